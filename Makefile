@@ -1,0 +1,63 @@
+# Everything a fresh Debian machine with Rust and Python 3.11 needs is set up by these targets.
+#   make demo   build, start the demo app and print its address
+#   make test   every test: the core without Python, the package, a real browser, real servers
+#   make lint   formatters, linters, types, the stub
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+# Debian packages that tests use for real; `make test` installs them when it runs as root.
+DEBS := chromium nginx-light redis-server fonts-dejavu-core
+
+.PHONY: help demo test test-core test-python lint build setup venv system clean format
+
+help:
+	@sed -n '2,4p' Makefile | sed 's/^# *//'
+
+$(VENV)/.ready: pyproject.toml tools/dev-requirements.py
+	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "missing: Python 3.11 or newer (set PYTHON=)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) tools/dev-requirements.py > $(VENV)/dev-requirements.txt
+	$(PY) -m pip install -q -r $(VENV)/dev-requirements.txt
+	@touch $@
+
+venv: $(VENV)/.ready
+
+# The extension, in place, with optimisation: tests and demo meet what users get.
+build: venv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release -q
+
+system:
+	@sh tools/system-packages.sh $(DEBS)
+
+setup: build system
+
+demo: build
+	$(PY) -m examples.demo
+
+test: setup test-core test-python
+
+test-core:
+	cargo test --no-default-features -q
+
+test-python: setup
+	$(PY) -m pytest
+
+lint: venv build
+	cargo fmt --check
+	cargo clippy -q --all-targets -- -D warnings
+	cargo clippy -q --no-default-features --all-targets -- -D warnings
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PY) -m mypy.stubtest sse_hub._core
+
+format:
+	cargo fmt
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf target $(VENV) python/sse_hub/*.so

@@ -1,0 +1,1 @@
+"""Server-Sent Events for FastAPI and Starlette with a Rust core."""

@@ -1,0 +1,48 @@
+//! The one error type of the core. `py::exceptions` maps it to Python, in one place.
+
+use thiserror::Error;
+
+/// Everything the core refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of an event breaks a rule; the text names the value and the rule.
+    #[error("{0}")]
+    InvalidEvent(String),
+    /// The encoded event is larger than the hub's `max_event_bytes`.
+    #[error("event of {size} bytes is larger than max_event_bytes={limit}")]
+    EventTooLarge {
+        /// Bytes of the event on the wire.
+        size: usize,
+        /// The hub's limit, in bytes.
+        limit: usize,
+    },
+    /// A topic's name or pattern breaks a rule; the text names the value and the rule.
+    #[error("{0}")]
+    InvalidTopic(String),
+    /// An option is out of its range; the text names the option, the value and the rule.
+    #[error("{0}")]
+    InvalidOption(String),
+    /// The publisher ran too far ahead of delivery; nothing was published.
+    #[error(
+        "{waiting} bytes wait for delivery, which is more than backlog_bytes={limit}; nothing was published"
+    )]
+    HubFull {
+        /// Bytes that wait for the slowest reader.
+        waiting: usize,
+        /// The hub's limit, in bytes.
+        limit: usize,
+    },
+    /// The hub is closing.
+    #[error("the hub is closing")]
+    HubClosed,
+    /// The hub has as many subscribers as it may.
+    #[error("the hub has max_subscribers={limit} subscribers")]
+    TooManySubscribers {
+        /// The hub's limit.
+        limit: usize,
+    },
+}
+
+/// The core's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
