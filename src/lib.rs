@@ -3,3 +3,5 @@
 //! Arrows go one way: `event <- frame <- {log, history, queue} <- subscriber <- hub <- py`.
 
 pub mod error;
+pub mod event;
+pub mod frame;
