@@ -1,0 +1,106 @@
+"""Notices that a client left, without a task of its own where the server allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.types import Message, Receive
+
+from sse_hub import _servers
+
+logger = logging.getLogger("sse_hub")
+
+
+class DisconnectWatch:
+    """Listens on ``receive`` until ``http.disconnect`` and then calls ``on_disconnect``, on the loop.
+
+    Somebody has to await ``receive()`` while a response streams: servers swallow what is sent after the
+    client left, so sending does not tell. A task per client for that alone costs more than all the rest of
+    an idle stream. uvicorn's own ``receive`` only ever waits for a plain future, so it is driven by hand:
+    each time that future is done, its coroutine is resumed from the callback. Any other ``receive``
+    (wrapped by middleware, other servers) may need to run inside a task and gets a small one.
+
+    ``on_disconnect`` is called at most once, never from within :meth:`start` and never after :meth:`close`.
+    It must not raise. The rest of the request's body, if any, is read and dropped. A server also says
+    ``http.disconnect`` once the response is complete: close the watch before or right after the last
+    ``send``. A ``receive`` that raises counts as a client that left.
+
+    Not thread-safe: create, start and close it on the loop that serves the connection.
+    """
+
+    __slots__ = ("_awaitable", "_future", "_on_disconnect", "_receive")
+
+    def __init__(self, receive: Receive, on_disconnect: Callable[[], None]) -> None:
+        self._receive = receive
+        self._on_disconnect: Callable[[], None] | None = on_disconnect
+        self._awaitable: Coroutine[Any, Any, Message] | None = None
+        # What is waited for: the future uvicorn's receive awaits, or the task that awaits any other receive.
+        self._future: asyncio.Future[Any] | None = None
+
+    def start(self) -> None:
+        """Begin to listen. Call it once."""
+        if _servers.waits_for_plain_futures(self._receive):
+            self._step()
+        else:
+            self._future = asyncio.get_running_loop().create_task(self._listen())
+
+    def close(self) -> None:
+        """Stop listening; idempotent. Works on a closed loop too, so it is safe in ``finally``."""
+        self._on_disconnect = None
+        future, self._future = self._future, None
+        awaitable, self._awaitable = self._awaitable, None
+        if awaitable is not None:
+            if future is not None:
+                future.remove_done_callback(self._step)
+            awaitable.close()
+        elif isinstance(future, asyncio.Task) and not future.done() and not future.get_loop().is_closed():
+            future.cancel()
+
+    def _step(self, woken: asyncio.Future[Any] | None = None) -> None:
+        """Run ``receive()`` until it has to wait, has the disconnect, or fails."""
+        self._future = None
+        while self._on_disconnect is not None:
+            if self._awaitable is None:
+                self._awaitable = self._receive()  # type: ignore[assignment]  # a coroutine: see start()
+            try:
+                future = self._awaitable.send(None)  # type: ignore[union-attr]
+            except StopIteration as done:
+                self._awaitable = None
+                if done.value["type"] != "http.disconnect":
+                    continue
+            except asyncio.CancelledError:  # the future was cancelled: whoever did it ends the rest too
+                self._awaitable = None
+                return
+            except Exception:
+                self._awaitable = None
+                logger.exception("receive() failed; the client counts as gone")
+            else:
+                # The protocol between a task and what it awaits: the flag says that someone will wait for it.
+                future._asyncio_future_blocking = False
+                future.add_done_callback(self._step)
+                self._future = future
+                return
+            self._left(soon=woken is None)
+            return
+
+    def _left(self, *, soon: bool) -> None:
+        if soon:  # still inside start(): its caller may not be ready to hear it
+            asyncio.get_running_loop().call_soon(self._report)
+        else:
+            self._report()
+
+    def _report(self) -> None:
+        on_disconnect, self._on_disconnect = self._on_disconnect, None
+        if on_disconnect is not None:
+            on_disconnect()
+
+    async def _listen(self) -> None:
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception:
+            logger.exception("receive() failed; the client counts as gone")
+        self._report()
