@@ -1,0 +1,31 @@
+"""Builds and runs the load generator."""
+
+import json
+import subprocess
+from typing import Any
+
+from bench.servers import ROOT, pinned
+
+CRATE = ROOT / "bench" / "loadgen"
+BINARY = CRATE / "target" / "release" / "sse-loadgen"
+
+
+def build() -> None:
+    """Compile the load generator; quick when nothing changed."""
+    subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=CRATE, check=True)
+
+
+def run(mode: str, pid: int, port: int, core: int | None, **options: object) -> dict[str, Any]:
+    """One run; the options are the load generator's, None leaves its default.
+
+    Returns its report. RuntimeError with its message where it could not measure at all.
+    """
+    command = [str(BINARY), mode, "--addr", f"127.0.0.1:{port}", "--pid", str(pid)]
+    for name, value in options.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(pinned(command, core), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report

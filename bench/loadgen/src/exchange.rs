@@ -1,0 +1,145 @@
+//! Ordinary requests beside the streams: the control connection, and the probe of an unrelated endpoint.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use crate::histogram::Histogram;
+use crate::http::Response;
+use crate::process::now;
+use crate::socket::{self, Epoll};
+
+/// One request on a connection of its own, answered whenever the server gets to it.
+#[derive(Debug)]
+pub struct Exchange {
+    fd: OwnedFd,
+    token: u64,
+    request: Vec<u8>,
+    response: Response,
+    body: Vec<u8>,
+    failed: Option<String>,
+}
+
+impl Exchange {
+    /// Connects; the request goes out once that is through.
+    pub fn start(
+        epoll: &Epoll,
+        token: u64,
+        target: SocketAddrV4,
+        method: &str,
+        path: &str,
+    ) -> io::Result<Self> {
+        let fd = socket::connect(Ipv4Addr::LOCALHOST, target, None)?;
+        epoll.await_connect(&fd, token)?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        Ok(Self {
+            fd,
+            token,
+            request: request.into_bytes(),
+            response: Response::default(),
+            body: Vec::new(),
+            failed: None,
+        })
+    }
+
+    /// Goes on after readiness.
+    pub fn on_ready(&mut self, epoll: &Epoll, writable: bool, buffer: &mut [u8]) {
+        if let Err(error) = self.advance(epoll, writable, buffer) {
+            self.failed = Some(error);
+        }
+    }
+
+    fn advance(&mut self, epoll: &Epoll, writable: bool, buffer: &mut [u8]) -> Result<(), String> {
+        if writable && !self.request.is_empty() {
+            socket::connected(&self.fd)
+                .and_then(|()| socket::send(&self.fd, &std::mem::take(&mut self.request)))
+                .and_then(|()| epoll.await_input(&self.fd, self.token))
+                .map_err(|error| error.to_string())?;
+            return Ok(());
+        }
+        match socket::receive(&self.fd, buffer) {
+            Ok(0) if self.response.ends_with_connection() => self.body.push(b'\n'),
+            Ok(0) => return Err("closed without an answer".into()),
+            Ok(count) => {
+                let Self { response, body, .. } = self;
+                response
+                    .feed(&buffer[..count], |part| body.extend_from_slice(part))
+                    .map_err(|error| format!("{error:?}"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// The body once it is complete, or why there is none.
+    pub fn outcome(&self) -> Option<Result<&[u8], String>> {
+        if let Some(failed) = &self.failed {
+            return Some(Err(failed.clone()));
+        }
+        if !self.response.done() {
+            return None;
+        }
+        Some(match self.response.status {
+            200..=299 => Ok(&self.body),
+            status => Err(format!("status {status}: {}", String::from_utf8_lossy(&self.body))),
+        })
+    }
+}
+
+/// Asks an unrelated endpoint at a steady pace and times the answers.
+#[derive(Debug)]
+pub struct Probe {
+    path: String,
+    target: SocketAddrV4,
+    every_ns: u64,
+    due: u64,
+    /// The request under way and when it was due: a late start counts against the server.
+    current: Option<(Exchange, u64)>,
+    /// From when a request was due to its answer.
+    pub latency: Histogram,
+    /// Requests without a proper answer.
+    pub failed: u64,
+}
+
+impl Probe {
+    /// The token its sockets are watched with.
+    pub const TOKEN: u64 = u64::MAX - 1;
+
+    /// Begins at once.
+    pub fn new(path: String, target: SocketAddrV4, every_ns: u64) -> Self {
+        Self { path, target, every_ns, due: now(), current: None, latency: Histogram::default(), failed: 0 }
+    }
+
+    /// How long it has nothing to do, in whole milliseconds rounded down.
+    pub fn idle_ms(&self) -> i32 {
+        let left = if self.current.is_some() { self.every_ns } else { self.due.saturating_sub(now()) };
+        i32::try_from(left / 1_000_000).unwrap_or(i32::MAX)
+    }
+
+    /// Sends the next request if it is due and the last one was answered.
+    pub fn tick(&mut self, epoll: &Epoll) -> io::Result<()> {
+        if self.current.is_none() && now() >= self.due {
+            let exchange = Exchange::start(epoll, Self::TOKEN, self.target, "GET", &self.path)?;
+            self.current = Some((exchange, self.due));
+            self.due += self.every_ns;
+        }
+        Ok(())
+    }
+
+    /// Goes on after readiness.
+    pub fn on_ready(&mut self, epoll: &Epoll, writable: bool, buffer: &mut [u8]) {
+        let Some((exchange, due)) = &mut self.current else {
+            return;
+        };
+        exchange.on_ready(epoll, writable, buffer);
+        match exchange.outcome() {
+            None => return,
+            Some(Ok(_)) => self.latency.record(now().saturating_sub(*due)),
+            Some(Err(_)) => self.failed += 1,
+        }
+        self.current = None;
+    }
+}

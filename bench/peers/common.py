@@ -1,0 +1,58 @@
+"""What every peer shares: the events' text and the pace at which they are published.
+
+An event's data is `SEQ NS xxx…`: a number that rises by one, the publisher's monotonic clock in nanoseconds,
+and padding. The load generator checks all three.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+PADDING = "x" * 65536
+
+
+def text(seq: int, size: int) -> str:
+    """The data of event number `seq`, stamped now; `size` characters, all ASCII."""
+    head = f"{seq} {time.monotonic_ns()} "
+    return head + PADDING[: size - len(head)]
+
+
+class Publisher:
+    """Numbers events, publishes them at a steady pace, and times what `publish` costs its caller.
+
+    `encode` hands the text over as UTF-8 bytes.
+    """
+
+    def __init__(self, publish: Callable[[Any], object], *, encode: bool = False) -> None:
+        self._publish = publish
+        self._encode = encode
+        self._seq = 0
+
+    async def run(self, n: int, rate: float, size: int, batch: int) -> dict[str, Any]:
+        """Publish `n` events of `size` bytes, `batch` at a time, `rate` a second (0: without a pause).
+
+        Returns the CPU time of this thread per call, one number for each batch.
+        """
+        first, publish = self._seq, self._publish
+        costs: list[float] = []
+        begin = time.monotonic()
+        for start in range(0, n, batch):
+            texts: Sequence[str | bytes] = [text(self._seq + i, size) for i in range(min(batch, n - start))]
+            if self._encode:
+                texts = [data.encode() for data in texts if isinstance(data, str)]
+            self._seq += len(texts)
+            before = time.thread_time_ns()
+            for data in texts:
+                publish(data)
+            costs.append((time.thread_time_ns() - before) / len(texts))
+            # Against the clock, not from one sleep to the next: a slow server does not slow the pace.
+            due = begin + (start + batch) / rate if rate else 0.0
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        return {"first": first, "n": n, "publish_cpu_ns": costs}
+
+
+def query(scope: Any) -> dict[str, str]:
+    """The query parameters of a raw ASGI scope."""
+    return dict(parse_qsl(scope["query_string"].decode()))

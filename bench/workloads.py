@@ -1,0 +1,91 @@
+"""The workloads: what the load generator is asked to do, and what of its report goes into the table."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table: where its value stands in the report, and how it is shown."""
+
+    title: str
+    path: str
+    scale: float = 1.0
+    digits: int = 1
+    ratio: bool = False
+
+    def value(self, report: dict[str, Any]) -> float | None:
+        """The value in a run's report; None where it has none."""
+        found: Any = report
+        for key in self.path.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return None if found is None else float(found) * self.scale
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload: the load generator's mode, its options from the command line's, and the columns."""
+
+    mode: str
+    options: Callable[[Namespace], dict[str, object]]
+    metrics: tuple[Metric, ...]
+
+
+CPU = Metric("CPU per event, µs", "cpu_per_event_us", digits=2, ratio=True)
+RSS = Metric("RSS per client, KB", "rss_per_client", 1 / 1000, ratio=True)
+CONNECT = Metric("CPU per connect, µs", "cpu_per_connect_us", digits=0)
+BUSY = Metric("server busy, %", "server_cpu_share", 100, 0)
+LOAD = Metric("load busy, %", "load_cpu_share", 100, 0)
+LATENCY = tuple(
+    Metric(f"latency {name}, ms", f"received.latency.{key}_us", 1e-3)
+    for name, key in (("p50", "p50"), ("p99", "p99"), ("max", "max"))
+)
+
+
+def _fanout(args: Namespace) -> dict[str, object]:
+    rate = args.rate if args.rate is not None else 4.0
+    n = args.events or max(1, round(args.seconds * rate))
+    probe = {"probe": "/ping"} if args.probe else {}
+    return {"n": n, "rate": rate, "batch": args.batch, "stalled": args.stalled, **probe}
+
+
+def _burst(args: Namespace) -> dict[str, object]:
+    n = args.events or 100
+    return {"n": n, "rate": 0, "batch": n, "warmup": 1}
+
+
+def _tokens(args: Namespace) -> dict[str, object]:
+    n = args.events or 2000
+    pause = "" if args.pause is None else f"&pause={args.pause}"
+    path = f"/tokens?n={n}&bytes={args.bytes}{pause}"
+    return {"n": n, "path": path, "warmup": 1, "repeat": args.repeat}
+
+
+def _timed(args: Namespace) -> dict[str, object]:
+    return {"duration": args.seconds}
+
+
+WORKLOADS = {
+    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *LATENCY, BUSY, LOAD)),
+    "burst": Workload("fanout", _burst, (CPU, *LATENCY, BUSY, LOAD)),
+    "tokens": Workload(
+        "tokens",
+        _tokens,
+        (CPU, Metric("events per s", "received.events_per_s", digits=0), *LATENCY, BUSY, LOAD),
+    ),
+    "idle": Workload(
+        "idle",
+        _timed,
+        (RSS, CONNECT, Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True), BUSY),
+    ),
+    "churn": Workload(
+        "churn",
+        _timed,
+        (Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True), BUSY, LOAD),
+    ),
+}
+
+PROBE = tuple(Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, digits=1) for key in ("p50", "p99", "max"))
+PUBLISH = Metric("publish(), µs", "publish_us", digits=2)
