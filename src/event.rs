@@ -61,10 +61,7 @@ impl Epoch {
         }
         let mut bytes = [0; MAX_EPOCH_BYTES];
         bytes[..given.len()].copy_from_slice(given);
-        Some(Self {
-            bytes,
-            len: u8::try_from(given.len()).ok()?,
-        })
+        Some(Self { bytes, len: u8::try_from(given.len()).ok()? })
     }
 
     /// The text of the epoch.
@@ -129,10 +126,7 @@ impl EventId {
         if !canonical {
             return None;
         }
-        Some(Self {
-            epoch: Epoch::parse(epoch)?,
-            seq: digits.parse().ok()?,
-        })
+        Some(Self { epoch: Epoch::parse(epoch)?, seq: digits.parse().ok()? })
     }
 
     /// Writes the text to the start of `out` and gives its length.
@@ -166,9 +160,7 @@ pub fn check_event_type(name: &str) -> Result<()> {
         return refuse("must not be empty; leave it out for a message");
     }
     if let Some(found) = name.chars().find(|found| found.is_control()) {
-        return refuse(&format!(
-            "must not contain control characters, found {found:?}"
-        ));
+        return refuse(&format!("must not contain control characters, found {found:?}"));
     }
     if name == "open" || name == "error" {
         return refuse("is fired by EventSource itself; use another name");
@@ -184,10 +176,7 @@ pub(crate) fn shown(value: &str) -> String {
     if value.len() <= SHOWN_BYTES {
         return format!("{value:?}");
     }
-    let cut = (0..=SHOWN_BYTES)
-        .rev()
-        .find(|at| value.is_char_boundary(*at))
-        .unwrap_or(0);
+    let cut = (0..=SHOWN_BYTES).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0);
     format!("{:?}... ({} bytes)", &value[..cut], value.len())
 }
 
@@ -199,10 +188,7 @@ mod tests {
     fn ids_round_trip() {
         for seq in [0, 1, 9, 10, 1042, u64::MAX] {
             for epoch in ["a", "k3f9x2", "zzzzzzzzzzzzzzzz"] {
-                let id = EventId {
-                    epoch: Epoch::parse(epoch).unwrap(),
-                    seq,
-                };
+                let id = EventId { epoch: Epoch::parse(epoch).unwrap(), seq };
                 let text = id.to_string();
                 assert_eq!(text, format!("{epoch}-{seq}"));
                 assert_eq!(EventId::parse(&text), Some(id));
@@ -251,35 +237,12 @@ mod tests {
 
     #[test]
     fn event_types() {
-        for name in [
-            "tick",
-            "message",
-            "opened",
-            "stream",
-            "streams-x",
-            "a b",
-            " a",
-            "é",
-            "a:b",
-            "Open",
-        ] {
+        for name in ["tick", "message", "opened", "stream", "streams-x", "a b", " a", "é", "a:b", "Open"] {
             assert_eq!(check_event_type(name), Ok(()), "{name:?}");
         }
-        for name in [
-            "",
-            "a\rb",
-            "a\nb",
-            "a\0b",
-            "a\tb",
-            "\u{7f}",
-            "\u{85}",
-            "open",
-            "error",
-            "stream-reset",
-        ] {
-            let Err(Error::InvalidEvent(text)) = check_event_type(name) else {
-                panic!("{name:?} was taken")
-            };
+        for name in ["", "a\rb", "a\nb", "a\0b", "a\tb", "\u{7f}", "\u{85}", "open", "error", "stream-reset"]
+        {
+            let Err(Error::InvalidEvent(text)) = check_event_type(name) else { panic!("{name:?} was taken") };
             assert!(text.contains(&format!("{name:?}")), "{text}");
         }
     }

@@ -98,11 +98,7 @@ impl FrameBuilder {
             debug_assert!(!event.contains(['\r', '\n']), "unchecked event type");
             write_joined(&mut buf, "event: ", event, "\n");
         }
-        Self {
-            buf,
-            comment_len,
-            open_line: false,
-        }
+        Self { buf, comment_len, open_line: false }
     }
 
     /// Adds text as data, one `data:` line for each of its lines.
@@ -133,12 +129,7 @@ impl FrameBuilder {
     pub fn finish(mut self, retry: Option<u64>) -> Draft {
         self.end_line();
         if let Some(retry) = retry {
-            write_line(
-                &mut self.buf,
-                "retry: ",
-                itoa::Buffer::new().format(retry).as_bytes(),
-                "\n",
-            );
+            write_line(&mut self.buf, "retry: ", itoa::Buffer::new().format(retry).as_bytes(), "\n");
         }
         self.buf.push(b'\n');
         self.buf.extend_from_slice(CRLF);
@@ -146,10 +137,7 @@ impl FrameBuilder {
         if self.buf.capacity() - self.buf.len() > SLACK + self.buf.len() / 4 {
             self.buf.shrink_to_fit();
         }
-        Draft {
-            buf: self.buf,
-            comment_len: self.comment_len,
-        }
+        Draft { buf: self.buf, comment_len: self.comment_len }
     }
 }
 
@@ -163,10 +151,7 @@ pub struct Draft {
 impl Draft {
     /// Bytes of the event on the wire, without its id line.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an event is never empty: it ends in a blank line"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "an event is never empty: it ends in a blank line")]
     pub fn len(&self) -> usize {
         self.buf.len() - CHUNK_ROOM - ID_ROOM - CRLF.len()
     }
@@ -185,14 +170,9 @@ impl Draft {
             self.buf[body - 1] = b'\n';
         }
         let start = id_at - self.comment_len;
-        self.buf
-            .copy_within(CHUNK_ROOM..CHUNK_ROOM + self.comment_len, start);
+        self.buf.copy_within(CHUNK_ROOM..CHUNK_ROOM + self.comment_len, start);
         let chunk = self.write_chunk_head(start);
-        Frame {
-            buf: self.buf,
-            chunk: small(chunk),
-            sse: small(start),
-        }
+        Frame { buf: self.buf, chunk: small(chunk), sse: small(start) }
     }
 
     /// Writes the length of what starts at `start` right before it; gives where that length begins.
@@ -254,10 +234,7 @@ mod tests {
     use crate::event::Epoch;
 
     fn id(seq: u64) -> EventId {
-        EventId {
-            epoch: Epoch::parse("k3f9x2").unwrap(),
-            seq,
-        }
+        EventId { epoch: Epoch::parse("k3f9x2").unwrap(), seq }
     }
 
     fn text(frame: &Frame) -> &str {
@@ -275,8 +252,7 @@ mod tests {
         let mut builder = FrameBuilder::new(Some("one\ntwo"), Some("tick"));
         builder.text("a\r\nb");
         let draft = builder.finish(Some(1500));
-        let expected =
-            ": one\n: two\nid: k3f9x2-1042\nevent: tick\ndata: a\ndata: b\nretry: 1500\n\n";
+        let expected = ": one\n: two\nid: k3f9x2-1042\nevent: tick\ndata: a\ndata: b\nretry: 1500\n\n";
         assert_eq!(draft.len(), expected.len() - "id: k3f9x2-1042\n".len());
         let frame = draft.seal(Some(id(1042)));
         assert_eq!(text(&frame), expected);
@@ -305,17 +281,11 @@ mod tests {
 
     #[test]
     fn the_longest_id_and_a_comment_fit() {
-        let longest = EventId {
-            epoch: Epoch::parse("zzzzzzzzzzzzzzzz").unwrap(),
-            seq: u64::MAX,
-        };
+        let longest = EventId { epoch: Epoch::parse("zzzzzzzzzzzzzzzz").unwrap(), seq: u64::MAX };
         let mut builder = FrameBuilder::new(Some("c"), None);
         builder.json().extend_from_slice(b"{}");
         let frame = builder.finish(None).seal(Some(longest));
-        assert_eq!(
-            text(&frame),
-            ": c\nid: zzzzzzzzzzzzzzzz-18446744073709551615\ndata: {}\n\n"
-        );
+        assert_eq!(text(&frame), ": c\nid: zzzzzzzzzzzzzzzz-18446744073709551615\ndata: {}\n\n");
     }
 
     #[test]
@@ -332,10 +302,7 @@ mod tests {
     fn only_the_grammars_line_ends_split() {
         assert_eq!(lines("", "\n"), "data: \n");
         assert_eq!(lines("a\n", "\r\n"), "data: a\r\ndata: \r\n");
-        assert_eq!(
-            lines("a\r\nb\rc\nd", "\n"),
-            "data: a\ndata: b\ndata: c\ndata: d\n"
-        );
+        assert_eq!(lines("a\r\nb\rc\nd", "\n"), "data: a\ndata: b\ndata: c\ndata: d\n");
         assert_eq!(lines("\r\r\n\n", "\n"), "data: \ndata: \ndata: \ndata: \n");
         let other = "a\u{2028}b\u{2029}c\u{b}d\u{c}e\u{85}f\0g";
         assert_eq!(lines(other, "\r"), format!("data: {other}\r"));
@@ -354,9 +321,7 @@ mod tests {
             let mut builder = FrameBuilder::new(None, Some("tick"));
             builder.text(&"line\n".repeat(size / 5));
             let frame = builder.finish(None).seal(Some(id(7)));
-            assert!(
-                frame.allocated() <= frame.chunk().len() * 5 / 4 + 2 * SLACK + CHUNK_ROOM + ID_ROOM
-            );
+            assert!(frame.allocated() <= frame.chunk().len() * 5 / 4 + 2 * SLACK + CHUNK_ROOM + ID_ROOM);
         }
     }
 }

@@ -1,0 +1,181 @@
+"""The response that streams a hub's topics to one client, through any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs
+
+from starlette.background import BackgroundTask
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sse_hub._serving import DisconnectWatch, abort, serving
+from sse_hub.exceptions import HubClosed, HubFull
+
+if TYPE_CHECKING:
+    from sse_hub._core import Subscription
+    from sse_hub.hub import Hub, Overflow, Replay, Topics
+
+__all__ = ["HubResponse", "Initial"]
+
+Initial: TypeAlias = Callable[["Subscription"], Any | Awaitable[Any] | Iterable[Any] | AsyncIterable[Any]]
+
+# What a browser is told that cannot be served now. Any status but 200 would stop it for good.
+_COME_BACK_LATER = b"retry: 30000\n\n"
+
+
+class HubResponse(Response):
+    """What ``Hub.response`` returns. Nothing is subscribed until it is sent."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        hub: Hub,
+        topics: Topics,
+        *,
+        initial: Initial | None = None,
+        replay: Replay = 0,
+        last_event_id: str | None = None,
+        user: str | None = None,
+        info: Any = None,
+        overflow: Overflow | None = None,
+        capacity: int | None = None,
+        handoff: bool = True,
+        max_age: float | None = None,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        background: BackgroundTask | None = None,
+    ) -> None:
+        self.hub = hub
+        self.topics = topics if isinstance(topics, str) else tuple(topics)
+        self.initial = initial
+        self.last_event_id = last_event_id
+        self.handoff = handoff
+        self.options: dict[str, Any] = {
+            "replay": replay,
+            "user": user,
+            "info": info,
+            "overflow": overflow,
+            "capacity": capacity,
+            "max_age": max_age,
+        }
+        hub._check_subscription(
+            self.topics, replay=replay, overflow=overflow, capacity=capacity, max_age=max_age
+        )
+        self.status_code = status_code
+        self.background = background
+        merged = MutableHeaders(headers=dict(headers or {}))
+        merged.setdefault("Cache-Control", "no-store")
+        merged["X-Accel-Buffering"] = "no"
+        self.init_headers(merged)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            send = self._wrap_websocket_denial_send(send)
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if scope.get("method") == "HEAD":
+            await send(start)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await self._stream(scope, receive, send, start)
+        if self.background is not None:
+            await self.background()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> None:
+        try:
+            subscription = self.hub._open(
+                self.topics,
+                last_event_id=self.last_event_id or _last_event_id(scope),
+                initial=self.initial is not None,
+                **self.options,
+            )
+        except (HubFull, HubClosed):
+            await send(start)
+            await send({"type": "http.response.body", "body": _COME_BACK_LATER, "more_body": False})
+            return
+        stream = _Stream(self.hub, subscription, receive)
+        watch = DisconnectWatch(receive, stream.client_left)
+        try:
+            with serving(scope, receive, stream):
+                await send(start)
+                watch.start()
+                if self.initial is not None and subscription.recovered is not True:
+                    subscription._initial(await self._initial_events(subscription))
+                async for chunk in subscription:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if subscription.closed not in ("client", "stalled"):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not stream.cancelled_by_us():
+                raise
+        finally:
+            watch.close()
+            subscription.close("client")
+
+    async def _initial_events(self, subscription: Subscription) -> list[Any]:
+        assert self.initial is not None
+        events = self.initial(subscription)
+        if inspect.isawaitable(events):
+            events = await events
+        if events is None:
+            return []
+        if isinstance(events, AsyncIterable):
+            return [event async for event in events]
+        if isinstance(events, list | tuple | Generator):
+            return list(events)
+        return [events]
+
+
+class _Stream:
+    """One client's stream, as its server and its hub may end it."""
+
+    __slots__ = ("_cancelled", "_hub", "_receive", "_subscription", "_task")
+
+    def __init__(self, hub: Hub, subscription: Subscription, receive: Receive) -> None:
+        self._hub = hub
+        self._subscription = subscription
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._cancelled = False
+        subscription._on_close(self._closed)
+
+    @property
+    def grace(self) -> float:
+        return self._hub.grace
+
+    def stop(self) -> None:
+        self._subscription.close("shutdown")
+
+    def client_left(self) -> None:
+        self._subscription.close("client")
+
+    def _closed(self, reason: str) -> None:
+        # A stalled client never lets `send` return: its connection is aborted, or else this task cancelled.
+        if reason == "stalled" and not abort(self._receive) and self._task is not None:
+            self._cancelled = self._task.cancel()
+
+    def cancelled_by_us(self) -> bool:
+        return self._cancelled and self._task is not None and self._task.uncancel() == 0
+
+
+def _last_event_id(scope: Scope) -> str | None:
+    """The id from which the client wants to resume.
+
+    The header's bytes are UTF-8 (WHATWG HTML, 9.2.4); the query parameters are for clients that cannot set
+    it: polyfills, and a first connection that continues from a page rendered on the server.
+    """
+    for name, value in scope["headers"]:
+        if name == b"last-event-id":
+            return bytes(value).decode("utf-8", "replace")
+    query = scope.get("query_string", b"")
+    if b"ast" in query:  # last_event_id, lastEventId
+        values = parse_qs(query.decode("latin-1"))
+        for parameter in ("last_event_id", "lastEventId"):
+            if parameter in values:
+                return values[parameter][0]
+    return None

@@ -1,0 +1,56 @@
+"""What goes wrong, as a tree.
+
+::
+
+    HubError
+    ├── HubClosed               the hub is closing
+    ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
+    ├── InvalidEvent            a field breaks a rule (also a ValueError)
+    │   └── EventTooLarge       larger than max_event_bytes
+    └── BrokerError             the broker cannot be reached, or refused
+        └── OutcomeUnknown      the broker's answer was lost: published, or not
+
+Errors are raised at the call that made them, never while events are delivered.
+"""
+
+__all__ = [
+    "BrokerError",
+    "EventTooLarge",
+    "HubClosed",
+    "HubError",
+    "HubFull",
+    "InvalidEvent",
+    "OutcomeUnknown",
+]
+
+
+class HubError(Exception):
+    """Base of all errors of a hub."""
+
+
+class HubClosed(HubError):
+    """The hub is closing: nothing is published or subscribed any more. Its next use after that starts anew."""
+
+
+class HubFull(HubError):
+    """There is no room.
+
+    From ``publish``: the publishers have run ``backlog_bytes`` ahead of delivery, and nothing was published.
+    From ``subscribe``: the hub has ``max_subscribers``.
+    """
+
+
+class InvalidEvent(HubError, ValueError):
+    """A field of an event breaks a rule; the message names the value and the rule. Nothing was published."""
+
+
+class EventTooLarge(InvalidEvent):
+    """The encoded event is larger than ``max_event_bytes``. Nothing was published."""
+
+
+class BrokerError(HubError):
+    """The broker cannot be reached, or it refused."""
+
+
+class OutcomeUnknown(BrokerError):
+    """The broker's answer was lost: the event may have been published, or not. It is not sent again."""

@@ -1,0 +1,381 @@
+"""The hub: publish in one place, and every subscriber's browser has it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sse_hub import _core
+from sse_hub._core import Publication, Subscription
+from sse_hub._hub_response import HubResponse, Initial
+
+__all__ = ["Hub", "Overflow", "Publication", "Replay", "Subscription", "Topics"]
+
+Topics: TypeAlias = str | Iterable[str]
+"""One topic, or some."""
+
+Overflow: TypeAlias = Literal["disconnect", "drop_oldest", "drop_newest"]
+"""What happens when more waits behind a client's unfinished write than may."""
+
+Replay: TypeAlias = int | Literal["all"]
+"""How much of each topic's past a newcomer gets."""
+
+OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
+OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
+_OnConnect = TypeVar("_OnConnect", bound=OnConnect)
+_OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
+
+logger = logging.getLogger("sse_hub")
+
+_MIB = 1024 * 1024
+_POLL = 0.01  # seconds between two looks at what is still to be delivered while a hub closes
+
+
+class Hub(_core.Hub):
+    """Fans events out to every subscriber, in one order, and replays what a client missed.
+
+    A hub is made once, usually at module level, and used from everywhere: every method may be called from any
+    thread. Nothing starts until the first subscriber.
+
+    Promises: one order for all subscribers; at most once to a connected client; at least once across
+    reconnects within the retained history; otherwise an explicit ``stream-reset``; never a silent gap; never a
+    duplicate of an event whose id the client reported.
+
+    Args:
+        broker: None for a hub of this process. Brokers (``"redis://…"``) are not available in this version:
+            anything else is a NotImplementedError.
+        history: events each topic keeps for replay; 0 keeps none.
+        history_bytes: bytes each topic keeps.
+        history_age: seconds each topic keeps an event; None for as long as there is room.
+        history_total_bytes: bytes all topics keep together; the oldest events of all go first.
+        heartbeat: seconds of silence after which a client gets a heartbeat, so that proxies do not close the
+            connection; None for none. Each client's own is up to a quarter shorter, to spread them.
+        reconnect: (least, most) seconds a browser waits before it reconnects; each client gets its own, so
+            that a restart does not bring all back at once.
+        capacity: events that may wait behind a client's unfinished write.
+        capacity_bytes: the same in bytes.
+        overflow: what happens beyond: ``"disconnect"`` (the browser comes back with its last id and loses
+            nothing), ``"drop_oldest"`` or ``"drop_newest"`` (followed by ``stream-lagged``).
+        stall_timeout: longest time in seconds a client may take nothing of what waits for it.
+        backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
+        max_event_bytes: largest event, in bytes on the wire.
+        max_subscribers: most subscribers; None for no limit.
+        grace: seconds that streams get to end when the hub or the server closes.
+        threads: threads that own handed-off sockets. This version delivers on the event loops, so it has no
+            effect yet.
+        name: what the hub is called in the log.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    name: str
+    grace: float
+
+    def __new__(
+        cls,
+        broker: None = None,
+        *,
+        history: int = 1024,
+        history_bytes: int = 8 * _MIB,
+        history_age: float | None = None,
+        history_total_bytes: int = 256 * _MIB,
+        heartbeat: float | None = 15.0,
+        reconnect: tuple[float, float] = (1.0, 5.0),
+        capacity: int = 256,
+        capacity_bytes: int = 1 * _MIB,
+        overflow: Overflow = "disconnect",
+        stall_timeout: float = 30.0,
+        backlog_bytes: int = 64 * _MIB,
+        max_event_bytes: int = 1 * _MIB,
+        max_subscribers: int | None = None,
+        grace: float = 1.0,
+        threads: int = 1,
+        name: str = "default",
+        _manual_clock: bool = False,
+    ) -> Self:
+        if broker is not None:
+            raise NotImplementedError(f"brokers are not available in this version, so not {broker!r}: Hub() is")
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        if not 0 <= grace < float("inf"):
+            raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
+        self = super().__new__(
+            cls,
+            history=history,
+            history_bytes=history_bytes,
+            history_age=history_age,
+            history_total_bytes=history_total_bytes,
+            heartbeat=heartbeat,
+            reconnect=reconnect,
+            capacity=capacity,
+            capacity_bytes=capacity_bytes,
+            overflow=overflow,
+            stall_timeout=stall_timeout,
+            backlog_bytes=backlog_bytes,
+            max_event_bytes=max_event_bytes,
+            max_subscribers=max_subscribers,
+            manual_clock=_manual_clock,
+        )
+        self.name = name
+        self.grace = float(grace)
+        self._retention = (history, history_bytes, history_age)
+        self._on_connect: list[OnConnect] = []
+        self._on_disconnect: list[OnDisconnect] = []
+        self._callbacks: set[asyncio.Future[None]] = set()
+        return self
+
+    _retention: tuple[int, int, float | None]
+    _on_connect: list[OnConnect]
+    _on_disconnect: list[OnDisconnect]
+    _callbacks: set[asyncio.Future[None]]
+
+    def topic(
+        self,
+        pattern: str,
+        *,
+        history: int | None = None,
+        history_bytes: int | None = None,
+        history_age: float | None = None,
+    ) -> None:
+        """Set what a topic keeps, or a family of topics: ``"chat:*"``.
+
+        What is not given stays the hub's. The newest rule that fits a topic holds; a plain name beats any
+        pattern. What is kept already is brought within the new limits.
+
+        Raises:
+            ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it.
+        """
+        count, size, age = self._retention
+        self._set_retention(
+            pattern,
+            count if history is None else history,
+            size if history_bytes is None else history_bytes,
+            age if history_age is None else history_age,
+        )
+
+    def subscribe(
+        self,
+        topics: Topics = (),
+        *,
+        replay: Replay = 0,
+        last_event_id: str | None = None,
+        user: str | None = None,
+        info: Any = None,
+        overflow: Overflow | None = None,
+        capacity: int | None = None,
+        max_age: float | None = None,
+    ) -> Subscription:
+        """Register a subscriber, and give its stream: an async iterator of bytes ready to be written.
+
+        ``StreamingResponse(hub.subscribe("prices"), media_type="text/event-stream")`` works; ``response``
+        does more. To be called on an event loop, or in a worker thread of one (a ``def`` endpoint).
+
+        Args:
+            topics: what it gets; may be empty, ``broadcast`` and ``send`` still reach it.
+            replay: how many events of each topic's past a newcomer gets, or ``"all"``. A client's own id
+                beats it.
+            last_event_id: the id the client saw last.
+            user: whose it is, for ``disconnect(user=…)``.
+            info: anything of the application's, to be found again at ``Subscription.info``.
+            overflow: instead of the hub's.
+            capacity: instead of the hub's.
+            max_age: seconds after which the stream ends; the browser comes back.
+
+        Raises:
+            HubFull: the hub has ``max_subscribers``.
+            HubClosed: the hub is closing.
+            RuntimeError: there is no event loop.
+            ValueError: a topic's name or an option breaks a rule.
+        """
+        return self._open(
+            topics,
+            replay=replay,
+            last_event_id=last_event_id,
+            user=user,
+            info=info,
+            overflow=overflow,
+            capacity=capacity,
+            max_age=max_age,
+            initial=False,
+        )
+
+    def _open(self, topics: Topics, **options: Any) -> Subscription:
+        subscription = self._subscribe(topics, **options)
+        if self._on_connect:
+            asyncio.get_running_loop().call_soon(self._connected, subscription)
+        return subscription
+
+    def response(
+        self,
+        topics: Topics = (),
+        *,
+        initial: Initial | None = None,
+        replay: Replay = 0,
+        last_event_id: str | None = None,
+        user: str | None = None,
+        info: Any = None,
+        overflow: Overflow | None = None,
+        capacity: int | None = None,
+        handoff: bool = True,
+        max_age: float | None = None,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        background: BackgroundTask | None = None,
+    ) -> HubResponse:
+        """The response of an endpoint that streams ``topics`` to its client.
+
+        Nothing is subscribed until the response is sent. The id from which the client resumes is its
+        ``Last-Event-ID`` header, or ``?last_event_id=`` or ``?lastEventId=``, unless it is given.
+
+        Args:
+            topics: as in ``subscribe``.
+            initial: called with the subscription after it was registered, while live events are held back,
+                unless the client resumed completely. It returns (or awaits, or yields) events that come
+                before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or
+                any value as JSON; a list, tuple or (async) generator is several. The last one carries the
+                cursor's id, so a client cut before it gets all of them again.
+            replay, user, info, overflow, capacity, max_age: as in ``subscribe``.
+            last_event_id: instead of the request's.
+            handoff: whether the connection may be handed to the reactor where the server offers it. This
+                version always streams through the server, so it has no effect yet.
+            status_code: of the response; a browser takes only 200.
+            headers: more headers.
+            background: run when the stream has ended.
+
+        Raises:
+            ValueError: a topic's name or an option breaks a rule.
+        """
+        return HubResponse(
+            self,
+            topics,
+            initial=initial,
+            replay=replay,
+            last_event_id=last_event_id,
+            user=user,
+            info=info,
+            overflow=overflow,
+            capacity=capacity,
+            handoff=handoff,
+            max_age=max_age,
+            status_code=status_code,
+            headers=headers,
+            background=background,
+        )
+
+    def endpoint(
+        self, topics: Topics | Callable[[Request], Topics | Awaitable[Topics]], **options: Any
+    ) -> ASGIApp:
+        """``response`` as an ASGI app, for a Starlette ``Route``.
+
+        ``topics`` may be a callable, def or async, that gets the request and gives the topics. ``options`` are
+        those of ``response``.
+        """
+        if not callable(topics):
+            self.response(topics, **options)  # What is wrong with them is said now.
+
+        class Endpoint:
+            """A class, so that Starlette's Route takes it as an ASGI app and not as a function of a request."""
+
+            async def __call__(endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+                wanted = topics
+                if callable(wanted):
+                    given = wanted(Request(scope, receive))
+                    wanted = await given if inspect.isawaitable(given) else given
+                await self.response(wanted, **options)(scope, receive, send)
+
+        return Endpoint()
+
+    def on_connect(self, callback: _OnConnect) -> _OnConnect:
+        """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""
+        self._on_connect.append(callback)
+        return callback
+
+    def on_disconnect(self, callback: _OnDisconnect) -> _OnDisconnect:
+        """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
+
+        On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
+        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, or what ``disconnect`` was given.
+        """
+        self._on_disconnect.append(callback)
+        self._set_disconnect_hook(self._disconnected)
+        return callback
+
+    def _connected(self, subscription: Subscription) -> None:
+        for callback in self._on_connect:
+            self._call(callback, subscription)
+
+    def _disconnected(self, subscription: Subscription, reason: str) -> None:
+        for callback in self._on_disconnect:
+            self._call(callback, subscription, reason)
+
+    def _call(self, callback: Callable[..., Awaitable[None] | None], *args: Any) -> None:
+        try:
+            outcome = callback(*args)
+        except Exception:
+            logger.exception("hub %r: %r failed", self.name, callback)
+            return
+        if inspect.isawaitable(outcome):
+            future: asyncio.Future[None] = asyncio.ensure_future(outcome)
+            self._callbacks.add(future)  # The loop holds tasks weakly.
+            future.add_done_callback(self._called)
+
+    def _called(self, future: asyncio.Future[None]) -> None:
+        self._callbacks.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            logger.error("hub %r: a callback failed", self.name, exc_info=error)
+
+    async def aclose(self, grace: float | None = None) -> None:
+        """End all streams: what was published still goes out, for at most ``grace`` seconds.
+
+        Publishing and subscribing meanwhile raise ``HubClosed``. The hub's next use starts it anew, with a
+        new epoch and an empty history. May be called again, and concurrently.
+        """
+        deadline = time.monotonic() + (self.grace if grace is None else grace)
+        self._begin_close()
+        while self._unfinished() and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL)
+        self._finish_close()
+
+    def close(self, grace: float | None = None) -> None:
+        """``aclose`` for sync code.
+
+        Called on an event loop's own thread it cannot wait for the streams of that loop: they end as soon as
+        the loop runs again.
+        """
+        self._begin_close()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            deadline = time.monotonic() + (self.grace if grace is None else grace)
+            while self._unfinished() and time.monotonic() < deadline:
+                time.sleep(_POLL)
+        self._finish_close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Hub {self.name!r}, {self.count()} subscribers>"

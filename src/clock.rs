@@ -1,0 +1,54 @@
+//! The hub's clock: time since it was made, real or driven by a test.
+
+use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// A monotonic clock.
+#[derive(Debug)]
+pub enum Clock {
+    /// The machine's.
+    Real(Instant),
+    /// One that stands still until it is advanced; in nanoseconds.
+    Manual(AtomicU64),
+}
+
+impl Clock {
+    /// The machine's clock, from now.
+    #[must_use]
+    pub fn real() -> Self {
+        Self::Real(Instant::now())
+    }
+
+    /// A clock that stands still.
+    #[must_use]
+    pub fn manual() -> Self {
+        Self::Manual(AtomicU64::new(0))
+    }
+
+    /// Whether it is moved by hand.
+    #[must_use]
+    pub fn is_manual(&self) -> bool {
+        matches!(self, Self::Manual(_))
+    }
+
+    /// Time since the clock was made.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        match self {
+            Self::Real(start) => start.elapsed(),
+            Self::Manual(nanos) => Duration::from_nanos(nanos.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Move a manual clock; false for the machine's.
+    pub fn advance(&self, by: Duration) -> bool {
+        match self {
+            Self::Real(_) => false,
+            Self::Manual(nanos) => {
+                nanos.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+                true
+            }
+        }
+    }
+}

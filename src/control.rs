@@ -1,0 +1,81 @@
+//! The hub's own events: how a stream opens, heartbeats, resets and notices of lag.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::entry::{Entry, Target};
+use crate::event::EventId;
+use crate::frame::{Frame, FrameBuilder};
+
+/// Wraps a frame that is for whoever it is handed to.
+fn entry(frame: Frame, seq: Option<u64>, at: Duration) -> Arc<Entry> {
+    Arc::new(Entry::new(seq, Target::All, at, frame))
+}
+
+/// The first bytes of every stream: a comment line (so that a byte order mark could not be eaten, and proxies
+/// see a first byte), the client's own `retry:`, and `stream-open` with the cursor's id, from which a client
+/// that is cut before its first event resumes.
+#[must_use]
+pub fn open(retry_ms: u64, id: Option<EventId>, at: Duration) -> Arc<Entry> {
+    let mut builder = FrameBuilder::new(Some("sse-hub"), Some("stream-open"));
+    builder.text("");
+    entry(builder.finish(Some(retry_ms)).seal(id), id.map(|id| id.seq), at)
+}
+
+/// Why a replay cannot be proven complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetReason {
+    /// The id is not one of this library's.
+    Unknown,
+    /// The id is from before the hub's start.
+    Epoch,
+    /// The id is beyond anything published.
+    Ahead,
+    /// History no longer reaches back to the id.
+    Evicted,
+}
+
+impl ResetReason {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Epoch => "epoch",
+            Self::Ahead => "ahead",
+            Self::Evicted => "evicted",
+        }
+    }
+}
+
+/// `stream-reset`: what the client missed cannot be proven complete.
+#[must_use]
+pub fn reset(reason: ResetReason, requested: Option<&str>, at: Duration) -> Arc<Entry> {
+    let data = serde_json::json!({ "reason": reason.as_str(), "requested": requested });
+    let mut builder = FrameBuilder::new(None, Some("stream-reset"));
+    builder.text(&data.to_string());
+    entry(builder.finish(None).seal(None), None, at)
+}
+
+/// `stream-lagged`: this many events were dropped here.
+#[must_use]
+pub fn lagged(dropped: u64, at: Duration) -> Arc<Entry> {
+    let mut builder = FrameBuilder::new(None, Some("stream-lagged"));
+    builder.text(&serde_json::json!({ "dropped": dropped }).to_string());
+    entry(builder.finish(None).seal(None), None, at)
+}
+
+/// A heartbeat for a client that has seen the newest id: a comment line.
+#[must_use]
+pub fn heartbeat(at: Duration) -> Arc<Entry> {
+    entry(FrameBuilder::new(Some(""), None).finish(None).seal(None), None, at)
+}
+
+/// A heartbeat for a client whose topics were quiet while the hub's cursor moved on: the new id, so that it
+/// does not fall out of history.
+#[must_use]
+pub fn cursor(id: EventId, at: Duration) -> Arc<Entry> {
+    let mut builder = FrameBuilder::new(None, Some("stream-cursor"));
+    builder.text("");
+    entry(builder.finish(None).seal(Some(id)), Some(id.seq), at)
+}

@@ -1,0 +1,87 @@
+//! One event in the hub's order: its place, its audience and its bytes. What log, history and queues share.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::frame::Frame;
+use crate::topic::{TopicId, TopicIds};
+
+/// A subscriber's number, unique in its hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriberId(pub u64);
+
+/// Who gets an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The subscribers of these topics, each once.
+    Topics(TopicIds),
+    /// Every subscriber.
+    All,
+    /// One subscriber.
+    One(SubscriberId),
+}
+
+impl Target {
+    /// The rings of history that keep what goes to this target.
+    #[must_use]
+    pub fn rings(&self) -> &[TopicId] {
+        match self {
+            Self::Topics(topics) => topics,
+            Self::All => &[TopicId::BROADCAST],
+            Self::One(_) => &[],
+        }
+    }
+}
+
+/// An immutable event, shared by everything that still has to deliver or replay it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its place in the hub's order if it carries an id. A client that has this id has seen everything of
+    /// its topics up to here.
+    pub seq: Option<u64>,
+    /// Who gets it.
+    pub target: Target,
+    /// When it was published, on the hub's clock.
+    pub at: Duration,
+    /// Its bytes.
+    pub frame: Frame,
+    /// How many rings of history hold it: it counts once in the hub-wide budget.
+    rings: AtomicU32,
+}
+
+impl Entry {
+    /// An entry no ring holds yet.
+    #[must_use]
+    pub fn new(seq: Option<u64>, target: Target, at: Duration, frame: Frame) -> Self {
+        Self { seq, target, at, frame, rings: AtomicU32::new(0) }
+    }
+
+    /// Bytes of the event on the wire.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frame.sse().len()
+    }
+
+    /// Whether it has no bytes; never true of an event.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn held_by(&self, rings: usize) {
+        self.rings.store(u32::try_from(rings).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// One ring lets go; true when it was the last.
+    pub(crate) fn released(&self) -> bool {
+        self.rings.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.rings.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn forget_rings(&self) {
+        self.rings.store(0, Ordering::Relaxed);
+    }
+}

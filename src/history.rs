@@ -1,0 +1,309 @@
+//! Replay: what each topic keeps, by count, bytes and age, under one budget for the hub, and what was lost.
+//!
+//! An entry published to several topics stands in several rings and counts once. Each ring remembers the
+//! newest entry it lost, so that "is what this client missed complete?" has an exact answer; for topics that
+//! were forgotten altogether one number answers for all of them, on the safe side.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use crate::entry::Entry;
+use crate::topic::TopicId;
+
+/// What one kept entry costs beside its bytes: the entry, its places in ring and budget, the allocator's part.
+const ENTRY_OVERHEAD: usize = 192;
+
+/// How much a topic keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// At most this many events; 0 keeps none.
+    pub count: usize,
+    /// At most this many bytes on the wire.
+    pub bytes: usize,
+    /// None older than this.
+    pub age: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    retention: Retention,
+    /// The newest sequence number that is no longer here.
+    lost: u64,
+}
+
+/// Where a client's replay stands, topic by topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    after: SmallVec<[(TopicId, u64); 4]>,
+    until: u64,
+}
+
+impl Replay {
+    /// The lowest point from which something is replayed: an id below everything that is to come.
+    #[must_use]
+    pub fn from(&self) -> u64 {
+        self.after.iter().map(|&(_, after)| after).min().unwrap_or(self.until)
+    }
+}
+
+/// How much of its topics' past a client gets that names no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// At most this many events of each topic.
+    Last(usize),
+    /// Everything that is kept.
+    All,
+}
+
+/// A piece of a replay.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In order, each once.
+    pub entries: Vec<Arc<Entry>>,
+    /// Something between the last piece and this one was evicted meanwhile.
+    pub lost: bool,
+    /// There is nothing after this piece.
+    pub done: bool,
+}
+
+/// The rings of all topics.
+#[derive(Debug)]
+pub struct History {
+    rings: FxHashMap<TopicId, Ring>,
+    /// Everything that some ring holds, oldest first; may hold entries no ring holds any more.
+    kept: VecDeque<Arc<Entry>>,
+    stale: usize,
+    bytes: usize,
+    total_bytes: usize,
+    forgotten: u64,
+}
+
+impl History {
+    /// An empty history with a budget for all topics together, in bytes.
+    #[must_use]
+    pub fn new(total_bytes: usize) -> Self {
+        Self {
+            rings: FxHashMap::default(),
+            kept: VecDeque::new(),
+            stale: 0,
+            bytes: 0,
+            total_bytes,
+            forgotten: 0,
+        }
+    }
+
+    /// Begin to keep a topic. What it may have lost before it was forgotten is assumed lost.
+    pub fn open(&mut self, topic: TopicId, retention: Retention) {
+        let lost = self.forgotten;
+        self.rings
+            .entry(topic)
+            .or_insert_with(|| Ring { entries: VecDeque::new(), bytes: 0, retention, lost })
+            .retention = retention;
+        self.shrink(topic, Duration::ZERO);
+    }
+
+    /// Forget a topic, but not that it may have lost something.
+    pub fn forget(&mut self, topic: TopicId) {
+        if let Some(mut ring) = self.rings.remove(&topic) {
+            self.forgotten = self.forgotten.max(ring.lost);
+            while let Some(entry) = ring.entries.pop_front() {
+                self.forgotten = self.forgotten.max(entry.seq.unwrap_or(0));
+                self.release(&entry);
+            }
+        }
+    }
+
+    /// Keep an entry in the rings of its topics, which are all open.
+    pub fn append(&mut self, entry: &Arc<Entry>) {
+        let Some(seq) = entry.seq else { return };
+        let topics = entry.target.rings();
+        let mut holders = 0;
+        for topic in topics {
+            let Some(ring) = self.rings.get_mut(topic) else { continue };
+            if ring.retention.count == 0 || entry.len() > ring.retention.bytes {
+                // Too large for the ring, or nothing is kept: everything up to here is lost to a later replay.
+                ring.lost = seq;
+                continue;
+            }
+            ring.entries.push_back(entry.clone());
+            ring.bytes += entry.len();
+            holders += 1;
+        }
+        entry.held_by(holders);
+        if holders > 0 {
+            self.bytes += entry.len() + ENTRY_OVERHEAD;
+            self.kept.push_back(entry.clone());
+        }
+        for &topic in topics {
+            self.shrink(topic, entry.at);
+        }
+        self.keep_budget();
+    }
+
+    /// Whether everything of these topics after `seq` is still here.
+    pub fn reaches(&mut self, topics: &[TopicId], seq: u64, now: Duration) -> bool {
+        for &topic in topics {
+            self.shrink(topic, now);
+        }
+        topics.iter().all(|topic| self.rings.get(topic).map_or(self.forgotten, |ring| ring.lost) <= seq)
+    }
+
+    /// A replay of what comes after `seq`, up to and including `until`.
+    #[must_use]
+    pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
+        Replay { after: topics.iter().map(|&topic| (topic, seq)).collect(), until }
+    }
+
+    /// A replay of what these topics still keep after `seq`: for a client whose gap was announced already.
+    #[must_use]
+    pub fn remains(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
+        let after = |topic: &TopicId| self.rings.get(topic).map_or(seq, |ring| ring.lost.max(seq));
+        Replay { after: topics.iter().map(|topic| (*topic, after(topic))).collect(), until }
+    }
+
+    /// A newcomer's replay.
+    pub fn past(&mut self, topics: &[TopicId], past: Past, until: u64, now: Duration) -> Replay {
+        let mut after = SmallVec::new();
+        for &topic in topics {
+            self.shrink(topic, now);
+            let Some(ring) = self.rings.get(&topic) else { continue };
+            let skip = match past {
+                Past::All => 0,
+                Past::Last(n) => ring.entries.len().saturating_sub(n),
+            };
+            let first = ring.entries.get(skip).and_then(|entry| entry.seq);
+            after.push((topic, first.map_or(until, |seq| seq - 1)));
+        }
+        Replay { after, until }
+    }
+
+    /// The next piece of a replay: at most `max_entries` and about `max_bytes`, merged by sequence number.
+    pub fn page(&mut self, replay: &mut Replay, max_entries: usize, max_bytes: usize, now: Duration) -> Page {
+        let mut page = Page::default();
+        let mut heads: SmallVec<[(&Ring, usize); 4]> = SmallVec::new();
+        for (topic, _) in &replay.after {
+            self.shrink(*topic, now);
+        }
+        for (topic, after) in &mut replay.after {
+            let Some(ring) = self.rings.get(topic) else {
+                page.lost |= self.forgotten > *after && *after < replay.until;
+                continue;
+            };
+            if ring.lost > *after && *after < replay.until {
+                page.lost = true;
+                *after = ring.lost;
+            }
+            heads.push((ring, ring.entries.partition_point(|entry| entry.seq <= Some(*after))));
+        }
+        let mut bytes = 0;
+        let mut last = None;
+        page.done = loop {
+            let next =
+                heads.iter().filter_map(|(ring, at)| ring.entries.get(*at)).min_by_key(|entry| entry.seq);
+            let Some(entry) = next.filter(|entry| entry.seq <= Some(replay.until)) else {
+                break true;
+            };
+            if page.entries.len() >= max_entries || bytes >= max_bytes {
+                break false;
+            }
+            let entry = entry.clone();
+            for (ring, at) in &mut heads {
+                if ring.entries.get(*at).is_some_and(|other| other.seq == entry.seq) {
+                    *at += 1;
+                }
+            }
+            bytes += entry.len();
+            last = entry.seq;
+            page.entries.push(entry);
+        };
+        if let Some(last) = last {
+            for (_, after) in &mut replay.after {
+                *after = (*after).max(last);
+            }
+        }
+        page
+    }
+
+    /// Let go of what a topic keeps too long.
+    pub fn expire(&mut self, topic: TopicId, now: Duration) {
+        self.shrink(topic, now);
+    }
+
+    /// Whether a topic keeps nothing.
+    #[must_use]
+    pub fn keeps_nothing(&self, topic: TopicId) -> bool {
+        self.rings.get(&topic).is_none_or(|ring| ring.entries.is_empty())
+    }
+
+    /// Bytes that are kept, with what keeping them costs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many events are kept.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.kept.len() - self.stale
+    }
+
+    /// Bring a ring within its limits.
+    fn shrink(&mut self, topic: TopicId, now: Duration) {
+        let mut released: SmallVec<[Arc<Entry>; 4]> = SmallVec::new();
+        if let Some(ring) = self.rings.get_mut(&topic) {
+            let Retention { count, bytes, age } = ring.retention;
+            while let Some(entry) = ring.entries.front() {
+                let old = age.is_some_and(|age| now.saturating_sub(entry.at) > age);
+                if ring.entries.len() <= count && ring.bytes <= bytes && !old {
+                    break;
+                }
+                ring.lost = ring.lost.max(entry.seq.unwrap_or(0));
+                ring.bytes -= entry.len();
+                released.extend(ring.entries.pop_front());
+            }
+        }
+        for entry in &released {
+            self.release(entry);
+        }
+    }
+
+    fn release(&mut self, entry: &Arc<Entry>) {
+        if entry.released() {
+            self.bytes -= entry.len() + ENTRY_OVERHEAD;
+            self.stale += 1;
+            // A quiet topic's old entry at the front must not keep a busy topic's dead ones alive.
+            if self.stale > 64 && self.stale * 2 > self.kept.len() {
+                self.kept.retain(|entry| entry.is_held());
+                self.stale = 0;
+            }
+        }
+    }
+
+    /// Evict the oldest entries until the hub-wide budget is kept.
+    fn keep_budget(&mut self) {
+        while self.bytes > self.total_bytes {
+            let Some(entry) = self.kept.pop_front() else { break };
+            if !entry.is_held() {
+                self.stale -= 1;
+                continue;
+            }
+            for topic in entry.target.rings() {
+                let Some(ring) = self.rings.get_mut(topic) else { continue };
+                // Everything older is gone already: if this ring still holds it, it is in front.
+                if ring.entries.front().is_some_and(|front| Arc::ptr_eq(front, &entry)) {
+                    ring.entries.pop_front();
+                    ring.bytes -= entry.len();
+                    ring.lost = ring.lost.max(entry.seq.unwrap_or(0));
+                }
+            }
+            entry.forget_rings();
+            self.bytes -= entry.len() + ENTRY_OVERHEAD;
+        }
+    }
+}

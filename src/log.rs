@@ -1,0 +1,114 @@
+//! The bounded log of what was published. Publishers append; each reader (an event loop, a reactor thread)
+//! holds a cursor and takes what lies after it, in batches.
+//!
+//! # Lagging
+//! What the slowest reader has not taken yet stays, and its bytes count: the hub refuses to publish beyond
+//! its limit, so nothing is ever overwritten under a reader. Changes to subscriptions travel in the same
+//! order as the events, so a subscriber's first event is exactly the first one after it joined; they carry no
+//! bytes and are never refused.
+//!
+//! # Closing
+//! A reader without subscribers takes its cursor away and holds nothing back. Without readers nothing is kept.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::entry::Entry;
+use crate::subscriber::Change;
+
+/// What stands in the log.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An event to deliver.
+    Event(Arc<Entry>),
+    /// A change of who gets what.
+    Change(Arc<Change>),
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(entry) => entry.len(),
+            Self::Change(_) => 0,
+        }
+    }
+}
+
+/// The log and its cursors.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Position of `items[0]`.
+    first: u64,
+    items: VecDeque<Item>,
+    bytes: usize,
+    cursors: slab::Slab<u64>,
+}
+
+/// A reader's place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorKey(usize);
+
+impl Log {
+    /// A new cursor, behind everything that stands in the log.
+    pub fn add_reader(&mut self) -> CursorKey {
+        CursorKey(self.cursors.insert(self.head()))
+    }
+
+    /// Take a cursor away; what only it held back goes.
+    pub fn remove_reader(&mut self, key: CursorKey) {
+        self.cursors.try_remove(key.0);
+        self.trim();
+    }
+
+    /// Append. Kept only while there are readers.
+    pub fn push(&mut self, item: Item) {
+        if self.cursors.is_empty() {
+            self.first += 1;
+        } else {
+            self.bytes += item.bytes();
+            self.items.push_back(item);
+        }
+    }
+
+    /// Move the reader's cursor over at most `max_items` items and about `max_bytes` bytes (always at least
+    /// one item), giving them in order; true when more is waiting.
+    pub fn read(&mut self, key: CursorKey, max_items: usize, max_bytes: usize, out: &mut Vec<Item>) -> bool {
+        let Some(cursor) = self.cursors.get_mut(key.0) else {
+            return false;
+        };
+        let start = usize::try_from(*cursor - self.first).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        for item in self.items.iter().skip(start).take(max_items) {
+            bytes += item.bytes();
+            out.push(item.clone());
+            *cursor += 1;
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        let more = *cursor < self.head();
+        self.trim();
+        more
+    }
+
+    /// Bytes the slowest reader has yet to take.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Position of the next item.
+    fn head(&self) -> u64 {
+        self.first + self.items.len() as u64
+    }
+
+    fn trim(&mut self) {
+        let slowest = self.cursors.iter().map(|(_, &cursor)| cursor).min().unwrap_or(self.head());
+        while self.first < slowest {
+            if let Some(item) = self.items.pop_front() {
+                self.bytes -= item.bytes();
+            }
+            self.first += 1;
+        }
+    }
+}

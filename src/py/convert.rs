@@ -1,0 +1,217 @@
+//! From Python's arguments to the core's values.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
+
+use super::exceptions::{OrRaise, invalid_event};
+use super::json::write_json;
+use crate::event::check_event_type;
+use crate::frame::{Draft, FrameBuilder};
+use crate::topic::Topic;
+
+/// An argument that may be left out, where None means something else.
+pub enum Given<'py> {
+    Omitted,
+    Value(Bound<'py, PyAny>),
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self::Value(value.to_owned()))
+    }
+}
+
+/// A topic, or some.
+pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Vec<Topic>> {
+    let py = value.py();
+    if let Ok(name) = value.cast::<PyString>() {
+        return Ok(vec![Topic::new(name.to_str()?).or_raise(py)?]);
+    }
+    if value.cast::<PyBytes>().is_ok() {
+        return Err(PyTypeError::new_err("a topic is a str, not bytes"));
+    }
+    let items = value.try_iter().map_err(|_| {
+        let kind = value.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+        PyTypeError::new_err(format!("topics is a str or an iterable of str, not {kind}"))
+    })?;
+    items
+        .map(|item| {
+            let item = item?;
+            let name = item.cast::<PyString>().map_err(|_| {
+                let kind = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+                PyTypeError::new_err(format!("a topic is a str, not {kind}"))
+            })?;
+            Topic::new(name.to_str()?).or_raise(py)
+        })
+        .collect()
+}
+
+/// The fields of an event, as `publish`, `broadcast` and `send` take them.
+pub struct Fields<'py> {
+    pub data: Given<'py>,
+    pub raw_data: Option<Bound<'py, PyAny>>,
+    pub event: Option<Bound<'py, PyString>>,
+    pub retry: Option<Bound<'py, PyAny>>,
+    pub comment: Option<Bound<'py, PyString>>,
+}
+
+/// A str as UTF-8; a lone surrogate is refused.
+fn utf8<'a>(py: Python<'_>, field: &str, text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
+    text.to_str().map_err(|error| {
+        let refused = invalid_event(py, format!("{field} has a lone surrogate, which UTF-8 cannot carry"));
+        refused.set_cause(py, Some(error));
+        refused
+    })
+}
+
+/// Raw data as text.
+fn raw_text<'a>(py: Python<'_>, raw: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    if let Ok(text) = raw.cast::<PyString>() {
+        return utf8(py, "raw_data", text);
+    }
+    let Ok(bytes) = raw.cast::<PyBytes>() else {
+        let kind = raw.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("raw_data is a str or UTF-8 bytes, not {kind}")));
+    };
+    std::str::from_utf8(bytes.as_bytes())
+        .map_err(|error| invalid_event(py, format!("raw_data is not UTF-8: {error}")))
+}
+
+fn retry_ms(py: Python<'_>, retry: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if retry.cast::<PyInt>().is_err() || retry.cast::<PyBool>().is_ok() {
+        let kind = retry.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("retry is an int of milliseconds, not {kind}")));
+    }
+    retry.extract::<u64>().map_err(|_| {
+        invalid_event(py, format!("retry must be from 0 to 2**64 - 1 milliseconds, not {retry}"))
+    })
+}
+
+impl<'py> Fields<'py> {
+    /// An event given as one value: a `ServerSentEvent`, or anything as JSON.
+    pub fn only(value: Bound<'py, PyAny>) -> Self {
+        Self { data: Given::Value(value), raw_data: None, event: None, retry: None, comment: None }
+    }
+
+    /// Encode everything but the id.
+    pub fn draft(mut self, py: Python<'py>) -> PyResult<Draft> {
+        let event = match std::mem::replace(&mut self.data, Given::Omitted) {
+            Given::Value(value) if !is_plain(&value) && is_server_sent_event(&value)? => {
+                return self.unpack(&value)?.draft(py);
+            }
+            data => {
+                self.data = data;
+                self.event.as_ref().map(|event| utf8(py, "event", event)).transpose()?
+            }
+        };
+        if let Some(name) = event {
+            check_event_type(name).or_raise(py)?;
+        }
+        let retry = self.retry.as_ref().map(|retry| retry_ms(py, retry)).transpose()?;
+        let comment = self.comment.as_ref().map(|comment| utf8(py, "comment", comment)).transpose()?;
+        let mut builder = FrameBuilder::new(comment, event);
+        match (&self.data, &self.raw_data) {
+            (Given::Value(data), None) => {
+                write_json(data, builder.json()).map_err(|error| as_invalid_event(py, error))?;
+            }
+            (Given::Omitted, Some(raw)) => builder.text(raw_text(py, raw)?),
+            (Given::Value(_), Some(_)) => {
+                return Err(PyTypeError::new_err("give data (as JSON) or raw_data (as it is), not both"));
+            }
+            (Given::Omitted, None) if event.is_some() => {
+                let hint = "a browser discards an event without data: give data, or raw_data=\"\"";
+                return Err(invalid_event(
+                    py,
+                    format!("event {:?} has no data; {hint}", event.unwrap_or("")),
+                ));
+            }
+            (Given::Omitted, None) if retry.is_none() && comment.is_none() => {
+                return Err(PyTypeError::new_err("nothing to publish: give data or raw_data"));
+            }
+            (Given::Omitted, None) => {}
+        }
+        Ok(builder.finish(retry))
+    }
+
+    /// The fields of a `ServerSentEvent`, `FastAPI`'s or ours, with what they mean there.
+    fn unpack(self, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = value.py();
+        if self.raw_data.is_some() || self.event.is_some() || self.retry.is_some() || self.comment.is_some() {
+            return Err(PyTypeError::new_err(
+                "a ServerSentEvent has its own event, retry and comment: give no others beside it",
+            ));
+        }
+        let field = |name| -> PyResult<Option<Bound<'py, PyAny>>> {
+            Ok(Some(value.getattr(name)?).filter(|field| !field.is_none()))
+        };
+        if let Some(id) = field(intern!(py, "id"))? {
+            return Err(invalid_event(
+                py,
+                format!(
+                    "id={} cannot be set: a hub's ids are its own, so that replay is provable",
+                    id.repr()?
+                ),
+            ));
+        }
+        let data = field(intern!(py, "data"))?;
+        let text = |field: Option<Bound<'py, PyAny>>| field.map(|text| text.str()).transpose();
+        let mut fields = Self {
+            data: Given::Omitted,
+            raw_data: None,
+            event: text(field(intern!(py, "event"))?)?,
+            retry: field(intern!(py, "retry"))?,
+            comment: text(field(intern!(py, "comment"))?)?,
+        };
+        if value.hasattr(intern!(py, "raw_data"))? {
+            // FastAPI's: data is JSON, raw_data is text.
+            fields.raw_data = field(intern!(py, "raw_data"))?;
+            if let Some(data) = data {
+                fields.data = Given::Value(data);
+            }
+        } else if let Some(data) = data {
+            fields.raw_data = Some(data.str()?.into_any());
+        }
+        Ok(fields)
+    }
+}
+
+/// Types that are never an event, looked at first.
+fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none()
+        || value.is_exact_instance_of::<PyDict>()
+        || value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyList>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBool>()
+}
+
+fn is_server_sent_event(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static OURS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = value.py();
+    if value.is_instance(OURS.import(py, "sse_hub.event", "ServerSentEvent")?)? {
+        return Ok(true);
+    }
+    // FastAPI is not a dependency: whoever has one of its events has it imported.
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    let modules = modules.cast::<PyDict>()?;
+    match modules.get_item(intern!(py, "fastapi.sse"))? {
+        Some(module) => value.is_instance(&module.getattr(intern!(py, "ServerSentEvent"))?),
+        None => Ok(false),
+    }
+}
+
+/// What cannot be JSON by its value is an invalid event; what cannot by its type stays a `TypeError`.
+fn as_invalid_event(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyValueError>(py) {
+        return error;
+    }
+    let refused = invalid_event(py, error.value(py).to_string());
+    refused.set_cause(py, Some(error));
+    refused
+}

@@ -1,0 +1,54 @@
+//! The core's errors as Python exceptions. The classes are Python's own, in `sse_hub.exceptions`.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use crate::error::Error;
+
+/// One of our exception classes.
+fn class<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyType>>, name: &str) -> PyResult<Bound<'py, PyType>> {
+    cell.import(py, "sse_hub.exceptions", name).cloned()
+}
+
+/// The exception of the class called `name`, with `message`.
+fn make(py: Python<'_>, cell: &PyOnceLock<Py<PyType>>, name: &str, message: String) -> PyErr {
+    match class(py, cell, name) {
+        Ok(class) => PyErr::from_type(class, (message,)),
+        Err(error) => error,
+    }
+}
+
+/// A refused event.
+pub fn invalid_event(py: Python<'_>, message: String) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    make(py, &CLASS, "InvalidEvent", message)
+}
+
+/// The exception that says what the core said.
+pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
+    static TOO_LARGE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let message = error.to_string();
+    match error {
+        Error::InvalidEvent(_) => invalid_event(py, message),
+        Error::EventTooLarge { .. } => make(py, &TOO_LARGE, "EventTooLarge", message),
+        Error::HubFull { .. } | Error::TooManySubscribers { .. } => make(py, &FULL, "HubFull", message),
+        Error::HubClosed => make(py, &CLOSED, "HubClosed", message),
+        Error::InvalidTopic(_) | Error::InvalidOption(_) => PyValueError::new_err(message),
+    }
+}
+
+/// For `?` on the core's results.
+pub trait OrRaise<T> {
+    /// The value, or the exception.
+    fn or_raise(self, py: Python<'_>) -> PyResult<T>;
+}
+
+impl<T> OrRaise<T> for crate::error::Result<T> {
+    fn or_raise(self, py: Python<'_>) -> PyResult<T> {
+        self.map_err(|error| from_core(py, &error))
+    }
+}

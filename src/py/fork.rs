@@ -1,0 +1,33 @@
+//! How a forked child learns that it is one. What it inherited may be locked for ever (the thread that held
+//! the lock does not exist in the child), so everything that locks asks first whether it is still in the
+//! process it was made in.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static WATCH: Once = Once::new();
+
+/// Which process this is: the number changes in a forked child.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+extern "C" fn in_child() {
+    // Only async-signal-safe work is allowed here: one atomic addition.
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Be told of forks, once per process image.
+pub fn watch() -> PyResult<()> {
+    let mut outcome = 0;
+    WATCH.call_once(|| {
+        // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but an
+        // atomic addition.
+        outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    });
+    if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }
+}

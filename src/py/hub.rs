@@ -1,0 +1,492 @@
+//! `Hub`, the native base of `sse_hub.Hub`. It holds the core hub of now: a hub that was closed, or forked,
+//! starts anew on its next use, with a new epoch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::convert::{Fields, Given, topics};
+use super::exceptions::OrRaise;
+use super::fork;
+use super::publication::PyPublication;
+use super::reader::LoopReader;
+use super::subscription::{PySubscription, who};
+use crate::clock::Clock;
+use crate::config::{Config, positive_seconds, seconds};
+use crate::frame::Draft;
+use crate::history::{Past, Retention};
+use crate::hub::{Hub, Request};
+use crate::queue::{Capacity, OverflowPolicy};
+use crate::subscriber::CloseReason;
+use crate::sync::Mutex;
+use crate::topic::{Topic, TopicPattern};
+
+/// The native part of a hub.
+#[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
+pub struct PyHub {
+    config: Config,
+    manual_clock: bool,
+    current: ArcSwap<Hub>,
+    generation: AtomicU64,
+    closed: AtomicBool,
+    families: Mutex<Vec<(TopicPattern, Retention)>>,
+    readers: Mutex<Vec<Py<LoopReader>>>,
+    on_disconnect: Mutex<Option<Py<PyAny>>>,
+}
+
+/// A limit as the core takes it.
+fn at_least(option: &str, value: i64, least: i64) -> PyResult<usize> {
+    if value < least {
+        return Err(PyValueError::new_err(format!("{option} must be at least {least}, not {value}")));
+    }
+    usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{option} is too large: {value}")))
+}
+
+fn retention(py: Python<'_>, count: i64, bytes: i64, age: Option<f64>) -> PyResult<Retention> {
+    Ok(Retention {
+        count: at_least("history", count, 0)?,
+        bytes: at_least("history_bytes", bytes, 0)?,
+        age: age.map(|age| positive_seconds("history_age", age)).transpose().or_raise(py)?,
+    })
+}
+
+/// The range of `retry:`, from seconds.
+fn reconnect(py: Python<'_>, (least, most): (f64, f64)) -> PyResult<(u64, u64)> {
+    let millis = |value| -> PyResult<u64> {
+        let duration = seconds("reconnect", value).or_raise(py)?;
+        Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    };
+    let (low, high) = (millis(least)?, millis(most)?);
+    if low > high {
+        return Err(PyValueError::new_err(format!("reconnect must be (least, most), not ({least}, {most})")));
+    }
+    Ok((low, high))
+}
+
+impl PyHub {
+    /// The hub of now.
+    pub fn core(&self) -> Arc<Hub> {
+        let generation = fork::generation();
+        if self.generation.load(Ordering::Acquire) != generation {
+            // A forked child: what it inherited may be locked for ever. It is left alone, never dropped.
+            std::mem::forget(self.current.swap(Arc::new(self.make())));
+            self.generation.store(generation, Ordering::Release);
+            let inherited = std::mem::take(&mut *self.readers.lock());
+            std::mem::forget(inherited);
+            self.closed.store(false, Ordering::Release);
+        } else if self.closed.swap(false, Ordering::AcqRel) {
+            self.current.store(Arc::new(self.make()));
+        }
+        self.current.load_full()
+    }
+
+    fn make(&self) -> Hub {
+        let clock = if self.manual_clock { Clock::manual() } else { Clock::real() };
+        let hub = Hub::new(self.config.clone(), clock);
+        for (pattern, retention) in &*self.families.lock() {
+            hub.set_retention(pattern, *retention);
+        }
+        hub
+    }
+
+    pub fn disconnect_hook(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.on_disconnect.lock().as_ref().map(|hook| hook.clone_ref(py))
+    }
+
+    fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
+        self.readers.lock().iter().map(|reader| reader.clone_ref(py)).collect()
+    }
+
+    /// Forget the readers whose loops are closed, with what they still held back.
+    fn prune(&self, py: Python<'_>) {
+        let (alive, dead): (Vec<_>, Vec<_>) =
+            self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
+        if dead.is_empty() {
+            return;
+        }
+        let old = std::mem::replace(&mut *self.readers.lock(), alive);
+        drop(old);
+        for reader in dead {
+            let reader = reader.get();
+            if reader.is_ours() {
+                reader.hub.remove_reader(&reader.reader);
+            }
+        }
+    }
+
+    /// The reader of `event_loop`, for the hub of now.
+    fn reader_for<'py>(
+        slf: &Bound<'py, Self>,
+        hub: &Arc<Hub>,
+        event_loop: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, LoopReader>> {
+        let py = slf.py();
+        let this = slf.get();
+        for reader in this.readers(py) {
+            let found = reader.get();
+            if Arc::ptr_eq(&found.hub, hub) && found.event_loop(py).is_some_and(|it| it.is(event_loop)) {
+                return Ok(reader.into_bound(py));
+            }
+        }
+        this.prune(py);
+        let reader = LoopReader::start(slf, hub.clone(), event_loop)?;
+        this.readers.lock().push(reader.clone().unbind());
+        Ok(reader)
+    }
+
+    /// The hub of now, without the readers of closed loops if they are what fills it.
+    fn core_for(&self, py: Python<'_>, draft: &Draft) -> Arc<Hub> {
+        let hub = self.core();
+        if hub.is_pressed(draft.len()) {
+            self.prune(py);
+        }
+        hub
+    }
+}
+
+/// The event loop that runs here, or whose worker thread this is.
+fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let asyncio = py.import(intern!(py, "asyncio"))?;
+    match asyncio.call_method0(intern!(py, "get_running_loop")) {
+        Ok(event_loop) => Ok(event_loop),
+        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {
+            // FastAPI runs `def` endpoints in a worker thread, which knows its loop.
+            let from_thread = py.import(intern!(py, "anyio.from_thread"))?;
+            let get = asyncio.getattr(intern!(py, "get_running_loop"))?;
+            from_thread.call_method1(intern!(py, "run_sync"), (get,)).map_err(|_| {
+                PyRuntimeError::new_err("subscribe() needs a running event loop: call it in async code, or in a worker thread of one")
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A newcomer's past.
+fn past(replay: &Bound<'_, PyAny>) -> PyResult<Option<Past>> {
+    if let Ok(word) = replay.cast::<PyString>() {
+        if word.to_str()? == "all" {
+            return Ok(Some(Past::All));
+        }
+    } else if let Ok(n) = replay.extract::<i64>() {
+        return Ok(Some(at_least("replay", n, 0)?).filter(|&n| n > 0).map(Past::Last));
+    }
+    Err(PyValueError::new_err(format!("replay must be a number of events or 'all', not {}", replay.repr()?)))
+}
+
+/// What a subscriber asks for, checked.
+fn request(
+    topics: &Bound<'_, PyAny>,
+    replay: &Bound<'_, PyAny>,
+    overflow: Option<&str>,
+    capacity: Option<i64>,
+    max_age: Option<f64>,
+) -> PyResult<Request> {
+    let py = topics.py();
+    Ok(Request {
+        topics: self::topics(topics)?,
+        past: past(replay)?,
+        overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
+        capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
+        max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
+        ..Request::default()
+    })
+}
+
+#[pymethods]
+impl PyHub {
+    #[new]
+    #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
+                        capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
+                        max_subscribers, manual_clock=false))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
+    fn new(
+        py: Python<'_>,
+        history: i64,
+        history_bytes: i64,
+        history_age: Option<f64>,
+        history_total_bytes: i64,
+        heartbeat: Option<f64>,
+        reconnect: (f64, f64),
+        capacity: i64,
+        capacity_bytes: i64,
+        overflow: &str,
+        stall_timeout: f64,
+        backlog_bytes: i64,
+        max_event_bytes: i64,
+        max_subscribers: Option<i64>,
+        manual_clock: bool,
+    ) -> PyResult<Self> {
+        let capacity = Capacity {
+            events: at_least("capacity", capacity, 1)?,
+            bytes: at_least("capacity_bytes", capacity_bytes, 1)?,
+        };
+        let config = Config {
+            retention: retention(py, history, history_bytes, history_age)?,
+            history_total_bytes: at_least("history_total_bytes", history_total_bytes, 0)?,
+            heartbeat: heartbeat
+                .map(|value| positive_seconds("heartbeat", value))
+                .transpose()
+                .or_raise(py)?,
+            reconnect_ms: self::reconnect(py, reconnect)?,
+            capacity,
+            overflow: OverflowPolicy::parse(overflow).or_raise(py)?,
+            stall_timeout: positive_seconds("stall_timeout", stall_timeout).or_raise(py)?,
+            backlog_bytes: at_least("backlog_bytes", backlog_bytes, 1)?,
+            max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,
+            max_subscribers: max_subscribers.map(|n| at_least("max_subscribers", n, 0)).transpose()?,
+        };
+        let clock = if manual_clock { Clock::manual() } else { Clock::real() };
+        Ok(Self {
+            current: ArcSwap::from_pointee(Hub::new(config.clone(), clock)),
+            config,
+            manual_clock,
+            generation: AtomicU64::new(fork::generation()),
+            closed: AtomicBool::new(false),
+            families: Mutex::default(),
+            readers: Mutex::default(),
+            on_disconnect: Mutex::default(),
+        })
+    }
+
+    /// Publish an event to the subscribers of `topics`.
+    ///
+    /// `data` goes out as JSON, `raw_data` as it is; one of them. Never waits; may be called from any
+    /// thread. The cost does not depend on how many subscribers there are.
+    ///
+    /// Raises InvalidEvent, EventTooLarge, HubFull or HubClosed, a ValueError for a topic's name, a TypeError
+    /// for data that has no JSON form; nothing was published then.
+    #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
+    fn publish<'py>(
+        &self,
+        py: Python<'py>,
+        topics: &Bound<'py, PyAny>,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let topics: Vec<Topic> = self::topics(topics)?;
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let id = self.core_for(py, &draft).publish(&topics, draft).or_raise(py)?;
+        Ok(PyPublication(Some(id)))
+    }
+
+    /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
+    ///
+    /// Arguments and errors as `publish`.
+    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    fn broadcast<'py>(
+        &self,
+        py: Python<'py>,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let id = self.core_for(py, &draft).broadcast(draft).or_raise(py)?;
+        Ok(PyPublication(Some(id)))
+    }
+
+    /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
+    ///
+    /// A subscriber that is gone is no error: `stats()["undeliverable"]` counts it. Arguments and errors as
+    /// `publish`.
+    #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
+    fn send<'py>(
+        &self,
+        py: Python<'py>,
+        subscriber_id: &str,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let hub = self.core_for(py, &draft);
+        hub.send(hub.get(subscriber_id).map(|found| found.id), draft).or_raise(py)?;
+        Ok(PyPublication(None))
+    }
+
+    /// End the streams of one subscriber, or of all of a user's, after what was published so far. Returns how
+    /// many are meant. Their browsers come back unless the endpoint refuses them.
+    #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
+    fn disconnect(&self, id: Option<&str>, user: Option<&str>, reason: &str) -> PyResult<usize> {
+        Ok(match who(self, id, user)? {
+            Some(who) => self.core().disconnect(who, CloseReason::Kicked(reason.into())),
+            None => 0,
+        })
+    }
+
+    /// How many subscribers `topic` has, or the hub.
+    #[pyo3(signature = (topic=None))]
+    fn count(&self, topic: Option<&str>) -> usize {
+        self.core().count(topic)
+    }
+
+    /// The subscribers of `topic`, or of the hub, in no particular order.
+    #[pyo3(signature = (topic=None))]
+    fn subscribers<'py>(
+        slf: &Bound<'py, Self>,
+        topic: Option<&str>,
+    ) -> PyResult<Vec<Bound<'py, PySubscription>>> {
+        let py = slf.py();
+        let hub = slf.get().core();
+        let readers = slf.get().readers(py);
+        let mut handles = Vec::new();
+        for identity in hub.subscribers(topic) {
+            let reader = readers.iter().find(|reader| {
+                Arc::ptr_eq(&reader.get().hub, &hub) && reader.get().reader.id == identity.reader
+            });
+            if let Some(reader) = reader {
+                handles.push(PySubscription::handle(slf, reader.bind(py), identity)?);
+            }
+        }
+        Ok(handles)
+    }
+
+    /// The subscriber with this id, or None.
+    fn get<'py>(slf: &Bound<'py, Self>, id: &str) -> PyResult<Option<Bound<'py, PySubscription>>> {
+        let py = slf.py();
+        let hub = slf.get().core();
+        let Some(identity) = hub.get(id) else { return Ok(None) };
+        let reader =
+            slf.get().readers(py).into_iter().find(|reader| {
+                Arc::ptr_eq(&reader.get().hub, &hub) && reader.get().reader.id == identity.reader
+            });
+        reader.map(|reader| PySubscription::handle(slf, reader.bind(py), identity)).transpose()
+    }
+
+    /// Counters and sizes of now, by name; see the documentation for each.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let hub = self.core();
+        let stats = PyDict::new(py);
+        stats.set_item("epoch", hub.epoch.as_str())?;
+        for (name, value) in hub.stats() {
+            stats.set_item(name, value)?;
+        }
+        Ok(stats)
+    }
+
+    /// Private: set what a topic, or a family of topics, keeps.
+    fn _set_retention(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        history: i64,
+        history_bytes: i64,
+        history_age: Option<f64>,
+    ) -> PyResult<()> {
+        let pattern = TopicPattern::new(pattern).or_raise(py)?;
+        let retention = retention(py, history, history_bytes, history_age)?;
+        self.core().set_retention(&pattern, retention);
+        let mut families = self.families.lock();
+        families.retain(|(other, _)| *other != pattern);
+        families.push((pattern, retention));
+        Ok(())
+    }
+
+    /// Private: raise what `_subscribe` would raise for these options.
+    #[pyo3(signature = (topics, *, replay, overflow, capacity, max_age))]
+    #[staticmethod]
+    fn _check_subscription(
+        topics: &Bound<'_, PyAny>,
+        replay: &Bound<'_, PyAny>,
+        overflow: Option<&str>,
+        capacity: Option<i64>,
+        max_age: Option<f64>,
+    ) -> PyResult<()> {
+        request(topics, replay, overflow, capacity, max_age).map(drop)
+    }
+
+    /// Private: register a subscriber on the loop that runs here.
+    #[pyo3(signature = (topics, *, replay, last_event_id, user, info, overflow, capacity, max_age, initial))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
+    fn _subscribe<'py>(
+        slf: &Bound<'py, Self>,
+        topics: &Bound<'py, PyAny>,
+        replay: &Bound<'py, PyAny>,
+        last_event_id: Option<String>,
+        user: Option<&str>,
+        info: Option<Py<PyAny>>,
+        overflow: Option<&str>,
+        capacity: Option<i64>,
+        max_age: Option<f64>,
+        initial: bool,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        let py = slf.py();
+        let request = Request {
+            last_event_id,
+            initial,
+            user: user.map(Into::into),
+            ..request(topics, replay, overflow, capacity, max_age)?
+        };
+        let event_loop = running_loop(py)?;
+        let hub = slf.get().core();
+        let reader = Self::reader_for(slf, &hub, &event_loop)?;
+        let identity = hub.subscribe(&reader.get().reader, &request).or_raise(py)?;
+        reader.get().adopt(identity.key, info);
+        PySubscription::owner(slf, &reader, identity)
+    }
+
+    /// Private: who is told, on the subscriber's loop, that a stream ended: `hook(subscription, reason)`.
+    fn _set_disconnect_hook(&self, hook: Option<Py<PyAny>>) {
+        let old = std::mem::replace(&mut *self.on_disconnect.lock(), hook);
+        drop(old);
+    }
+
+    /// Private: nothing is published or joined any more, all streams end after what was published.
+    fn _begin_close(&self) {
+        if self.generation.load(Ordering::Acquire) == fork::generation() {
+            self.current.load().begin_close();
+        }
+    }
+
+    /// Private: how many consumers have not been told of the end of their stream.
+    fn _unfinished(&self) -> usize {
+        if self.generation.load(Ordering::Acquire) == fork::generation() {
+            self.current.load().unfinished()
+        } else {
+            0
+        }
+    }
+
+    /// Private: the next use starts anew.
+    fn _finish_close(&self, py: Python<'_>) -> PyResult<()> {
+        self.closed.store(true, Ordering::Release);
+        let readers = std::mem::take(&mut *self.readers.lock());
+        for reader in readers {
+            let Some(event_loop) = reader.get().event_loop(py) else { continue };
+            if reader.get().is_ours() && reader.get().is_alive(py) {
+                let stop = reader.getattr(py, intern!(py, "_stop"))?;
+                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Private: move a manual clock by so many seconds and let everything due happen.
+    fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
+        let hub = self.core();
+        let by = if by == 0.0 { Duration::ZERO } else { positive_seconds("seconds", by).or_raise(py)? };
+        if !hub.clock.advance(by) {
+            return Err(PyRuntimeError::new_err("this hub runs on the machine's clock"));
+        }
+        hub.wake_all();
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! The Python module `sse_hub._core`: the only place that knows Python. Classes, awaitables, conversion, JSON,
+//! exceptions and the wakers of event loops; no logic of the hub.
+
+#![allow(clippy::doc_markdown, reason = "these docs are Python's docstrings, which have no Markdown")]
+
+use pyo3::prelude::*;
+
+mod awaitable;
+mod convert;
+pub mod encode;
+mod exceptions;
+mod fork;
+mod hub;
+pub mod json;
+mod json_kinds;
+mod publication;
+mod reader;
+mod signal;
+mod subscription;
+
+/// The native part of `sse_hub`.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::encode::{EventEncoder, dumps, encode_fields, json_text};
+    #[pymodule_export]
+    use super::hub::PyHub;
+    #[pymodule_export]
+    use super::publication::PyPublication;
+    #[pymodule_export]
+    use super::reader::LoopReader;
+    #[pymodule_export]
+    use super::subscription::PySubscription;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::fork::watch()
+    }
+}

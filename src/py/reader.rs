@@ -1,0 +1,311 @@
+//! A reader of the log on an asyncio event loop: woken through a descriptor, it drains on the loop's own
+//! thread and resumes the consumers that wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
+
+use super::fork;
+use super::hub::PyHub;
+use super::signal::{Signal, SignalWaker};
+use super::subscription::PySubscription;
+use crate::entry::Entry;
+use crate::hub::Hub;
+use crate::reader::{Effects, Reader};
+use crate::subscriber::{CloseReason, Identity};
+use crate::sync::Mutex;
+
+/// How many joined chunks a loop remembers, and how many bytes of them, so that the subscribers of a topic
+/// share one `bytes`.
+const CACHED_CHUNKS: usize = 8;
+const CACHED_BYTES: usize = 4 << 20;
+
+/// What Python holds for one subscriber.
+#[derive(Default)]
+struct Client {
+    /// The future its consumer waits on.
+    waiter: Option<Py<PyAny>>,
+    /// The application's own, of any kind.
+    info: Option<Py<PyAny>>,
+    /// Called with the reason when the stream is ended by somebody else than its consumer.
+    on_close: Option<Py<PyAny>>,
+}
+
+#[derive(Default)]
+struct Chunks {
+    recent: Vec<(Vec<Arc<Entry>>, Py<PyBytes>)>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Timer {
+    handle: Option<Py<PyAny>>,
+    at: Option<Duration>,
+}
+
+/// One event loop's reader. Private: the loop calls it.
+#[pyclass(frozen, weakref, module = "sse_hub._core")]
+pub struct LoopReader {
+    pub hub: Arc<Hub>,
+    pub reader: Arc<Reader>,
+    owner: Py<PyWeakrefReference>,
+    event_loop: Py<PyWeakrefReference>,
+    signal: Arc<Signal>,
+    generation: u64,
+    clients: Mutex<Vec<Client>>,
+    resume: Mutex<Vec<usize>>,
+    chunks: Mutex<Chunks>,
+    timer: Mutex<Timer>,
+}
+
+impl LoopReader {
+    /// A reader for `event_loop`, watched by it.
+    pub fn start<'py>(
+        owner: &Bound<'py, PyHub>,
+        hub: Arc<Hub>,
+        event_loop: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = owner.py();
+        let signal = Arc::new(Signal::new()?);
+        let reader = hub.add_reader(Box::new(SignalWaker(signal.clone())));
+        let this = Self {
+            hub,
+            reader,
+            owner: PyWeakrefReference::new(owner.as_any())?.unbind(),
+            event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
+            signal,
+            generation: fork::generation(),
+            clients: Mutex::default(),
+            resume: Mutex::default(),
+            chunks: Mutex::default(),
+            timer: Mutex::default(),
+        };
+        let fd = this.signal.fd();
+        let this = Bound::new(py, this)?;
+        event_loop.call_method1(intern!(py, "add_reader"), (fd, this.getattr(intern!(py, "_drain"))?))?;
+        Ok(this)
+    }
+
+    /// Whether it was made in this process: if not, nothing of it may be locked.
+    pub fn is_ours(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    pub fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.event_loop.bind(py).upgrade()
+    }
+
+    /// Whether the loop can still run.
+    pub fn is_alive(&self, py: Python<'_>) -> bool {
+        let closed = self.event_loop(py).map(|it| it.call_method0(intern!(py, "is_closed")));
+        closed.is_some_and(|closed| closed.and_then(|closed| closed.is_truthy()).is_ok_and(|closed| !closed))
+    }
+
+    fn with_client<T>(&self, key: usize, act: impl FnOnce(&mut Client) -> T) -> T {
+        let mut clients = self.clients.lock();
+        if clients.len() <= key {
+            clients.resize_with(key + 1, Client::default);
+        }
+        act(&mut clients[key])
+    }
+
+    pub fn adopt(&self, key: usize, info: Option<Py<PyAny>>) {
+        let old =
+            self.with_client(key, |client| std::mem::replace(client, Client { info, ..Client::default() }));
+        drop(old);
+    }
+
+    pub fn info(&self, py: Python<'_>, key: usize) -> Option<Py<PyAny>> {
+        self.with_client(key, |client| client.info.as_ref().map(|info| info.clone_ref(py)))
+    }
+
+    pub fn set_on_close(&self, key: usize, callback: Option<Py<PyAny>>) {
+        let old = self.with_client(key, |client| std::mem::replace(&mut client.on_close, callback));
+        drop(old);
+    }
+
+    /// Whether a consumer waits already.
+    pub fn has_waiter(&self, py: Python<'_>, key: usize) -> PyResult<bool> {
+        let waiter =
+            self.with_client(key, |client| client.waiter.as_ref().map(|waiter| waiter.clone_ref(py)));
+        match waiter {
+            None => Ok(false),
+            Some(waiter) => Ok(!waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?),
+        }
+    }
+
+    /// A future that is done when there is something for this subscriber.
+    pub fn wait(&self, py: Python<'_>, key: usize) -> PyResult<Py<PyAny>> {
+        let Some(event_loop) = self.event_loop(py) else {
+            return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
+        };
+        let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
+        let waiter = Some(future.clone_ref(py));
+        let old = self.with_client(key, |client| std::mem::replace(&mut client.waiter, waiter));
+        drop(old);
+        Ok(future)
+    }
+
+    /// Resume a consumer from any thread: on its loop's next turn.
+    pub fn resume_soon(&self, key: usize) {
+        self.resume.lock().push(key);
+        self.reader.bell.ring();
+    }
+
+    /// Nothing of a subscriber stays.
+    pub fn release(&self, key: usize) {
+        let old = self.with_client(key, std::mem::take);
+        drop(old);
+    }
+
+    /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
+    pub fn join(&self, py: Python<'_>, entries: Vec<Arc<Entry>>) -> Py<PyBytes> {
+        // What only this subscriber gets would push out what others will ask for.
+        let shared = entries.iter().all(|entry| Arc::strong_count(entry) > 1);
+        if shared {
+            let same = |known: &Vec<Arc<Entry>>| {
+                known.len() == entries.len() && known.iter().zip(&entries).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            let chunks = self.chunks.lock();
+            if let Some((_, bytes)) = chunks.recent.iter().rev().find(|(known, _)| same(known)) {
+                return bytes.clone_ref(py);
+            }
+        }
+        let bytes = match &entries[..] {
+            [entry] => PyBytes::new(py, entry.frame.sse()),
+            entries => {
+                let parts: Vec<&[u8]> = entries.iter().map(|entry| entry.frame.sse()).collect();
+                PyBytes::new(py, &parts.concat())
+            }
+        };
+        let bytes = bytes.unbind();
+        if shared {
+            let mut old = Vec::new();
+            let mut chunks = self.chunks.lock();
+            chunks.bytes += bytes.as_bytes(py).len();
+            chunks.recent.push((entries, bytes.clone_ref(py)));
+            while chunks.recent.len() > 1
+                && (chunks.recent.len() > CACHED_CHUNKS || chunks.bytes > CACHED_BYTES)
+            {
+                let oldest = chunks.recent.remove(0);
+                chunks.bytes -= oldest.1.as_bytes(py).len();
+                old.push(oldest);
+            }
+            // Python's objects are dropped without the lock.
+            drop(chunks);
+            drop(old);
+        }
+        bytes
+    }
+
+    /// Tell the application that a stream ended, on its loop.
+    pub fn announce(slf: &Bound<'_, Self>, identity: &Arc<Identity>, reason: &CloseReason) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (Some(hub), Some(event_loop)) = (this.owner.bind(py).upgrade(), this.event_loop(py)) else {
+            return Ok(());
+        };
+        let on_close = this.with_client(identity.key, |client| client.on_close.take());
+        let hook = hub.cast::<PyHub>()?.get().disconnect_hook(py);
+        let soon = intern!(py, "call_soon_threadsafe");
+        let mut outcome = Ok(());
+        if let Some(on_close) = on_close {
+            outcome = event_loop.call_method1(soon, (on_close, reason.as_str())).map(drop);
+        }
+        if let Some(hook) = hook {
+            let hub = hub.cast::<PyHub>()?;
+            let handle = PySubscription::handle(hub, slf, identity.clone())?;
+            outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
+        }
+        match outcome {
+            // The loop was closed: there is nobody left to tell.
+            Err(error) if error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Come again at `next`, on the loop's clock.
+    fn schedule(slf: &Bound<'_, Self>, next: Option<Duration>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(next) = next.filter(|_| !this.hub.clock.is_manual()) else { return Ok(()) };
+        if this.timer.lock().at.is_some_and(|at| at <= next) {
+            return Ok(());
+        }
+        let Some(event_loop) = this.event_loop(py) else { return Ok(()) };
+        let delay = next.saturating_sub(this.hub.clock.now()).as_secs_f64();
+        let tick = slf.getattr(intern!(py, "_tick"))?;
+        let handle = event_loop.call_method1(intern!(py, "call_later"), (delay, tick))?.unbind();
+        let timer = Timer { handle: Some(handle), at: Some(next) };
+        let old = std::mem::replace(&mut *this.timer.lock(), timer);
+        if let Some(handle) = old.handle {
+            handle.call_method0(py, intern!(py, "cancel"))?;
+        }
+        Ok(())
+    }
+
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if !this.is_ours() {
+            return Ok(());
+        }
+        let mut effects = Effects::default();
+        let drained = this.hub.drain(&this.reader, &mut effects);
+        effects.wake.append(&mut this.resume.lock());
+        let mut waiters = Vec::with_capacity(effects.wake.len());
+        {
+            let mut clients = this.clients.lock();
+            let taken = effects.wake.iter().filter_map(|&key| clients.get_mut(key)?.waiter.take());
+            waiters.extend(taken);
+        }
+        for waiter in waiters {
+            // One that was cancelled meanwhile has nobody to wake.
+            let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
+        }
+        for (identity, reason) in &effects.closed {
+            Self::announce(slf, identity, reason)?;
+        }
+        if drained.more {
+            this.reader.bell.ring();
+        }
+        Self::schedule(slf, drained.next)
+    }
+}
+
+#[pymethods]
+impl LoopReader {
+    /// The descriptor is readable: something was published, or a subscriber changed.
+    fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().signal.clear();
+        Self::drain(slf)
+    }
+
+    /// A deadline came.
+    fn _tick(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let old = std::mem::take(&mut *this.timer.lock());
+        drop(old);
+        // Quiet topics keep no chunk in memory.
+        let chunks = std::mem::take(&mut *this.chunks.lock());
+        drop(chunks);
+        Self::drain(slf)
+    }
+
+    /// Stop watching, on the loop's own thread, before the descriptor closes.
+    fn _stop(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let timer = std::mem::take(&mut *this.timer.lock());
+        if let Some(handle) = timer.handle {
+            handle.call_method0(py, intern!(py, "cancel"))?;
+        }
+        if let Some(event_loop) = this.event_loop(py).filter(|_| this.is_ours()) {
+            event_loop.call_method1(intern!(py, "remove_reader"), (this.signal.fd(),))?;
+        }
+        Ok(())
+    }
+}

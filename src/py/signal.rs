@@ -1,0 +1,70 @@
+//! What an event loop watches to be woken from any thread: an eventfd, or a socket pair where there is none.
+
+use std::fs::File;
+use std::io::{Read, Result, Write};
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::waker::Wake;
+
+/// A descriptor that becomes readable when it is signalled.
+#[derive(Debug)]
+pub struct Signal {
+    reader: File,
+    #[cfg(not(target_os = "linux"))]
+    writer: File,
+}
+
+impl Signal {
+    /// A new one, not signalled.
+    #[cfg(target_os = "linux")]
+    pub fn new() -> Result<Self> {
+        use std::os::fd::{FromRawFd, OwnedFd};
+        // SAFETY: eventfd takes no pointers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nobody else has it.
+        Ok(Self { reader: File::from(unsafe { OwnedFd::from_raw_fd(fd) }) })
+    }
+
+    /// A new one, not signalled.
+    #[cfg(not(target_os = "linux"))]
+    pub fn new() -> Result<Self> {
+        use std::os::fd::OwnedFd;
+        let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        Ok(Self { reader: File::from(OwnedFd::from(reader)), writer: File::from(OwnedFd::from(writer)) })
+    }
+
+    /// The descriptor to watch.
+    pub fn fd(&self) -> RawFd {
+        self.reader.as_raw_fd()
+    }
+
+    /// Make it unreadable again.
+    pub fn clear(&self) {
+        // An eventfd gives its 8 bytes at once; of a socket pair at most one byte is ever unread, because a
+        // bell rings once until it is heard. Empty is fine: somebody else was faster.
+        let _ = (&self.reader).read(&mut [0; 8]);
+    }
+
+    /// Make it readable.
+    pub fn set(&self) {
+        // Full means readable already.
+        #[cfg(target_os = "linux")]
+        let _ = (&self.reader).write(&1u64.to_ne_bytes());
+        #[cfg(not(target_os = "linux"))]
+        let _ = (&self.writer).write(&[1]);
+    }
+}
+
+/// The waking end, for the core.
+pub struct SignalWaker(pub std::sync::Arc<Signal>);
+
+impl Wake for SignalWaker {
+    fn wake(&self) {
+        self.0.set();
+    }
+}

@@ -1,0 +1,391 @@
+//! A reader of the log: an event loop, or a thread that owns sockets. It holds the subscribers it delivers
+//! to, finds them by topic, and knows when each has to be looked at again.
+//!
+//! Everything here happens under one lock that only the reader's own thread takes while events flow; a
+//! subscription from another thread takes it for a moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use crate::control;
+use crate::entry::{Entry, SubscriberId, Target};
+use crate::event::{Epoch, EventId};
+use crate::frame::Draft;
+use crate::heartbeat::Deadlines;
+use crate::history::{Page, Replay};
+use crate::log::Item;
+use crate::queue::Pushed;
+use crate::stats::{Counters, count};
+use crate::subscriber::{Change, CloseReason, Due, Identity, Plan, Subscriber, Taken, Who};
+use crate::sync::Mutex;
+use crate::topic::{TopicId, TopicIds};
+use crate::waker::{Bell, Wake};
+
+/// A reader's number, unique in its hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReaderId(pub u64);
+
+/// What a drain leaves to do after the locks are released.
+#[derive(Default)]
+pub struct Effects {
+    /// Consumers to resume, by key.
+    pub wake: Vec<usize>,
+    /// Subscribers whose stream was ended, and why.
+    pub closed: Vec<(Arc<Identity>, CloseReason)>,
+}
+
+/// A reader.
+pub struct Reader {
+    /// Its number.
+    pub id: ReaderId,
+    /// How to make it drain.
+    pub bell: Bell,
+    state: Mutex<State>,
+}
+
+struct State {
+    subscribers: Slab<Subscriber>,
+    keys: FxHashMap<SubscriberId, usize>,
+    by_topic: FxHashMap<TopicId, Vec<usize>>,
+    deadlines: Deadlines,
+    /// How often it drained: the measure of "has not come back".
+    turn: u64,
+    /// How many events it dispatched.
+    serial: u64,
+    beats: Beats,
+}
+
+/// Heartbeats, made once and shared.
+struct Beats {
+    epoch: Epoch,
+    /// The newest id that was dispatched.
+    cursor: u64,
+    comment: Option<Arc<Entry>>,
+    moved: Option<Arc<Entry>>,
+}
+
+impl Beats {
+    /// The heartbeat for a client that has seen everything up to `seen`.
+    fn get(&mut self, seen: u64, now: Duration) -> Arc<Entry> {
+        if self.cursor <= seen {
+            return self.comment.get_or_insert_with(|| control::heartbeat(now)).clone();
+        }
+        let seq = self.cursor;
+        match &self.moved {
+            Some(entry) if entry.seq == Some(seq) => entry.clone(),
+            _ => {
+                let entry = control::cursor(EventId { epoch: self.epoch, seq }, now);
+                self.moved.insert(entry).clone()
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// A reader without subscribers, woken through `wake`.
+    #[must_use]
+    pub fn new(id: ReaderId, epoch: Epoch, wake: Box<dyn Wake>) -> Self {
+        let beats = Beats { epoch, cursor: 0, comment: None, moved: None };
+        let state = State {
+            subscribers: Slab::new(),
+            keys: FxHashMap::default(),
+            by_topic: FxHashMap::default(),
+            deadlines: Deadlines::default(),
+            turn: 0,
+            serial: 0,
+            beats,
+        };
+        Self { id, bell: Bell::new(wake), state: Mutex::new(state) }
+    }
+
+    /// Make room for a subscriber; `make` gets its key, the turn, and gives the subscriber.
+    pub fn insert(&self, make: impl FnOnce(usize, u64) -> Subscriber) -> usize {
+        let mut state = self.state.lock();
+        let turn = state.turn;
+        let slot = state.subscribers.vacant_entry();
+        let key = slot.key();
+        slot.insert(make(key, turn));
+        key
+    }
+
+    /// The hub let it join: begin as it decided.
+    pub fn begin(&self, identity: &Identity, plan: Plan, epoch: Epoch, retry_ms: u64, now: Duration) {
+        if let Some(subscriber) = self.state.lock().subscriber(identity) {
+            subscriber.begin(plan, epoch, retry_ms, now);
+        }
+    }
+
+    /// The initial events of a subscriber are complete; true when its consumer is to be resumed.
+    pub fn initial(&self, identity: &Identity, events: Vec<Draft>, now: Duration) -> bool {
+        let mut state = self.state.lock();
+        let (turn, epoch) = (state.turn, state.beats.epoch);
+        state.subscriber(identity).is_some_and(|found| found.initial_done(events, epoch, now, turn))
+    }
+
+    /// Deliver a batch of the log to the subscribers' queues.
+    pub fn dispatch(&self, items: &[Item], now: Duration, counters: &Counters, effects: &mut Effects) {
+        let mut state = self.state.lock();
+        state.turn += 1;
+        for item in items {
+            match item {
+                Item::Event(entry) => state.deliver(entry, now, counters, effects),
+                Item::Change(change) => state.change(self.id, change, now, effects),
+            }
+        }
+    }
+
+    /// Do what time has made due; when to come again.
+    pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
+        let mut state = self.state.lock();
+        while let Some((id, key)) = state.deadlines.pop_due(now) {
+            state.look_at(id, key, now, counters, effects);
+        }
+        state.deadlines.next()
+    }
+
+    /// The consumer of a subscriber is here: what is there for it? `page` reads history; it is called with
+    /// this reader locked.
+    pub fn take(
+        &self,
+        identity: &Identity,
+        now: Duration,
+        counters: &Counters,
+        page: &mut dyn FnMut(&mut Replay) -> Page,
+        out: &mut Vec<Arc<Entry>>,
+    ) -> Taken {
+        let mut state = self.state.lock();
+        let State { subscribers, turn, beats, .. } = &mut *state;
+        let Some(subscriber) = find(subscribers, identity) else {
+            return Taken::End;
+        };
+        let mut heartbeat = |seen| {
+            count(&counters.heartbeats, 1);
+            beats.get(seen, now)
+        };
+        let taken = subscriber.take(now, *turn, &mut heartbeat, page, out);
+        count(&counters.delivered, out.len() as u64);
+        taken
+    }
+
+    /// End one subscriber's stream; true when its consumer is to be resumed, none when it was closed before.
+    pub fn close(&self, identity: &Identity, reason: CloseReason, now: Duration) -> Option<bool> {
+        let mut state = self.state.lock();
+        let turn = state.turn;
+        let subscriber = state.subscriber(identity)?;
+        if subscriber.identity.closed.get().is_some() {
+            return None;
+        }
+        subscriber.close(reason);
+        let wake = subscriber.wake(now, turn);
+        state.detach(identity.key);
+        Some(wake)
+    }
+
+    /// Forget a subscriber whose consumer is gone.
+    pub fn remove(&self, identity: &Identity) {
+        let mut state = self.state.lock();
+        let removed = if state.subscriber(identity).is_some() {
+            state.detach(identity.key);
+            Some(state.subscribers.remove(identity.key))
+        } else {
+            None
+        };
+        if state.deadlines.len() > 64 && state.deadlines.len() > 4 * state.subscribers.len() {
+            let State { deadlines, subscribers, .. } = &mut *state;
+            deadlines.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
+        }
+        drop(state);
+        drop(removed);
+    }
+
+    /// How many consumers have not been told of the end of their stream.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.state.lock().subscribers.iter().filter(|(_, subscriber)| !subscriber.has_ended()).count()
+    }
+
+    /// When to tick next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.state.lock().deadlines.next()
+    }
+}
+
+/// The subscriber in its place, unless it is gone and the place was given away.
+fn find<'a>(subscribers: &'a mut Slab<Subscriber>, identity: &Identity) -> Option<&'a mut Subscriber> {
+    subscribers.get_mut(identity.key).filter(|found| found.identity.id == identity.id)
+}
+
+impl State {
+    fn subscriber(&mut self, identity: &Identity) -> Option<&mut Subscriber> {
+        find(&mut self.subscribers, identity)
+    }
+
+    fn deliver(&mut self, entry: &Arc<Entry>, now: Duration, counters: &Counters, effects: &mut Effects) {
+        self.serial += 1;
+        if let Some(seq) = entry.seq {
+            self.beats.cursor = seq;
+        }
+        let mut overflowed = Vec::new();
+        let State { subscribers, by_topic, serial, turn, keys, .. } = self;
+        let mut push = |key: usize| {
+            let Some(subscriber) = subscribers.get_mut(key) else { return };
+            if std::mem::replace(&mut subscriber.serial, *serial) == *serial {
+                return;
+            }
+            match subscriber.push(entry, now, *turn) {
+                Pushed::Queued if subscriber.wake(now, *turn) => effects.wake.push(key),
+                Pushed::Queued => {}
+                Pushed::Dropped(n) => count(&counters.dropped, n),
+                Pushed::Overflow => overflowed.push(key),
+            }
+        };
+        match &entry.target {
+            Target::Topics(topics) => {
+                topics.iter().filter_map(|topic| by_topic.get(topic)).flatten().for_each(|&key| push(key));
+            }
+            Target::All => by_topic.get(&TopicId::BROADCAST).into_iter().flatten().for_each(|&key| push(key)),
+            Target::One(id) => keys.get(id).into_iter().for_each(|&key| push(key)),
+        }
+        for key in overflowed {
+            count(&counters.overflowed, 1);
+            self.end(key, CloseReason::Overflow, now, effects);
+        }
+    }
+
+    fn change(&mut self, reader: ReaderId, change: &Change, now: Duration, effects: &mut Effects) {
+        match change {
+            Change::Attach { reader: own, subscriber, key, topics } if *own == reader => {
+                self.attach(*subscriber, *key, topics, now);
+            }
+            Change::Attach { .. } => {}
+            Change::Join { subscriber, topics } => {
+                if let Some(&key) = self.keys.get(subscriber) {
+                    self.join(key, topics);
+                }
+            }
+            Change::Leave { subscriber, topics } => {
+                if let Some(&key) = self.keys.get(subscriber) {
+                    self.leave(key, topics);
+                }
+            }
+            Change::Close { who, reason } => {
+                let meant: Vec<usize> = match who {
+                    Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
+                    Who::All => self.keys.values().copied().collect(),
+                    Who::User(user) => {
+                        let is_theirs = |key: &usize| {
+                            let found = self.subscribers.get(*key);
+                            found.is_some_and(|found| found.identity.user.as_ref() == Some(user))
+                        };
+                        self.keys.values().copied().filter(is_theirs).collect()
+                    }
+                };
+                for key in meant {
+                    self.end(key, reason.clone(), now, effects);
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, id: SubscriberId, key: usize, topics: &TopicIds, now: Duration) {
+        let Some(subscriber) = self.subscribers.get(key) else { return };
+        // Gone, or closed, between the joining and now.
+        if subscriber.identity.id != id || subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        let at = subscriber.deadline(now);
+        self.deadlines.add(at, id, key);
+        self.keys.insert(id, key);
+        self.join(key, topics);
+    }
+
+    fn join(&mut self, key: usize, topics: &TopicIds) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        for &topic in topics {
+            if !subscriber.topics.contains(&topic) {
+                subscriber.topics.push(topic);
+                self.by_topic.entry(topic).or_default().push(key);
+            }
+        }
+    }
+
+    fn leave(&mut self, key: usize, topics: &TopicIds) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        subscriber.topics.retain(|topic| !topics.contains(topic));
+        for topic in topics {
+            self.unindex(*topic, key);
+        }
+    }
+
+    fn unindex(&mut self, topic: TopicId, key: usize) {
+        if let Some(keys) = self.by_topic.get_mut(&topic) {
+            if let Some(at) = keys.iter().position(|&other| other == key) {
+                keys.swap_remove(at);
+            }
+            if keys.is_empty() {
+                self.by_topic.remove(&topic);
+            }
+        }
+    }
+
+    /// Take a subscriber out of dispatch; it keeps what is queued.
+    fn detach(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        self.keys.remove(&subscriber.identity.id);
+        for topic in std::mem::take(&mut subscriber.topics) {
+            self.unindex(topic, key);
+        }
+    }
+
+    fn end(&mut self, key: usize, reason: CloseReason, now: Duration, effects: &mut Effects) {
+        let turn = self.turn;
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        subscriber.close(reason.clone());
+        if subscriber.wake(now, turn) {
+            effects.wake.push(key);
+        }
+        effects.closed.push((subscriber.identity.clone(), reason));
+        self.detach(key);
+    }
+
+    fn look_at(
+        &mut self,
+        id: SubscriberId,
+        key: usize,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+    ) {
+        let turn = self.turn;
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if subscriber.identity.id != id || subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        match subscriber.due(now) {
+            Due::Nothing => {}
+            Due::Heartbeat => {
+                count(&counters.heartbeats, 1);
+                subscriber.beat(self.beats.get(subscriber.heartbeat_from(), now), now);
+                if subscriber.wake(now, turn) {
+                    effects.wake.push(key);
+                }
+            }
+            Due::Close(reason) => {
+                if reason == CloseReason::Stalled {
+                    count(&counters.stalled, 1);
+                }
+                return self.end(key, reason, now, effects);
+            }
+        }
+        // One whose consumer is away may be due sooner than it looks: never in the past.
+        let at = subscriber.deadline(now).max(now + Duration::from_millis(10));
+        self.deadlines.add(at, id, key);
+    }
+}

@@ -1,0 +1,452 @@
+//! One subscriber, as a state machine: values in, values out; time is an argument.
+//!
+//! ```text
+//! Opening -> [Initial] -> [Replaying] -> Live -> Closed(reason)
+//! ```
+//! * *Opening*: `stream-open`, and `stream-reset` where history does not reach back to the client's id.
+//! * *Initial*: the application makes its snapshot; nothing newer goes out before it.
+//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining.
+//! * *Live*: what was published since the joining, which was queued all the time.
+//! * *Closed*: most reasons let what is queued go out first; an overflow or a stall does not.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::control;
+use crate::control::ResetReason;
+use crate::entry::{Entry, SubscriberId, Target};
+use crate::event::{Epoch, EventId};
+use crate::frame::Draft;
+use crate::history::{Page, Replay};
+use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
+use crate::reader::ReaderId;
+use crate::topic::TopicIds;
+
+/// A consumer that was woken counts as stuck behind an unfinished write when it has not come back for this
+/// many turns of its reader *and* [`STUCK_AFTER`]: middleware may need several turns of the event loop to
+/// pass one chunk on, and a loop that was blocked has not let it run.
+const STUCK_TURNS: u64 = 8;
+/// See [`STUCK_TURNS`].
+const STUCK_AFTER: Duration = Duration::from_millis(20);
+
+/// Why a stream ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client went away.
+    Client,
+    /// The application closed or dropped the subscription.
+    Closed,
+    /// `disconnect` was called, for this reason.
+    Kicked(Arc<str>),
+    /// More waited behind an unfinished write than may, and the policy is to disconnect.
+    Overflow,
+    /// The client took nothing for `stall_timeout`.
+    Stalled,
+    /// The stream reached its `max_age`.
+    MaxAge,
+    /// The hub closed.
+    HubClosed,
+    /// The server is stopping.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The word handed to `on_disconnect`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Client => "client",
+            Self::Closed => "closed",
+            Self::Kicked(reason) => reason,
+            Self::Overflow => "overflow",
+            Self::Stalled => "stalled",
+            Self::MaxAge => "max_age",
+            Self::HubClosed => "hub_closed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// Whether what is queued still goes out.
+    fn drains(&self) -> bool {
+        !matches!(self, Self::Client | Self::Overflow | Self::Stalled)
+    }
+}
+
+/// What is known of a subscriber outside its reader.
+pub struct Identity {
+    /// Its number.
+    pub id: SubscriberId,
+    /// Its public id.
+    pub name: Box<str>,
+    /// Whose it is, for `disconnect(user=…)`.
+    pub user: Option<Arc<str>>,
+    /// The reader that delivers to it.
+    pub reader: ReaderId,
+    /// Where it is at that reader.
+    pub key: usize,
+    /// Whether it resumed completely; none for a newcomer. Set on joining.
+    pub recovered: OnceLock<Option<bool>>,
+    /// Why it was closed, once it is.
+    pub closed: OnceLock<CloseReason>,
+    /// The names of the topics it had, once it is gone.
+    pub last_topics: OnceLock<Vec<Arc<str>>>,
+}
+
+/// Who is meant by a kick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// One subscriber.
+    Id(SubscriberId),
+    /// All of a user's.
+    User(Arc<str>),
+    /// Everybody.
+    All,
+}
+
+/// A change of who gets what, in the order of the log.
+#[derive(Debug)]
+pub enum Change {
+    /// A subscriber begins.
+    Attach {
+        /// The reader it belongs to.
+        reader: ReaderId,
+        /// Its number.
+        subscriber: SubscriberId,
+        /// Its place at the reader.
+        key: usize,
+        /// Its topics.
+        topics: TopicIds,
+    },
+    /// It gets more topics.
+    Join {
+        /// Its number.
+        subscriber: SubscriberId,
+        /// The new ones.
+        topics: TopicIds,
+    },
+    /// It gets fewer topics.
+    Leave {
+        /// Its number.
+        subscriber: SubscriberId,
+        /// The ones to leave.
+        topics: TopicIds,
+    },
+    /// Streams end.
+    Close {
+        /// Whose.
+        who: Who,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// What one subscriber is allowed and promised.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// How much may wait behind an unfinished write.
+    pub capacity: Capacity,
+    /// What happens beyond.
+    pub overflow: OverflowPolicy,
+    /// Longest silence; none switches heartbeats off. Already spread from client to client.
+    pub heartbeat: Option<Duration>,
+    /// Longest time it may take nothing.
+    pub stall_timeout: Duration,
+    /// When the stream ends of itself, on the hub's clock.
+    pub expires: Option<Duration>,
+}
+
+/// How a stream begins: what the hub decided on joining.
+#[derive(Debug)]
+pub struct Plan {
+    /// The cursor at which it joined: the id of `stream-open`, or of the end of the initial events.
+    pub cursor: u64,
+    /// Why it cannot be resumed, with the id the client gave.
+    pub reset: Option<(ResetReason, Option<Box<str>>)>,
+    /// What is read from history first.
+    pub replay: Option<Replay>,
+    /// Whether the application's initial events are awaited.
+    pub initial: bool,
+    /// For `recovered`.
+    pub recovered: Option<bool>,
+}
+
+#[derive(Debug)]
+enum Consumer {
+    /// It waits to be woken.
+    Parked,
+    /// It was woken or took something and has not come back.
+    Away { since: Duration, turn: u64 },
+}
+
+/// What [`Subscriber::take`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// There is something to write.
+    Some,
+    /// Nothing yet: the consumer is parked.
+    Nothing,
+    /// The stream is over.
+    End,
+}
+
+/// What is due at a subscriber.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// It has been silent for too long, and is parked.
+    Heartbeat,
+    /// It must end.
+    Close(CloseReason),
+}
+
+/// One subscriber.
+pub struct Subscriber {
+    /// What is known of it outside.
+    pub identity: Arc<Identity>,
+    /// The topics it is dispatched by.
+    pub topics: TopicIds,
+    /// The last event dispatched to it: one published to two of its topics is dispatched once.
+    pub serial: u64,
+    terms: Terms,
+    lead: Vec<Arc<Entry>>,
+    initial: bool,
+    replay: Option<Replay>,
+    queue: Queue,
+    consumer: Consumer,
+    last_write: Duration,
+    last_seq: u64,
+    owes_heartbeat: bool,
+    ended: bool,
+}
+
+impl Subscriber {
+    /// A subscriber that has joined nothing yet.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
+        let queue = Queue::new(terms.capacity, terms.overflow);
+        Self {
+            identity,
+            topics: TopicIds::new(),
+            serial: 0,
+            terms,
+            lead: Vec::new(),
+            initial: true,
+            replay: None,
+            queue,
+            consumer: Consumer::Away { since: now, turn },
+            last_write: now,
+            last_seq: 0,
+            owes_heartbeat: false,
+            ended: false,
+        }
+    }
+
+    /// It joined: begin as the hub decided.
+    pub fn begin(&mut self, plan: Plan, epoch: Epoch, retry_ms: u64, now: Duration) {
+        // Without the snapshot an id would be a lie: a client cut before it would resume past it.
+        let id = (!plan.initial).then_some(EventId { epoch, seq: plan.cursor });
+        self.lead.push(control::open(retry_ms, id, now));
+        if let Some((reason, requested)) = &plan.reset {
+            self.lead.push(control::reset(*reason, requested.as_deref(), now));
+        }
+        self.initial = plan.initial;
+        self.replay = plan.replay;
+        self.last_seq = plan.cursor;
+    }
+
+    /// The application's initial events are complete; true when the consumer is to be woken. The last one
+    /// carries the cursor's id: with it on an earlier one, a client cut between the two would resume past the
+    /// rest. Without any event the cursor goes out alone.
+    pub fn initial_done(&mut self, events: Vec<Draft>, epoch: Epoch, now: Duration, turn: u64) -> bool {
+        if !self.initial {
+            return false;
+        }
+        self.initial = false;
+        let id = EventId { epoch, seq: self.last_seq };
+        if events.is_empty() {
+            self.lead.push(control::cursor(id, now));
+        }
+        let last = events.len().saturating_sub(1);
+        for (at, event) in events.into_iter().enumerate() {
+            let id = (at == last).then_some(id);
+            let target = Target::One(self.identity.id);
+            self.lead.push(Arc::new(Entry::new(id.map(|id| id.seq), target, now, event.seal(id))));
+        }
+        self.wake(now, turn)
+    }
+
+    /// Put a published event in its queue.
+    pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64) -> Pushed {
+        self.queue.push(entry, self.is_stuck(now, turn))
+    }
+
+    /// Whether it waits behind an unfinished write.
+    fn is_stuck(&self, now: Duration, turn: u64) -> bool {
+        match self.consumer {
+            Consumer::Parked => false,
+            // What is made ready for a newcomer is not its write.
+            Consumer::Away { .. } if self.initial => false,
+            Consumer::Away { since, turn: woken } => {
+                turn.saturating_sub(woken) >= STUCK_TURNS && now.saturating_sub(since) >= STUCK_AFTER
+            }
+        }
+    }
+
+    /// Whether the parked consumer has something to come for. It then counts as away.
+    pub fn wake(&mut self, now: Duration, turn: u64) -> bool {
+        let parked = matches!(self.consumer, Consumer::Parked);
+        if parked {
+            self.consumer = Consumer::Away { since: now, turn };
+        }
+        parked
+    }
+
+    /// The consumer is here: give it what there is. `page` reads history.
+    pub fn take(
+        &mut self,
+        now: Duration,
+        turn: u64,
+        heartbeat: &mut dyn FnMut(u64) -> Arc<Entry>,
+        page: &mut dyn FnMut(&mut Replay) -> Page,
+        out: &mut Vec<Arc<Entry>>,
+    ) -> Taken {
+        let (closed, drains) = match self.identity.closed.get() {
+            None => (false, true),
+            Some(reason) => (true, reason.drains()),
+        };
+        if !drains {
+            self.ended = true;
+            return Taken::End;
+        }
+        out.append(&mut self.lead);
+        if !self.initial {
+            self.take_replay(now, page, out);
+            if self.replay.is_none() {
+                self.take_queue(now, out);
+            }
+        }
+        if out.is_empty() {
+            if closed {
+                self.ended = true;
+                return Taken::End;
+            }
+            if !self.owes_heartbeat {
+                self.consumer = Consumer::Parked;
+                return Taken::Nothing;
+            }
+            out.push(heartbeat(self.heartbeat_from()));
+        }
+        self.owes_heartbeat = false;
+        self.last_write = now;
+        self.consumer = Consumer::Away { since: now, turn };
+        for entry in out.iter() {
+            self.last_seq = self.last_seq.max(entry.seq.unwrap_or(0));
+        }
+        Taken::Some
+    }
+
+    fn take_replay(
+        &mut self,
+        now: Duration,
+        page: &mut dyn FnMut(&mut Replay) -> Page,
+        out: &mut Vec<Arc<Entry>>,
+    ) {
+        let Some(replay) = &mut self.replay else { return };
+        let mut piece = page(replay);
+        if piece.lost {
+            out.push(control::reset(ResetReason::Evicted, None, now));
+        }
+        out.append(&mut piece.entries);
+        if piece.done {
+            self.replay = None;
+        }
+    }
+
+    fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
+        let (before, entries, after) = self.queue.take();
+        if before > 0 {
+            out.push(control::lagged(before, now));
+        }
+        out.extend(entries);
+        if after > 0 {
+            out.push(control::lagged(after, now));
+        }
+        self.queue.shrink();
+    }
+
+    /// When to look at it again.
+    #[must_use]
+    pub fn deadline(&self, now: Duration) -> Duration {
+        let silence = match self.consumer {
+            // It may go away unnoticed at any moment: look at least this often, so that a stall is found at
+            // most a quarter late.
+            Consumer::Parked => {
+                let look = now + self.terms.stall_timeout / 4;
+                self.terms.heartbeat.map_or(look, |heartbeat| look.min(self.last_write + heartbeat))
+            }
+            Consumer::Away { since, .. } => {
+                let stall = since + self.terms.stall_timeout;
+                match self.terms.heartbeat {
+                    Some(heartbeat) if !self.owes_heartbeat => stall.min(self.last_write + heartbeat),
+                    _ => stall,
+                }
+            }
+        };
+        self.terms.expires.map_or(silence, |expires| silence.min(expires))
+    }
+
+    /// What is due now.
+    pub fn due(&mut self, now: Duration) -> Due {
+        if self.terms.expires.is_some_and(|at| now >= at) {
+            return Due::Close(CloseReason::MaxAge);
+        }
+        let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= self.last_write + heartbeat);
+        match self.consumer {
+            Consumer::Parked if silent => Due::Heartbeat,
+            Consumer::Parked => Due::Nothing,
+            Consumer::Away { since, .. } => {
+                self.owes_heartbeat |= silent;
+                let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
+                if now >= since + self.terms.stall_timeout && waits && !self.initial {
+                    return Due::Close(CloseReason::Stalled);
+                }
+                if now >= since + self.terms.stall_timeout {
+                    // Nothing was kept from it: the application is slow with what it took. Look again later.
+                    self.consumer = Consumer::Away { since: now, turn: 0 };
+                }
+                Due::Nothing
+            }
+        }
+    }
+
+    /// The cursor a heartbeat may speak of: 0 while an id would skip something.
+    #[must_use]
+    pub fn heartbeat_from(&self) -> u64 {
+        if self.initial { u64::MAX } else { self.last_seq }
+    }
+
+    /// Send a heartbeat to a parked consumer.
+    pub fn beat(&mut self, heartbeat: Arc<Entry>, now: Duration) {
+        self.last_write = now;
+        self.lead.push(heartbeat);
+    }
+
+    /// Nothing more will be queued.
+    pub fn close(&mut self, reason: CloseReason) {
+        if !reason.drains() {
+            self.queue.clear();
+            self.lead = Vec::new();
+            self.replay = None;
+        }
+        // A stream that ends does not wait for the application's snapshot.
+        self.initial = false;
+        let _ = self.identity.closed.set(reason);
+    }
+
+    /// Whether it was told of its end.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+}

@@ -1,0 +1,37 @@
+//! All the core knows of event loops and threads that deliver: they can be woken.
+
+use crate::sync::{AtomicBool, Ordering};
+
+/// Wakes the thread or loop behind a reader. Called from any thread, without any lock held; must be cheap
+/// and must not fail.
+pub trait Wake: Send + Sync {
+    /// Let the reader drain soon.
+    fn wake(&self);
+}
+
+/// A bell that rings once until it is heard: many publications make one wake-up.
+pub struct Bell {
+    rung: AtomicBool,
+    wake: Box<dyn Wake>,
+}
+
+impl Bell {
+    /// A bell nobody has rung.
+    #[must_use]
+    pub fn new(wake: Box<dyn Wake>) -> Self {
+        Self { rung: AtomicBool::new(false), wake }
+    }
+
+    /// Ring, unless it was rung and not heard yet.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            self.wake.wake();
+        }
+    }
+
+    /// The reader is about to look at the log: whatever is published from now on rings again. Must come
+    /// *before* the look, or a publication between the two is not heard.
+    pub fn heard(&self) {
+        self.rung.store(false, Ordering::SeqCst);
+    }
+}
