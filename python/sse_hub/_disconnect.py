@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from types import MethodType
 from typing import Any
 
 from starlette.types import Message, Receive
 
-from sse_hub import _servers
+from sse_hub._servers.uvicorn import is_cycle
 
 logger = logging.getLogger("sse_hub")
 
@@ -42,7 +43,7 @@ class DisconnectWatch:
 
     def start(self) -> None:
         """Begin to listen. Call it once."""
-        if _servers.waits_for_plain_futures(self._receive):
+        if _waits_for_plain_futures(self._receive):
             self._step()
         else:
             self._future = asyncio.get_running_loop().create_task(self._listen())
@@ -104,3 +105,10 @@ class DisconnectWatch:
         except Exception:
             logger.exception("receive() failed; the client counts as gone")
         self._report()
+
+
+def _waits_for_plain_futures(receive: Receive) -> bool:
+    """Whether ``receive()`` needs no task around it: uvicorn's own, hypercorn's ``Queue.get``."""
+    if not isinstance(receive, MethodType):
+        return False
+    return type(receive.__self__) is asyncio.Queue or is_cycle(receive.__self__)

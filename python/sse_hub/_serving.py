@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope
 
 from sse_hub import _servers
 from sse_hub._disconnect import DisconnectWatch
+from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
 
 __all__ = ["DisconnectWatch", "Serving", "Stream", "abort", "serving"]
 
@@ -67,16 +68,17 @@ class Serving:
         # The set's own methods are atomic, so streams on several loops (threads) share it without a lock.
         self._ref = weakref.ref(self, _registry.discard)
         _registry.add(self._ref)
-        _servers.watch(self.loop, self.receive, _Stopping)
+        _servers.watch(self.loop, self.scope, self.receive, _Stopping)
         if _stopping:
-            for stopping in tuple(_stopping):
-                stopping.join(self)
+            for ref in list(_stopping):
+                if (stopping := ref()) is not None:
+                    stopping.join(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _registry.discard(self._ref)
-        _servers.note_unflushed(self.receive, self.stream.grace)
+        note_unflushed(self.receive, self.stream.grace)
 
     def stop(self) -> None:
         """Ask the stream to end, if it still runs."""
@@ -111,8 +113,8 @@ def abort(receive: Receive) -> bool:
     ever. Under uvicorn it is reached through most middleware too; returns False where it cannot be reached
     (other servers), and then nothing happened. Call it on the connection's own loop.
     """
-    cycle = _servers.find_cycle(receive)
-    return cycle is not None and _servers.abort_cycle(cycle)
+    cycle = find_cycle(receive)
+    return cycle is not None and abort_cycle(cycle)
 
 
 class _Stopping:
@@ -122,13 +124,15 @@ class _Stopping:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
+        self._ref: weakref.ref[_Stopping] | None = None
 
     def begin(self) -> None:
-        """Stop every stream of this server."""
-        _stopping.add(self)
-        records = [
-            record for ref in list(_registry) if (record := ref()) is not None and record.loop is self._loop
-        ]
+        """Stop every stream of this server, once."""
+        if self._ref is not None:
+            return
+        self._ref = weakref.ref(self, _stopping.discard)
+        _stopping.add(self._ref)
+        records = [record for ref in list(_registry) if (record := ref()) and record.loop is self._loop]
         by_grace: dict[float, list[Any]] = {}
         for record, connection in self._server.select(records):
             by_grace.setdefault(record.stream.grace, []).append(connection)
@@ -140,27 +144,23 @@ class _Stopping:
 
     def join(self, record: Serving) -> None:
         """Stop a stream that began while its server was already stopping."""
-        if record.loop is not self._loop:
-            return
-        for _, connection in self._server.select([record]):
-            self._loop.call_soon(record.stop)
-            self._abort_after(record.stream.grace, [connection])
+        if record.loop is self._loop:
+            for _, connection in self._server.select([record]):
+                self._loop.call_soon(record.stop)
+                self._abort_after(record.stream.grace, [connection])
 
     def end(self) -> None:
         """Forget everything: the server's shutdown is over."""
-        _stopping.discard(self)
+        if self._ref is not None:
+            _stopping.discard(self._ref)
         for timer in self._timers:
             timer.cancel()
-        self._timers.clear()
 
     def _abort_after(self, grace: float, connections: list[Any]) -> None:
         limit = self._server.limit
         delay = max(0.0, grace if limit is None else min(grace, limit))
-        self._timers.append(self._loop.call_later(delay, self._abort, connections))
-
-    def _abort(self, connections: list[Any]) -> None:
-        for connection in connections:
-            self._server.abort(connection)
+        self._timers.append(self._loop.call_later(delay, self._server.abort, connections))
 
 
-_stopping: set[_Stopping] = set()
+# Weak, so that a server that goes without a word takes its entry with it.
+_stopping: set[weakref.ref[_Stopping]] = set()

@@ -1,0 +1,91 @@
+"""granian, its worker processes.
+
+A worker process handles SIGTERM and SIGINT through its loop's ``add_signal_handler``; granian then waits
+for its connections without a limit of its own. The handler is chained on the level of ``signal.signal``,
+below the loop's: that one is called as before, and the loop still reads the signal from its wake-up
+descriptor.
+
+Connections live in Rust and have no handle in Python. What remains of them is found among the process's own
+descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
+connection, and granian sees it as a peer that left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import Any, TypeVar
+
+from sse_hub._servers import Record, Stopping
+from sse_hub._servers.uvicorn import find_cycle
+
+__all__ = ["GranianServer", "watch"]
+
+R = TypeVar("R", bound=Record)
+
+
+class GranianServer:
+    """A granian worker process that begins to stop. A connection is its two addresses, from the scope."""
+
+    limit: float | None = None
+
+    def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
+        for record in records:
+            if find_cycle(record.receive) is None:  # no uvicorn inside this process
+                yield record, (_address(record.scope.get("client")), _address(record.scope.get("server")))
+
+    def unflushed(self) -> Iterator[tuple[Any, float]]:
+        return iter(())  # while it stops, granian closes each connection whose response is complete
+
+    def abort(self, connections: list[Any]) -> None:
+        try:
+            descriptors = [int(name) for name in os.listdir("/dev/fd")]
+        except OSError:
+            return
+        wanted = set(connections)
+        for descriptor in descriptors:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+                if (_address(sock.getpeername()), _address(sock.getsockname())) in wanted:
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _address(value: Any) -> tuple[str, str] | object:
+    """Host and port for comparison (granian has the port as a string); if neither, equal to nothing."""
+    return (str(value[0]), str(value[1])) if isinstance(value, list | tuple) and len(value) >= 2 else object()
+
+
+def watch(loop: asyncio.AbstractEventLoop, stopping: type[Stopping]) -> None:
+    """Have ``stopping`` used when this process, if it is a granian worker, is told to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # workers as threads (free-threaded Python), embedded: signals are not theirs
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _Handler) or multiprocessing.current_process().name != "granian-worker":
+        return
+    streams = stopping(GranianServer())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, _Handler(loop, streams, previous))
+            # As the loop's own add_signal_handler has it: system calls are restarted.
+            signal.siginterrupt(number, False)
+
+
+class _Handler:
+    """A signal handler that begins to stop the streams and calls the one that was there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, streams: Stopping, previous: Any) -> None:
+        self._loop = loop
+        self._streams = streams
+        self._previous = previous
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._streams.begin)
+        self._previous(number, frame)

@@ -1,0 +1,104 @@
+"""hypercorn, its asyncio and uvloop workers.
+
+A worker is one coroutine, ``worker_serve``, and one ``WorkerContext``, whose event ``terminated`` is set
+when it begins to stop; afterwards it waits ``graceful_timeout`` seconds for its connections and cancels the
+rest, for which Python 3.11 prints tracebacks. Nothing leads from an application's arguments to the context,
+so it is looked for in the loop's tasks, once per server; the event's ``set`` is then wrapped, on that
+object only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+from starlette.types import Scope
+
+from sse_hub._servers import Record, Stopping, select_by_headers
+
+__all__ = ["HypercornServer", "watch"]
+
+R = TypeVar("R", bound=Record)
+
+# The servers (by the address in the scope) each loop was searched for.
+_searched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[Any]] = weakref.WeakKeyDictionary()
+
+
+class HypercornServer:
+    """A hypercorn worker that begins to stop. A connection is its ``HTTPStream``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Any, graceful_timeout: float | None) -> None:
+        self._loop = loop
+        self._context = context
+        self.limit = None if graceful_timeout is None else max(0.0, graceful_timeout - 0.2)
+
+    def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
+        streams: dict[int, Any] = {}
+        for frame in _frames(self._loop, "_handle"):
+            stream: Any = getattr(frame.f_locals.get("send"), "__self__", None)
+            if getattr(stream, "context", None) is self._context and hasattr(stream, "scope"):
+                streams[id(stream.scope.get("headers"))] = stream
+        return select_by_headers(records, streams)
+
+    def unflushed(self) -> Iterator[tuple[Any, float]]:
+        return iter(())  # hypercorn's sends wait until the peer has taken enough
+
+    def abort(self, connections: list[Any]) -> None:
+        for stream in connections:
+            # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each has the next one's bound method.
+            protocol = getattr(getattr(stream, "send", None), "__self__", None)
+            server = getattr(getattr(protocol, "send", None), "__self__", None)
+            writer = getattr(server, "writer", None)
+            if writer is not None:
+                writer.transport.abort()
+
+
+def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> None:
+    """Have ``stopping`` used when the hypercorn worker behind this scope, if it is one, begins to stop."""
+    searched = _searched.get(loop)
+    if searched is None:
+        searched = _searched.setdefault(loop, set())
+    address = scope.get("server")
+    key = tuple(address) if isinstance(address, list) else address
+    if key in searched:
+        return
+    searched.add(key)
+    for frame in _frames(loop, "worker_serve"):
+        context = frame.f_locals.get("context")
+        event = getattr(context, "terminated", None)
+        if hasattr(event, "set") and "set" not in vars(event):
+            timeout = getattr(frame.f_locals.get("config"), "graceful_timeout", None)
+            _wrap(event, stopping(HypercornServer(loop, context, timeout)), loop)
+
+
+def _wrap(event: Any, streams: Stopping, loop: asyncio.AbstractEventLoop) -> None:
+    set_event = event.set
+
+    @functools.wraps(set_event)
+    async def stop_streams_and_set() -> None:
+        await set_event()
+        # The next server on this loop may get the same address.
+        _searched.pop(loop, None)
+        # In the loop's next turn: by then hypercorn has closed its listeners, so no client comes back too
+        # early.
+        loop.call_soon(streams.begin)
+
+    event.set = stop_streams_and_set
+
+
+def _frames(loop: asyncio.AbstractEventLoop, name: str) -> Iterator[FrameType]:
+    """The frames of hypercorn's coroutines called ``name`` that tasks of this loop are waiting in."""
+    for task in asyncio.all_tasks(loop):
+        coroutine: Any = task.get_coro()
+        for _ in range(32):
+            frame = getattr(coroutine, "cr_frame", None)
+            if frame is None:
+                break
+            if frame.f_code.co_name == name and "hypercorn" in frame.f_globals.get("__name__", ""):
+                yield frame
+                break
+            coroutine = coroutine.cr_await

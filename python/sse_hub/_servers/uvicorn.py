@@ -1,0 +1,163 @@
+"""uvicorn, also under gunicorn with uvicorn's worker class.
+
+uvicorn keeps a ``server_state`` per server, whose ``connections`` are protocol objects. Each has its latest
+request as ``cycle``, and a cycle's bound methods are the application's ``receive`` and ``send``.
+``Server.shutdown`` closes the listeners, waits for the connections, then runs the lifespan's shutdown; it
+is wrapped once per process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from sse_hub._servers import Record, Stopping, select_by_headers
+
+__all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch"]
+
+R = TypeVar("R", bound=Record)
+
+
+def is_cycle(owner: object) -> bool:
+    """Whether ``owner`` is a uvicorn RequestResponseCycle, of whichever HTTP implementation."""
+    return hasattr(owner, "on_response") and hasattr(owner, "message_event") and hasattr(owner, "transport")
+
+
+def find_cycle(receive: Receive) -> Any | None:
+    """The uvicorn cycle behind ``receive``, also through middleware that wraps it; None if there is none."""
+    current: Any = receive
+    for _ in range(16):
+        owner = getattr(current, "__self__", None)
+        if is_cycle(owner):
+            return owner
+        current = _wrapped_receive(current, owner)
+        if current is None:
+            break
+    return None
+
+
+def _wrapped_receive(receive: Any, owner: Any) -> Any | None:
+    """The ``receive`` that this one calls: an attribute of its object, or a variable of its closure."""
+    if isinstance(receive, functools.partial):
+        return next((arg for arg in (*receive.args, receive.func) if callable(arg)), None)
+    attributes = getattr(receive if owner is None else owner, "__dict__", {})
+    for name in ("_receive", "receive"):
+        if callable(inner := attributes.get(name)):
+            return inner
+    function = receive.__func__ if isinstance(receive, MethodType) else receive
+    if isinstance(function, FunctionType) and function.__closure__:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
+            if "receive" in name:
+                try:
+                    inner = cell.cell_contents
+                except ValueError:  # not assigned yet
+                    continue
+                if callable(inner):
+                    return inner
+    return None
+
+
+def abort_cycle(cycle: Any) -> bool:
+    """Abort a cycle's connection; False if that is not possible."""
+    transport: Any = getattr(cycle, "transport", None)
+    if not hasattr(transport, "abort"):
+        return False
+    transport.abort()
+    return True
+
+
+# Cycles whose response has ended while the peer had not taken all of it, with the grace of their stream.
+# The connection holds its last cycle and nothing else does, so an entry goes with the connection or its
+# next request.
+_unflushed: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+def note_unflushed(receive: Receive, grace: float) -> None:
+    """Remember a finished response whose end still waits in the transport: its close may never come."""
+    cycle = find_cycle(receive)
+    size = getattr(getattr(cycle, "transport", None), "get_write_buffer_size", None)
+    if size is not None and size():
+        _unflushed[cycle] = grace
+
+
+class UvicornServer:
+    """A ``uvicorn.Server`` that begins to stop. A connection is its cycle."""
+
+    def __init__(self, server: Any) -> None:
+        self._state = getattr(server, "server_state", None)
+        # Past its own timeout uvicorn cancels tasks and logs errors, so ours have to be gone a little before.
+        timeout = getattr(getattr(server, "config", None), "timeout_graceful_shutdown", None)
+        self.limit: float | None = None if timeout is None else max(0.0, timeout - 0.2)
+
+    def _cycles(self) -> Iterator[Any]:
+        for protocol in list(getattr(self._state, "connections", ())):
+            cycle = getattr(protocol, "cycle", None)
+            if cycle is not None:
+                yield cycle
+
+    def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
+        open_responses = {
+            id(cycle.scope.get("headers")): cycle for cycle in self._cycles() if not cycle.response_complete
+        }
+        rest: list[R] = []
+        for record in records:
+            cycle = find_cycle(record.receive)
+            if cycle is None:
+                rest.append(record)
+            elif _server_state(cycle) is self._state:
+                open_responses.pop(id(cycle.scope.get("headers")), None)
+                yield record, cycle
+        yield from select_by_headers(rest, open_responses)
+
+    def unflushed(self) -> Iterator[tuple[Any, float]]:
+        for cycle in self._cycles():
+            if (grace := _unflushed.get(cycle)) is not None:
+                yield cycle, grace
+
+    def abort(self, connections: list[Any]) -> None:
+        latest = set(map(id, self._cycles()))
+        for cycle in connections:
+            # Once its response is complete, a connection that went on to another request is not ours any
+            # more.
+            if cycle is not None and (not cycle.response_complete or id(cycle) in latest):
+                abort_cycle(cycle)
+
+
+def _server_state(cycle: Any) -> Any | None:
+    """The state of the server that a running cycle belongs to."""
+    return getattr(getattr(cycle.on_response, "__self__", None), "server_state", None)
+
+
+_wrapped_class: type | None = None
+
+
+def watch(module: ModuleType, stopping: type[Stopping]) -> None:
+    """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``) unless that was done."""
+    cls = getattr(module, "Server", None)
+    if cls is not _wrapped_class and hasattr(cls, "shutdown"):
+        _wrap(cls, stopping)
+
+
+def _wrap(cls: Any, stopping: type[Stopping]) -> None:
+    global _wrapped_class
+    _wrapped_class = cls
+    shutdown: Callable[..., Awaitable[None]] = cls.shutdown
+
+    @functools.wraps(shutdown)
+    async def stop_streams_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> None:
+        streams = stopping(UvicornServer(self))
+        # In the loop's next turn: by then uvicorn has closed its listeners, so no client comes back too
+        # early.
+        asyncio.get_running_loop().call_soon(streams.begin)
+        try:
+            await shutdown(self, *args, **kwargs)
+        finally:
+            streams.end()
+
+    cls.shutdown = stop_streams_and_shutdown

@@ -1,0 +1,242 @@
+"""Real servers in subprocesses, and raw-socket clients for them (one that does not read included).
+
+A test that needs a server under signals, in several processes or with its own event loop starts it here::
+
+    with run(uvicorn("tests.stopping_app:app", "--loop", "uvloop")) as server:
+        with Client(server.port, "/events") as client:
+            client.read_until(b"\\n\\n")
+            server.interrupt()
+            client.read_to_end()
+        assert server.wait() == 0
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+# What each server logs once it accepts connections, with the port it got.
+LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
+
+
+def free_port() -> int:
+    """A port nobody listens on, for servers that cannot take port 0."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@dataclass
+class Command:
+    """A server's command line, and how its output says that it is ready to serve."""
+
+    args: list[str]
+    ready: str = r"lifespan started"
+    listening: str = LISTENING
+    # How many processes have to say that they are ready.
+    processes: int = 1
+    env: dict[str, str] = field(default_factory=dict)
+    port: int | None = None
+
+
+def uvicorn(app: str, *options: str, processes: int = 1) -> Command:
+    """uvicorn on a free port, with any of its options."""
+    return Command(
+        [sys.executable, "-m", "uvicorn", app, "--port", "0", *options],
+        processes=processes,
+    )
+
+
+def hypercorn(app: str, *options: str) -> Command:
+    """hypercorn on a free port, one worker."""
+    return Command([sys.executable, "-m", "hypercorn", app, "--bind", f"{HOST}:0", *options])
+
+
+def granian(app: str, *options: str) -> Command:
+    """granian with the ASGI interface, one worker. It does not say which port it got, so it is told one."""
+    port = free_port()
+    args = [sys.executable, "-m", "granian", "--interface", "asgi", "--port", str(port), *options, app]
+    return Command(args, port=port)
+
+
+def gunicorn(app: str, *options: str, processes: int = 1) -> Command:
+    """gunicorn with uvicorn's worker class, on a free port."""
+    worker = ["-k", "uvicorn_worker.UvicornWorker", "--bind", f"{HOST}:0", "-w", str(processes)]
+    return Command([sys.executable, "-m", "gunicorn", *worker, *options, app], processes=processes)
+
+
+def program(source: str) -> Command:
+    """A Python program that runs servers itself; it prints what uvicorn would log and what the app prints."""
+    return Command([sys.executable, "-u", "-c", source])
+
+
+class ServerProcess:
+    """A server process (and its workers) in its own process group, with everything it printed."""
+
+    def __init__(self, command: Command) -> None:
+        env = {**os.environ, **command.env, "PYTHONUNBUFFERED": "1"}
+        env.pop("PYTHONWARNINGS", None)
+        self.process = subprocess.Popen(
+            command.args,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.port = command.port or int(self.wait_for(command.listening).group(1))
+            self.wait_for(command.ready, times=command.processes)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        """Everything printed and logged so far."""
+        with self._news:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str, *, times: int = 1, timeout: float = 20.0) -> re.Match[str]:
+        """Wait until ``pattern`` was printed ``times`` times; the last match."""
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while True:
+                matches = list(re.finditer(pattern, "".join(self._lines)))
+                if len(matches) >= times:
+                    return matches[times - 1]
+                left = deadline - time.monotonic()
+                assert left > 0, f"never printed {times} x {pattern!r}:\n{''.join(self._lines)}"
+                ended = self.process.poll() is not None and not self._reader.is_alive()
+                assert not ended, f"ended without {pattern!r}:\n{''.join(self._lines)}"
+                self._news.wait(min(left, 0.2))
+
+    def terminate(self) -> None:
+        """SIGTERM to the main process, as a supervisor sends it."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """Ctrl-C in a terminal: SIGINT to every process of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """Wait for the end of the main process; its exit code. Output is complete afterwards."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s:\n{self.output}") from None
+        self._reader.join(5)
+        return code
+
+    def kill(self) -> None:
+        """End whatever is left of the group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._reader.join(5)
+
+
+@contextmanager
+def run(command: Command) -> Iterator[ServerProcess]:
+    """Start ``command`` and wait until it serves; nothing of it is left afterwards."""
+    server = ServerProcess(command)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Client:
+    """One raw HTTP/1.1 connection with one GET request on it.
+
+    ``receive_buffer`` makes the kernel take little on the client's behalf, so that one that does not read
+    stalls its server after a few KiB instead of megabytes.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        *,
+        receive_buffer: int | None = None,
+        headers: str = "",
+        timeout: float = 15.0,
+    ) -> None:
+        self.timeout = timeout
+        self.sock = socket.socket()
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(timeout)
+        self.sock.connect((HOST, port))
+        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n".encode())
+        self.received = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sock.close()
+
+    def read_until(self, marker: bytes) -> bytes:
+        """Read until ``marker`` has arrived; everything up to it. What follows stays in ``received``."""
+        while marker not in self.received:
+            data = self.sock.recv(65536)
+            assert data, f"ended before {marker!r}: {self.received[-500:]!r}"
+            self.received += data
+        before, _, self.received = self.received.partition(marker)
+        return before + marker
+
+    def read_to_end(self) -> bytes:
+        """Read until the server closes the connection; what was not returned before. A reset raises."""
+        deadline = time.monotonic() + self.timeout
+        while data := self.sock.recv(65536):
+            self.received += data
+            assert time.monotonic() < deadline, f"does not end: {self.received[-500:]!r}"
+        rest, self.received = self.received, b""
+        return rest
+
+    def wait_stalled(self, quiet: float = 0.4) -> None:
+        """Do not read, and wait until nothing more arrives: all buffers on the way here are full.
+
+        Only meaningful with a server that would send without end.
+        """
+        waiting, since = -1, time.monotonic()
+        while waiting <= 0 or time.monotonic() - since < quiet:
+            count = array.array("i", [0])
+            fcntl.ioctl(self.sock, termios.FIONREAD, count)
+            if count[0] != waiting:
+                waiting, since = count[0], time.monotonic()
+            time.sleep(0.02)
