@@ -12,21 +12,20 @@ A test that needs a server under signals, in several processes or with its own e
 
 from __future__ import annotations
 
-import array
-import fcntl
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -109,6 +108,7 @@ class ServerProcess:
         try:
             self.port = command.port or int(self.wait_for(command.listening).group(1))
             self.wait_for(command.ready, times=command.processes)
+            self._wait_until_it_accepts()
         except BaseException:
             self.kill()
             raise
@@ -119,6 +119,18 @@ class ServerProcess:
             with self._news:
                 self._lines.append(line)
                 self._news.notify_all()
+
+    def _wait_until_it_accepts(self) -> None:
+        """Some servers say that they listen a moment before they do."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection((HOST, self.port)).close()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                return
 
     @property
     def output(self) -> str:
@@ -163,6 +175,8 @@ class ServerProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @contextmanager
@@ -196,7 +210,11 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(timeout)
-        self.sock.connect((HOST, port))
+        try:
+            self.sock.connect((HOST, port))
+        except OSError:
+            self.sock.close()
+            raise
         self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n".encode())
         self.received = b""
 
@@ -229,14 +247,75 @@ class Client:
         return rest
 
     def wait_stalled(self, quiet: float = 0.4) -> None:
-        """Do not read, and wait until nothing more arrives: all buffers on the way here are full.
+        """Do not read, and wait until the kernel takes no more of this connection from the server.
 
-        Only meaningful with a server that would send without end.
+        Only meaningful with a server that keeps sending: what it has to send then waits in the process.
         """
-        waiting, since = -1, time.monotonic()
-        while waiting <= 0 or time.monotonic() - since < quiet:
-            count = array.array("i", [0])
-            fcntl.ioctl(self.sock, termios.FIONREAD, count)
-            if count[0] != waiting:
-                waiting, since = count[0], time.monotonic()
+        local, remote = self.sock.getsockname()[1], self.sock.getpeername()[1]
+        deadline = time.monotonic() + self.timeout
+        waiting, since = 0, time.monotonic()
+        while waiting == 0 or time.monotonic() - since < quiet:
+            assert time.monotonic() < deadline, "never stalled"
+            count = _unacknowledged(remote, local)
+            if count != waiting:
+                waiting, since = count, time.monotonic()
             time.sleep(0.02)
+
+
+def _unacknowledged(local: int, remote: int) -> int:
+    """Bytes that wait in the kernel to be sent from port ``local`` to port ``remote``."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, _, queues, *_ = line.split()
+        if int(here.partition(":")[2], 16) == local and int(there.partition(":")[2], 16) == remote:
+            return int(queues.partition(":")[0], 16)
+    return 0
+
+
+class ThreadServer:
+    """uvicorn servers in one thread of this process, on one loop: a larger program that embeds them."""
+
+    def __init__(self, *apps: Any, **config: Any) -> None:
+        import uvicorn
+
+        config.setdefault("log_level", "warning")
+        self.servers = [uvicorn.Server(uvicorn.Config(app, port=0, **config)) for app in apps]
+        self._sockets = [config.bind_socket() for config in (server.config for server in self.servers)]
+        self.ports: list[int] = [sock.getsockname()[1] for sock in self._sockets]
+        self.ended = [threading.Event() for _ in self.servers]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port of the first server."""
+        return self.ports[0]
+
+    def _run(self) -> None:
+        async def main() -> None:
+            await asyncio.gather(*map(self._serve, range(len(self.servers))))
+
+        with asyncio.Runner(loop_factory=self.servers[0].config.get_loop_factory()) as runner:
+            runner.run(main())
+
+    async def _serve(self, index: int) -> None:
+        try:
+            await self.servers[index].serve(sockets=[self._sockets[index]])
+        finally:
+            self.ended[index].set()
+
+    def stop(self, index: int = 0) -> None:
+        """Ask a server to stop; returns at once."""
+        self.servers[index].should_exit = True
+
+    def wait(self, index: int = 0, timeout: float = 10.0) -> None:
+        """Wait until a server has ended."""
+        assert self.ended[index].wait(timeout), "still running"
+
+    def __enter__(self) -> ThreadServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self.servers:
+            server.should_exit = server.force_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()

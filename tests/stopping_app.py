@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sse_hub import Hub
 from sse_hub._serving import DisconnectWatch, serving
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,8 +14,9 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+hub = Hub()
 BIG = b": " + b"x" * 65_536 + b"\n\n"
 
 
@@ -60,6 +62,49 @@ async def raw_flood(request: Request) -> Response:
     return RawStream(BIG, 0)
 
 
+class Burst(Response):
+    """Sends all it has in one message and is done, long before a client has taken it."""
+
+    grace = 1.0
+
+    def stop(self) -> None:
+        pass
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with serving(scope, receive, self):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": BIG * 256})
+        print("burst ended", flush=True)
+
+
+async def burst(request: Request) -> Response:
+    return Burst()
+
+
+async def late(request: Request) -> Response:
+    print("late began", flush=True)
+    await asyncio.sleep(float(request.query_params["seconds"]))
+    return RawStream(b"data: tick\n\n", 0.2)
+
+
+async def on_hub(request: Request) -> Response:
+    return hub.response("ticks")
+
+
+async def on_hub_flood(request: Request) -> Response:
+    return hub.response("flood", overflow="drop_oldest")
+
+
+async def publish() -> None:
+    """Ticks for those who read; more than any buffer holds for those who do not."""
+    while True:
+        hub.publish("ticks", raw_data="tick")
+        if hub.count("flood"):
+            for _ in range(16):
+                hub.publish("flood", raw_data="x" * 65_536)
+        await asyncio.sleep(0.05)
+
+
 async def plain(request: Request) -> Response:
     return PlainTextResponse("ok")
 
@@ -72,7 +117,9 @@ async def slow(request: Request) -> Response:
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     print("lifespan started", flush=True)
+    publisher = asyncio.create_task(publish())
     yield
+    publisher.cancel()
     print("lifespan ended", flush=True)
 
 
@@ -81,7 +128,32 @@ async def passes(request: Request, call_next: RequestResponseEndpoint) -> Respon
 
 
 def streams() -> list[Route]:
-    return [Route("/raw", raw), Route("/raw/flood", raw_flood)]
+    return [
+        Route("/raw", raw),
+        Route("/raw/flood", raw_flood),
+        Route("/hub", on_hub),
+        Route("/hub/flood", on_hub_flood),
+    ]
+
+
+class Hiding:
+    """A middleware behind which nothing of the server is left to recognise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+
+        async def pump() -> None:
+            while True:
+                await messages.put(await receive())
+
+        pumping = asyncio.create_task(pump())
+        try:
+            await self.app({**scope, "headers": list(scope["headers"])}, lambda: messages.get(), send)
+        finally:
+            pumping.cancel()
 
 
 app = Starlette(
@@ -89,6 +161,9 @@ app = Starlette(
     routes=[
         Route("/plain", plain),
         Route("/slow", slow),
+        Route("/burst", burst),
+        Route("/late", late),
+        Mount("/hidden", routes=streams(), middleware=[Middleware(Hiding)]),
         Mount("/middleware", routes=streams(), middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes)]),
         *streams(),
     ],

@@ -1,0 +1,114 @@
+"""A server with open streams stops: soon, quietly, with its lifespan, and without touching anything else.
+
+Every server here is real and holds streams of each kind: clients that read, and clients that stopped
+reading and whose socket takes no more. The servers run in parallel, since most of each run is waiting.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from servers import Client, Command, ServerProcess, granian, gunicorn, hypercorn, program, run, uvicorn
+
+APP = "tests.stopping_app:app"
+GRACE = 1.0
+READING = ["/raw", "/hub", "/middleware/raw", "/middleware/hub"]
+STALLED = ["/raw/flood", "/hub/flood", "/middleware/raw/flood", "/middleware/hub/flood"]
+
+IN_A_THREAD = """
+import signal, threading
+import uvicorn
+
+server = uvicorn.Server(uvicorn.Config("tests.stopping_app:app", port=0))
+signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
+thread = threading.Thread(target=server.run)
+thread.start()
+thread.join()
+print("the program goes on")
+"""
+
+
+def terminate(server: ServerProcess) -> None:
+    server.terminate()
+
+
+def interrupt(server: ServerProcess) -> None:
+    server.interrupt()
+
+
+def use_up_requests(server: ServerProcess) -> None:
+    for _ in range(3):
+        with Client(server.port, "/plain") as client:
+            client.read_until(b"ok")
+
+
+@dataclass
+class Outcome:
+    """What a stop looked like from outside."""
+
+    seconds: float
+    processes: int
+    code: int
+    output: str
+    ends: dict[str, bytes]
+
+
+SCENARIOS: dict[str, tuple[Callable[[], Command], Callable[[ServerProcess], None]]] = {
+    "uvicorn": (lambda: uvicorn(APP, "--loop", "asyncio"), terminate),
+    "uvicorn-ctrl-c": (lambda: uvicorn(APP, "--loop", "asyncio"), interrupt),
+    "uvicorn-uvloop": (lambda: uvicorn(APP, "--loop", "uvloop"), terminate),
+    "uvicorn-uvloop-ctrl-c": (lambda: uvicorn(APP, "--loop", "uvloop"), interrupt),
+    "uvicorn-h11": (lambda: uvicorn(APP, "--http", "h11", "--loop", "asyncio"), terminate),
+    "uvicorn-reload": (lambda: uvicorn(APP, "--reload", "--reload-dir", "examples"), terminate),
+    "uvicorn-reload-ctrl-c": (lambda: uvicorn(APP, "--reload", "--reload-dir", "examples"), interrupt),
+    "uvicorn-workers": (lambda: uvicorn(APP, "--workers", "2", processes=2), terminate),
+    "uvicorn-workers-ctrl-c": (lambda: uvicorn(APP, "--workers", "2", processes=2), interrupt),
+    "uvicorn-max-requests": (lambda: uvicorn(APP, "--limit-max-requests", "3"), use_up_requests),
+    "uvicorn-own-timeout": (lambda: uvicorn(APP, "--timeout-graceful-shutdown", "1"), terminate),
+    "uvicorn-in-a-thread": (lambda: program(IN_A_THREAD), terminate),
+    "gunicorn": (lambda: gunicorn(APP, processes=1), terminate),
+    "hypercorn": (lambda: hypercorn(APP), terminate),
+    "hypercorn-uvloop-ctrl-c": (lambda: hypercorn(APP, "-k", "uvloop"), interrupt),
+    "granian": (lambda: granian(APP, "--loop", "asyncio"), terminate),
+    "granian-uvloop-ctrl-c": (lambda: granian(APP, "--loop", "uvloop"), interrupt),
+}
+
+
+def play(command: Command, stop: Callable[[ServerProcess], None]) -> Outcome:
+    """Start a server, open streams, stop it."""
+    with run(command) as server, ExitStack() as stack:
+        reading = {path: stack.enter_context(Client(server.port, path)) for path in READING}
+        stalled = [stack.enter_context(Client(server.port, path, receive_buffer=4096)) for path in STALLED]
+        for client in reading.values():
+            client.read_until(b"data: tick\n\n")
+        for client in stalled:
+            client.wait_stalled()
+        began = time.monotonic()
+        stop(server)
+        ends = {path: client.read_to_end() for path, client in reading.items()}
+        code = server.wait()
+        return Outcome(time.monotonic() - began, command.processes, code, server.output, ends)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
+    """All scenarios, a few at a time, in the order in which the tests ask for them."""
+    with ThreadPoolExecutor(4) as pool:
+        yield {name: pool.submit(play, command(), stop) for name, (command, stop) in SCENARIOS.items()}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_server_with_open_streams_stops(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
+    outcome = outcomes[name].result()
+    assert outcome.seconds < 2.0 + GRACE, outcome.output
+    for path, end in outcome.ends.items():
+        assert end.endswith(b"\r\n0\r\n\r\n"), f"{path} was cut: {end!r}"
+    assert outcome.output.count("lifespan ended") == outcome.processes
+    assert not re.search(r"Traceback|ERROR|Exception|Warning|was never", outcome.output), outcome.output
+    assert outcome.code in (0, -15)
