@@ -98,24 +98,30 @@ class HubResponse(Response):
             await send(start)
             await send({"type": "http.response.body", "body": _COME_BACK_LATER, "more_body": False})
             return
-        stream = _Stream(self.hub, subscription, receive)
+        # A task of its own for the body: the request's task has the frames of every middleware and of the
+        # routing under the response, and resuming it for each event would walk through all of them.
+        body = asyncio.create_task(self._body(subscription, send, start))
+        stream = _Stream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
             with serving(scope, receive, stream):
-                await send(start)
                 watch.start()
-                if self.initial is not None and subscription.recovered is not True:
-                    subscription._initial(await self._initial_events(subscription))
-                async for chunk in subscription:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if subscription.closed not in ("client", "stalled"):
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await body
         except asyncio.CancelledError:
-            if not stream.cancelled_by_us():
+            if not stream.was_aborted():
                 raise
         finally:
             watch.close()
             subscription.close("client")
+
+    async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any]) -> None:
+        await send(start)
+        if self.initial is not None and subscription.recovered is not True:
+            subscription._initial(await self._initial_events(subscription))
+        async for chunk in subscription:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if subscription.closed not in ("client", "stalled"):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _initial_events(self, subscription: Subscription) -> list[Any]:
         assert self.initial is not None
@@ -134,14 +140,16 @@ class HubResponse(Response):
 class _Stream:
     """One client's stream, as its server and its hub may end it."""
 
-    __slots__ = ("_cancelled", "_hub", "_receive", "_subscription", "_task")
+    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription")
 
-    def __init__(self, hub: Hub, subscription: Subscription, receive: Receive) -> None:
+    def __init__(
+        self, hub: Hub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
+    ) -> None:
         self._hub = hub
         self._subscription = subscription
         self._receive = receive
-        self._task = asyncio.current_task()
-        self._cancelled = False
+        self._body = body
+        self._aborted = False
         subscription._on_close(self._closed)
 
     @property
@@ -155,12 +163,14 @@ class _Stream:
         self._subscription.close("client")
 
     def _closed(self, reason: str) -> None:
-        # A stalled client never lets `send` return: its connection is aborted, or else this task cancelled.
-        if reason == "stalled" and not abort(self._receive) and self._task is not None:
-            self._cancelled = self._task.cancel()
+        # A stalled client never lets `send` return: its connection is aborted, or else the body cancelled.
+        if reason == "stalled" and not abort(self._receive):
+            self._aborted = self._body.cancel()
 
-    def cancelled_by_us(self) -> bool:
-        return self._cancelled and self._task is not None and self._task.uncancel() == 0
+    def was_aborted(self) -> bool:
+        """Whether it was this object that cancelled the body, and nobody the request."""
+        task = asyncio.current_task()
+        return self._aborted and (task is None or not task.cancelling())
 
 
 def _last_event_id(scope: Scope) -> str | None:
