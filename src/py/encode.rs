@@ -10,7 +10,7 @@ use std::cell::Cell;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyMemoryView, PyString};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyMemoryView, PyString, PyType};
 
 use super::json;
 use crate::frame;
@@ -193,26 +193,45 @@ pub fn json_text<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString
     with_buffer(|out| json::write_json(value, out), |text| PyString::from_bytes(py, text))
 }
 
-/// Turns whatever a generator yields into wire bytes, knowing the class of its event objects.
+/// Turns whatever a generator yields into wire bytes, knowing the classes of its event objects.
 #[pyclass(frozen, module = "sse_hub._core")]
 pub struct EventEncoder {
-    class: Py<PyAny>,
+    class: Py<PyType>,
     init: Py<PyAny>,
     encode: Py<PyAny>,
+    json_class: Py<PyType>,
 }
 
 #[pymethods]
 impl EventEncoder {
     /// `event_class` is constructed with the keyword arguments `comment`, `id`, `event`, `data`, `retry` and
     /// `sep`, and has `encode()`. Its `__init__` and `encode` of this moment are the ones whose work may be
-    /// done here instead; once a user has replaced one of them, it is called.
+    /// done here instead; once a user has replaced one of them, it is called. `json_class` is its subclass
+    /// whose data is JSON.
     #[new]
-    fn new(py: Python<'_>, event_class: Bound<'_, PyAny>) -> PyResult<Self> {
+    fn new(py: Python<'_>, event_class: Bound<'_, PyType>, json_class: Py<PyType>) -> PyResult<Self> {
         Ok(Self {
             init: event_class.getattr(intern!(py, "__init__"))?.unbind(),
             encode: event_class.getattr(intern!(py, "encode"))?.unbind(),
             class: event_class.unbind(),
+            json_class,
         })
+    }
+
+    /// The JSON text of `data`, as `dumps` gives it, for a JSON event under construction whose parent's
+    /// `__init__` need not be called. None when it must be: `data` is None, `event` is of a subclass, or a
+    /// user has replaced that `__init__`.
+    ///
+    /// Raises as `dumps` does.
+    fn plain_json<'py>(
+        &self,
+        event: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyString>>> {
+        let py = data.py();
+        let plain = event.get_type().is(&self.json_class)
+            && self.class.bind(py).getattr(intern!(py, "__init__"))?.is(&self.init);
+        if plain && !data.is_none() { dumps(data).map(Some) } else { Ok(None) }
     }
 
     /// Encodes one item: bytes and memoryviews pass through, an event object encodes itself, a dict gives the
