@@ -17,6 +17,7 @@
         hub.publish("prices", payload, event="tick")
 """
 
+from sse_hub._hub_response import HubResponse
 from sse_hub.exceptions import (
     BrokerError,
     EventTooLarge,
@@ -27,7 +28,6 @@ from sse_hub.exceptions import (
     OutcomeUnknown,
 )
 from sse_hub.hub import Hub, Publication, Subscription
-from sse_hub._hub_response import HubResponse
 
 __all__ = [
     "BrokerError",

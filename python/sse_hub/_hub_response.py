@@ -181,10 +181,11 @@ def _last_event_id(scope: Scope) -> str | None:
     """
     for name, value in scope["headers"]:
         if name == b"last-event-id":
-            return bytes(value).decode("utf-8", "replace")
+            header: bytes = value
+            return header.decode("utf-8", "replace")
     query = scope.get("query_string", b"")
     if b"ast" in query:  # last_event_id, lastEventId
-        values = parse_qs(query.decode("latin-1"))
+        values: dict[str, list[str]] = parse_qs(query.decode("latin-1"))
         for parameter in ("last_event_id", "lastEventId"):
             if parameter in values:
                 return values[parameter][0]

@@ -29,7 +29,7 @@ class HubError(Exception):
 
 
 class HubClosed(HubError):
-    """The hub is closing: nothing is published or subscribed any more. Its next use after that starts anew."""
+    """The hub is closing: nothing is published or subscribed meanwhile. Its next use starts anew."""
 
 
 class HubFull(HubError):

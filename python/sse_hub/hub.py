@@ -47,8 +47,8 @@ class Hub(_core.Hub):
     thread. Nothing starts until the first subscriber.
 
     Promises: one order for all subscribers; at most once to a connected client; at least once across
-    reconnects within the retained history; otherwise an explicit ``stream-reset``; never a silent gap; never a
-    duplicate of an event whose id the client reported.
+    reconnects within the retained history; otherwise an explicit ``stream-reset``; never a silent gap; never
+    a duplicate of an event whose id the client reported.
 
     Args:
         broker: None for a hub of this process. Brokers (``"redis://…"``) are not available in this version:
@@ -104,7 +104,9 @@ class Hub(_core.Hub):
         _manual_clock: bool = False,
     ) -> Self:
         if broker is not None:
-            raise NotImplementedError(f"brokers are not available in this version, so not {broker!r}: Hub() is")
+            raise NotImplementedError(
+                f"brokers are not available in this version, so not {broker!r}: Hub() is"
+            )
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if not 0 <= grace < float("inf"):
@@ -129,9 +131,9 @@ class Hub(_core.Hub):
         self.name = name
         self.grace = float(grace)
         self._retention = (history, history_bytes, history_age)
-        self._on_connect: list[OnConnect] = []
-        self._on_disconnect: list[OnDisconnect] = []
-        self._callbacks: set[asyncio.Future[None]] = set()
+        self._on_connect = []
+        self._on_disconnect = []
+        self._callbacks = set()
         return self
 
     _retention: tuple[int, int, float | None]
@@ -277,16 +279,16 @@ class Hub(_core.Hub):
     ) -> ASGIApp:
         """``response`` as an ASGI app, for a Starlette ``Route``.
 
-        ``topics`` may be a callable, def or async, that gets the request and gives the topics. ``options`` are
-        those of ``response``.
+        ``topics`` may be a callable, def or async, that gets the request and gives the topics. ``options``
+        are those of ``response``.
         """
         if not callable(topics):
             self.response(topics, **options)  # What is wrong with them is said now.
 
         class Endpoint:
-            """A class, so that Starlette's Route takes it as an ASGI app and not as a function of a request."""
+            """A class, so that Starlette's Route takes it as an ASGI app, not as a function of a request."""
 
-            async def __call__(endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+            async def __call__(_, scope: Scope, receive: Receive, send: Send) -> None:
                 wanted = topics
                 if callable(wanted):
                     given = wanted(Request(scope, receive))
@@ -342,7 +344,8 @@ class Hub(_core.Hub):
         """
         deadline = time.monotonic() + (self.grace if grace is None else grace)
         self._begin_close()
-        while self._unfinished() and time.monotonic() < deadline:
+        # Streams may be on several loops and in the core: looking is simpler than being told by each.
+        while self._unfinished() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
         self._finish_close()
 

@@ -28,8 +28,6 @@ mod _core {
     #[pymodule_export]
     use super::publication::PyPublication;
     #[pymodule_export]
-    use super::reader::LoopReader;
-    #[pymodule_export]
     use super::subscription::PySubscription;
 
     use pyo3::prelude::*;

@@ -238,8 +238,15 @@ impl PySubscription {
         Ready(slf.into_any().unbind())
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyTuple>) -> PyResult<Ready> {
+    #[pyo3(signature = (kind=None, error=None, trace=None))]
+    fn __aexit__(
+        &self,
+        py: Python<'_>,
+        kind: Option<Bound<'_, PyAny>>,
+        error: Option<Bound<'_, PyAny>>,
+        trace: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Ready> {
+        drop((kind, error, trace));
         self.end(py, &CloseReason::Closed)?;
         Ok(Ready(py.None()))
     }

@@ -1,0 +1,248 @@
+"""The native part of sse_hub."""
+
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from types import TracebackType
+from typing import Any, Literal, Self, final
+
+from typing_extensions import disjoint_base
+
+@final
+class Publication:
+    """The outcome of a publication.
+
+    Await it, or call ``result()`` in sync code, for the event's id (None for an event sent to one
+    subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits.
+    """
+
+    @property
+    def id(self) -> str | None:
+        """The event's id once it is known: opaque, never reused, what a browser sends as Last-Event-ID."""
+
+    @staticmethod
+    def done() -> bool:
+        """Whether the outcome is known."""
+
+    def result(self, timeout: float | None = None) -> str | None:
+        """The event's id, waiting for it at most ``timeout`` seconds (None: as long as it takes)."""
+
+    def __await__(self) -> Generator[Any, None, str | None]: ...
+
+@final
+class Subscription:
+    """One client's stream: an async iterator of bytes ready to be written, and a handle to the client.
+
+    Iterate it on the event loop it was made on, from one task at a time. Every other method may be called
+    from any thread. Dropping the one that ``subscribe`` returned ends the stream.
+    """
+
+    @property
+    def id(self) -> str:
+        """The client's id: what ``send`` and ``disconnect`` take. Opaque and not to be guessed."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The names of its topics, sorted; those it had, once it is closed."""
+
+    @property
+    def user(self) -> str | None:
+        """The user it was given, or None."""
+
+    @property
+    def info(self) -> Any:
+        """The object the application gave, or None."""
+
+    @property
+    def recovered(self) -> bool | None:
+        """True when the client resumed completely, False when it was told of a gap, None for a newcomer."""
+
+    @property
+    def closed(self) -> str | None:
+        """Why the stream ended, or None while it has not."""
+
+    @property
+    def _hub(self) -> Hub: ...
+    def join(self, topics: str | Iterable[str]) -> bool:
+        """Get these topics too, from the next event on.
+
+        Returns False when the client is not there any more.
+
+        Raises:
+            ValueError: a name breaks a rule.
+        """
+
+    def leave(self, topics: str | Iterable[str]) -> bool:
+        """Do not get these topics any more, from the next event on.
+
+        Returns False when the client is not there any more.
+        """
+
+    def send(
+        self,
+        data: Any = ...,
+        *,
+        raw_data: str | bytes | None = None,
+        event: str | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> Publication:
+        """Send an event to this client alone: in order with everything else, without an id, not replayed.
+
+        Arguments and errors as ``Hub.publish``.
+        """
+
+    def close(self, reason: str = "closed") -> None:
+        """End the stream: what is queued still goes out, unless the reason is ``"client"``."""
+
+    def aclose(self) -> Awaitable[None]:
+        """``close()``, to be awaited: what ``contextlib.aclosing`` expects."""
+
+    def _on_close(self, callback: Callable[[str], object] | None) -> None: ...
+    def _initial(self, events: list[Any]) -> None: ...
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Awaitable[bytes]: ...
+    def __aenter__(self) -> Awaitable[Self]: ...
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> Awaitable[None]: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@disjoint_base
+class Hub:
+    """The native part of a hub: ``sse_hub.Hub`` has the options' defaults and everything of Python's."""
+
+    def __new__(
+        cls,
+        *,
+        history: int,
+        history_bytes: int,
+        history_age: float | None,
+        history_total_bytes: int,
+        heartbeat: float | None,
+        reconnect: tuple[float, float],
+        capacity: int,
+        capacity_bytes: int,
+        overflow: str,
+        stall_timeout: float,
+        backlog_bytes: int,
+        max_event_bytes: int,
+        max_subscribers: int | None,
+        manual_clock: bool = False,
+    ) -> Self: ...
+    def publish(
+        self,
+        topics: str | Iterable[str],
+        data: Any = ...,
+        *,
+        raw_data: str | bytes | None = None,
+        event: str | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> Publication:
+        """Publish an event to the subscribers of ``topics``.
+
+        Never waits; may be called from any thread. The cost does not depend on how many subscribers there
+        are. A subscriber to several of the topics gets the event once.
+
+        Args:
+            topics: one name, or some.
+            data: goes out as compact JSON, also a str or None: anything ``json`` knows, pydantic models,
+                dataclasses, datetimes, UUIDs, Decimals, enums. A ``ServerSentEvent``, FastAPI's or ours,
+                means what it means there.
+            raw_data: goes out as it is: a str, or UTF-8 bytes. Instead of ``data``.
+            event: the event's name; None is a browser's ``message``.
+            retry: how long the browser waits before it reconnects, in milliseconds.
+            comment: comment lines, which browsers ignore.
+
+        Raises:
+            InvalidEvent: a field breaks a rule; the message names both.
+            EventTooLarge: the event is larger than ``max_event_bytes``.
+            HubFull: publishers have run ``backlog_bytes`` ahead of delivery.
+            HubClosed: the hub is closing.
+            ValueError: a topic's name breaks a rule.
+            TypeError: ``data`` has no JSON form, or an argument is of the wrong type.
+
+        Nothing was published when it raises.
+        """
+
+    def broadcast(
+        self,
+        data: Any = ...,
+        *,
+        raw_data: str | bytes | None = None,
+        event: str | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> Publication:
+        """Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
+
+        Arguments and errors as ``publish``.
+        """
+
+    def send(
+        self,
+        subscriber_id: str,
+        data: Any = ...,
+        *,
+        raw_data: str | bytes | None = None,
+        event: str | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> Publication:
+        """Send an event to one subscriber: in order with everything else, without an id, not replayed.
+
+        A subscriber that is gone is no error: ``stats()["undeliverable"]`` counts it. Arguments and errors
+        as ``publish``.
+        """
+
+    def disconnect(self, *, id: str | None = None, user: str | None = None, reason: str = "kicked") -> int:
+        """End the streams of one subscriber, or of all of a user's, after what was published so far.
+
+        Returns how many are meant. Their browsers come back unless the endpoint refuses them.
+        """
+
+    def count(self, topic: str | None = None) -> int:
+        """How many subscribers ``topic`` has, or the hub."""
+
+    def subscribers(self, topic: str | None = None) -> list[Subscription]:
+        """The subscribers of ``topic``, or of the hub, in no particular order."""
+
+    def get(self, id: str) -> Subscription | None:
+        """The subscriber with this id, or None."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and sizes of now, by name; docs/operations.md explains each."""
+
+    def _set_retention(
+        self, pattern: str, history: int, history_bytes: int, history_age: float | None
+    ) -> None: ...
+    @staticmethod
+    def _check_subscription(
+        topics: str | Iterable[str],
+        *,
+        replay: int | Literal["all"],
+        overflow: str | None,
+        capacity: int | None,
+        max_age: float | None,
+    ) -> None: ...
+    def _subscribe(
+        self,
+        topics: str | Iterable[str],
+        *,
+        replay: int | Literal["all"],
+        last_event_id: str | None,
+        user: str | None,
+        info: Any,
+        overflow: str | None,
+        capacity: int | None,
+        max_age: float | None,
+        initial: bool,
+    ) -> Subscription: ...
+    def _set_disconnect_hook(self, hook: Callable[[Subscription, str], object] | None) -> None: ...
+    def _begin_close(self) -> None: ...
+    def _unfinished(self) -> int: ...
+    def _finish_close(self) -> None: ...
+    def _advance(self, by: float) -> None: ...
