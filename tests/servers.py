@@ -41,6 +41,19 @@ def free_port() -> int:
         return port
 
 
+def wait_until_it_accepts(port: int) -> None:
+    """Servers say that they listen, or have bound their port, a moment before they accept."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((HOST, port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "never accepted a connection"
+            time.sleep(0.02)
+        else:
+            return
+
+
 @dataclass
 class Command:
     """A server's command line, and how its output says that it is ready to serve."""
@@ -108,7 +121,7 @@ class ServerProcess:
         try:
             self.port = command.port or int(self.wait_for(command.listening).group(1))
             self.wait_for(command.ready, times=command.processes)
-            self._wait_until_it_accepts()
+            wait_until_it_accepts(self.port)
         except BaseException:
             self.kill()
             raise
@@ -119,18 +132,6 @@ class ServerProcess:
             with self._news:
                 self._lines.append(line)
                 self._news.notify_all()
-
-    def _wait_until_it_accepts(self) -> None:
-        """Some servers say that they listen a moment before they do."""
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection((HOST, self.port)).close()
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            else:
-                return
 
     @property
     def output(self) -> str:
@@ -284,6 +285,8 @@ class ThreadServer:
         self.ended = [threading.Event() for _ in self.servers]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        for port in self.ports:
+            wait_until_it_accepts(port)
 
     @property
     def port(self) -> int:

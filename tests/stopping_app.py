@@ -146,8 +146,10 @@ class Hiding:
         messages: asyncio.Queue[Message] = asyncio.Queue()
 
         async def pump() -> None:
-            while True:
-                await messages.put(await receive())
+            message: Message = {"type": ""}
+            while message["type"] != "http.disconnect":
+                message = await receive()
+                messages.put_nowait(message)
 
         pumping = asyncio.create_task(pump())
         try:

@@ -26,8 +26,8 @@ class DisconnectWatch:
 
     ``on_disconnect`` is called at most once, never from within :meth:`start` and never after :meth:`close`.
     It must not raise. The rest of the request's body, if any, is read and dropped. A server also says
-    ``http.disconnect`` once the response is complete: close the watch before or right after the last
-    ``send``. A ``receive`` that raises counts as a client that left.
+    ``http.disconnect`` once the response is complete: close the watch before the last ``send``, or be ready
+    to hear that a client left which has everything. A ``receive`` that raises counts as a client that left.
 
     Not thread-safe: create, start and close it on the loop that serves the connection.
     """

@@ -1,0 +1,204 @@
+"""Servers inside a larger program: only the stopping one's streams end, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from servers import Client, ThreadServer
+from sse_hub import _serving
+from sse_hub._servers.granian import GranianServer
+from sse_hub._servers.uvicorn import UvicornServer, find_cycle
+from sse_hub._serving import abort, serving
+from stopping_app import app
+
+GRACE = 1.0
+TICK = b"data: tick\n\n"
+
+loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def open_streams(server: ThreadServer, stack: ExitStack, *paths: str, index: int = 0) -> list[Client]:
+    clients = [stack.enter_context(Client(server.ports[index], path)) for path in paths]
+    for client in clients:
+        client.read_until(TICK)
+    return clients
+
+
+def ended(client: Client) -> bool:
+    return client.read_to_end().endswith(b"\r\n0\r\n\r\n")
+
+
+@loops
+def test_only_the_stopping_servers_streams_end(loop: str) -> None:
+    """Two servers in threads of their own, and two on one loop."""
+    with (
+        ThreadServer(app, loop=loop) as alone,
+        ThreadServer(app, app, loop=loop) as pair,
+        ExitStack() as stack,
+    ):
+        others = open_streams(alone, stack, "/raw", "/hub", "/middleware/raw")
+        others += open_streams(pair, stack, "/raw", "/hub", "/middleware/raw", index=1)
+        own = open_streams(pair, stack, "/raw", "/hub", "/middleware/raw", "/middleware/hub")
+        pair.stop(0)
+        assert all(map(ended, own))
+        pair.wait(0)
+        for client in others:  # they go on: whatever had arrived before, more comes now
+            client.received = b""
+            client.read_until(TICK)
+            client.read_until(TICK)
+
+
+@loops
+def test_servers_may_follow_each_other(loop: str) -> None:
+    for _ in range(2):
+        with ThreadServer(app, loop=loop) as server, ExitStack() as stack:
+            streams = open_streams(server, stack, "/raw", "/hub")
+            stalled = stack.enter_context(Client(server.port, "/raw/flood", receive_buffer=4096))
+            stalled.wait_stalled()
+            began = time.monotonic()
+            server.stop()
+            assert all(map(ended, streams))
+            server.wait()
+            assert time.monotonic() - began < 2 + GRACE
+    gc.collect()
+    assert not _serving._registry
+    assert not _serving._stopping
+
+
+def test_a_stream_behind_a_middleware_that_hides_everything_ends_too() -> None:
+    with ThreadServer(app) as server, ExitStack() as stack:
+        streams = open_streams(server, stack, "/hidden/raw", "/hidden/hub", "/raw")
+        server.stop()
+        assert all(map(ended, streams))
+        server.wait()
+
+
+def test_an_ordinary_request_is_not_cut() -> None:
+    with ThreadServer(app) as server, ExitStack() as stack:
+        slow = stack.enter_context(Client(server.port, "/slow?seconds=1.8"))
+        stalled = stack.enter_context(Client(server.port, "/raw/flood", receive_buffer=4096))
+        stalled.wait_stalled()
+        began = time.monotonic()
+        server.stop()
+        assert slow.read_to_end().endswith(b"slow but whole")
+        assert time.monotonic() - began > GRACE
+        server.wait()
+
+
+def test_a_stream_that_begins_while_its_server_stops_ends_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with ThreadServer(app) as server, ExitStack() as stack:
+        open_streams(server, stack, "/raw")  # so that this library is in use
+        late = stack.enter_context(Client(server.port, "/late?seconds=0.6"))
+        while "late began" not in capfd.readouterr().out:
+            time.sleep(0.01)
+        began = time.monotonic()
+        server.stop()
+        assert b"data: goodbye" in late.read_to_end()
+        server.wait()
+        assert time.monotonic() - began < 0.6 + GRACE
+
+
+@loops
+def test_a_finished_response_that_nobody_takes_does_not_keep_its_server(
+    loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadServer(app, loop=loop) as server, ExitStack() as stack:
+        stack.enter_context(Client(server.port, "/burst", receive_buffer=4096))
+        while "burst ended" not in capfd.readouterr().out:
+            time.sleep(0.01)
+        server.stop()
+        server.wait(timeout=2 + GRACE)
+
+
+def test_abort_ends_a_connection_that_nobody_reads() -> None:
+    aborted: list[bool] = []
+    left = threading.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        async def wrapped() -> Any:
+            return await receive()
+
+        asyncio.get_running_loop().call_later(0.2, lambda: aborted.append(abort(wrapped)))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not aborted:
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        left.set()
+
+    with ThreadServer(stream, lifespan="off") as server:
+        with Client(server.port, "/", receive_buffer=4096):
+            assert left.wait(5)
+        assert aborted == [True]
+
+
+def test_abort_says_when_it_cannot() -> None:
+    async def receive() -> Any: ...
+
+    assert abort(receive) is False
+
+
+class Endless:
+    """A stream that counts how often it is stopped."""
+
+    grace = 0.0
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.stops = 0
+        self.error = error
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.error is not None:
+            raise self.error
+
+
+async def forever() -> Any:
+    await asyncio.get_running_loop().create_future()
+
+
+def test_a_loop_closed_under_a_stream_leaves_nothing() -> None:
+    async def respond(stream: Endless) -> None:
+        with serving({"type": "http", "headers": []}, forever, stream):
+            await forever()
+
+    loop = asyncio.new_event_loop()
+    coroutine = respond(Endless())
+    task = loop.create_task(coroutine)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert _serving._registry
+    loop.close()
+    coroutine.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would complain about this test
+    del task, coroutine
+    gc.collect()
+    assert not _serving._registry
+
+
+async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    streams = [Endless(RuntimeError("no")), Endless()]
+    scope = {"type": "http", "headers": []}
+    with serving(scope, forever, streams[0]), serving(scope, forever, streams[1]):
+        stopping = _serving._Stopping(GranianServer())
+        stopping.begin()
+        stopping.begin()
+        stopping.end()
+    assert [stream.stops for stream in streams] == [1, 1]
+    assert "could not be stopped" in caplog.text
+
+
+async def test_an_unknown_inside_is_left_alone() -> None:
+    with serving({"type": "http", "headers": []}, forever, stream := Endless()):
+        stopping = _serving._Stopping(UvicornServer(object()))
+        stopping.begin()
+        stopping.end()
+    assert stream.stops == 0
+    assert find_cycle(forever) is None
