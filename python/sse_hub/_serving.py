@@ -66,9 +66,9 @@ class Serving:
     def __enter__(self) -> None:
         self.loop = asyncio.get_running_loop()
         # The set's own methods are atomic, so streams on several loops (threads) share it without a lock.
-        self._ref = weakref.ref(self, _registry.discard)
+        self._ref = weakref.ref(self, _forget)
         _registry.add(self._ref)
-        _servers.watch(self.loop, self.scope, self.receive, _Stopping)
+        _servers.watch(self.loop, self.scope, _Stopping)
         if _stopping:
             for ref in list(_stopping):
                 if (stopping := ref()) is not None:
@@ -90,6 +90,7 @@ class Serving:
 
 
 _registry: set[weakref.ref[Serving]] = set()
+_forget = _registry.discard  # bound once: each weak reference keeps its callback
 
 
 def serving(scope: Scope, receive: Receive, stream: Stream) -> Serving:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
-from sse_hub._servers import Record, Stopping
+from sse_hub._servers.base import Record, Stopping
 from sse_hub._servers.uvicorn import find_cycle
 
 __all__ = ["GranianServer", "watch"]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Scope
 
-from sse_hub._servers import Record, Stopping, select_by_headers
+from sse_hub._servers.base import Record, Stopping, select_by_headers
 
 __all__ = ["HypercornServer", "watch"]
 

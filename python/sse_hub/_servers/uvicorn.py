@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from sse_hub._servers import Record, Stopping, select_by_headers
+from sse_hub._servers.base import Record, Stopping, select_by_headers
 
 __all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch"]
 

@@ -1,0 +1,70 @@
+"""What a server's module offers, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from starlette.types import Receive, Scope
+
+__all__ = ["Record", "Server", "Stopping", "select_by_headers"]
+
+
+class Record(Protocol):
+    """A response in progress: what finding its connection needs."""
+
+    scope: Scope
+    receive: Receive
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Server(Protocol):
+    """One running server, asked while it stops. A connection is whatever :meth:`abort` needs, or None."""
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds after which the server itself cancels what is left; None when it waits for ever."""
+
+    def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
+        """Those of ``records`` that this server serves, each with its connection."""
+
+    def unflushed(self) -> Iterable[tuple[Any, float]]:
+        """Connections, each with its grace, whose stream ended but whose peer has not taken all of it."""
+
+    def abort(self, connections: list[Any]) -> None:
+        """Abort those of ``connections`` that a stream, or what is left of it to send, still holds."""
+
+
+class Stopping(Protocol):
+    """Made by a server's module when that server begins to stop; kept for the time of its shutdown."""
+
+    def __init__(self, server: Server) -> None: ...
+    def begin(self) -> None:
+        """Stop the server's streams now, and abort what remains later. On the server's loop; idempotent."""
+
+    def end(self) -> None:
+        """The server's shutdown is over. Optional: dropping the last reference does as much."""
+
+
+def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Iterator[tuple[R, Any]]:
+    """Match records with a server's unfinished responses, known by the ``id`` of the scope's headers.
+
+    Middleware replaces ``receive`` and copies the scope, but hands on the very list of headers. Should one
+    replace that too, the record cannot be told from one of another server on the same loop. Then it counts
+    as this server's if it has a response that no record claims: one that is ended too early comes back, one
+    that does not end keeps its server from stopping.
+    """
+    hidden: list[R] = []
+    unclaimed = dict(open_responses)
+    for record in records:
+        key = id(record.scope.get("headers"))
+        if key in open_responses:
+            unclaimed.pop(key, None)
+            yield record, open_responses[key]
+        else:
+            hidden.append(record)
+    if unclaimed:
+        for record in hidden:
+            yield record, None
