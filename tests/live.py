@@ -1,0 +1,85 @@
+"""A real uvicorn in a thread of the test, so that the test holds the app's hub too, and a client for it.
+
+::
+
+    with serve(app) as server, server.stream("/events") as events:
+        hub.publish("prices", 1)
+        assert events.next().data == "1"
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from httpx_sse import EventSource, ServerSentEvent
+
+# The longest any single step of a test may take, in seconds; no test waits for it to pass.
+PATIENCE = 10.0
+
+
+class Events:
+    """What a client of one stream sees, parsed by httpx-sse."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._events = EventSource(response).iter_sse()
+
+    def next(self) -> ServerSentEvent:
+        """The next event that is not the stream's opening; an AssertionError when the stream ends."""
+        for event in self._events:
+            if event.event != "stream-open":
+                return event
+        raise AssertionError("the stream ended")
+
+    def opened(self) -> ServerSentEvent:
+        """The stream's opening event."""
+        event = next(self._events)
+        assert event.event == "stream-open"
+        return event
+
+    def rest(self) -> list[ServerSentEvent]:
+        """Everything up to the stream's end."""
+        return list(self._events)
+
+
+class Server:
+    """Where a running server is, and a client with its address."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    @contextmanager
+    def stream(self, path: str, **request: Any) -> Iterator[Events]:
+        """Open a stream; leaving the block closes the connection."""
+        with self.http.stream("GET", path, **request) as response:
+            yield Events(response)
+
+
+@contextmanager
+def serve(app: Callable[..., Any], **options: Any) -> Iterator[Server]:
+    """Run ``app`` under uvicorn on a free port, lifespan included, until the block ends.
+
+    ``options`` are those of ``uvicorn.Config``. That the server stops while streams are open is part of what
+    every test with it shows.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
+        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sock]}, daemon=True)
+        thread.start()
+        # The socket listens already: a request made before the start is over waits in its queue.
+        server = Server(sock.getsockname()[1])
+        try:
+            yield server
+        finally:
+            server.http.close()
+            uvicorn_server.should_exit = True
+            thread.join(PATIENCE)
+    assert not thread.is_alive(), "uvicorn does not stop"

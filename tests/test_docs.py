@@ -1,0 +1,318 @@
+"""Every Python block of README.md and docs/ runs, and every application in them is used as its text says.
+
+A block that imports something is a whole program and runs in an empty namespace. Any other block is a
+fragment and runs with ``hub``, ``app`` and the like there already, each of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from live import serve
+from sse_hub import Hub
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+Names = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    heading: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+    @property
+    def is_program(self) -> bool:
+        return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(self.text).body)
+
+    def run(self) -> Names:
+        """Execute it; its names. Tracebacks point into the page."""
+        names: Names = {"__name__": "main"} if self.is_program else {"hub": Hub(), "app": FastAPI()}
+        code = compile(
+            "\n" * self.line + self.text, str(self.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(eval(code, names))
+        else:
+            exec(code, names)
+        return names
+
+
+def blocks_of(page: Path) -> list[Block]:
+    blocks, heading, start, language = [], "", 0, ""
+    lines = page.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if fence := re.match(r"\s*```(\w*)", line):
+            if start:
+                text = textwrap.dedent("\n".join(lines[start:number])) + "\n"
+                blocks.append(Block(page, heading, start, language, text))
+                start = 0
+            else:
+                start, language = number + 1, fence[1]
+        elif not start and line.startswith("#"):
+            heading = line.lstrip("# ")
+    assert not start, f"{page.name}: the block at line {start} does not end"
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+def find(page: str, heading: str, language: str = "python") -> list[Block]:
+    found = [b for b in BLOCKS if (b.page.name, b.heading, b.language) == (page, heading, language)]
+    assert found, f"{page} has no {language} block under {heading!r}"
+    return found
+
+
+EXERCISED: set[Block] = set()
+
+
+def exercises(page: str, heading: str) -> Callable[[Callable[..., None]], Any]:
+    """Give a test the program under a heading of a page."""
+    (block,) = [block for block in find(page, heading) if "app = " in block.text]
+    EXERCISED.add(block)
+    return pytest.mark.parametrize("block", [pytest.param(block, id=str(block))])
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_the_block_runs(block: Block) -> None:
+    block.run()
+
+
+def test_every_application_is_exercised() -> None:
+    apps = {block for block in PYTHON if "app = " in block.text}
+    assert not apps - EXERCISED, "blocks with an app that no test uses"
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@exercises("README.md", "A stream in two minutes")
+def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
+    push = next(b.text for b in find("README.md", block.heading, "sh") if b.text.startswith("curl"))
+    arguments = shlex.split(push)
+    body, header = arguments[arguments.index("-d") + 1], arguments[arguments.index("-H") + 1]
+    path = httpx.URL(arguments[-1]).path
+    names = block.run()
+    with serve(names["app"]) as server, server.stream("/events") as events:
+        assert events.response.headers["content-type"].startswith("text/event-stream")
+        name, _, value = header.partition(": ")
+        answer = server.http.post(path, content=body, headers={name: value})
+        assert answer.json() == {"online": 1}
+        event = events.next()
+        assert (event.event, event.json()) == ("tick", json.loads(body))
+        assert 'new EventSource("/events").addEventListener("tick"' in server.http.get("/").text
+
+
+@exercises("README.md", "Publishing")
+def test_one_client_is_poked_and_a_user_signed_out(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    names = block.run()
+    with (
+        serve(names["app"]) as server,
+        server.stream("/events/ann") as ann,
+        server.stream("/events/bob") as bob,
+    ):
+        assert server.http.post("/poke/ann").json() == {"online": 2}
+        event = ann.next()
+        assert (event.event, event.json()) == ("poke", {"text": "hello"})
+        assert names["hub"].subscribers("news")[0].info == {"since": "today"}
+        assert server.http.delete("/sessions/ann").json() == {"closed": 1}
+        assert ann.rest() == []
+        names["hub"].publish("news", "still here")
+        assert bob.next().json() == "still here"
+    assert "ann left: signed out" in capsys.readouterr().out
+
+
+@exercises("README.md", "`def` or `async def`, and database sessions")
+def test_a_session_of_function_scope_is_closed_while_the_stream_is_open(block: Block) -> None:
+    names = block.run()
+    made: list[dict[str, Any]] = []
+    app, get_session = names["app"], names["get_session"]
+
+    def watched() -> Any:
+        for session in get_session():
+            made.append(session)
+            yield session
+
+    app.dependency_overrides[get_session] = watched
+    with serve(app) as server, server.stream("/events/ann") as events:
+        events.opened()
+        assert made == [{}], "the session is closed although the stream is open"
+        names["hub"].publish("news", 1)
+        assert events.next().data == "1"
+        assert server.http.get("/events/bob").status_code == 403
+
+
+@exercises("README.md", "In Starlette")
+def test_starlette_routes(block: Block) -> None:
+    names = block.run()
+    names["hub"].publish("prices", "latest")
+    with serve(names["app"]) as server:
+        with server.stream("/prices") as events:
+            assert events.next().json() == "latest"
+        with server.stream("/events?topic=a&topic=b") as events:
+            events.opened()
+            for topic in ("c", "b", "a"):
+                names["hub"].publish(topic, topic)
+            assert [events.next().json(), events.next().json()] == ["b", "a"]
+
+
+@exercises("README.md", "Pages from another origin")
+def test_another_origin_is_allowed(block: Block) -> None:
+    names = block.run()
+    origin = {"Origin": "https://shop.example"}
+    with serve(names["app"]) as server:
+        with server.stream("/events", headers=origin) as events:
+            assert events.response.headers["access-control-allow-origin"] == "https://shop.example"
+            assert events.response.headers["access-control-allow-credentials"] == "true"
+            events.opened()
+            names["hub"].publish("prices", 1)
+            assert events.next().data == "1"
+        with server.stream("/events", headers={"Origin": "https://other.example"}) as events:
+            assert "access-control-allow-origin" not in events.response.headers
+        asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "last-event-id"}
+        assert server.http.options("/events", headers=origin | asked).status_code == 200
+
+
+@exercises("operations.md", "What to watch")
+def test_the_numbers_are_those_of_the_tables(block: Block) -> None:
+    names = block.run()
+    with serve(names["app"]) as server:
+        stats = server.http.get("/hub-stats").json()
+    text = block.page.read_text().partition("Counters.")[2].partition("What they tell")[0]
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named == set(stats)
+
+
+def test_the_options_are_those_of_the_table() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text().partition("## All options of a hub")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    said = {name: eval(default.strip("`").replace(" MiB", " * 2**20")) for name, default in rows}
+    taken = inspect.signature(Hub.__new__).parameters.values()
+    keyword_only = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name[0] != "_"}
+    assert said == {name: default for name, default in keyword_only.items() if name != "threads"}
+
+
+@exercises("recipes.md", "A price ticker")
+def test_the_ticker_ticks_and_a_newcomer_sees_the_latest(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+        with server.stream("/events") as events:
+            ids = [events.next() for _ in range(3)]
+        assert {event.event for event in ids} == {"tick"}
+        assert all(isinstance(event.json()["gold"], float) for event in ids)
+
+
+@exercises("recipes.md", "Notifications to one user")
+def test_a_notification_reaches_its_user_only_and_is_kept(block: Block) -> None:
+    ann, bob = {"Cookie": "session=secret-of-ann"}, {"Cookie": "session=secret-of-bob"}
+    with serve(block.run()["app"]) as server:
+
+        def notify(user: str, title: str) -> Any:
+            return server.http.post(f"/notify/{user}", json={"title": title}).json()
+
+        assert server.http.get("/notifications").status_code == 403
+        with server.stream("/notifications", headers=ann) as first:
+            first.opened()
+            with server.stream("/notifications", headers=bob) as other:
+                other.opened()
+                assert notify("ann", "for ann") == {"open": 1}
+                assert notify("bob", "for bob") == {"open": 1}
+                assert other.next().json() == {"title": "for bob", "link": None}
+            event = first.next()
+            assert (event.event, event.json()["title"]) == ("notification", "for ann")
+            assert server.http.post("/sign-out", headers=ann).json() == {"closed": 1}
+            assert first.rest() == []
+        notify("ann", "missed")
+        with server.stream("/notifications", headers=ann | {"Last-Event-ID": event.id}) as again:
+            assert again.next().json()["title"] == "missed"
+
+
+@exercises("recipes.md", "A live log")
+def test_the_log_arrives_with_its_traceback(block: Block) -> None:
+    names = block.run()
+    try:
+        with serve(names["app"]) as server:
+            server.http.post("/orders/4")
+            with server.stream("/log") as events:
+                assert events.next().json() == {"level": "INFO", "text": "order 4"}
+                server.http.post("/orders/0")
+                events.next()
+                failure = events.next().json()
+        assert failure["level"] == "ERROR"
+        assert failure["text"].startswith("order 0 failed\nTraceback (most recent call last):\n")
+    finally:
+        names["logger"].handlers.clear()
+
+
+@exercises("recipes.md", "A chat with history")
+def test_a_newcomer_to_the_chat_sees_its_history_and_all_see_who_is_here(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+
+        def say(name: str, text: str) -> None:
+            server.http.post("/rooms/lobby", json={"name": name, "text": text}).raise_for_status()
+
+        with server.stream("/rooms/lobby/events", params={"name": "ann"}) as ann:
+            assert (event := ann.next()).event == "here"
+            assert event.json() == ["ann"]
+            say("ann", "anybody there?")
+            assert ann.next().json() == {"name": "ann", "text": "anybody there?"}
+            with server.stream("/rooms/lobby/events", params={"name": "bob"}) as bob:
+                assert (event := bob.next()).event == "message"
+                assert event.json()["text"] == "anybody there?"
+                assert bob.next().json() == ["ann", "bob"]
+                assert ann.next().json() == ["ann", "bob"]
+            assert ann.next().json() == ["ann"]
+        assert server.http.post("/rooms/Lobby!", json={"name": "x", "text": "x"}).status_code == 422
+
+
+@exercises("recipes.md", "The progress of a job")
+def test_progress_is_whole_also_for_a_page_that_comes_late(block: Block) -> None:
+    whole = [("progress", {"done": done, "of": 5}) for done in range(1, 6)] + [("done", {"result": 42})]
+    with serve(block.run()["app"]) as server:
+        job = server.http.post("/jobs").json()["job"]
+        for _ in range(2):
+            with server.stream(f"/jobs/{job}/events") as events:
+                assert [((event := events.next()).event, event.json()) for _ in whole] == whole
+
+
+@exercises("README.md", "Beside FastAPI's own `fastapi.sse`")
+def test_a_hub_beside_fastapis_own_streams(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+        with server.stream("/countdown") as events:
+            assert [(event.event, event.json()) for event in events.rest()] == [
+                ("count", {"left": left}) for left in (3, 2, 1)
+            ]
+        with server.stream("/news") as events:
+            events.opened()
+            server.http.post("/news", json={"title": "it works"})
+            event = events.next()
+            assert (event.event, event.json()) == ("news", {"title": "it works"})
