@@ -54,6 +54,16 @@ def wait_until_it_accepts(port: int) -> None:
             return
 
 
+def wait_until_it_refuses(port: int) -> None:
+    """A server that begins to stop closes its listener first."""
+    deadline = time.monotonic() + 10
+    with suppress(ConnectionError):
+        while time.monotonic() < deadline:
+            socket.create_connection((HOST, port)).close()
+            time.sleep(0.02)
+        raise AssertionError("still accepts connections")
+
+
 @dataclass
 class Command:
     """A server's command line, and how its output says that it is ready to serve."""

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from servers import Client, ThreadServer
+import uvicorn
+from servers import Client, ThreadServer, wait_until_it_refuses
 from sse_hub import _serving
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
@@ -102,6 +103,21 @@ def test_a_stream_that_begins_while_its_server_stops_ends_at_once(capfd: pytest.
         assert b"data: goodbye" in late.read_to_end()
         server.wait()
         assert time.monotonic() - began < 0.6 + GRACE
+
+
+def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown = uvicorn.Server.shutdown
+    monkeypatch.setattr(uvicorn.Server, "shutdown", getattr(shutdown, "__wrapped__", shutdown))
+    monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
+    with ThreadServer(app) as server, Client(server.port, "/late?seconds=0.6") as late:
+        while "late began" not in capfd.readouterr().out:
+            time.sleep(0.01)
+        server.stop()
+        wait_until_it_refuses(server.port)  # so it is stopping, and no stream has begun
+        assert b"data: goodbye" in late.read_to_end()
+        server.wait()
 
 
 @loops

@@ -25,7 +25,7 @@ def watch(loop: AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> No
     Called for every response, so it only looks at the servers that this process has loaded.
     """
     if (module := sys.modules.get("uvicorn.server")) is not None:
-        uvicorn.watch(module, stopping)
+        uvicorn.watch(module, loop, stopping)
     if "hypercorn.asyncio.run" in sys.modules:
         hypercorn.watch(loop, scope, stopping)
     if "granian" in sys.modules:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive, Scope
 
-__all__ = ["Record", "Server", "Stopping", "select_by_headers"]
+__all__ = ["Record", "Server", "Stopping", "frames", "select_by_headers"]
 
 
 class Record(Protocol):
@@ -68,3 +70,18 @@ def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Itera
     if unclaimed:
         for record in hidden:
             yield record, None
+
+
+def frames(loop: asyncio.AbstractEventLoop, package: str, function: str) -> Iterator[FrameType]:
+    """The frames of ``package``'s coroutines called ``function`` that a task of this loop waits in."""
+    for task in asyncio.all_tasks(loop):
+        coroutine: Any = task.get_coro()
+        for _ in range(32):
+            frame = getattr(coroutine, "cr_frame", None)
+            if frame is None:
+                break
+            module = frame.f_globals.get("__name__", "")
+            if frame.f_code.co_name == function and module.partition(".")[0] == package:
+                yield frame
+                break
+            coroutine = coroutine.cr_await

@@ -13,12 +13,11 @@ import asyncio
 import functools
 import weakref
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, TypeVar
 
 from starlette.types import Scope
 
-from sse_hub._servers.base import Record, Stopping, select_by_headers
+from sse_hub._servers.base import Record, Stopping, frames, select_by_headers
 
 __all__ = ["HypercornServer", "watch"]
 
@@ -38,7 +37,7 @@ class HypercornServer:
 
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
         streams: dict[int, Any] = {}
-        for frame in _frames(self._loop, "_handle"):
+        for frame in frames(self._loop, "hypercorn", "_handle"):
             stream: Any = getattr(frame.f_locals.get("send"), "__self__", None)
             if getattr(stream, "context", None) is self._context and hasattr(stream, "scope"):
                 streams[id(stream.scope.get("headers"))] = stream
@@ -67,7 +66,7 @@ def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: type[Stopping
     if key in searched:
         return
     searched.add(key)
-    for frame in _frames(loop, "worker_serve"):
+    for frame in frames(loop, "hypercorn", "worker_serve"):
         context = frame.f_locals.get("context")
         event = getattr(context, "terminated", None)
         if hasattr(event, "set") and "set" not in vars(event):
@@ -88,17 +87,3 @@ def _wrap(event: Any, streams: Stopping, loop: asyncio.AbstractEventLoop) -> Non
         loop.call_soon(streams.begin)
 
     event.set = stop_streams_and_set
-
-
-def _frames(loop: asyncio.AbstractEventLoop, name: str) -> Iterator[FrameType]:
-    """The frames of hypercorn's coroutines called ``name`` that tasks of this loop are waiting in."""
-    for task in asyncio.all_tasks(loop):
-        coroutine: Any = task.get_coro()
-        for _ in range(32):
-            frame = getattr(coroutine, "cr_frame", None)
-            if frame is None:
-                break
-            if frame.f_code.co_name == name and "hypercorn" in frame.f_globals.get("__name__", ""):
-                yield frame
-                break
-            coroutine = coroutine.cr_await

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from sse_hub._servers.base import Record, Stopping, select_by_headers
+from sse_hub._servers.base import Record, Stopping, frames, select_by_headers
 
 __all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch"]
 
@@ -137,11 +137,18 @@ def _server_state(cycle: Any) -> Any | None:
 _wrapped_class: type | None = None
 
 
-def watch(module: ModuleType, stopping: type[Stopping]) -> None:
+def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: type[Stopping]) -> None:
     """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``) unless that was done."""
     cls = getattr(module, "Server", None)
     if cls is not _wrapped_class and hasattr(cls, "shutdown"):
         _wrap(cls, stopping)
+        # The process's first stream may begin when its server is already on its way out.
+        for frame in frames(loop, "uvicorn", "shutdown"):
+            server = frame.f_locals.get("self")
+            if isinstance(server, cls):
+                streams = stopping(UvicornServer(server))
+                server._sse_hub_streams = streams  # as long as the server, so that later ones find it too
+                loop.call_soon(streams.begin)
 
 
 def _wrap(cls: Any, stopping: type[Stopping]) -> None:
