@@ -41,6 +41,7 @@ test: setup test-core test-python
 
 test-core:
 	cargo test --no-default-features -q
+	cargo test --no-default-features -q --features shuttle --test model
 
 test-python: setup
 	$(PY) -m pytest
@@ -49,6 +50,7 @@ lint: venv build
 	cargo fmt --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --no-default-features --all-targets -- -D warnings
+	cargo clippy -q --no-default-features --features shuttle --test model -- -D warnings
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
