@@ -576,6 +576,14 @@ impl Hub {
         readers.iter().map(|reader| reader.unfinished()).sum()
     }
 
+    /// How long until a reader has to look at its subscribers again, on the hub's clock.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
+        let soonest = readers.iter().filter_map(|reader| reader.next_deadline()).min();
+        soonest.map(|at| at.saturating_sub(self.clock.now()))
+    }
+
     /// Wake every reader: time was moved by a test, or the hub ends.
     pub fn wake_all(&self) {
         let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();

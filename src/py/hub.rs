@@ -479,6 +479,11 @@ impl PyHub {
         Ok(())
     }
 
+    /// Private: seconds until something is due, on the hub's clock; None when nothing is.
+    fn _next_due(&self) -> Option<f64> {
+        self.core().next_due().map(|due| due.as_secs_f64())
+    }
+
     /// Private: move a manual clock by so many seconds and let everything due happen.
     fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
         let hub = self.core();
