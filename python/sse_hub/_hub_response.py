@@ -52,7 +52,9 @@ class HubResponse(Response):
         background: BackgroundTask | None = None,
     ) -> None:
         self.hub = hub
-        self.topics = topics if isinstance(topics, str) else tuple(topics)
+        if not isinstance(topics, str | bytes) and isinstance(topics, Iterable):
+            topics = tuple(topics)  # An iterator is read once, and checked now.
+        self.topics = topics
         self.initial = initial
         self.last_event_id = last_event_id
         self.handoff = handoff
