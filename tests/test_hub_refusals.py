@@ -1,0 +1,229 @@
+"""What is refused, and that nothing was published then."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from fastapi.sse import ServerSentEvent as FastAPIEvent
+from sse_hub import EventTooLarge, Hub, HubClosed, HubError, HubFull, InvalidEvent
+from sse_hub.event import ServerSentEvent
+from sse_hub.testing import connect
+
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"data": 1, "event": "a\rb"}, InvalidEvent, r'event "a\\rb" must not contain control characters'),
+    ({"data": 1, "event": "a\nb"}, InvalidEvent, "must not contain control characters"),
+    ({"data": 1, "event": "a\0b"}, InvalidEvent, "must not contain control characters"),
+    ({"data": 1, "event": "a\tb"}, InvalidEvent, "must not contain control characters"),
+    ({"data": 1, "event": "x\nid: 7\ndata: forged"}, InvalidEvent, "must not contain control characters"),
+    ({"data": 1, "event": ""}, InvalidEvent, "must not be empty"),
+    ({"data": 1, "event": "open"}, InvalidEvent, "fired by EventSource itself"),
+    ({"data": 1, "event": "error"}, InvalidEvent, "fired by EventSource itself"),
+    ({"data": 1, "event": "stream-open"}, InvalidEvent, "the hub's own"),
+    ({"data": 1, "event": "stream-mine"}, InvalidEvent, "the hub's own"),
+    ({"data": 1, "event": "\ud800"}, InvalidEvent, "event has a lone surrogate"),
+    ({"data": 1, "comment": "\ud800"}, InvalidEvent, "comment has a lone surrogate"),
+    ({"raw_data": "\ud800"}, InvalidEvent, "raw_data has a lone surrogate"),
+    ({"data": {"a": "\ud800"}}, InvalidEvent, "surrogate"),
+    ({"raw_data": b"\xff"}, InvalidEvent, "raw_data is not UTF-8"),
+    ({"raw_data": 7}, TypeError, "raw_data is a str or UTF-8 bytes, not int"),
+    ({"data": 1, "retry": -1}, InvalidEvent, r"retry must be from 0 to .* not -1"),
+    ({"data": 1, "retry": 2**64}, InvalidEvent, "retry must be from 0"),
+    ({"data": 1, "retry": True}, TypeError, "retry is an int of milliseconds, not bool"),
+    ({"data": 1, "retry": 1.5}, TypeError, "retry is an int of milliseconds, not float"),
+    ({"data": float("nan")}, InvalidEvent, "nan|NaN"),
+    ({"data": [1, {"x": float("inf")}]}, InvalidEvent, "inf"),
+    ({"data": object()}, TypeError, "object"),
+    ({"data": 1, "raw_data": "1"}, TypeError, "not both"),
+    ({}, TypeError, "nothing to publish"),
+    ({"event": "tick"}, InvalidEvent, "has no data"),
+    ({"data": FastAPIEvent(data=1, id="7")}, InvalidEvent, "id='7' cannot be set"),
+    ({"data": ServerSentEvent("x", id="7")}, InvalidEvent, "id='7' cannot be set"),
+    ({"data": FastAPIEvent(data=1, event="stream-x")}, InvalidEvent, "the hub's own"),
+    ({"data": ServerSentEvent("x", event="open")}, InvalidEvent, "fired by EventSource itself"),
+    ({"data": ServerSentEvent("x"), "event": "y"}, TypeError, "has its own event"),
+    ({"data": "x" * 1000}, EventTooLarge, r"event of \d+ bytes is larger than max_event_bytes=900"),
+]
+
+
+@pytest.mark.parametrize(("event", "error", "message"), REFUSED)
+async def test_a_wrong_event_is_refused_where_it_is_made(
+    event: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    hub = Hub(max_event_bytes=900)
+    async with connect(hub.endpoint("t"), "/") as client:
+        (subscriber,) = hub.subscribers()
+        refused = [
+            lambda: hub.publish("t", **event),
+            lambda: hub.broadcast(**event),
+            lambda: hub.send(subscriber.id, **event),
+            lambda: subscriber.send(**event),
+        ]
+        for attempt in refused:
+            with pytest.raises(error, match=message):
+                attempt()
+        await client.silent(0)
+        assert hub.stats()["published"] == hub.stats()["cursor"] == hub.stats()["history_events"] == 0
+        hub.publish("t", "fine")
+        assert (await client.next()).id.endswith("-1"), "not even a number was used"
+
+
+def test_invalid_events_are_value_errors_and_hub_errors() -> None:
+    assert issubclass(InvalidEvent, ValueError)
+    assert issubclass(InvalidEvent, HubError)
+    assert issubclass(EventTooLarge, InvalidEvent)
+
+
+@pytest.mark.parametrize(
+    ("topics", "error", "message"),
+    [
+        ("", ValueError, "must not be empty"),
+        ("a\nb", ValueError, "control character"),
+        ("chat:*", ValueError, "patterns set retention"),
+        ("x" * 256, ValueError, "255"),
+        ([], ValueError, "at least one topic"),
+        (b"t", TypeError, "not bytes"),
+        (7, TypeError, "a str or an iterable of str, not int"),
+        (["a", 7], TypeError, "a topic is a str, not int"),
+        ("\ud800", ValueError, "surrogates"),
+    ],
+)
+async def test_a_wrong_topic_is_refused(topics: Any, error: type[Exception], message: str) -> None:
+    hub = Hub()
+    with pytest.raises(error, match=message):
+        hub.publish(topics, 1)
+    assert hub.stats()["cursor"] == 0
+    if topics != []:
+        with pytest.raises(error, match=message):
+            hub.subscribe(topics)
+        with pytest.raises(error, match=message):
+            hub.response(topics)
+        with pytest.raises(error, match=message):
+            hub.endpoint(topics)
+        with pytest.raises(error, match=message):
+            hub.subscribe("t").join(topics)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("replay", -1),
+        ("replay", "some"),
+        ("overflow", "ignore"),
+        ("capacity", 0),
+        ("max_age", 0),
+        ("max_age", float("nan")),
+    ],
+)
+async def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: Any) -> None:
+    hub = Hub()
+    for attempt in (hub.subscribe, hub.response, hub.endpoint):
+        with pytest.raises(ValueError, match=option):
+            attempt("t", **{option: value})
+    assert hub.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("history", -1),
+        ("history_bytes", -1),
+        ("history_age", 0),
+        ("history_total_bytes", -1),
+        ("heartbeat", 0),
+        ("heartbeat", float("nan")),
+        ("reconnect", (5, 1)),
+        ("reconnect", (-1, 1)),
+        ("capacity", 0),
+        ("capacity_bytes", 0),
+        ("overflow", "drop"),
+        ("stall_timeout", 0),
+        ("backlog_bytes", 0),
+        ("max_event_bytes", 0),
+        ("max_subscribers", -1),
+        ("grace", -1),
+        ("threads", 0),
+    ],
+)
+def test_a_hub_checks_its_options(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        Hub(**{option: value})
+
+
+def test_a_broker_is_not_available_yet() -> None:
+    with pytest.raises(NotImplementedError, match="redis://"):
+        Hub("redis://localhost")  # type: ignore[arg-type]
+
+
+async def test_an_event_as_large_as_allowed_is_taken() -> None:
+    hub = Hub(max_event_bytes=1000)
+    async with connect(hub.endpoint("t"), "/") as client:
+        size = next(size for size in range(1000, 0, -1) if _fits(hub, "x" * size))
+        event = await client.next()
+        assert len(event.data) == size > 900
+
+
+def _fits(hub: Hub, text: str) -> bool:
+    try:
+        hub.publish("t", raw_data=text)
+    except EventTooLarge:
+        return False
+    return True
+
+
+def test_a_blocked_loop_makes_the_hub_full_and_loses_nothing() -> None:
+    hub = Hub(backlog_bytes=100_000, overflow="drop_newest", capacity=1)
+    blocked, release = threading.Event(), threading.Event()
+    got: list[int] = []
+
+    async def consume() -> None:
+        async with connect(hub.endpoint("t"), "/") as client:
+            blocked.set()
+            release.wait()  # The whole event loop stands still.
+            while (event := await client.next(5)).json()["n"] >= 0:
+                got.append(event.json()["n"])
+
+    thread = threading.Thread(target=lambda: asyncio.run(consume()))
+    thread.start()
+    blocked.wait()
+    taken, refusal = 0, ""
+    while not refusal:
+        try:
+            hub.publish("t", {"n": taken, "fill": "x" * 1000})
+            taken += 1
+        except HubFull as full:
+            refusal = str(full)
+    assert refusal.endswith("more than backlog_bytes=100000; nothing was published")
+    assert 80 < taken < 100
+    assert hub.stats()["refused"] == 1
+    assert hub.stats()["cursor"] == taken
+    release.set()
+    while True:
+        try:
+            hub.publish("t", {"n": -1})
+            break
+        except HubFull:
+            pass
+    thread.join(10)
+    assert got == list(range(taken))
+
+
+async def test_a_closing_hub_refuses() -> None:
+    hub = Hub()
+    async with connect(hub.endpoint("t"), "/") as client:
+        client.pause()
+        hub.publish("t", 1)
+        closing = asyncio.create_task(hub.aclose(grace=5))
+        await asyncio.sleep(0)
+        for attempt in (lambda: hub.publish("t", 2), lambda: hub.broadcast(2), lambda: hub.subscribe("t")):
+            with pytest.raises(HubClosed, match="closing"):
+                attempt()
+        async with connect(hub.endpoint("t"), "/") as late:
+            assert late.status_code == 200
+            assert await late.rest() == []
+            assert late.retry == 30_000
+        client.resume()
+        await closing
+        assert [event.data for event in await client.rest()] == ["1"]
