@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -215,6 +216,7 @@ class Client:
         receive_buffer: int | None = None,
         headers: str = "",
         timeout: float = 15.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.timeout = timeout
         self.sock = socket.socket()
@@ -223,6 +225,8 @@ class Client:
         self.sock.settimeout(timeout)
         try:
             self.sock.connect((HOST, port))
+            if tls is not None:
+                self.sock = tls.wrap_socket(self.sock)
         except OSError:
             self.sock.close()
             raise

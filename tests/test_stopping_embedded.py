@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from sse_hub._serving import abort, serving
 from stopping_app import app
 
 GRACE = 1.0
+OPENSSL = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
 TICK = b"data: tick\n\n"
 
 loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -120,6 +125,28 @@ def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
         server.wait()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@loops
+def test_streams_over_tls_end_too(loop: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [*OPENSSL.split(), "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = ssl.create_default_context(cafile=certificate)
+    tls.check_hostname = False
+    with ExitStack() as stack:
+        server = stack.enter_context(ThreadServer(app, loop=loop, ssl_keyfile=key, ssl_certfile=certificate))
+        reading = [stack.enter_context(Client(server.port, path, tls=tls)) for path in ("/raw", "/hub")]
+        for client in reading:
+            client.read_until(TICK)
+        for path in ("/raw/flood", "/hub/flood"):
+            stalled = stack.enter_context(Client(server.port, path, receive_buffer=4096, tls=tls))
+            stalled.wait_stalled()
+        server.stop()
+        assert all(map(ended, reading))
+        server.wait(timeout=2 + GRACE)
+    assert capfd.readouterr().err == ""
+
+
 @loops
 def test_a_finished_response_that_nobody_takes_does_not_keep_its_server(
     loop: str, capfd: pytest.CaptureFixture[str]
@@ -209,6 +236,12 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
         stopping.end()
     assert [stream.stops for stream in streams] == [1, 1]
     assert "could not be stopped" in caplog.text
+
+
+def test_without_asyncio_nothing_is_registered() -> None:
+    before = set(_serving._registry)
+    with serving({"type": "http", "headers": []}, forever, Endless()):
+        assert _serving._registry == before
 
 
 async def test_an_unknown_inside_is_left_alone() -> None:

@@ -59,12 +59,17 @@ class Serving:
     __slots__ = ("__weakref__", "_ref", "loop", "receive", "scope", "stream")
 
     def __init__(self, scope: Scope, receive: Receive, stream: Stream) -> None:
+        self._ref: weakref.ref[Serving] | None
         self.scope = scope
         self.receive = receive
         self.stream = stream
 
     def __enter__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:  # trio: no server of ours to hear from
+            self._ref = None
+            return
         # The set's own methods are atomic, so streams on several loops (threads) share it without a lock.
         self._ref = weakref.ref(self, _forget)
         _registry.add(self._ref)
@@ -77,8 +82,9 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _registry.discard(self._ref)
-        note_unflushed(self.receive, self.stream.grace)
+        if self._ref is not None:
+            _registry.discard(self._ref)
+            note_unflushed(self.receive, self.stream.grace)
 
     def stop(self) -> None:
         """Ask the stream to end, if it still runs."""

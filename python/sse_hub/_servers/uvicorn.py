@@ -81,9 +81,15 @@ _unflushed: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 def note_unflushed(receive: Receive, grace: float) -> None:
     """Remember a finished response whose end still waits in the transport: its close may never come."""
     cycle = find_cycle(receive)
-    size = getattr(getattr(cycle, "transport", None), "get_write_buffer_size", None)
-    if size is not None and size():
+    if cycle is not None and _waits_to_be_written(cycle.transport):
         _unflushed[cycle] = grace
+
+
+def _waits_to_be_written(transport: Any) -> bool:
+    try:
+        return bool(transport.get_write_buffer_size())
+    except Exception:  # asyncio's TLS transport has lost its protocol once the connection is gone
+        return False
 
 
 class UvicornServer:
