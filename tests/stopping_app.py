@@ -17,6 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 hub = Hub()
+hub.publish("ticks", raw_data="at import")  # in use before a server with --preload forks
 BIG = b": " + b"x" * 65_536 + b"\n\n"
 
 

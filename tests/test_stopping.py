@@ -73,6 +73,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Command], Callable[[ServerProcess], None
     "uvicorn-own-timeout": (lambda: uvicorn(APP, "--timeout-graceful-shutdown", "1"), terminate),
     "uvicorn-in-a-thread": (lambda: program(IN_A_THREAD), terminate),
     "gunicorn": (lambda: gunicorn(APP, processes=1), terminate),
+    "gunicorn-preload": (lambda: gunicorn(APP, "--preload", processes=2), terminate),
     "hypercorn": (lambda: hypercorn(APP), terminate),
     "hypercorn-uvloop-ctrl-c": (lambda: hypercorn(APP, "-k", "uvloop"), interrupt),
     "granian": (lambda: granian(APP, "--loop", "asyncio"), terminate),
