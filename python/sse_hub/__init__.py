@@ -18,6 +18,7 @@
 """
 
 from sse_hub._hub_response import HubResponse
+from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
     BrokerError,
     EventTooLarge,
@@ -28,9 +29,11 @@ from sse_hub.exceptions import (
     OutcomeUnknown,
 )
 from sse_hub.hub import Hub, Publication, Subscription
+from sse_hub.responses import EventSourceResponse
 
 __all__ = [
     "BrokerError",
+    "EventSourceResponse",
     "EventTooLarge",
     "Hub",
     "HubClosed",
@@ -38,7 +41,9 @@ __all__ = [
     "HubFull",
     "HubResponse",
     "InvalidEvent",
+    "JSONServerSentEvent",
     "OutcomeUnknown",
     "Publication",
+    "ServerSentEvent",
     "Subscription",
 ]

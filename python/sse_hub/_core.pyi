@@ -247,3 +247,33 @@ class Hub:
     def _finish_close(self) -> None: ...
     def _next_due(self) -> float | None: ...
     def _advance(self, by: float) -> None: ...
+
+def dumps(value: Any) -> str:
+    """The JSON text of a value: what ``json.dumps`` gives, compact and with non-ASCII characters kept.
+
+    Raises TypeError, ValueError and RecursionError as ``json.dumps`` does, UnicodeEncodeError for lone
+    surrogates.
+    """
+
+def json_text(value: Any) -> str:
+    """The JSON text of a value by the hub's rules: as FastAPI publishes it.
+
+    Raises TypeError for a class without a JSON form, ValueError for NaN, infinity and a value inside itself,
+    UnicodeEncodeError for lone surrogates, RecursionError beyond a depth of 1,000.
+    """
+
+def encode_fields(
+    comment: object, id: str | None, event: str | None, data: object, retry: int | None, sep: str
+) -> bytes:
+    """Encodes an event of these fields, the lines ended by ``sep``; None is a field that is not sent."""
+
+@final
+class EventEncoder:
+    """Turns whatever a generator yields into wire bytes, knowing the classes of its event objects."""
+
+    def __new__(cls, event_class: type, json_class: type) -> Self: ...
+    def ensure_bytes(self, data: object, sep: str) -> bytes:
+        """Encodes one item, as ``sse_hub.event.ensure_bytes`` documents."""
+
+    def plain_json(self, event: object, data: object) -> str | None:
+        """The JSON text for a JSON event under construction, or None when its parent has to be called."""

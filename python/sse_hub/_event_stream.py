@@ -1,0 +1,364 @@
+"""One ``EventSourceResponse`` in progress: the two tasks it has, and all the ways it may end.
+
+The *body* task drives the user's generator and sends its events; nothing else ever touches the generator.
+The request's own task, the *supervisor*, waits for whatever else may happen: the client leaves, a ping is
+due, the server stops, the body ends. Most of its life it waits in ``receive()``, and what happens elsewhere
+interrupts that wait, through the ``asyncio.timeout`` around it. (Awaiting ``receive()`` anew after an
+interruption is what Starlette's ``Request.is_disconnected`` does, so servers and middleware are used to it.)
+
+::
+
+    streaming --body ended-------------------> ended
+        |-----client left----> close handler -> cancel the body -> ended
+        |-----server stops---> shutdown_event -> grace -> cancel the body -> end of the HTTP body -> ended
+        `-----an exception---> cancel the body -> raised
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from sse_hub._app_status import AppStatus, SendTimeoutError, live_streams
+from sse_hub._core import Subscription
+from sse_hub._serving import abort, serving
+from sse_hub.event import ServerSentEvent
+from sse_hub.event import _ensure_bytes as ensure_bytes
+
+if TYPE_CHECKING:
+    from sse_hub.responses import EventSourceResponse
+
+logger = logging.getLogger("sse_hub.sse")
+
+# Seconds beyond the user's grace period in which a stopping stream sends its end; then it is aborted.
+_LAST_SEND = 0.5
+# Three years, for streams that do not end with their server: uvloop's timers take no infinity.
+_FOR_EVER = 10.0**8
+
+
+async def send_within(seconds: float | None, send: Send, message: Message) -> None:
+    """Send a message; SendTimeoutError when that takes longer than ``seconds``."""
+    if seconds is None:
+        await send(message)
+        return
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await send(message)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    if limit.expired():
+        raise SendTimeoutError
+
+
+class EventStream:
+    """One response's stream; used once, on the loop that serves it."""
+
+    def __init__(self, response: EventSourceResponse, scope: Scope, receive: Receive, send: Send) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._response = response
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._tasks: list[asyncio.Future[None]] = []  # the body first, then the user's data sender
+        # What the supervisor waits under; interrupted by moving its end to now.
+        self._wait: asyncio.Timeout | None = None
+        self._interrupted = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ping_due = False
+        self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
+        self._sending = False  # the body is sending
+        # How far the HTTP response is: its head was sent, its end is being sent, was sent.
+        self._started = self._finishing = self._complete = False
+        # Why the stream is to end: the server stops (and content was told, and has no time left), or the
+        # client is gone; and that it is being ended.
+        self._stopping = self._told = self._overdue = self._gone = self._ending = False
+
+    # What the server and AppStatus call.
+
+    @property
+    def grace(self) -> float:
+        """Seconds the stream may take after :meth:`stop`."""
+        if not AppStatus.enable_automatic_graceful_drain:
+            return _FOR_EVER
+        return self._grace_period() + _LAST_SEND
+
+    def stop(self) -> None:
+        """The server begins to stop."""
+        if AppStatus.enable_automatic_graceful_drain:
+            self.request_stop()
+
+    def request_stop(self) -> None:
+        """End: what is left is the grace period. On the stream's loop; idempotent."""
+        self._stopping = True
+        self._interrupt()
+
+    def _grace_period(self) -> float:
+        grace: float = self._response._shutdown_grace_period
+        source = self._response.body_iterator
+        if isinstance(source, Subscription):  # says goodbye by itself, in its hub's time
+            grace = max(grace, getattr(source._hub, "grace", 1.0))
+        return min(grace, _FOR_EVER)
+
+    # The supervisor: the request's own task.
+
+    async def run(self, start: Message) -> None:
+        """Stream until the end, from whichever side it comes; raises what went wrong."""
+        source = self._response.body_iterator
+        self._tasks.append(self.loop.create_task(self._drive(start)))
+        if self._response.data_sender_callable is not None:
+            self._tasks.append(asyncio.ensure_future(self._response.data_sender_callable()))
+        for task in self._tasks:
+            task.add_done_callback(self._task_done)
+        if isinstance(source, Subscription):
+            source._on_close(self._subscription_closed)
+        live_streams.add(self)
+        self._stopping = AppStatus.should_exit
+        failure: BaseException | None = None
+        try:
+            with serving(self._scope, self._receive, self):
+                self._schedule_ping()
+                try:
+                    await self._supervise()
+                except BaseException as error:
+                    failure = error
+                await self._end_tasks()
+                if (
+                    failure is None
+                    and self._stopping
+                    and not (self._failures() or self._gone or self._complete)
+                ):
+                    await self._end_response(start)
+        finally:
+            live_streams.discard(self)
+            self._response.active = False
+            for timer in self._timers.values():
+                timer.cancel()
+            if isinstance(source, Subscription):
+                source.close("client")
+        self._raise(failure)
+
+    async def _supervise(self) -> None:
+        """Wait, and send pings; returns when the body has ended or has to be cancelled."""
+        while not (self._tasks[0].done() or self._overdue or self._failures()):
+            if self._stopping and not self._told:
+                self._tell()
+            elif self._ping_due:
+                await self._ping()
+            elif await self._client_left():
+                return
+
+    async def _client_left(self) -> bool:
+        """Wait for the next thing to happen, and tell whether the client left. Runs its handler then."""
+        message = await self._interruptible(self._receive)
+        if message is None:
+            return False
+        if message["type"] != "http.disconnect":
+            # A part of the request's body. Lets others run, should the messages have no end.
+            await asyncio.sleep(0)
+            return False
+        self._gone = True
+        if self._finishing:
+            # Servers say so too once the response is complete, so this tells no handler anything.
+            return True
+        self._response.active = False
+        if self._response.client_close_handler_callable is not None:
+            await self._response.client_close_handler_callable(message)
+        return True
+
+    async def _interruptible(self, wait: Callable[[], Awaitable[Any]], seconds: float | None = None) -> Any:
+        """The result of ``wait()``; None when it was interrupted.
+
+        Raises SendTimeoutError when it took longer than ``seconds``.
+        """
+        self._interrupted = False
+        result = None
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                self._wait = limit
+                result = await wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            self._wait = None
+        if limit.expired() and not self._interrupted:
+            raise SendTimeoutError
+        return result
+
+    def _interrupt(self) -> None:
+        """Let the supervisor look at what has changed. While it does not wait, it is about to look anyway."""
+        if self._wait is not None and not self._interrupted:
+            self._interrupted = True
+            # Too late when the wait has just come to its own end.
+            with suppress(RuntimeError):
+                self._wait.reschedule(self.loop.time())
+
+    def _task_done(self, task: asyncio.Future[None]) -> None:
+        # The data sender may come to its end; only its failure is news.
+        if task is self._tasks[0] or self._failures():
+            self._interrupt()
+
+    def _tell(self) -> None:
+        """Say that the server stops, and start the time that is left."""
+        self._told = True
+        response = self._response
+        if response._shutdown_event is not None:
+            response._shutdown_event.set()
+        if isinstance(response.body_iterator, Subscription):
+            response.body_iterator.close("shutdown")
+        grace = self._grace_period()
+        if grace > 0:
+            self._timers["grace"] = self.loop.call_later(grace, self._out_of_grace)
+        else:
+            self._overdue = True
+
+    def _out_of_grace(self) -> None:
+        self._overdue = True
+        self._interrupt()
+
+    def _subscription_closed(self, reason: str) -> None:
+        # A stalled client never lets `send` return: its connection is aborted, or else the body cancelled.
+        if reason == "stalled" and not abort(self._receive):
+            self._tasks[0].cancel()
+
+    # Pings.
+
+    def _schedule_ping(self) -> None:
+        interval = self._response.ping_interval
+        if interval > 0 and self._response._pings:
+            self._timers["ping"] = self.loop.call_later(min(interval, _FOR_EVER), self._time_for_ping)
+
+    def _time_for_ping(self) -> None:
+        self._ping_due = True
+        self._interrupt()
+
+    async def _ping(self) -> None:
+        self._ping_due = False
+        # While the body sends, the connection is not idle, and a ping would only queue up behind.
+        if self._started and not self._sending and not self._finishing:
+            chunk = ensure_bytes(self._ping_message(), self._response.sep)
+            message = {"type": "http.response.body", "body": chunk, "more_body": True}
+            sent = self._ping_sent = self.loop.create_future()
+            try:
+                await self._interruptible(lambda: self._send(message), self._response.send_timeout)
+            finally:
+                self._ping_sent = None
+                if not sent.done():
+                    sent.set_result(None)
+        self._schedule_ping()
+
+    def _ping_message(self) -> Any:
+        factory = self._response.ping_message_factory
+        if factory is not None:
+            return factory()
+        return ServerSentEvent(comment=f"ping - {datetime.now(UTC)}", sep=self._response.sep)
+
+    # The body's task.
+
+    async def _drive(self, start: Message) -> None:
+        """Send the head, each of the content's events, and the end."""
+        response, send, timeout = self._response, self._send, self._response.send_timeout
+        sep = response.sep
+        self._sending = True
+        await send(start)
+        self._started = True
+        self._sending = False
+        async for item in response.body_iterator:
+            try:
+                chunk = ensure_bytes(item, sep)
+                if self._ending:
+                    # It was cancelled and took no notice.
+                    raise asyncio.CancelledError
+                if self._ping_sent is not None:
+                    await self._ping_sent
+                self._sending = True
+                message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                if timeout is None:
+                    await send(message)
+                else:
+                    await send_within(timeout, send, message)
+                self._sending = False
+            except BaseException:
+                # The content is suspended where it yielded: closing it runs its cleanup before this goes on.
+                await self._close_content()
+                raise
+        if self._ping_sent is not None:
+            await self._ping_sent
+        self._finishing = True
+        response.active = False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._complete = True
+
+    async def _close_content(self) -> None:
+        aclose = getattr(self._response.body_iterator, "aclose", None)
+        if aclose is None:
+            return
+        seconds = self._response._cleanup_timeout
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as limit:
+                try:
+                    await aclose()
+                except Exception:
+                    logger.exception("Error closing body iterator after encoding or send failure")
+        if limit.expired():
+            logger.warning("Body iterator cleanup cancelled after %s seconds", seconds)
+
+    # The end.
+
+    async def _end_tasks(self) -> None:
+        """Cancel what still runs and wait for it: nothing of the stream is left when the response returns."""
+        self._ending = True
+        running = {task for task in self._tasks if not task.done()}
+        if not running:
+            return
+        for task in running:
+            task.cancel()
+        # Closing the content has its own limit of as many seconds; this one comes after it.
+        limit = self._response._cleanup_timeout
+        patience = None if limit is None else limit + 1
+        # A cancelled anyio scope around the request would interrupt every await from now on.
+        with anyio.CancelScope(shield=True):
+            while running:
+                _, running = await asyncio.wait(running, timeout=patience)
+                for task in running:
+                    logger.warning("A stream took no notice of being cancelled; it is cancelled again")
+                    task.cancel()
+
+    async def _end_response(self, start: Message) -> None:
+        """End the HTTP response of a stream that was cancelled because its server stops."""
+        try:
+            async with asyncio.timeout(_LAST_SEND):
+                if not self._started:
+                    await self._send(start)
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            # A client that reads nothing: its connection's orderly close would take for ever.
+            abort(self._receive)
+
+    def _failures(self) -> list[BaseException]:
+        """The exceptions of tasks that ended with one."""
+        done = (task for task in self._tasks if task.done() and not task.cancelled())
+        return [error for task in done if (error := task.exception()) is not None]
+
+    def _raise(self, failure: BaseException | None) -> None:
+        """Raise what went wrong: one exception as it is, several as a group."""
+        errors = self._failures()
+        try:
+            if isinstance(failure, asyncio.CancelledError):
+                raise failure
+            if failure is not None:
+                errors.append(failure)
+            if len(errors) == 1:
+                raise errors[0]
+            if errors:
+                raise BaseExceptionGroup("several errors in one event stream", errors)
+        finally:
+            del failure, errors  # they hold this frame

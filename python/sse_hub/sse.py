@@ -1,0 +1,28 @@
+"""sse-starlette's module path: ``from sse_hub.sse import EventSourceResponse, AppStatus``."""
+
+from __future__ import annotations
+
+from sse_hub._app_status import AppStatus, SendTimeoutError
+from sse_hub._event_stream import logger
+from sse_hub.event import JSONServerSentEvent, ServerSentEvent, ensure_bytes
+from sse_hub.responses import (
+    AsyncContentStream,
+    Content,
+    ContentStream,
+    EventSourceResponse,
+    SyncContentStream,
+)
+
+__all__ = [
+    "AppStatus",
+    "AsyncContentStream",
+    "Content",
+    "ContentStream",
+    "EventSourceResponse",
+    "JSONServerSentEvent",
+    "SendTimeoutError",
+    "ServerSentEvent",
+    "SyncContentStream",
+    "ensure_bytes",
+    "logger",
+]
