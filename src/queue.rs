@@ -57,7 +57,8 @@ impl Queue {
     /// Put an entry at the end. `counts` tells whether the queue waits behind an unfinished write: only then
     /// do the limits hold, so that a burst never cuts a healthy client.
     pub fn push(&mut self, entry: &Arc<Entry>, counts: bool) -> Pushed {
-        if !counts || self.has_room(entry) {
+        // Nothing gets past one that was dropped: its id would carry the client over a gap it is told of later.
+        if !counts || (self.dropped_newest == 0 && self.has_room(entry)) {
             self.bytes += entry.len();
             self.entries.push_back(entry.clone());
             return Pushed::Queued;
