@@ -42,6 +42,9 @@ struct Ring {
 pub struct Replay {
     after: SmallVec<[(TopicId, u64); 4]>,
     until: u64,
+    /// Nothing was given yet to a client that has no claim to where it begins: a newcomer, or one whose gap
+    /// was announced. What is evicted before its first piece is not missed.
+    claimless: bool,
 }
 
 impl Replay {
@@ -110,12 +113,20 @@ impl History {
 
     /// Forget a topic, but not that it may have lost something.
     pub fn forget(&mut self, topic: TopicId) {
-        if let Some(mut ring) = self.rings.remove(&topic) {
+        self.empty(topic);
+        if let Some(ring) = self.rings.remove(&topic) {
             self.forgotten = self.forgotten.max(ring.lost);
-            while let Some(entry) = ring.entries.pop_front() {
-                self.forgotten = self.forgotten.max(entry.seq.unwrap_or(0));
-                self.release(&entry);
-            }
+        }
+    }
+
+    /// Lose everything a topic keeps.
+    fn empty(&mut self, topic: TopicId) {
+        let Some(ring) = self.rings.get_mut(&topic) else { return };
+        ring.bytes = 0;
+        let entries = std::mem::take(&mut ring.entries);
+        ring.lost = ring.lost.max(entries.back().and_then(|entry| entry.seq).unwrap_or(0));
+        for entry in &entries {
+            self.release(entry);
         }
     }
 
@@ -124,11 +135,13 @@ impl History {
         let Some(seq) = entry.seq else { return };
         let topics = entry.target.rings();
         let mut holders = 0;
-        for topic in topics {
-            let Some(ring) = self.rings.get_mut(topic) else { continue };
+        for &topic in topics {
+            let Some(ring) = self.rings.get_mut(&topic) else { continue };
             if ring.retention.count == 0 || entry.len() > ring.retention.bytes {
-                // Too large for the ring, or nothing is kept: everything up to here is lost to a later replay.
+                // Too large for the ring, or nothing is kept: everything up to here is lost to a later replay,
+                // also what is here still, or a replay of it would have a hole.
                 ring.lost = seq;
+                self.empty(topic);
                 continue;
             }
             ring.entries.push_back(entry.clone());
@@ -157,14 +170,20 @@ impl History {
     /// A replay of what comes after `seq`, up to and including `until`.
     #[must_use]
     pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
-        Replay { after: topics.iter().map(|&topic| (topic, seq)).collect(), until }
+        let after = topics.iter().map(|&topic| (topic, seq)).collect();
+        Replay { after, until, claimless: false }
     }
 
     /// A replay of what these topics still keep after `seq`: for a client whose gap was announced already.
     #[must_use]
     pub fn remains(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
-        let after = |topic: &TopicId| self.rings.get(topic).map_or(seq, |ring| ring.lost.max(seq));
-        Replay { after: topics.iter().map(|topic| (*topic, after(topic))).collect(), until }
+        let after = |topic: &TopicId| {
+            let entries = &self.rings.get(topic)?.entries;
+            let first = entries.get(entries.partition_point(|entry| entry.seq <= Some(seq)))?;
+            first.seq.map(|first| first - 1)
+        };
+        let after = topics.iter().map(|topic| (*topic, after(topic).unwrap_or(until))).collect();
+        Replay { after, until, claimless: true }
     }
 
     /// A newcomer's replay.
@@ -180,7 +199,7 @@ impl History {
             let first = ring.entries.get(skip).and_then(|entry| entry.seq);
             after.push((topic, first.map_or(until, |seq| seq - 1)));
         }
-        Replay { after, until }
+        Replay { after, until, claimless: true }
     }
 
     /// The next piece of a replay: at most `max_entries` and about `max_bytes`, merged by sequence number.
@@ -192,7 +211,9 @@ impl History {
         }
         for (topic, after) in &mut replay.after {
             let Some(ring) = self.rings.get(topic) else {
+                // It was left, and forgotten since: said once.
                 page.lost |= self.forgotten > *after && *after < replay.until;
+                *after = replay.until;
                 continue;
             };
             if ring.lost > *after && *after < replay.until {
@@ -201,6 +222,7 @@ impl History {
             }
             heads.push((ring, ring.entries.partition_point(|entry| entry.seq <= Some(*after))));
         }
+        page.lost &= !std::mem::take(&mut replay.claimless);
         let mut bytes = 0;
         let mut last = None;
         page.done = loop {
