@@ -14,7 +14,8 @@ fn entry(frame: Frame, seq: Option<u64>, at: Duration) -> Arc<Entry> {
 
 /// The first bytes of every stream: a comment line (so that a byte order mark could not be eaten, and proxies
 /// see a first byte), the client's own `retry:`, and `stream-open` with the cursor's id, from which a client
-/// that is cut before its first event resumes.
+/// that is cut before its first event resumes. It has none where a `stream-reset` or initial events follow,
+/// which carry it: a client cut between the two would resume past what it was not told of.
 #[must_use]
 pub fn open(retry_ms: u64, id: Option<EventId>, at: Duration) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(Some("sse-hub"), Some("stream-open"));
@@ -48,13 +49,13 @@ impl ResetReason {
     }
 }
 
-/// `stream-reset`: what the client missed cannot be proven complete.
+/// `stream-reset`: what the client missed cannot be proven complete. With an id, it goes on from there.
 #[must_use]
-pub fn reset(reason: ResetReason, requested: Option<&str>, at: Duration) -> Arc<Entry> {
+pub fn reset(reason: ResetReason, requested: Option<&str>, id: Option<EventId>, at: Duration) -> Arc<Entry> {
     let data = serde_json::json!({ "reason": reason.as_str(), "requested": requested });
     let mut builder = FrameBuilder::new(None, Some("stream-reset"));
     builder.text(&data.to_string());
-    entry(builder.finish(None).seal(None), None, at)
+    entry(builder.finish(None).seal(id), id.map(|id| id.seq), at)
 }
 
 /// `stream-lagged`: this many events were dropped here.

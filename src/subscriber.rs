@@ -244,11 +244,11 @@ impl Subscriber {
 
     /// It joined: begin as the hub decided.
     pub fn begin(&mut self, plan: Plan, epoch: Epoch, retry_ms: u64, now: Duration) {
-        // Without the snapshot an id would be a lie: a client cut before it would resume past it.
+        // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.
         let id = (!plan.initial).then_some(EventId { epoch, seq: plan.cursor });
-        self.lead.push(control::open(retry_ms, id, now));
+        self.lead.push(control::open(retry_ms, id.filter(|_| plan.reset.is_none()), now));
         if let Some((reason, requested)) = &plan.reset {
-            self.lead.push(control::reset(*reason, requested.as_deref(), now));
+            self.lead.push(control::reset(*reason, requested.as_deref(), id, now));
         }
         self.initial = plan.initial;
         self.replay = plan.replay;
@@ -355,7 +355,7 @@ impl Subscriber {
         let Some(replay) = &mut self.replay else { return };
         let mut piece = page(replay);
         if piece.lost {
-            out.push(control::reset(ResetReason::Evicted, None, now));
+            out.push(control::reset(ResetReason::Evicted, None, None, now));
         }
         out.append(&mut piece.entries);
         if piece.done {
@@ -435,11 +435,14 @@ impl Subscriber {
     /// Nothing more will be queued.
     pub fn close(&mut self, reason: CloseReason) {
         if !reason.drains() {
-            self.queue.clear();
             self.lead = Vec::new();
+        }
+        // A stream that ends does not wait for the application's snapshot; what is newer, with its ids, would
+        // make the client resume past it.
+        if !reason.drains() || self.initial {
+            self.queue.clear();
             self.replay = None;
         }
-        // A stream that ends does not wait for the application's snapshot.
         self.initial = false;
         let _ = self.identity.closed.set(reason);
     }
