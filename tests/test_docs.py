@@ -1,90 +1,35 @@
-"""Every Python block of README.md and docs/ runs, and every application in them is used as its text says.
-
-A block that imports something is a whole program and runs in an empty namespace. Any other block is a
-fragment and runs with ``hub``, ``app`` and the like there already, each of its own.
-"""
+"""Every Python block of README.md and docs/ runs, and every application in them is used as its text says."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import inspect
 import json
+import queue
 import re
 import shlex
-import textwrap
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from live import serve
-from sse_hub import Hub
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-Names = dict[str, Any]
+from fastapi import FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
+from live import PATIENCE, serve
+from pages import PAGES, PYTHON, ROOT, Block, find
+from sse_hub import Hub, HubResponse
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: Path
-    heading: str
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
-
-    @property
-    def is_program(self) -> bool:
-        return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(self.text).body)
-
-    def run(self) -> Names:
-        """Execute it; its names. Tracebacks point into the page."""
-        names: Names = {"__name__": "main"} if self.is_program else {"hub": Hub(), "app": FastAPI()}
-        code = compile(
-            "\n" * self.line + self.text, str(self.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        )
-        if code.co_flags & inspect.CO_COROUTINE:
-            asyncio.run(eval(code, names))
-        else:
-            exec(code, names)
-        return names
-
-
-def blocks_of(page: Path) -> list[Block]:
-    blocks, heading, start, language = [], "", 0, ""
-    lines = page.read_text().splitlines()
-    for number, line in enumerate(lines):
-        if fence := re.match(r"\s*```(\w*)", line):
-            if start:
-                text = textwrap.dedent("\n".join(lines[start:number])) + "\n"
-                blocks.append(Block(page, heading, start, language, text))
-                start = 0
-            else:
-                start, language = number + 1, fence[1]
-        elif not start and line.startswith("#"):
-            heading = line.lstrip("# ")
-    assert not start, f"{page.name}: the block at line {start} does not end"
-    return blocks
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-
-
-def find(page: str, heading: str, language: str = "python") -> list[Block]:
-    found = [b for b in BLOCKS if (b.page.name, b.heading, b.language) == (page, heading, language)]
-    assert found, f"{page} has no {language} block under {heading!r}"
-    return found
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own to be waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
 
 
 EXERCISED: set[Block] = set()
@@ -97,9 +42,20 @@ def exercises(page: str, heading: str) -> Callable[[Callable[..., None]], Any]:
     return pytest.mark.parametrize("block", [pytest.param(block, id=str(block))])
 
 
+@pytest.fixture
+def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """README's first example as the module that its text calls it."""
+    module = ModuleType("main")
+    vars(module).update(find("README.md", "A stream in two minutes")[0].run())
+    monkeypatch.setitem(sys.modules, "main", module)
+
+
+@pytest.mark.usefixtures("main_module")
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_the_block_runs(block: Block) -> None:
-    block.run()
+    names = block.run()
+    for test in [value for name, value in names.items() if name.startswith("test_")]:
+        asyncio.run(test())  # each on a loop of its own, as pytest-asyncio runs them
 
 
 def test_every_application_is_exercised() -> None:
@@ -316,3 +272,56 @@ def test_a_hub_beside_fastapis_own_streams(block: Block) -> None:
             server.http.post("/news", json={"title": "it works"})
             event = events.next()
             assert (event.event, event.json()) == ("news", {"title": "it works"})
+
+
+@exercises("recipes.md", "An AI answer, token by token")
+def test_an_answer_comes_token_by_token_and_is_cancelled_when_nobody_reads(block: Block) -> None:
+    names = block.run()
+    with serve(names["app"]) as server:
+        with server.stream("/answer", params={"prompt": "what is SSE?"}) as events:
+            *tokens, done = events.rest()
+        assert {event.event for event in tokens} == {"token"}
+        assert "".join(event.json()["token"] for event in tokens) == "You asked: what is SSE? "
+        assert done.event == "done"
+        with server.stream("/answer", params={"prompt": "more " * 1000}) as events:
+            events.next()
+            assert names["asked"] == 1
+        wait_until(lambda: names["asked"] == 0)
+
+
+@exercises("README.md", "Moving from sse-starlette")
+def test_the_bytes_are_those_of_sse_starlette(block: Block) -> None:
+    theirs = block.text.replace("from sse_hub import", "from sse_starlette import")
+    answers = []
+    for text in (block.text, theirs):
+        with serve(replace(block, text=text).run()["app"]) as server:
+            response = server.http.get("/numbers")
+            headers = {name: value for name, value in response.headers.items() if name != "date"}
+            answers.append((headers, response.content))
+    assert answers[0] == answers[1]
+
+
+def test_streams_pass_the_middleware_that_is_named() -> None:
+    app, hub, left = FastAPI(), Hub(), queue.Queue[str]()
+    app.add_middleware(GZipMiddleware)
+
+    @app.middleware("http")
+    async def stamp(request: Request, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers["x-stamp"] = "1"
+        return response
+
+    @app.get("/events")
+    async def events() -> HubResponse:
+        return hub.response("t")
+
+    hub.on_disconnect(lambda _, reason: left.put(reason))
+    with serve(app) as server:
+        with server.stream("/events") as stream:
+            assert stream.response.headers["x-stamp"] == "1"
+            assert "content-encoding" not in stream.response.headers
+            stream.opened()
+            for number in range(3):
+                hub.publish("t", number)
+                assert stream.next().json() == number
+        assert left.get(timeout=PATIENCE) == "client"

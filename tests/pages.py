@@ -1,0 +1,80 @@
+"""README.md and docs/ as their tests see them: fenced blocks, by page and heading.
+
+A Python block that imports something is a whole program and runs in an empty namespace. Any other block is a
+fragment and runs with a ``hub`` there already.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sse_hub import Hub
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+Names = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    heading: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+    @property
+    def is_program(self) -> bool:
+        return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(self.text).body)
+
+    def run(self) -> Names:
+        """Execute it; its names. Tracebacks point into the page."""
+        names: Names = {"__name__": "main"} if self.is_program else {"hub": Hub()}
+        code = compile(
+            "\n" * self.line + self.text, str(self.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(eval(code, names))
+        else:
+            exec(code, names)
+        return names
+
+
+def blocks_of(page: Path) -> list[Block]:
+    blocks, heading, start, language = [], "", 0, ""
+    lines = page.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if fence := re.match(r"\s*```(\w*)", line):
+            if start:
+                text = textwrap.dedent("\n".join(lines[start:number])) + "\n"
+                blocks.append(Block(page, heading, start, language, text))
+                start = 0
+            else:
+                start, language = number + 1, fence[1]
+        elif not start and line.startswith("#"):
+            heading = line.lstrip("# ")
+    assert not start, f"{page.name}: the block at line {start} does not end"
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+def find(page: str, heading: str, language: str = "python") -> list[Block]:
+    found = [b for b in BLOCKS if (b.page.name, b.heading, b.language) == (page, heading, language)]
+    assert found, f"{page} has no {language} block under {heading!r}"
+    return found
