@@ -1,0 +1,1 @@
+"""Programs that show sse_hub at work."""

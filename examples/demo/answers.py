@@ -1,0 +1,54 @@
+"""The "assistant": its words are canned, their streaming is real."""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator
+
+from sse_hub import JSONServerSentEvent, ServerSentEvent
+
+ANSWERS = {
+    ("resume", "lost", "reconnect", "gap", "cut"): (
+        "Every event carries an id. When the connection drops, the browser itself reconnects after the time "
+        "the server named in retry:, and sends the last id it saw in the Last-Event-ID header.\n\n"
+        "The hub looks that id up in its history, replays what came after it, in order, and goes on live. "
+        "If the history no longer reaches back that far, it says so with a stream-reset event: "
+        "never a silent gap."
+    ),
+    ("websocket", "socket", "polling"): (
+        "Choose Server-Sent Events when the server does the talking: prices, notices, progress, tokens.\n\n"
+        "They are plain HTTP, so cookies, authentication, proxies and compression work as they always did, "
+        "and the browser reconnects by itself. What the page has to say goes back in ordinary POST requests. "
+        "Choose WebSockets when both sides send many small messages, as in a game."
+    ),
+    (): (
+        "Server-Sent Events are one long HTTP response to which the server keeps adding lines. "
+        "In the browser, new EventSource(url) is the whole client.\n\n"
+        "That is enough for live prices, notifications, a chat room, a progress bar, or an answer that "
+        "appears word by word, like this one. This stream is an ordinary async generator handed to "
+        "EventSourceResponse; every token carries an id, so even a cut in the middle of a sentence can "
+        "be mended."
+    ),
+}
+
+
+def tokens_for(question: str) -> list[str]:
+    """The answer to `question` in pieces about as long as a language model's."""
+    words = set(re.findall(r"[a-z]+", question.lower()))
+    answer = next(
+        text for keys, text in ANSWERS.items() if not keys or any(word.startswith(keys) for word in words)
+    )
+    return re.findall(r"\s*\S{1,7}|\s+", answer)
+
+
+async def stream_answer(question: str, start: int, pace: float) -> AsyncIterator[ServerSentEvent]:
+    """Yield the tokens from number `start` on, one about every `pace` seconds, and `done` at the end.
+
+    A token's id is the number of the one after it, so the browser's Last-Event-ID is where to go on.
+    """
+    tokens = tokens_for(question)
+    yield ServerSentEvent(comment="one moment", retry=500)
+    for number, token in enumerate(tokens[start:], start + 1):
+        await asyncio.sleep(random.uniform(0.4, 1.6) * pace)
+        yield JSONServerSentEvent(token, event="token", id=str(number))
+    yield JSONServerSentEvent({"tokens": len(tokens)}, event="done", id=str(len(tokens)))

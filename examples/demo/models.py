@@ -1,0 +1,107 @@
+"""What pages send and what they get. Lengths are limited: everything here is kept and fanned out."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=24)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=280)]
+# A subscriber's id, as the page got it in its `hello` event.
+StreamId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def now() -> datetime:
+    """The current time, with its zone, so that a browser can show it in its own."""
+    return datetime.now(UTC)
+
+
+class Level(StrEnum):
+    """How loud a notice is."""
+
+    info = "info"
+    success = "success"
+    warning = "warning"
+
+
+class NewNotice(BaseModel):
+    """What the form posts; `Notice` is what everybody gets."""
+
+    author: Name
+    text: Text
+    level: Level = Level.info
+
+
+class Notice(NewNotice):
+    """A notice for everybody."""
+
+    at: datetime = Field(default_factory=now)
+
+
+class NewChatMessage(BaseModel):
+    """What the chat's form posts."""
+
+    author: Name
+    text: Text
+
+
+class ChatMessage(NewChatMessage):
+    """A line in the chat room."""
+
+    at: datetime = Field(default_factory=now)
+
+
+class NewWhisper(BaseModel):
+    """A message to one stream only."""
+
+    to: StreamId
+    author: Name
+    text: Text
+
+
+class Whisper(BaseModel):
+    """What the chosen one gets."""
+
+    author: str
+    text: str
+    at: datetime = Field(default_factory=now)
+
+
+class Cut(BaseModel):
+    """Which stream to end."""
+
+    id: StreamId
+
+
+class Person(BaseModel):
+    """One open page."""
+
+    id: str
+    client: str
+    name: str
+    # True: came back and missed nothing. False: came back too late. None: is new here.
+    recovered: bool | None
+
+
+class Change(BaseModel):
+    """What made the list change."""
+
+    what: Literal["joined", "came back", "left"]
+    name: str
+    why: str | None = None
+
+
+class Presence(BaseModel):
+    """Who is online."""
+
+    count: int
+    people: list[Person]
+    change: Change
+
+
+class Delivered(BaseModel):
+    """The answer to a POST: the event's id and how many streams it goes to."""
+
+    id: str | None
+    online: int

@@ -1,0 +1,41 @@
+"""What the demo reads from its environment.
+
+PORT                 port to listen on (default 8000; when it is taken, a free one is used)
+HOST                 address to listen on (default 127.0.0.1)
+SSE_HUB_HEARTBEAT    seconds of silence after which a stream gets a heartbeat (default 5)
+SSE_HUB_RECONNECT    "min,max" seconds a browser waits before it reconnects (default "1,3")
+SSE_HUB_TICK         seconds between two price ticks (default 0.5)
+SSE_HUB_TOKEN        seconds between two tokens of an answer, about (default 0.045)
+SSE_HUB_TICK_HISTORY how many ticks are kept for those who join or come back (default 240)
+"""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The demo's settings; durations are in seconds."""
+
+    host: str
+    port: int
+    heartbeat: float
+    reconnect: tuple[float, float]
+    tick: float
+    tick_history: int
+    token: float
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Read the variables above. A value that is no number raises ValueError."""
+        env = os.environ
+        shortest, longest = env.get("SSE_HUB_RECONNECT", "1,3").split(",")
+        return cls(
+            host=env.get("HOST", "127.0.0.1"),
+            port=int(env.get("PORT", "8000")),
+            heartbeat=float(env.get("SSE_HUB_HEARTBEAT", "5")),
+            reconnect=(float(shortest), float(longest)),
+            tick=float(env.get("SSE_HUB_TICK", "0.5")),
+            tick_history=int(env.get("SSE_HUB_TICK_HISTORY", "240")),
+            token=float(env.get("SSE_HUB_TOKEN", "0.045")),
+        )

@@ -1,0 +1,78 @@
+// Who is online, and a message to one of them.
+
+import { post } from "./api.js";
+import { avatar, byId, make } from "./dom.js";
+
+export class People {
+  #select = byId("whisper-to");
+  #chosen = null; // the client picked in the list or by a button
+  #me;
+  #complain;
+
+  constructor(stream, me, complain) {
+    this.#me = me;
+    this.#complain = complain;
+    stream.on("presence", (presence) => this.#show(presence));
+    this.#select.addEventListener("change", () => {
+      this.#chosen = this.#select.value;
+    });
+    byId("whisper-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#send(event.target.elements.text);
+    });
+  }
+
+  #show({ count, people }) {
+    byId("people-count").textContent = count;
+    const sorted = [...people].sort((a, b) => this.#isMe(b) - this.#isMe(a) || a.name.localeCompare(b.name));
+    byId("people").replaceChildren(...sorted.map((person) => this.#row(person)));
+
+    // Streams come and go; the page behind them stays. Keep whom the writer had chosen.
+    const options = sorted.map((person) => {
+      const label = this.#isMe(person) ? `${person.name} (you)` : person.name;
+      return make("option", { value: person.client, "data-stream": person.id }, label);
+    });
+    this.#select.replaceChildren(...options.filter((_, index) => index > 0), ...options.slice(0, 1));
+    if (options.some((option) => option.value === this.#chosen)) this.#select.value = this.#chosen;
+  }
+
+  #row(person) {
+    const mine = this.#isMe(person);
+    const tags = [];
+    if (mine) tags.push(make("span", { class: "tag you" }, "you"));
+    if (person.recovered === true) tags.push(make("span", { class: "tag", title: "Came back and missed nothing" }, "resumed"));
+    if (person.recovered === false) tags.push(make("span", { class: "tag late", title: "Came back too late for the history" }, "reset"));
+    const name = make("span", { class: "person" }, make("b", {}, person.name), make("span", { class: "ids" }, ...tags, make("code", {}, person.id)));
+    const row = make("li", {}, avatar(person.name), name);
+    if (!mine) row.append(this.#button("Write", person, () => this.#choose(person)));
+    row.append(this.#button("Cut", person, () => post("/api/cut", { id: person.id }).catch(this.#complain)));
+    return row;
+  }
+
+  #button(label, person, action) {
+    const button = make("button", { type: "button", class: "small", "aria-label": `${label}: ${person.name}` }, label);
+    button.addEventListener("click", action);
+    return button;
+  }
+
+  #choose(person) {
+    this.#chosen = person.client;
+    this.#select.value = person.client;
+    byId("whisper-text").focus();
+  }
+
+  async #send(field) {
+    const option = this.#select.selectedOptions[0];
+    if (!option || !field.value.trim()) return;
+    try {
+      await post("/api/whispers", { to: option.dataset.stream, author: this.#me.name, text: field.value });
+      field.value = "";
+      byId("whisper-outcome").textContent = `Sent to ${option.textContent}, and to nobody else.`;
+    } catch (error) {
+      byId("whisper-outcome").textContent = "";
+      this.#complain(error);
+    }
+  }
+
+  #isMe = (person) => person.client === this.#me.client;
+}

@@ -1,0 +1,84 @@
+// One EventSource for everything the page hears from the hub.
+//
+// The browser reconnects by itself and sends Last-Event-ID; there is nothing to program for that.
+// What this class adds: it knows the state, keeps the last id, and can hang up and come back.
+
+const CONTROL = ["stream-open", "stream-reset", "stream-cursor", "stream-lagged"];
+const OURS = ["hello", "tick", "notice", "chat", "whisper", "presence"];
+// A browser gives up for good when it gets anything but 200 (a proxy's 502, say). We try again.
+const RETRY_AFTER_REFUSAL = 5000;
+
+export class HubStream extends EventTarget {
+  state = "connecting"; // connecting | open | waiting (the browser will reconnect) | closed
+  lastEventId = null;
+  opens = 0;
+  #source = null;
+  #timer = null;
+  #replay = null; // "history" for a newcomer, "caught up" after a cut, null when live
+  #parameters;
+
+  /** @param parameters a function that returns the query parameters for the next connection */
+  constructor(parameters) {
+    super();
+    this.#parameters = parameters;
+  }
+
+  /** Connect. With `from`, ask for what came after that id; without, as a newcomer. */
+  open(from = null) {
+    this.close();
+    const query = new URLSearchParams(this.#parameters());
+    // EventSource cannot set headers, so a page that opens a new one names the id in the address.
+    // When the browser later reconnects by itself, its Last-Event-ID header counts, not this.
+    if (from !== null) query.set("last_event_id", from);
+    this.lastEventId = from;
+    const source = new EventSource(`/events?${query}`);
+    this.#source = source;
+    this.#become("connecting");
+    source.onopen = () => {
+      this.opens += 1;
+      this.#become("open");
+    };
+    source.onerror = () => {
+      const refused = source.readyState === EventSource.CLOSED;
+      this.#become(refused ? "closed" : "waiting");
+      if (refused) this.#timer = setTimeout(() => this.open(this.lastEventId), RETRY_AFTER_REFUSAL);
+    };
+    for (const name of [...CONTROL, ...OURS]) {
+      source.addEventListener(name, (event) => this.#hear(name, event));
+    }
+  }
+
+  /** Hang up. The browser does not come back by itself after this. */
+  close() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    this.#source = null;
+    this.#become("closed");
+  }
+
+  /**
+   * Call `listener(data, { id, replayed })` for each event of that name. `replayed` is null for what
+   * arrives live, "history" for what a newcomer is shown, "caught up" for what a cut had kept from us.
+   */
+  on(name, listener) {
+    this.addEventListener(name, (event) => listener(event.detail.data, event.detail));
+  }
+
+  #hear(name, event) {
+    // What is replayed stands between `stream-open` and `hello`, which the server sends live.
+    if (name === "stream-open") this.#replay = this.lastEventId === null ? "history" : "caught up";
+    if (name === "hello") this.#replay = null;
+    // An event without an id (one sent to this stream alone) leaves the last id as it was.
+    this.lastEventId = event.lastEventId || this.lastEventId;
+    const data = event.data ? JSON.parse(event.data) : null;
+    const detail = { data, id: this.lastEventId, replayed: this.#replay };
+    this.dispatchEvent(new CustomEvent("any", { detail: { ...detail, name } }));
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  #become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.dispatchEvent(new CustomEvent("state", { detail: { data: state } }));
+  }
+}

@@ -1,0 +1,180 @@
+"""Servers in processes of their own, and a proxy that can cut the line."""
+
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STOP_SECONDS = 8
+
+
+class Server:
+    """A program that prints its address, on a port that it keeps over restarts."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], port: int = 0) -> None:
+        self.command = command
+        self.environment = environment
+        self.port = port
+        self.output = ""
+        self.start()
+        # A connection for each request, so that none is left over from before a restart.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(base_url=self.url, limits=limits, trust_env=False, verify=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it has printed its address: from then on it accepts connections."""
+        environment = {**os.environ, **self.environment, "PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, *self.command],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if address := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                self.port = int(address[1])
+                break
+        else:
+            pytest.fail(f"{self.command} did not start:\n{self.output}")
+        # Read on, so that it never waits for a full pipe.
+        self.reader = threading.Thread(target=self.read, args=[self.process.stdout], daemon=True)
+        self.reader.start()
+
+    def read(self, stream: Iterator[str]) -> None:
+        for line in stream:
+            self.output += line
+
+    def stop(self) -> None:
+        """SIGTERM must end it soon, whatever is connected, and without a traceback."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"{self.command} did not stop within {STOP_SECONDS} s:\n{self.output}")
+        finally:
+            self.reader.join(STOP_SECONDS)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+        assert "Traceback" not in self.output, self.output
+
+    def restart(self) -> None:
+        """Stop it and start it anew on the same port."""
+        self.stop()
+        self.start()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Post JSON and return the answer's."""
+        answer = self.http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def running(*command: str, port: int = 0, **environment: str) -> Iterator[Server]:
+    """A server for the time of a with block: `running("-m", "examples.demo", SSE_HUB_TICK="0.1")`."""
+    server = Server(list(command), environment, port)
+    try:
+        yield server
+    finally:
+        server.http.close()
+        server.stop()
+
+
+class Proxy:
+    """A TCP relay in front of a server: it can break every connection, and let new ones wait."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.through = threading.Event()
+        self.through.set()
+        # What comes after these bytes on their connection is lost: a cut then comes at that very place.
+        self.stop_at: bytes | None = None
+        self.stopped = threading.Event()
+        self.lock = threading.Lock()
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.threads: list[threading.Thread] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.run(self.accept)
+
+    def run(self, function: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.run(self.connect, client)
+
+    def connect(self, client: socket.socket) -> None:
+        self.through.wait()
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            client.close()
+            return
+        with self.lock:
+            self.pairs.append((client, server))
+        self.run(self.relay, client, server)
+        self.run(self.relay, server, client)
+
+    def relay(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                before, found, _ = data.partition(self.stop_at) if self.stop_at else (data, b"", b"")
+                sink.sendall(before + found)
+                if found:
+                    self.stop_at = None
+                    self.stopped.set()
+                    return
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Break every connection with a reset; whoever comes back waits for `mend`."""
+        self.through.clear()
+        with self.lock:
+            pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for end in pair:
+                with suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.shutdown(socket.SHUT_RD)
+                end.close()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self.through.set()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+        self.mend()
+        for thread in self.threads:
+            thread.join(5)
+        self.cut()

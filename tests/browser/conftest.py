@@ -1,0 +1,69 @@
+"""A real Chromium, and fixtures that start servers and clean up after themselves."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from browser_support import Proxy, Server, running
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+
+expect.set_options(timeout=10_000)
+
+
+# For a module, not for the session: while Playwright's synchronous interface is open, an event loop
+# counts as running in this thread, and asynchronous tests elsewhere could not run.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.fail(
+            f"The browser tests need Chromium at {CHROMIUM} (apt-get install chromium, or set CHROMIUM)."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[[], Page]]:
+    """Make a page of its own: another browser profile, so another pool of connections. No script may fail."""
+    contexts, errors = [], []
+
+    def make(**options: object) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start a server for this test only; takes what `running` takes."""
+    with ExitStack() as servers:
+        yield lambda *command, **options: servers.enter_context(running(*command, **options))
+
+
+@pytest.fixture
+def proxy_for() -> Iterator[Callable[[Server], Proxy]]:
+    """Put a proxy in front of a server."""
+    proxies = []
+
+    def start(server: Server) -> Proxy:
+        proxy = Proxy(server.port)
+        proxies.append(proxy)
+        return proxy
+
+    yield start
+    for proxy in proxies:
+        proxy.close()

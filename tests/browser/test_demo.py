@@ -1,0 +1,267 @@
+"""The demo, as somebody who opens it in a browser sees it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser_support import Proxy, Server, running
+from playwright.sync_api import Locator, Page, expect
+
+DEMO = ["-m", "examples.demo"]
+QUICK = {
+    "SSE_HUB_TICK": "0.1",
+    "SSE_HUB_RECONNECT": "0.3,0.5",
+    "SSE_HUB_HEARTBEAT": "0.3",
+    "SSE_HUB_TOKEN": "0.01",
+}
+NewPage = Callable[..., Page]
+Serve = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Server]:
+    with running(*DEMO, **QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def visit(new_page: NewPage) -> Callable[..., Page]:
+    """Open the demo under a name, and wait until its stream is open."""
+
+    def go(url: str, name: str, **options: object) -> Page:
+        page = new_page(**options)
+        page.add_init_script(f"sessionStorage.setItem('name', {json.dumps(name)})")
+        page.goto(url)
+        expect(page.locator("#fact-stream")).to_have_text(re.compile(r"\w"))
+        return page
+
+    return go
+
+
+def state(page: Page, wanted: str) -> None:
+    expect(page.locator("#state")).to_have_attribute("data-state", wanted)
+
+
+def log_line(page: Page, event: str) -> Locator:
+    return page.locator(f"#log tr[data-event='{event}']")
+
+
+def number(page: Page, name: str) -> int:
+    return int(page.locator(f"#{name}").inner_text())
+
+
+def ticks_go_on(page: Page, more: int = 3) -> None:
+    """Wait for more ticks; none may be missing, none may have come twice."""
+    received = number(page, "ticks-received")
+    for _ in range(more):
+        expect(page.locator("#ticks-received")).not_to_have_text(str(received))
+        received = number(page, "ticks-received")
+    assert (number(page, "ticks-missing"), number(page, "ticks-twice")) == (0, 0)
+
+
+def say(page: Page, text: str) -> None:
+    page.fill("#chat-text", text)
+    page.press("#chat-text", "Enter")
+    expect(page.locator("#chat-text")).to_have_value("")
+
+
+def write(page: Page, to: str, text: str) -> None:
+    page.select_option("#whisper-to", label=to)
+    page.fill("#whisper-text", text)
+    page.press("#whisper-text", "Enter")
+    expect(page.locator("#whisper-outcome")).to_have_text(f"Sent to {to}, and to nobody else.")
+
+
+def notify(page: Page, text: str) -> None:
+    page.fill("#notice-text", text)
+    page.press("#notice-text", "Enter")
+    expect(page.locator("#notice-text")).to_have_value("")
+
+
+def test_prices_move_and_nothing_is_loaded_from_elsewhere(demo: Server, new_page: NewPage) -> None:
+    page = new_page()
+    requests: list[str] = []
+    problems: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(demo.url)
+    state(page, "open")
+    tiles = page.locator(".tile")
+    expect(tiles).to_have_count(4)
+    shown = page.locator("#chart .stroke").first.get_attribute("d")
+    expect(page.locator("#chart .stroke").first).not_to_have_attribute("d", shown or "")
+    ticks_go_on(page)
+    # The exchange opened before the page did.
+    assert number(page, "ticks-received") > 100
+    assert all(url.startswith(demo.url) for url in requests), requests
+    assert problems == []
+
+
+def test_the_chart_follows_the_keyboard(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("^Fern"))
+    page.locator(".tile input").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("^Helio"))
+
+
+def test_a_cut_by_the_server_is_mended_without_a_gap(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    stream = page.locator("#fact-stream").inner_text()
+    page.click("#cut")
+    expect(page.locator("#fact-stream")).not_to_have_text(stream)
+    state(page, "open")
+    ticks_go_on(page)
+    assert number(page, "ticks-caught") > 0
+    assert number(page, "fact-reconnects") == 1
+    expect(page.locator("#people .tag", has_text="resumed")).to_have_count(1)
+    expect(log_line(page, "hello").first).to_contain_text("nothing was lost")
+    expect(log_line(page, "stream-reset")).to_have_count(0)
+
+
+def test_a_broken_line_is_mended_without_a_gap(
+    demo: Server, proxy_for: Callable[[Server], Proxy], visit: Callable[..., Page]
+) -> None:
+    proxy = proxy_for(demo)
+    page, other = visit(proxy.url, "Ada"), visit(demo.url, "Bob")
+    proxy.cut()
+    state(page, "waiting")
+    say(other, "said while Ada was away")
+    proxy.mend()
+    state(page, "open")
+    expect(page.locator("#messages")).to_contain_text("said while Ada was away")
+    ticks_go_on(page)
+    assert number(page, "ticks-caught") > 0
+    # The broken stream is gone from the list: one Ada, one Bob.
+    expect(other.locator("#people-count")).to_have_text("2")
+
+
+def test_who_hangs_up_and_comes_back_has_missed_nothing(demo: Server, visit: Callable[..., Page]) -> None:
+    page, other = visit(demo.url, "Ada"), visit(demo.url, "Bob")
+    page.click("#toggle")
+    state(page, "closed")
+    expect(other.locator("#people-count")).to_have_text("1")
+    say(other, "still here?")
+    page.click("#toggle")
+    state(page, "open")
+    expect(page.locator("#messages")).to_contain_text("still here?")
+    ticks_go_on(page)
+    assert number(page, "ticks-caught") > 0
+
+
+def test_an_expired_id_shows_the_reset_and_starts_afresh(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    say(page, "said before the reset")
+    page.click("#expire")
+    expect(log_line(page, "stream-reset")).to_have_count(1)
+    expect(log_line(page, "stream-reset")).to_contain_text("expired-1")
+    state(page, "open")
+    expect(page.locator("#messages .text", has_text="said before the reset")).to_have_count(1)
+    ticks_go_on(page)
+
+
+def test_a_restart_of_the_server_shows_the_reset_and_goes_on(
+    serve: Serve, visit: Callable[..., Page]
+) -> None:
+    demo = serve(*DEMO, **QUICK)
+    page = visit(demo.url, "Ada")
+    say(page, "before the restart")
+    demo.restart()
+    expect(log_line(page, "stream-reset")).to_have_count(1)
+    state(page, "open")
+    expect(page.locator("#messages li")).to_have_count(0)
+    say(page, "after the restart")
+    expect(page.locator("#messages li")).to_have_count(1)
+    ticks_go_on(page)
+
+
+def test_two_pages_chat_and_a_newcomer_sees_the_history(demo: Server, visit: Callable[..., Page]) -> None:
+    ada, bob = visit(demo.url, "Ada"), visit(demo.url, "Bob")
+    spoken = ["Hello, Bob", "<img src=x onerror=alert(1)> & hello, Ada"]
+    say(ada, spoken[0])
+    expect(bob.locator("#messages .text").last).to_have_text(spoken[0])
+    say(bob, spoken[1])
+    newcomer = visit(demo.url, "Eve")
+    for page in (ada, bob, newcomer):
+        expect(page.locator("#messages .text").last).to_have_text(spoken[1])
+        assert page.locator("#messages .text").all_inner_texts()[-2:] == spoken
+        assert page.locator("#messages img").count() == 0
+        expect(page.locator("#people b")).to_have_count(3)
+
+
+def test_a_notice_reaches_everybody_and_a_message_only_its_addressee(
+    demo: Server, visit: Callable[..., Page]
+) -> None:
+    ada, bob, eve = (visit(demo.url, name) for name in ("Ada", "Bob", "Eve"))
+    expect(ada.locator("#people b")).to_have_count(3)
+    write(ada, "Bob", "for your eyes only")
+    expect(bob.locator("#feed li[data-level=whisper] .text")).to_have_text(["for your eyes only"])
+    # What is published later comes later: whoever has the notice would have the message by now.
+    notify(ada, "to all of you")
+    for page in (ada, bob, eve):
+        expect(page.locator("#feed li[data-level=info] .text")).to_have_text(["to all of you"])
+        expect(page.locator("#toasts")).to_contain_text("to all of you")
+    for page in (ada, eve):
+        assert page.locator("#feed li[data-level=whisper]").count() == 0
+
+
+def test_an_answer_arrives_token_by_token(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    page.click("#chips button >> nth=2")
+    expect(page.locator("#words")).to_have_attribute("data-state", "writing")
+    expect(page.locator("#words")).to_contain_text("Choose Server-Sent Events")
+    expect(page.locator("#words")).to_have_attribute("data-state", "done")
+    text = page.locator("#words").text_content() or ""
+    assert text.startswith("Choose Server-Sent Events when the server does the talking")
+    assert text.endswith("many small messages, as in a game.")
+    assert int(page.locator("#fact-answer-id").inner_text()) > 50
+
+
+def test_an_answer_cut_in_the_middle_is_the_same_answer(
+    demo: Server, proxy_for: Callable[[Server], Proxy], visit: Callable[..., Page]
+) -> None:
+    proxy = proxy_for(demo)
+    page, other = visit(proxy.url, "Ada"), visit(demo.url, "Bob")
+    proxy.stop_at = b"id: 20\r\n"
+    for one in (page, other):
+        one.click("#chips button >> nth=1")
+    assert proxy.stopped.wait(10)
+    # The twentieth token has begun, so it does not count.
+    expect(page.locator("#fact-answer-id")).to_have_text("19")
+    proxy.cut()
+    state(page, "waiting")
+    proxy.mend()
+    for one in (page, other):
+        expect(one.locator("#words")).to_have_attribute("data-state", "done")
+    assert page.locator("#words").text_content() == other.locator("#words").text_content()
+
+
+def test_the_id_of_a_quiet_stream_moves_on(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    page.locator("#prices-on").uncheck(force=True)
+    expect(log_line(page, "stream-cursor").nth(1)).to_be_attached()
+    shown = page.locator("#fact-id").inner_text()
+    expect(page.locator("#fact-id")).not_to_have_text(shown)
+    received = number(page, "ticks-received")
+    page.locator("#prices-on").check(force=True)
+    expect(page.locator("#ticks-received")).not_to_have_text(str(received))
+    ticks_go_on(page)
+
+
+def test_what_is_too_long_or_empty_is_refused(demo: Server) -> None:
+    for path, body in {
+        "chat": {"author": "Ada", "text": "x" * 281},
+        "notices": {"author": " ", "text": "hello"},
+        "whispers": {"to": "", "author": "Ada", "text": "hello"},
+    }.items():
+        assert demo.http.post(f"/api/{path}", json=body).status_code == 422
+    nobody = {"to": "nobody", "author": "Ada", "text": "hello"}
+    assert demo.http.post("/api/whispers", json=nobody).status_code == 404
+
+
+def test_a_busy_port_is_reported_and_another_is_taken(demo: Server, serve: Serve) -> None:
+    second = serve(*DEMO, port=demo.port, **QUICK)
+    assert f"Port {demo.port} is in use" in second.output
+    assert second.port != demo.port
+    assert second.http.get("/").status_code == 200
