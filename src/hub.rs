@@ -399,6 +399,8 @@ impl Hub {
         let mut state = self.state.lock();
         let mut topics: TopicIds =
             topics.iter().filter_map(|topic| state.topics.find(topic.as_str())).collect();
+        topics.sort_unstable();
+        topics.dedup();
         let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
