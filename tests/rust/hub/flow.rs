@@ -1,0 +1,317 @@
+//! Slow consumers, slow loops, and publishers that run ahead: who is cut, who waits, who is refused.
+
+use std::sync::atomic::Ordering;
+
+use sse_hub::error::Error;
+use sse_hub::hub::Request;
+use sse_hub::queue::OverflowPolicy;
+use sse_hub::subscriber::{CloseReason, Taken};
+
+use crate::support::{MS, SECOND, STALL, World, config, draft, request};
+
+fn with_policy(world: &World, overflow: OverflowPolicy) -> crate::support::Stream {
+    world.live_with(&Request { overflow: Some(overflow), ..request(&["a"]) })
+}
+
+fn numbers(of: impl Iterator<Item = u64>) -> Vec<String> {
+    of.map(|n| format!("{n} #{n}")).collect()
+}
+
+fn publish(world: &World, numbers: impl Iterator<Item = u64>) {
+    numbers.for_each(|n| assert_eq!(world.publish(&["a"], &n.to_string()), n));
+}
+
+#[test]
+fn a_burst_never_cuts_a_healthy_client() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    publish(&world, 1..=5000);
+    world.drain();
+    assert_eq!(stream.all(), numbers(1..=5000));
+}
+
+#[test]
+fn many_turns_in_a_short_time_are_no_unfinished_write() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    for n in 1..=100 {
+        publish(&world, n..=n);
+        world.turn();
+    }
+    world.advance(19 * MS);
+    publish(&world, 101..=101);
+    world.turn();
+    assert_eq!(stream.all(), numbers(1..=101));
+}
+
+#[test]
+fn a_long_time_in_few_turns_is_no_unfinished_write() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    // The loop was blocked: its consumers had no turn to come back in.
+    for n in 1..=7 {
+        publish(&world, n * 10 - 9..=n * 10);
+        world.turn();
+        world.advance(SECOND);
+    }
+    assert_eq!(stream.all(), numbers(1..=70));
+}
+
+#[test]
+fn a_stuck_client_is_disconnected_and_loses_nothing() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    world.stick("a");
+    world.publish(&["a"], "9");
+    let closed = world.drain();
+    assert_eq!(closed.len(), 1);
+    assert_eq!(closed[0].1, CloseReason::Overflow);
+    assert_eq!(stream.take(), Taken::End);
+    assert_eq!((world.stat("overflowed"), world.stat("subscribers"), world.stat("dropped")), (1, 0, 0));
+    let again = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
+    assert_eq!(again.recovered(), Some(true));
+    assert_eq!(again.all().len(), 10);
+}
+
+#[test]
+fn a_consumer_that_comes_back_is_not_stuck_any_more() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    world.stick("a");
+    assert_eq!(stream.take(), Taken::Some);
+    publish(&world, 9..=30);
+    assert!(world.drain().is_empty());
+    assert_eq!(stream.all(), numbers(9..=30));
+}
+
+#[test]
+fn the_oldest_go_first_and_are_counted() {
+    let world = World::new(config());
+    let stream = with_policy(&world, OverflowPolicy::DropOldest);
+    world.stick("a");
+    publish(&world, 9..=10);
+    world.drain();
+    assert_eq!(
+        stream.all(),
+        [r#"stream-lagged {"dropped":6}"#, "stick #7", "stick #8", "9 #9", "10 #10"],
+        "the last four of ten"
+    );
+    assert_eq!(world.stat("dropped"), 6);
+    publish(&world, 11..=11);
+    world.drain();
+    assert_eq!(stream.all(), ["11 #11"], "said once");
+}
+
+#[test]
+fn the_newest_are_dropped_and_counted() {
+    let world = World::new(config());
+    let stream = with_policy(&world, OverflowPolicy::DropNewest);
+    world.stick("a");
+    publish(&world, 9..=10);
+    world.drain();
+    let all = stream.all();
+    assert_eq!(
+        (all.len(), all[7].as_str(), all[8].as_str()),
+        (9, "stick #8", r#"stream-lagged {"dropped":2}"#)
+    );
+    publish(&world, 11..=11);
+    world.drain();
+    assert_eq!(stream.all(), ["11 #11"]);
+}
+
+#[test]
+fn a_client_may_have_its_own_capacity_and_the_limit_in_bytes_holds_too() {
+    let mut config = config();
+    config.capacity.bytes = 2000;
+    let world = World::new(config);
+    let roomy = world.live_with(&Request { capacity: Some(1000), ..request(&["a"]) });
+    let other = world.live(&["a"]);
+    world.stick("a");
+    publish(&world, 9..=9);
+    world.drain();
+    assert_eq!((roomy.closed(), other.closed()), (None, Some("overflow")));
+    world.publish(&["a"], &"x".repeat(2000));
+    world.drain();
+    assert_eq!(roomy.closed(), Some("overflow"));
+}
+
+#[test]
+fn what_waits_for_initial_events_is_not_behind_a_write() {
+    let world = World::new(config());
+    let stream = world.subscribe(&Request { initial: true, ..request(&["a"]) });
+    stream.take();
+    world.drain();
+    world.stick("a");
+    publish(&world, 9..=20);
+    world.drain();
+    stream.initial(&[]);
+    assert_eq!(stream.all().len(), 21);
+}
+
+#[test]
+fn who_takes_nothing_for_the_stall_timeout_is_ended() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    let idle = world.live(&["b"]);
+    publish(&world, 1..=1);
+    world.drain();
+    assert!(world.pass(STALL - SECOND).is_empty());
+    while idle.take() == Taken::Some {}
+    let closed = world.pass(SECOND + MS);
+    assert_eq!(closed.len(), 1);
+    assert_eq!((closed[0].0.id, &closed[0].1), (stream.identity.id, &CloseReason::Stalled));
+    assert_eq!(stream.take(), Taken::End);
+    assert_eq!(world.stat("stalled"), 1);
+}
+
+#[test]
+fn a_subscription_nobody_takes_from_is_ended() {
+    let world = World::new(config());
+    let stream = world.subscribe(&request(&["a"]));
+    world.drain();
+    assert_eq!(world.pass(STALL + MS).len(), 1);
+    assert_eq!((stream.closed(), world.hub.count(None)), (Some("stalled"), 0));
+}
+
+#[test]
+fn who_takes_slowly_but_takes_is_not_stalled() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    for n in 1..=20 {
+        publish(&world, n..=n);
+        world.drain();
+        assert!(world.pass(STALL - SECOND).is_empty());
+        assert_eq!(stream.take(), Taken::Some);
+    }
+    assert_eq!(stream.closed(), None);
+}
+
+#[test]
+fn a_consumer_from_which_nothing_is_kept_is_not_stalled() {
+    let mut config = config();
+    config.heartbeat = None;
+    let world = World::new(config);
+    let stream = world.live(&["a"]);
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.once(), ["1 #1"]);
+    assert!(world.pass(STALL * 3).is_empty(), "it works on what it took");
+    publish(&world, 2..=2);
+    world.drain();
+    assert_eq!(stream.all(), ["2 #2"]);
+}
+
+#[test]
+fn a_publisher_ahead_of_a_slow_loop_is_refused_and_nothing_is_published() {
+    let mut config = config();
+    config.backlog_bytes = 1000;
+    let fast = World::new(config);
+    let slow = World::of(&fast.hub);
+    let (quick, waiting) = (fast.live(&["a"]), slow.live(&["a"]));
+    let mut published = 0;
+    let refused = loop {
+        match fast.try_publish(&["a"], &"x".repeat(100)) {
+            Ok(_) => published += 1,
+            Err(error) => break error,
+        }
+        fast.drain();
+    };
+    let Error::HubFull { waiting: bytes, limit: 1000 } = refused else { panic!("{refused:?}") };
+    assert!(bytes <= 1000 && fast.hub.is_pressed(110));
+    assert_eq!(fast.stat("backlog_bytes"), bytes as u64);
+    for _ in 0..3 {
+        assert!(matches!(fast.hub.broadcast(draft(&"x".repeat(100))), Err(Error::HubFull { .. })));
+        let send = fast.hub.send(Some(quick.identity.id), draft(&"x".repeat(100)));
+        assert!(matches!(send, Err(Error::HubFull { .. })));
+    }
+    assert_eq!(
+        (fast.stat("published"), fast.stat("refused"), fast.stat("cursor")),
+        (published, 7, published)
+    );
+    fast.drain();
+    assert_eq!(quick.all().len() as u64, published);
+    slow.drain();
+    assert_eq!(fast.stat("backlog_bytes"), 0);
+    assert_eq!(fast.publish(&["a"], "after"), published + 1, "no number was used up");
+    slow.drain();
+    assert_eq!(waiting.all().len() as u64, published + 1);
+}
+
+#[test]
+fn one_event_larger_than_the_backlog_is_let_in_alone_and_one_too_large_never() {
+    let mut config = config();
+    (config.backlog_bytes, config.max_event_bytes) = (100, 1000);
+    let world = World::new(config);
+    let _stream = world.live(&["a"]);
+    world.publish(&["a"], &"x".repeat(900));
+    assert!(matches!(world.try_publish(&["a"], "x"), Err(Error::HubFull { .. })));
+    world.drain();
+    let (size, limit) = (1009, 1000);
+    assert_eq!(world.try_publish(&["a"], &"x".repeat(1001)), Err(Error::EventTooLarge { size, limit }));
+    assert_eq!(
+        world.hub.publish(&[], draft("x")).unwrap_err().to_string().split(';').next(),
+        Some("publish needs at least one topic")
+    );
+}
+
+#[test]
+fn a_reader_without_subscribers_holds_nothing_back() {
+    let world = World::new(config());
+    let other = World::of(&world.hub);
+    publish(&world, 1..=10);
+    assert_eq!(world.stat("backlog_bytes"), 0, "nobody reads");
+    let (here, there) = (world.live(&["a"]), other.live(&["a"]));
+    publish(&world, 11..=20);
+    world.drain();
+    assert!(world.stat("backlog_bytes") > 0, "one loop has not come yet");
+    there.leave();
+    assert_eq!(world.stat("backlog_bytes"), 0);
+    assert_eq!(here.all(), numbers(11..=20));
+    let late = other.live(&["a"]);
+    publish(&world, 21..=21);
+    other.drain();
+    assert_eq!(late.all(), numbers(21..=21), "who comes back begins where it joins");
+}
+
+#[test]
+fn a_reader_that_died_is_taken_away_with_its_subscribers() {
+    let world = World::new(config());
+    let dead = World::of(&world.hub);
+    let stream = dead.live(&["a"]);
+    let here = world.live(&["a"]);
+    publish(&world, 1..=3);
+    let lost = world.hub.remove_reader(&dead.reader);
+    assert_eq!(lost.iter().map(|identity| identity.id).collect::<Vec<_>>(), [stream.identity.id]);
+    world.drain();
+    assert_eq!((world.stat("backlog_bytes"), world.stat("readers"), world.hub.count(Some("a"))), (0, 1, 1));
+    assert_eq!(here.all(), numbers(1..=3));
+    assert!(world.hub.remove_reader(&dead.reader).is_empty());
+}
+
+#[test]
+fn a_sleeping_reader_is_woken_once_for_many_publications() {
+    let world = World::new(config());
+    let idle = World::of(&world.hub);
+    let _stream = world.live(&["a"]);
+    let before = world.rings.load(Ordering::Relaxed);
+    publish(&world, 1..=50);
+    assert_eq!(world.rings.load(Ordering::Relaxed), before + 1);
+    world.drain();
+    publish(&world, 51..=60);
+    assert_eq!(world.rings.load(Ordering::Relaxed), before + 2);
+    assert_eq!(idle.rings.load(Ordering::Relaxed), 0, "a reader without subscribers sleeps on");
+}
+
+#[test]
+fn a_waiting_consumer_is_resumed_once_for_a_batch() {
+    let world = World::new(config());
+    let stream = world.live(&["a", "b"]);
+    let _other = world.live(&["c"]);
+    for _ in 0..10 {
+        world.publish(&["a", "b"], "x");
+    }
+    let (_, effects) = world.turn();
+    assert_eq!(effects.wake, [stream.identity.key]);
+    world.publish(&["a"], "x");
+    assert!(world.turn().1.wake.is_empty(), "it was woken already");
+}

@@ -1,0 +1,182 @@
+//! Joining and leaving topics, sending to one, retention by family, and topics nobody needs any more.
+
+use sse_hub::history::{Past, Retention};
+use sse_hub::hub::Request;
+use sse_hub::subscriber::{CloseReason, Taken};
+use sse_hub::topic::TopicPattern;
+
+use crate::support::{MS, SECOND, World, config, draft, request, topics};
+
+#[test]
+fn topics_are_joined_and_left_exactly_at_their_place() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    let id = stream.identity.id;
+    world.publish(&["b"], "1");
+    assert_eq!(world.hub.join(id, &topics(&["b", "a"])), Ok(true));
+    world.publish(&["a", "b"], "2");
+    world.publish(&["b"], "3");
+    assert!(world.hub.leave(id, &topics(&["b", "never heard of"])));
+    world.publish(&["b"], "4");
+    assert_eq!(world.hub.join(id, &topics(&["b"])), Ok(true));
+    world.publish(&["b"], "5");
+    assert!(world.hub.leave(id, &topics(&["a", "b"])));
+    world.publish(&["a", "b"], "6");
+    world.drain();
+    assert_eq!(stream.all(), ["2 #2", "3 #3", "5 #5"], "all in one turn, each at its place");
+    assert!(world.hub.topics_of(&stream.identity).is_empty());
+    world.hub.broadcast(draft("all")).unwrap();
+    assert_eq!(world.hub.send(Some(id), draft("one")), Ok(true));
+    world.drain();
+    assert_eq!(stream.all(), ["all #7", "one"]);
+    stream.leave();
+    assert_eq!(world.hub.join(id, &topics(&["b"])), Ok(false));
+    assert!(!world.hub.leave(id, &topics(&["b"])));
+}
+
+#[test]
+fn who_joins_a_topic_twice_gets_its_events_once_and_leaves_it_once() {
+    let world = World::new(config());
+    let stream = world.live(&["a", "a"]);
+    world.hub.join(stream.identity.id, &topics(&["a", "a"])).unwrap();
+    assert_eq!(world.hub.count(Some("a")), 1);
+    world.publish(&["a"], "x");
+    world.drain();
+    assert_eq!(stream.all(), ["x #1"]);
+    world.hub.leave(stream.identity.id, &topics(&["a", "a"]));
+    assert_eq!(world.hub.count(Some("a")), 0);
+    world.publish(&["a"], "y");
+    world.drain();
+    assert_eq!(stream.take(), Taken::Nothing);
+}
+
+#[test]
+fn what_is_sent_to_one_comes_in_order_and_is_not_replayed() {
+    let world = World::new(config());
+    let (one, other) = (world.live(&["a"]), world.live(&["a"]));
+    world.publish(&["a"], "1");
+    assert_eq!(world.hub.send(Some(one.identity.id), draft("mine")), Ok(true));
+    world.publish(&["a"], "2");
+    world.drain();
+    assert_eq!(one.all(), ["1 #1", "mine", "2 #2"]);
+    assert_eq!(other.all(), ["1 #1", "2 #2"]);
+    let resumed = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
+    assert_eq!(resumed.all(), ["stream-open #0", "1 #1", "2 #2"]);
+    one.leave();
+    assert_eq!(world.hub.send(Some(one.identity.id), draft("x")), Ok(false));
+    assert_eq!(world.hub.send(None, draft("x")), Ok(false));
+    assert_eq!(world.stat("undeliverable"), 2);
+}
+
+#[test]
+fn a_broadcast_reaches_all_and_is_replayed_like_a_topic() {
+    let world = World::new(config());
+    let none = world.live(&[]);
+    world.hub.broadcast(draft("all")).unwrap();
+    world.publish(&["a"], "x");
+    world.drain();
+    assert_eq!(none.all(), ["all #1"]);
+    let past = Request { past: Some(Past::All), ..request(&["a"]) };
+    assert_eq!(world.subscribe(&past).all(), ["stream-open #0", "all #1", "x #2"]);
+}
+
+#[test]
+fn counts_and_lists_follow_who_is_there() {
+    let world = World::new(config());
+    let (first, second) = (world.live(&["a", "b"]), world.live(&["b"]));
+    let counts = |world: &World| [None, Some("a"), Some("b"), Some("c")].map(|topic| world.hub.count(topic));
+    assert_eq!(counts(&world), [2, 1, 2, 0]);
+    let names = |topic| world.hub.subscribers(topic).len();
+    assert_eq!([None, Some("a"), Some("b"), Some("c")].map(names), [2, 1, 2, 0]);
+    second.close(CloseReason::Closed);
+    assert_eq!(counts(&world), [1, 1, 1, 0]);
+    assert_eq!(world.hub.subscribers(Some("b"))[0].id, first.identity.id);
+}
+
+fn keeps(count: usize) -> Retention {
+    Retention { count, bytes: 1 << 20, age: None }
+}
+
+fn kept(world: &World, topic: &str) -> usize {
+    let stream = world.subscribe(&Request { past: Some(Past::All), ..request(&[topic]) });
+    stream.all().len() - 1
+}
+
+#[test]
+fn a_familys_rule_holds_for_its_topics_and_a_plain_name_beats_it() {
+    let world = World::new(config());
+    let rule = |pattern, count| world.hub.set_retention(&TopicPattern::new(pattern).unwrap(), keeps(count));
+    rule("chat:vip", 7);
+    rule("chat:*", 3);
+    rule("*:old", 2);
+    let publish = |topic: &str| (0..10).for_each(|_| _ = world.publish(&[topic], "x"));
+    for topic in ["chat:vip", "chat:x", "chat:old", "other"] {
+        publish(topic);
+    }
+    assert_eq!(["chat:vip", "chat:x", "chat:old", "other"].map(|topic| kept(&world, topic)), [7, 3, 2, 10]);
+    rule("chat:*", 1);
+    assert_eq!(["chat:vip", "chat:x", "chat:old", "other"].map(|topic| kept(&world, topic)), [7, 1, 1, 10]);
+    let resumed = |seq| {
+        let last_event_id = Some(world.id(seq));
+        world.subscribe(&Request { last_event_id, ..request(&["chat:x"]) }).recovered()
+    };
+    assert_eq!((resumed(18), resumed(19)), (Some(false), Some(true)), "what a new rule evicts is remembered");
+}
+
+#[test]
+fn the_hubs_budget_takes_the_oldest_of_all_topics() {
+    let mut config = config();
+    config.history_total_bytes = 20_000;
+    let world = World::new(config);
+    world.publish(&["quiet"], &"x".repeat(1000));
+    world.publish(&["busy"], &"x".repeat(1000));
+    for _ in 0..50 {
+        world.publish(&["busy"], &"x".repeat(1000));
+    }
+    assert_eq!(kept(&world, "quiet"), 0);
+    let resume = |topic| Request { last_event_id: Some(world.id(0)), ..request(&[topic]) };
+    assert_eq!(world.subscribe(&resume("quiet")).recovered(), Some(false), "what was evicted is remembered");
+    assert_eq!(world.subscribe(&resume("other")).recovered(), Some(true));
+    assert!((15_000..=20_000).contains(&world.stat("history_bytes")));
+}
+
+#[test]
+fn topics_nobody_is_in_and_that_keep_nothing_are_forgotten() {
+    let mut config = config();
+    config.retention.age = Some(SECOND);
+    let world = World::new(config);
+    let stream = world.live(&["kept by a subscriber"]);
+    for n in 0..20_000 {
+        world.publish(&[&format!("topic {n}")], "x");
+        if n % 100 == 0 {
+            world.advance(100 * MS);
+        }
+    }
+    // At most 1,000 are younger than their age at any time, and the table is swept when it has doubled.
+    let topics = world.hub.stats().iter().find(|(name, _)| *name == "topics").unwrap().1;
+    assert!(topics < 3000, "{topics} topics");
+    world.pass(2 * SECOND);
+    assert_eq!((world.stat("topics"), world.stat("history_events")), (1, 0));
+    assert_eq!(world.stat("history_bytes"), 0);
+    let seq = world.publish(&["kept by a subscriber"], "still there");
+    world.drain();
+    assert_eq!(stream.all().last().unwrap(), &format!("still there #{seq}"));
+}
+
+#[test]
+fn a_forgotten_topic_answers_on_the_safe_side_and_is_another_when_it_is_back() {
+    let mut config = config();
+    config.retention.age = Some(SECOND);
+    let world = World::new(config);
+    world.publish(&["a"], "1");
+    world.publish(&["b"], "2");
+    let there = world.live(&["b"]);
+    world.pass(2 * SECOND);
+    assert_eq!(world.stat("topics"), 1);
+    world.publish(&["a"], "3");
+    let resume = |seq| Request { last_event_id: Some(world.id(seq)), ..request(&["a"]) };
+    assert_eq!(world.subscribe(&resume(0)).recovered(), Some(false), "1 was lost with its topic");
+    assert_eq!(world.subscribe(&resume(1)).all(), ["stream-open #1", "3 #3"]);
+    world.drain();
+    assert_eq!(there.take(), Taken::Nothing);
+}
