@@ -1,0 +1,785 @@
+"""``EventSourceResponse``: arguments, headers, and every way a stream runs and ends, on a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+import sse_hub.sse as ours
+import sse_starlette.sse as peer
+from sse_hub import EventSourceResponse, Hub, ServerSentEvent
+from sse_hub.sse import AppStatus, SendTimeoutError
+from starlette.background import BackgroundTask
+from starlette.types import Message, Scope
+
+HTTP: Scope = {"type": "http", "method": "GET", "headers": [], "http_version": "1.1", "path": "/"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_app_status() -> Iterator[None]:
+    yield
+    AppStatus.should_exit = False
+    AppStatus.enable_automatic_graceful_drain = True
+    AppStatus.original_handler = None
+
+
+class Connection:
+    """The server's side of one request: what was sent to it, and a client that can leave."""
+
+    def __init__(self, scope: Scope = HTTP) -> None:
+        self.scope = scope
+        self.sent: list[Message] = []
+        self.left = asyncio.Event()
+        self._changed = asyncio.Event()
+        # Awaited in every send of a part of the body.
+        self.on_body: Callable[[bytes], Awaitable[None]] | None = None
+
+    async def receive(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.on_body is not None and message["type"].endswith("body") and message["more_body"]:
+            await self.on_body(message["body"])
+        self.sent.append(message)
+        self._changed.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.sent) and self.sent[-1].get("more_body") is False
+
+    async def until(self, text: bytes) -> None:
+        """Wait until ``text`` was sent."""
+        async with asyncio.timeout(10):
+            while text not in self.body:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def start(self, response: EventSourceResponse) -> asyncio.Task[None]:
+        return asyncio.create_task(response(self.scope, self.receive, self.send))
+
+    async def run(self, response: EventSourceResponse) -> None:
+        async with asyncio.timeout(10):
+            await response(self.scope, self.receive, self.send)
+
+
+class Endless:
+    """A generator that yields once, then waits, and notes what becomes of it."""
+
+    def __init__(self, first: Any = "hello") -> None:
+        self.notes: list[str] = []
+        self.tasks: set[asyncio.Task[Any] | None] = set()
+        self._first = first
+
+    async def events(self) -> AsyncIterator[Any]:
+        self.tasks.add(asyncio.current_task())
+        try:
+            yield self._first
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.notes.append("cancelled")
+            raise
+        finally:
+            self.tasks.add(asyncio.current_task())
+            await asyncio.sleep(0)  # cleanup may wait
+            self.notes.append("cleaned up")
+
+
+async def three() -> AsyncIterator[int]:
+    for number in range(3):
+        yield number
+
+
+async def done(task: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(10):
+        await task
+
+
+# -- arguments and headers
+
+
+def headers_of(response: Any, scope: Scope = HTTP) -> list[tuple[bytes, bytes]]:
+    started: list[Message] = []
+
+    async def send(message: Message) -> None:
+        started.append(message)
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    asyncio.run(response(scope, receive, send))
+    headers: list[tuple[bytes, bytes]] = started[0]["headers"]
+    return headers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"status_code": 206},
+        {
+            "headers": {
+                "X-Mine": "1",
+                "Cache-Control": "public",
+                "connection": "close",
+                "x-accel-buffering": "yes",
+            }
+        },
+        {"headers": {"Content-Type": "text/plain"}},
+        {"media_type": "application/x-other"},
+        {"media_type": None},
+    ],
+)
+def test_headers_are_the_peers(options: dict[str, Any]) -> None:
+    theirs = headers_of(peer.EventSourceResponse([], **options))
+    assert headers_of(EventSourceResponse([], **options)) == theirs
+
+
+def test_no_connection_header_on_http_2() -> None:
+    headers = dict(headers_of(EventSourceResponse([]), {**HTTP, "http_version": "2"}))
+    assert b"connection" not in headers
+    assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert b"content-length" not in headers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sep": "\n\n"},
+        {"sep": ""},
+        {"sep": "x", "ping": "x"},
+        {"ping": "15"},
+        {"ping": -1},
+        {"ping": -1, "shutdown_grace_period": -1},
+        {"ping": "x", "shutdown_grace_period": -1},
+        {"shutdown_grace_period": -0.1},
+        {"cleanup_timeout": -1},
+        {"shutdown_grace_period": -1, "cleanup_timeout": -1},
+    ],
+)
+def test_arguments_are_refused_as_by_the_peer(options: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)) as theirs:
+        peer.EventSourceResponse([], **options)
+    with pytest.raises(type(theirs.value)) as mine:
+        EventSourceResponse([], **options)
+    assert str(mine.value).split(":")[0] == str(theirs.value).split(":")[0]
+
+
+def test_attributes_and_defaults() -> None:
+    assert EventSourceResponse.DEFAULT_PING_INTERVAL == 15
+    assert EventSourceResponse.DEFAULT_SEPARATOR == "\r\n"
+    assert EventSourceResponse.DEFAULT_CLEANUP_TIMEOUT == 30.0
+    content = three()
+    task = BackgroundTask(print)
+    response = EventSourceResponse(content, 201, {"a": "b"}, "text/event-stream", task, 7, "\n")
+    assert response.body_iterator is content
+    assert (response.status_code, response.media_type, response.background) == (
+        201,
+        "text/event-stream",
+        task,
+    )
+    assert (response.ping_interval, response.sep, response.active) == (7, "\n", True)
+    assert response.data_sender_callable is response.send_timeout is response.ping_message_factory is None
+    assert response.client_close_handler_callable is None
+    assert response.headers["a"] == "b"
+    response.ping_interval = 0.5
+    with pytest.raises(TypeError):
+        response.ping_interval = "1"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="ping interval"):
+        response.ping_interval = -1
+    assert response.ping_interval == 0.5
+    with pytest.raises(NotImplementedError):
+        response.enable_compression()
+
+
+def test_module_paths_have_the_peers_names() -> None:
+    for name in ("AppStatus", "AsyncContentStream", "Content", "ContentStream", "EventSourceResponse"):
+        assert hasattr(ours, name)
+    assert issubclass(ours.SendTimeoutError, TimeoutError)
+    assert isinstance(ours.logger, logging.Logger)
+    assert ours.ensure_bytes("x", "\n") == b"data: x\n\n"
+    assert ours.SyncContentStream
+    assert ours.JSONServerSentEvent
+
+
+# -- running
+
+
+async def test_everything_a_generator_may_yield() -> None:
+    async def events() -> AsyncIterator[Any]:
+        yield "text\nlines"
+        yield {"event": "e", "id": "1", "data": 2, "sep": "\r\n"}
+        yield ServerSentEvent("own", sep="\r\n")
+        yield b": raw\n\n"
+        yield memoryview(b": view\n\n")
+        yield 5
+
+    connection = Connection()
+    await connection.run(EventSourceResponse(events(), sep="\n"))
+    assert [message.get("body") for message in connection.sent] == [
+        None,
+        b"data: text\ndata: lines\n\n",
+        b"id: 1\nevent: e\ndata: 2\n\n",
+        b"data: own\r\n\r\n",
+        b": raw\n\n",
+        b": view\n\n",
+        b"data: 5\n\n",
+        b"",
+    ]
+    assert [message["more_body"] for message in connection.sent[1:]] == [True] * 6 + [False]
+
+
+async def test_an_iterable_is_iterated_in_a_thread_and_lazily() -> None:
+    import threading
+
+    threads = []
+
+    def events() -> Iterator[int]:
+        threads.append(threading.current_thread())
+        yield 1
+        yield 2
+
+    response = EventSourceResponse(events(), sep="\n")
+    assert threads == []
+    connection = Connection()
+    await connection.run(response)
+    assert connection.body == b"data: 1\n\ndata: 2\n\n"
+    assert threads[0] is not threading.main_thread()
+    listed = Connection()
+    await listed.run(EventSourceResponse([7], sep="\n"))
+    assert listed.body == b"data: 7\n\n"
+
+
+async def test_two_tasks_and_one_of_them_drives_the_generator() -> None:
+    source = Endless()
+    connection = Connection()
+    before = asyncio.all_tasks()
+    task = connection.start(EventSourceResponse(source.events()))
+    await connection.until(b"hello")
+    assert len(asyncio.all_tasks() - before) == 2
+    connection.left.set()
+    await done(task)
+    assert len(source.tasks) == 1
+    assert asyncio.all_tasks() == before
+
+
+async def test_when_the_client_leaves() -> None:
+    order: list[Any] = []
+    source = Endless()
+
+    async def closed(message: Message) -> None:
+        order.append(message)
+        order.append(list(source.notes))
+
+    response = EventSourceResponse(
+        source.events(),
+        client_close_handler_callable=closed,
+        background=BackgroundTask(order.append, "background"),
+    )
+    connection = Connection()
+    task = connection.start(response)
+    await connection.until(b"hello")
+    assert response.active
+    connection.left.set()
+    await done(task)
+    assert order == [{"type": "http.disconnect"}, [], "background"]
+    assert source.notes == ["cancelled", "cleaned up"]
+    assert not response.active
+    assert not connection.complete
+
+
+async def test_an_error_of_the_close_handler_comes_out_and_the_generator_is_cleaned_up() -> None:
+    source = Endless()
+
+    async def closed(message: Message) -> None:
+        raise LookupError("handler")
+
+    connection = Connection()
+    task = connection.start(EventSourceResponse(source.events(), client_close_handler_callable=closed))
+    await connection.until(b"hello")
+    connection.left.set()
+    with pytest.raises(LookupError, match="handler"):
+        await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_a_completed_response_is_no_client_that_left() -> None:
+    # Servers end receive() with http.disconnect as soon as the response is complete.
+    calls: list[Message] = []
+
+    async def closed(message: Message) -> None:
+        calls.append(message)
+
+    connection = Connection()
+
+    async def send(message: Message) -> None:
+        await connection.send(message)
+        if connection.complete:
+            connection.left.set()
+
+    background: list[str] = []
+    response = EventSourceResponse(
+        three(), client_close_handler_callable=closed, background=BackgroundTask(background.append, "ran")
+    )
+    await response(HTTP, connection.receive, send)
+    assert calls == []
+    assert background == ["ran"]
+
+
+async def test_an_exception_comes_out_bare_and_without_the_background_task() -> None:
+    async def events() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("generator")
+
+    ran: list[int] = []
+    connection = Connection()
+    with pytest.raises(LookupError, match="generator"):
+        await connection.run(EventSourceResponse(events(), background=BackgroundTask(ran.append, 1)))
+    assert connection.body == b"data: 1\r\n\r\n"
+    assert not connection.complete
+    assert ran == []
+
+
+async def test_two_exceptions_come_out_as_a_group() -> None:
+    failing = asyncio.Event()
+
+    async def events() -> AsyncIterator[int]:
+        try:
+            yield 1
+            failing.set()
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError("generator")
+
+    async def sender() -> None:
+        await failing.wait()
+        raise KeyError("sender")
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await Connection().run(EventSourceResponse(events(), data_sender_callable=sender))
+    assert {type(error) for error in raised.value.exceptions} == {LookupError, KeyError}
+
+
+@pytest.mark.parametrize("item", [{"nonsense": 1}, {"retry": "x"}, "\ud800"])
+async def test_an_encoding_error_closes_the_generator(item: Any) -> None:
+    source = Endless(item)
+    with pytest.raises((TypeError, UnicodeEncodeError)):
+        await Connection().run(EventSourceResponse(source.events()))
+    assert source.notes == ["cleaned up"]
+    assert len(source.tasks) == 1
+
+
+async def test_a_failed_send_closes_the_generator_and_its_own_trouble_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed = []
+
+    async def events() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+            raise LookupError("in the cleanup")
+
+    async def fail(body: bytes) -> None:
+        raise OSError("broken pipe")
+
+    connection = Connection()
+    connection.on_body = fail
+    with pytest.raises(OSError, match="broken pipe"):
+        await connection.run(EventSourceResponse(events()))
+    assert closed == [True]
+    assert "Error closing body iterator" in caplog.text
+    assert "in the cleanup" in caplog.text
+
+
+async def test_cleanup_has_its_limit(caplog: pytest.LogCaptureFixture) -> None:
+    async def events() -> AsyncIterator[Any]:
+        try:
+            yield {"nonsense": 1}
+        finally:
+            await asyncio.Event().wait()
+
+    with pytest.raises(TypeError):
+        await Connection().run(EventSourceResponse(events(), cleanup_timeout=0.01))
+    assert "cleanup cancelled after 0.01 seconds" in caplog.text
+
+
+async def test_a_generator_that_ignores_its_cancellation_is_cancelled_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cancelled = 0
+
+    async def events() -> AsyncIterator[int]:
+        nonlocal cancelled
+        yield 1
+        while cancelled < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    connection = Connection()
+    task = connection.start(EventSourceResponse(events(), cleanup_timeout=0))
+    await connection.until(b"data: 1")
+    connection.left.set()
+    await done(task)
+    assert cancelled == 2
+    assert "took no notice of being cancelled" in caplog.text
+
+
+async def test_what_a_cancelled_generator_still_yields_is_not_sent() -> None:
+    async def events() -> AsyncIterator[str]:
+        yield "before"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            yield "after"
+
+    connection = Connection()
+    task = connection.start(EventSourceResponse(events()))
+    await connection.until(b"before")
+    connection.left.set()
+    await done(task)
+    assert b"after" not in connection.body
+
+
+async def test_send_timeout_of_an_event() -> None:
+    source = Endless()
+    connection = Connection()
+    connection.on_body = lambda body: asyncio.Event().wait()  # type: ignore[assignment,return-value]
+    with pytest.raises(SendTimeoutError):
+        await connection.run(EventSourceResponse(source.events(), send_timeout=0.01, ping=0))
+    assert source.notes == ["cleaned up"]
+
+
+async def test_a_timeout_inside_send_is_not_the_send_timeout() -> None:
+    async def fail(body: bytes) -> None:
+        raise TimeoutError("the server's own")
+
+    connection = Connection()
+    connection.on_body = fail
+    with pytest.raises(TimeoutError, match="the server's own") as raised:
+        await connection.run(EventSourceResponse(three(), send_timeout=5))
+    assert not isinstance(raised.value, SendTimeoutError)
+
+
+async def test_data_sender_runs_beside_the_stream_and_is_cancelled_with_it() -> None:
+    notes = []
+    send, receive = anyio.create_memory_object_stream[int](10)
+
+    async def sender() -> None:
+        async with send:
+            for number in range(3):
+                await send.send(number)
+        notes.append("returned")
+
+    connection = Connection()
+    async with receive:
+        await connection.run(EventSourceResponse(receive, data_sender_callable=sender, sep="\n"))
+    assert connection.body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+    assert notes == ["returned"]
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            notes.append("cancelled")
+
+    await Connection().run(EventSourceResponse(three(), data_sender_callable=endless))
+    assert notes == ["returned", "cancelled"]
+
+
+async def test_an_error_of_the_data_sender_ends_the_stream() -> None:
+    source = Endless()
+
+    async def sender() -> None:
+        raise LookupError("sender")
+
+    with pytest.raises(LookupError, match="sender"):
+        await Connection().run(EventSourceResponse(source.events(), data_sender_callable=sender))
+
+
+async def test_when_the_request_is_cancelled() -> None:
+    source = Endless()
+    ran: list[int] = []
+    connection = Connection()
+    task = connection.start(EventSourceResponse(source.events(), background=BackgroundTask(ran.append, 1)))
+    await connection.until(b"hello")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+    assert ran == []
+
+
+async def test_when_a_scope_of_anyio_around_the_request_is_cancelled() -> None:
+    source = Endless()
+    connection = Connection()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(
+                EventSourceResponse(source.events()), connection.scope, connection.receive, connection.send
+            )
+            await connection.until(b"hello")
+            scope.cancel()
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_head_has_headers_only() -> None:
+    source = Endless()
+    ran: list[str] = []
+    connection = Connection({**HTTP, "method": "HEAD"})
+
+    async def sender() -> None:
+        ran.append("sender")
+
+    await connection.run(
+        EventSourceResponse(
+            source.events(), data_sender_callable=sender, background=BackgroundTask(ran.append, "background")
+        )
+    )
+    assert [message["type"] for message in connection.sent] == ["http.response.start", "http.response.body"]
+    assert connection.sent[1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert ran == ["background"]
+    assert source.tasks == set()
+
+
+async def test_a_websocket_is_denied_with_the_stream() -> None:
+    connection = Connection({"type": "websocket", "headers": [], "path": "/"})
+    await connection.run(EventSourceResponse(three()))
+    assert {message["type"] for message in connection.sent} == {
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    }
+
+
+# -- pings
+
+
+async def test_pings_come_with_the_streams_line_ends() -> None:
+    source = Endless()
+    connection = Connection()
+    task = connection.start(EventSourceResponse(source.events(), ping=0.01, sep="\n"))
+    await connection.until(b": ping - ")
+    connection.left.set()
+    await done(task)
+    line = connection.body.split(b"\n\n")[1]
+    assert line.startswith(b": ping - 2")
+    assert line.endswith(b"+00:00")
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (ServerSentEvent(comment="mine"), b": mine\r\n\r\n"),
+        ({"event": "ping"}, b"event: ping\n\n"),
+        ("text", b"data: text\n\n"),
+        (b": raw\n\n", b": raw\n\n"),
+    ],
+)
+async def test_ping_message_factory(made: Any, expected: bytes) -> None:
+    connection = Connection()
+    response = EventSourceResponse(Endless().events(), ping=0.01, sep="\n", ping_message_factory=lambda: made)
+    task = connection.start(response)
+    await connection.until(expected * 2)
+    connection.left.set()
+    await done(task)
+
+
+async def test_a_failing_ping_message_factory_ends_the_stream() -> None:
+    source = Endless()
+
+    def fail() -> ServerSentEvent:
+        raise LookupError("factory")
+
+    with pytest.raises(LookupError, match="factory"):
+        await Connection().run(EventSourceResponse(source.events(), ping=0.01, ping_message_factory=fail))
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_send_timeout_of_a_ping() -> None:
+    source = Endless()
+    connection = Connection()
+
+    async def block_pings(body: bytes) -> None:
+        if body.startswith(b": ping"):
+            await asyncio.Event().wait()
+
+    connection.on_body = block_pings
+    with pytest.raises(SendTimeoutError):
+        await connection.run(EventSourceResponse(source.events(), ping=0.01, send_timeout=0.01))
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_a_ping_and_an_event_never_share_the_line() -> None:
+    # send() is entered by one of the two at a time, however slow it is.
+    inside = 0
+
+    async def slow(body: bytes) -> None:
+        nonlocal inside
+        inside += 1
+        assert inside == 1
+        await asyncio.sleep(0.003)
+        inside -= 1
+
+    async def events() -> AsyncIterator[int]:
+        for number in range(30):
+            await asyncio.sleep(0.002)
+            yield number
+
+    connection = Connection()
+    connection.on_body = slow
+    await connection.run(EventSourceResponse(events(), ping=0.001, sep="\n"))
+    assert b": ping" in connection.body
+    assert connection.body.count(b"data: ") == 30
+
+
+async def test_a_client_that_leaves_during_a_ping_ends_the_stream() -> None:
+    source = Endless()
+    connection = Connection()
+    pinging = asyncio.Event()
+
+    async def block_pings(body: bytes) -> None:
+        if body.startswith(b": ping"):
+            pinging.set()
+            # What a server's send does when the client is gone.
+            await connection.left.wait()
+
+    connection.on_body = block_pings
+    task = connection.start(EventSourceResponse(source.events(), ping=0.01))
+    async with asyncio.timeout(10):
+        await pinging.wait()
+    connection.left.set()
+    await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_a_hubs_subscription_has_the_hubs_heartbeats_only() -> None:
+    with Hub(heartbeat=None) as hub:
+        connection = Connection()
+        response = EventSourceResponse(hub.subscribe("prices"))
+        assert response.ping_interval == 15
+        assert not response._pings
+        assert EventSourceResponse(hub.subscribe("prices"), ping=3)._pings
+        task = connection.start(response)
+        await connection.until(b"stream-open")
+        hub.publish("prices", {"a": 1})
+        await connection.until(b'data: {"a":1}\n')
+        connection.left.set()
+        await done(task)
+        assert hub.count() == 0
+
+
+# -- stopping
+
+
+async def test_should_exit_ends_streams_at_once_and_is_not_latched() -> None:
+    source = Endless()
+    ran: list[int] = []
+    connection = Connection()
+    task = connection.start(EventSourceResponse(source.events(), background=BackgroundTask(ran.append, 1)))
+    await connection.until(b"hello")
+    AppStatus.should_exit = True
+    await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+    assert connection.complete
+    assert ran == [1]
+    # One that begins now ends at once, too.
+    late = Connection()
+    await late.run(EventSourceResponse(Endless().events()))
+    assert [message["type"] for message in late.sent] == ["http.response.start", "http.response.body"]
+    AppStatus.should_exit = False
+    after = Connection()
+    await after.run(EventSourceResponse(three(), sep="\n"))
+    assert after.body.count(b"data") == 3
+
+
+async def test_should_exit_may_be_set_in_another_thread() -> None:
+    source = Endless()
+    connection = Connection()
+    task = connection.start(EventSourceResponse(source.events()))
+    await connection.until(b"hello")
+    await asyncio.to_thread(setattr, AppStatus, "should_exit", True)
+    await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+
+
+async def test_shutdown_event_and_a_farewell_within_the_grace_period() -> None:
+    goodbye = anyio.Event()
+
+    async def events() -> AsyncIterator[str]:
+        yield "hello"
+        await goodbye.wait()
+        yield "farewell"
+
+    connection = Connection()
+    task = connection.start(
+        EventSourceResponse(events(), shutdown_event=goodbye, shutdown_grace_period=10, sep="\n")
+    )
+    await connection.until(b"hello")
+    AppStatus.should_exit = True
+    await done(task)
+    assert connection.body == b"data: hello\n\ndata: farewell\n\n"
+    assert connection.complete
+
+
+async def test_after_the_grace_period_the_generator_is_cancelled() -> None:
+    goodbye = anyio.Event()
+    source = Endless()
+    connection = Connection()
+    task = connection.start(
+        EventSourceResponse(source.events(), shutdown_event=goodbye, shutdown_grace_period=0.02)
+    )
+    await connection.until(b"hello")
+    AppStatus.should_exit = True
+    async with asyncio.timeout(10):
+        await goodbye.wait()
+    await done(task)
+    assert source.notes == ["cancelled", "cleaned up"]
+    assert connection.complete
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
+    source = Endless()
+    connection = Connection()
+    stuck = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            stuck.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(EventSourceResponse(source.events())(HTTP, connection.receive, send))
+    async with asyncio.timeout(10):
+        await stuck.wait()
+    AppStatus.should_exit = True
+    await done(task)
+    assert source.notes == ["cleaned up"]
+
+
+async def test_handle_exit_calls_the_original_handler() -> None:
+    calls: list[Any] = []
+    AppStatus.original_handler = lambda *args: calls.append(args)
+    AppStatus.disable_automatic_graceful_drain()
+    AppStatus.handle_exit(15, None)
+    assert not AppStatus.should_exit
+    AppStatus.enable_automatic_graceful_drain_mode()
+    AppStatus.handle_exit(15, None)
+    assert AppStatus.should_exit
+    assert calls == [(15, None), (15, None)]
+
+
+async def test_monkeypatching_should_exit_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(AppStatus, "should_exit", True)
+        assert AppStatus.should_exit
+    assert AppStatus.should_exit is False
