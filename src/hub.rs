@@ -368,6 +368,9 @@ impl Hub {
         }
         let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
         state.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
+        if state.topics.len() >= state.next_sweep {
+            state.sweep(now);
+        }
         Ok(plan)
     }
 

@@ -118,10 +118,13 @@ class HubResponse(Response):
 
     async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any]) -> None:
         await send(start)
-        if self.initial is not None and subscription.recovered is not True:
-            subscription._initial(await self._initial_events(subscription))
+        owes_initial = self.initial is not None and subscription.recovered is not True
         async for chunk in subscription:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if owes_initial:
+                # After the opening, which shows that the stream is there however long the snapshot takes.
+                owes_initial = False
+                subscription._initial(await self._initial_events(subscription))
         if subscription.closed not in ("client", "stalled"):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

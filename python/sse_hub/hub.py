@@ -213,8 +213,9 @@ class Hub(_core.Hub):
 
     def _open(self, topics: Topics, **options: Any) -> Subscription:
         subscription = self._subscribe(topics, **options)
-        if self._on_connect:
-            asyncio.get_running_loop().call_soon(self._connected, subscription)
+        if self._on_connect and (loop := subscription._loop) is not None:
+            # This may be a worker thread of it.
+            loop.call_soon_threadsafe(self._connected, subscription)
         return subscription
 
     def response(
@@ -309,7 +310,7 @@ class Hub(_core.Hub):
         ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, or what ``disconnect`` was given.
         """
         self._on_disconnect.append(callback)
-        self._set_disconnect_hook(self._disconnected)
+        self._tell_of_disconnects()
         return callback
 
     def _connected(self, subscription: Subscription) -> None:
@@ -343,11 +344,12 @@ class Hub(_core.Hub):
         new epoch and an empty history. May be called again, and concurrently.
         """
         deadline = time.monotonic() + (self.grace if grace is None else grace)
-        self._begin_close()
+        if (closing := self._begin_close()) is None:
+            return
         # Streams may be on several loops and in the core: looking is simpler than being told by each.
-        while self._unfinished() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
-        self._finish_close()
+        self._finish_close(closing)
 
     def close(self, grace: float | None = None) -> None:
         """``aclose`` for sync code.
@@ -355,14 +357,15 @@ class Hub(_core.Hub):
         Called on an event loop's own thread it cannot wait for the streams of that loop: they end as soon as
         the loop runs again.
         """
-        self._begin_close()
+        if (closing := self._begin_close()) is None:
+            return
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             deadline = time.monotonic() + (self.grace if grace is None else grace)
-            while self._unfinished() and time.monotonic() < deadline:
+            while self._unfinished(closing) and time.monotonic() < deadline:
                 time.sleep(_POLL)
-        self._finish_close()
+        self._finish_close(closing)
 
     async def __aenter__(self) -> Self:
         return self

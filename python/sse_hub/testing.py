@@ -47,6 +47,8 @@ T = TypeVar("T")
 _PATIENCE = 5.0
 # Turns of the event loop after which what was due has happened, through several middlewares too.
 _TURNS = 30
+# The clock's resolution in seconds.
+_TICK = 1e-9
 
 
 class StreamEnded(Exception):
@@ -128,6 +130,7 @@ class EventClient:
         self._control = control
         self._comments = comments
         self._parser = EventParser(last_event_id or "")
+        self._last_event_id = last_event_id or ""
         self._exchange: _Exchange | None = None
 
     @property
@@ -142,8 +145,12 @@ class EventClient:
 
     @property
     def last_event_id(self) -> str:
-        """The last id that was received, which :meth:`reconnect` sends; empty if there was none."""
-        return self._parser.last_event_id
+        """The id of the last event that was looked at (or skipped); empty if there was none.
+
+        It is what :meth:`reconnect` sends: events that were received and not looked at yet do not count, so
+        that a test decides after which event its client was cut.
+        """
+        return self._last_event_id if self._parser.events else self._parser.last_event_id
 
     @property
     def retry(self) -> int | None:
@@ -203,13 +210,14 @@ class EventClient:
     async def reconnect(self, last_event_id: str | None = None) -> Self:
         """Leave, and request the same again with the last id, as a browser does. Returns the client.
 
-        Events that were received and not looked at are forgotten; their ids count as received.
+        Events that were received and not looked at are forgotten, and come again.
 
         Args:
             last_event_id: instead of :attr:`last_event_id`.
         """
+        last = self.last_event_id if last_event_id is None else last_event_id
         await self.close()
-        self._parser = EventParser(self.last_event_id if last_event_id is None else last_event_id)
+        self._parser, self._last_event_id = EventParser(last), last
         return await self._open()
 
     def pause(self) -> None:
@@ -260,6 +268,7 @@ class EventClient:
         events = self._parser.events
         while events:
             event = events.popleft()
+            self._last_event_id = event.id
             if event.is_comment:
                 if self._comments:
                     return event
@@ -484,10 +493,11 @@ class Clock:
             due = hub._next_due()
             # What is overdue after all has settled belongs to another event loop, or to one that is closed.
             step = min(seconds, due) if due else seconds
+            step = max(step, _TICK)
             hub._advance(step)
             await _settle()
             seconds -= step
-            if seconds <= 0:
+            if seconds < _TICK:
                 return
 
 

@@ -41,6 +41,18 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     }
 }
 
+/// Run Python from a `drop`, where an exception may be on its way: it is kept, and nothing runs while the
+/// interpreter ends.
+pub fn while_dropping(act: impl FnOnce(Python<'_>) -> PyResult<()>) {
+    let _ = Python::try_attach(|py| {
+        let pending = PyErr::take(py);
+        let _ = act(py);
+        if let Some(pending) = pending {
+            pending.restore(py);
+        }
+    });
+}
+
 /// For `?` on the core's results.
 pub trait OrRaise<T> {
     /// The value, or the exception.

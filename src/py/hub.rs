@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::convert::{Fields, Given, topics};
-use super::exceptions::OrRaise;
+use super::exceptions::{OrRaise, while_dropping};
 use super::fork;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
@@ -37,7 +37,7 @@ pub struct PyHub {
     closed: AtomicBool,
     families: Mutex<Vec<(TopicPattern, Retention)>>,
     readers: Mutex<Vec<Py<LoopReader>>>,
-    on_disconnect: Mutex<Option<Py<PyAny>>>,
+    tells_of_disconnects: AtomicBool,
 }
 
 /// A limit as the core takes it.
@@ -95,8 +95,16 @@ impl PyHub {
         hub
     }
 
-    pub fn disconnect_hook(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.on_disconnect.lock().as_ref().map(|hook| hook.clone_ref(py))
+    /// Whether `_disconnected` wants to know of streams that ended.
+    pub fn tells_of_disconnects(&self) -> bool {
+        self.tells_of_disconnects.load(Ordering::Relaxed)
+    }
+
+    /// Whether `epoch` is that of the hub of now, which was not closed yet.
+    fn is_current(&self, epoch: &str) -> bool {
+        self.generation.load(Ordering::Acquire) == fork::generation()
+            && !self.closed.load(Ordering::Acquire)
+            && self.current.load().epoch.as_str() == epoch
     }
 
     fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
@@ -116,6 +124,7 @@ impl PyHub {
             let reader = reader.get();
             if reader.is_ours() {
                 reader.hub.remove_reader(&reader.reader);
+                reader.forget_clients();
             }
         }
     }
@@ -125,6 +134,7 @@ impl PyHub {
         slf: &Bound<'py, Self>,
         hub: &Arc<Hub>,
         event_loop: &Bound<'py, PyAny>,
+        is_here: bool,
     ) -> PyResult<Bound<'py, LoopReader>> {
         let py = slf.py();
         let this = slf.get();
@@ -135,7 +145,7 @@ impl PyHub {
             }
         }
         this.prune(py);
-        let reader = LoopReader::start(slf, hub.clone(), event_loop)?;
+        let reader = LoopReader::start(slf, hub.clone(), event_loop, is_here)?;
         this.readers.lock().push(reader.clone().unbind());
         Ok(reader)
     }
@@ -150,18 +160,21 @@ impl PyHub {
     }
 }
 
-/// The event loop that runs here, or whose worker thread this is.
-fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+/// The event loop that runs here, or whose worker thread this is; and whether it runs here.
+fn running_loop(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, bool)> {
     let asyncio = py.import(intern!(py, "asyncio"))?;
     match asyncio.call_method0(intern!(py, "get_running_loop")) {
-        Ok(event_loop) => Ok(event_loop),
+        Ok(event_loop) => Ok((event_loop, true)),
         Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {
             // FastAPI runs `def` endpoints in a worker thread, which knows its loop.
             let from_thread = py.import(intern!(py, "anyio.from_thread"))?;
             let get = asyncio.getattr(intern!(py, "get_running_loop"))?;
-            from_thread.call_method1(intern!(py, "run_sync"), (get,)).map_err(|_| {
-                PyRuntimeError::new_err("subscribe() needs a running event loop: call it in async code, or in a worker thread of one")
-            })
+            match from_thread.call_method1(intern!(py, "run_sync"), (get,)) {
+                Ok(event_loop) => Ok((event_loop, false)),
+                Err(_) => Err(PyRuntimeError::new_err(
+                    "subscribe() needs a running event loop: call it in async code, or in a worker thread of one",
+                )),
+            }
         }
         Err(error) => Err(error),
     }
@@ -250,7 +263,7 @@ impl PyHub {
             closed: AtomicBool::new(false),
             families: Mutex::default(),
             readers: Mutex::default(),
-            on_disconnect: Mutex::default(),
+            tells_of_disconnects: AtomicBool::new(false),
         })
     }
 
@@ -435,48 +448,47 @@ impl PyHub {
             user: user.map(Into::into),
             ..request(topics, replay, overflow, capacity, max_age)?
         };
-        let event_loop = running_loop(py)?;
+        let (event_loop, is_here) = running_loop(py)?;
         let hub = slf.get().core();
-        let reader = Self::reader_for(slf, &hub, &event_loop)?;
+        let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;
         let identity = hub.subscribe(&reader.get().reader, &request).or_raise(py)?;
         reader.get().adopt(identity.key, info);
         PySubscription::owner(slf, &reader, identity)
     }
 
-    /// Private: who is told, on the subscriber's loop, that a stream ended: `hook(subscription, reason)`.
-    fn _set_disconnect_hook(&self, hook: Option<Py<PyAny>>) {
-        let old = std::mem::replace(&mut *self.on_disconnect.lock(), hook);
-        drop(old);
+    /// Private: from now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
+    /// when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
+    /// no garbage collector sees.
+    fn _tell_of_disconnects(&self) {
+        self.tells_of_disconnects.store(true, Ordering::Relaxed);
     }
 
-    /// Private: nothing is published or joined any more, all streams end after what was published.
-    fn _begin_close(&self) {
-        if self.generation.load(Ordering::Acquire) == fork::generation() {
-            self.current.load().begin_close();
+    /// Private: nothing is published or joined any more, all streams end after what was published. Returns
+    /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
+    /// before they are called. None when there is nothing to close.
+    fn _begin_close(&self) -> Option<String> {
+        if self.generation.load(Ordering::Acquire) != fork::generation()
+            || self.closed.load(Ordering::Acquire)
+        {
+            return None;
         }
+        let hub = self.current.load();
+        hub.begin_close();
+        Some(hub.epoch.to_string())
     }
 
     /// Private: how many consumers have not been told of the end of their stream.
-    fn _unfinished(&self) -> usize {
-        if self.generation.load(Ordering::Acquire) == fork::generation() {
-            self.current.load().unfinished()
-        } else {
-            0
-        }
+    fn _unfinished(&self, epoch: &str) -> usize {
+        if self.is_current(epoch) { self.current.load().unfinished() } else { 0 }
     }
 
     /// Private: the next use starts anew.
-    fn _finish_close(&self, py: Python<'_>) -> PyResult<()> {
-        self.closed.store(true, Ordering::Release);
-        let readers = std::mem::take(&mut *self.readers.lock());
-        for reader in readers {
-            let Some(event_loop) = reader.get().event_loop(py) else { continue };
-            if reader.get().is_ours() && reader.get().is_alive(py) {
-                let stop = reader.getattr(py, intern!(py, "_stop"))?;
-                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
-            }
+    fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
+        if !self.is_current(epoch) {
+            return Ok(());
         }
-        Ok(())
+        self.closed.store(true, Ordering::Release);
+        self.stop_readers(py)
     }
 
     /// Private: seconds until something is due, on the hub's clock; None when nothing is.
@@ -493,5 +505,27 @@ impl PyHub {
         }
         hub.wake_all();
         Ok(())
+    }
+}
+
+impl PyHub {
+    /// Stop watching, each on its own loop.
+    fn stop_readers(&self, py: Python<'_>) -> PyResult<()> {
+        let readers = std::mem::take(&mut *self.readers.lock());
+        for reader in readers {
+            let Some(event_loop) = reader.get().event_loop(py) else { continue };
+            if reader.get().is_ours() && reader.get().is_alive(py) {
+                let stop = reader.getattr(py, intern!(py, "_stop"))?;
+                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PyHub {
+    fn drop(&mut self) {
+        // A loop that goes on would keep the descriptor of every hub it ever had.
+        while_dropping(|py| self.stop_readers(py));
     }
 }

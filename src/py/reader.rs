@@ -67,6 +67,7 @@ impl LoopReader {
         owner: &Bound<'py, PyHub>,
         hub: Arc<Hub>,
         event_loop: &Bound<'py, PyAny>,
+        is_here: bool,
     ) -> PyResult<Bound<'py, Self>> {
         let py = owner.py();
         let signal = Arc::new(Signal::new()?);
@@ -85,7 +86,15 @@ impl LoopReader {
         };
         let fd = this.signal.fd();
         let this = Bound::new(py, this)?;
-        event_loop.call_method1(intern!(py, "add_reader"), (fd, this.getattr(intern!(py, "_drain"))?))?;
+        let drain = this.getattr(intern!(py, "_drain"))?;
+        let add_reader = intern!(py, "add_reader");
+        if is_here {
+            event_loop.call_method1(add_reader, (fd, drain))?;
+        } else {
+            // Only a loop's own thread may change what it watches.
+            let add_reader = event_loop.getattr(add_reader)?;
+            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (add_reader, fd, drain))?;
+        }
         Ok(this)
     }
 
@@ -161,6 +170,13 @@ impl LoopReader {
         drop(old);
     }
 
+    /// The loop is closed: what Python holds for its subscribers is nobody's any more. Their consumers' tasks
+    /// hang on these futures, and hold the subscriptions in turn.
+    pub fn forget_clients(&self) {
+        let old = std::mem::take(&mut *self.clients.lock());
+        drop(old);
+    }
+
     /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
     pub fn join(&self, py: Python<'_>, entries: Vec<Arc<Entry>>) -> Py<PyBytes> {
         // What only this subscriber gets would push out what others will ask for.
@@ -209,14 +225,14 @@ impl LoopReader {
             return Ok(());
         };
         let on_close = this.with_client(identity.key, |client| client.on_close.take());
-        let hook = hub.cast::<PyHub>()?.get().disconnect_hook(py);
         let soon = intern!(py, "call_soon_threadsafe");
         let mut outcome = Ok(());
         if let Some(on_close) = on_close {
             outcome = event_loop.call_method1(soon, (on_close, reason.as_str())).map(drop);
         }
-        if let Some(hook) = hook {
-            let hub = hub.cast::<PyHub>()?;
+        let hub = hub.cast::<PyHub>()?;
+        if hub.get().tells_of_disconnects() {
+            let hook = hub.getattr(intern!(py, "_disconnected"))?;
             let handle = PySubscription::handle(hub, slf, identity.clone())?;
             outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
         }

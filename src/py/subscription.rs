@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::awaitable::{Next, Ready};
 use super::convert::{Fields, Given, topics};
-use super::exceptions::OrRaise;
+use super::exceptions::{OrRaise, while_dropping};
 use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
@@ -67,8 +67,13 @@ impl PySubscription {
         }
     }
 
+    /// A future that is done when there is something.
     pub fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.reader.get().wait(py, self.identity.key)
+        let reader = self.reader.get();
+        if reader.has_waiter(py, self.identity.key)? {
+            return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
+        }
+        reader.wait(py, self.identity.key)
     }
 
     fn end(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
@@ -93,8 +98,7 @@ impl Drop for PySubscription {
             return;
         }
         if reader.hub.drop_subscriber(&reader.reader, &self.identity, CloseReason::Closed) {
-            // None while the interpreter ends: then there is nobody to tell.
-            let _ = Python::try_attach(|py| {
+            while_dropping(|py| {
                 LoopReader::announce(self.reader.bind(py), &self.identity, &CloseReason::Closed)
             });
         }
@@ -224,14 +228,8 @@ impl PySubscription {
         slf
     }
 
-    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Next> {
-        let py = slf.py();
-        let this = slf.get();
-        let poll = this.poll(py);
-        if matches!(poll, Poll::Pending) && this.reader.get().has_waiter(py, this.identity.key)? {
-            return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
-        }
-        Next::new(py, slf, poll)
+    fn __anext__(slf: Bound<'_, Self>) -> Next {
+        Next::new(slf.unbind())
     }
 
     fn __aenter__(slf: Bound<'_, Self>) -> Ready {
@@ -262,6 +260,12 @@ impl PySubscription {
     fn __repr__(&self) -> String {
         let state = self.closed().map_or_else(|| "open".into(), |reason| format!("closed: {reason}"));
         format!("<Subscription {} ({state})>", self.identity.name)
+    }
+
+    /// Private: the event loop that delivers to it; None when it is gone.
+    #[getter]
+    fn _loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.reader.get().event_loop(py)
     }
 
     #[getter]
