@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 from live import PATIENCE, serve
 from pages import PAGES, PYTHON, ROOT, Block, find
 from sse_hub import Hub, HubResponse
+from sse_hub.testing import Clock, connect
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -63,12 +65,24 @@ def test_every_application_is_exercised() -> None:
     assert not apps - EXERCISED, "blocks with an app that no test uses"
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in PAGES:
-        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose):
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
             if not target.startswith(("http://", "https://")):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                path, _, anchor = target.partition("#")
+                linked = page.parent / path if path else page
+                assert linked.exists(), f"{page.name} links to {target}"
+                assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
 
 
 @exercises("README.md", "A stream in two minutes")
@@ -250,6 +264,18 @@ def test_a_newcomer_to_the_chat_sees_its_history_and_all_see_who_is_here(block: 
         assert server.http.post("/rooms/Lobby!", json={"name": "x", "text": "x"}).status_code == 422
 
 
+@exercises("recipes.md", "Topics that change while a page is open")
+def test_a_page_joins_a_topic(block: Block) -> None:
+    with serve(block.run()["app"]) as server, server.stream("/events") as events:
+        hello = events.next()
+        joined = server.http.put(f"/clients/{hello.json()['id']}/topics/sport")
+        assert joined.json() == {"topics": ["everybody", "sport"]}
+        for topic in ("weather", "sport", "everybody"):
+            server.http.post(f"/topics/{topic}", json={"to": topic})
+        assert [events.next().json()["to"], events.next().json()["to"]] == ["sport", "everybody"]
+        assert server.http.put("/clients/c-0/topics/sport").status_code == 404
+
+
 @exercises("recipes.md", "The progress of a job")
 def test_progress_is_whole_also_for_a_page_that_comes_late(block: Block) -> None:
     whole = [("progress", {"done": done, "of": 5}) for done in range(1, 6)] + [("done", {"result": 42})]
@@ -325,3 +351,30 @@ def test_streams_pass_the_middleware_that_is_named() -> None:
                 hub.publish("t", number)
                 assert stream.next().json() == number
         assert left.get(timeout=PATIENCE) == "client"
+
+
+async def test_the_control_events_are_those_of_the_table() -> None:
+    rows = re.findall(r"^\| `(stream-\w+)` \| (.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    said = {name: set(json.loads(data.strip("`"))) if "{" in data else data for name, data in rows}
+    clock = Clock()
+    hub = clock.hub(capacity=1, overflow="drop_oldest", heartbeat=15)
+    seen = {}
+    async with connect(hub.endpoint("t"), "/", control=True, last_event_id="other-1") as client:
+
+        async def see(name: str) -> None:
+            while (event := await client.next()).event != name:
+                assert event.event == "message"
+            seen[name] = set(event.json()) if event.data else "empty"
+
+        await see("stream-open")
+        await see("stream-reset")
+        hub.publish("elsewhere", 1)
+        await clock.advance(15)
+        await see("stream-cursor")
+        client.pause()
+        for number in range(20):
+            hub.publish("t", number)
+            await clock.advance(0.1)  # enough for what follows to wait behind an unfinished write
+        client.resume()
+        await see("stream-lagged")
+    assert seen == said

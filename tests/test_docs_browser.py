@@ -107,6 +107,15 @@ def test_the_chat_shows_text_as_text(page: Page, recipe: Callable[[str], Server]
     expect(page.locator("#chat p")).to_have_text(["bob: <b>hello</b>"])
 
 
+def test_a_page_joins_a_topic(page: Page, recipe: Callable[[str], Server]) -> None:
+    server = recipe("Topics that change while a page is open")
+    with page.expect_response("**/topics/sport") as joined:
+        page.goto(server.url + "/page")
+    assert joined.value.json() == {"topics": ["everybody", "sport"]}
+    server.http.post("/topics/sport", json={"score": "1:0"})
+    expect(page.locator("pre")).to_have_text('{"score":"1:0"}\n')
+
+
 def test_the_job_is_followed_to_its_end(page: Page, recipe: Callable[[str], Server]) -> None:
     server = recipe("The progress of a job")
     job = server.http.post("/jobs").json()["job"]
