@@ -114,6 +114,7 @@ class HubResponse(Response):
                 raise
         finally:
             watch.close()
+            stream.over()
             subscription.close("client")
 
     async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any]) -> None:
@@ -145,7 +146,7 @@ class HubResponse(Response):
 class _Stream:
     """One client's stream, as its server and its hub may end it."""
 
-    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription")
+    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer")
 
     def __init__(
         self, hub: Hub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
@@ -155,6 +156,7 @@ class _Stream:
         self._receive = receive
         self._body = body
         self._aborted = False
+        self._timer: asyncio.TimerHandle | None = None
         subscription._on_close(self._closed)
 
     @property
@@ -167,9 +169,24 @@ class _Stream:
     def client_left(self) -> None:
         self._subscription.close("client")
 
+    def over(self) -> None:
+        """The response has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _closed(self, reason: str) -> None:
-        # A stalled client never lets `send` return: its connection is aborted, or else the body cancelled.
-        if reason == "stalled" and not abort(self._receive):
+        if self._body.done():
+            return
+        if reason in ("stalled", "overflow"):
+            self._abort()
+        elif reason != "client":
+            # What is queued still goes out, unless the client takes nothing.
+            self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self._abort)
+
+    def _abort(self) -> None:
+        # A client that stopped reading never lets `send` return: its connection is aborted, or else the body
+        # cancelled. It comes back with its last id.
+        if not self._body.done() and not abort(self._receive):
             self._aborted = self._body.cancel()
 
     def was_aborted(self) -> bool:

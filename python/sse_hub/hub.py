@@ -130,6 +130,7 @@ class Hub(_core.Hub):
         )
         self.name = name
         self.grace = float(grace)
+        self._stall_timeout = float(stall_timeout)
         self._retention = (history, history_bytes, history_age)
         self._on_connect = []
         self._on_disconnect = []
@@ -137,6 +138,7 @@ class Hub(_core.Hub):
         return self
 
     _retention: tuple[int, int, float | None]
+    _stall_timeout: float
     _on_connect: list[OnConnect]
     _on_disconnect: list[OnDisconnect]
     _callbacks: set[asyncio.Future[None]]
