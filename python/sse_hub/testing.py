@@ -52,7 +52,7 @@ _TICK = 1e-9
 
 
 class StreamEnded(Exception):
-    """The server ended the response, and no more events can come."""
+    """The server ended the response, or cut it, and no more events can come."""
 
 
 def connect(
@@ -159,8 +159,8 @@ class EventClient:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has ended the response. Events that were not looked at may be left."""
-        return self._current.complete
+        """Whether the server has ended or cut the response. Events that were not looked at may be left."""
+        return self._current.over
 
     async def next(self, timeout: float = 1.0) -> Event:
         """The next event, waiting for it at most ``timeout`` seconds.
@@ -234,7 +234,7 @@ class EventClient:
         async with asyncio.timeout(timeout):
             while not exchange.complete:
                 exchange.check_end()
-                await exchange.changed(timeout)
+                await exchange.changed(None)
         return b"".join(exchange.body)
 
     async def close(self) -> None:
@@ -309,6 +309,10 @@ class _Exchange:
         self._task = asyncio.create_task(self._run(app, scope), name=f"{scope['method']} {scope['path']}")
         self._task.add_done_callback(lambda _: self._news.set())
 
+    @property
+    def over(self) -> bool:
+        return self.complete or self._task.done()
+
     async def _run(self, app: ASGIApp, scope: Scope) -> None:
         await app(scope, self._receive, self._send)
 
@@ -377,9 +381,11 @@ class _Exchange:
             self._reported = True
             raise error
         if self.complete:
-            raise StreamEnded
+            raise StreamEnded("the response is complete")
         if self._task.done():
-            raise RuntimeError("the application returned without ending its response")
+            if not self.status_code:
+                raise RuntimeError("the application returned without a response")
+            raise StreamEnded("the application returned without ending its response, so a server cuts it")
 
     async def leave(self, *, raises: bool) -> None:
         """Disconnect, and wait for the application's end."""

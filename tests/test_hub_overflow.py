@@ -1,0 +1,252 @@
+"""Slow clients and bursts: who is cut, who is not, and what is said of what was dropped."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from typing import Any
+
+import pytest
+from sse_hub import Hub
+from sse_hub.testing import Clock, EventClient, connect
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tests.servers import Client, ThreadServer
+
+
+async def stuck(clock: Clock, hub: Hub, **options: Any) -> EventClient:
+    """A client that has stopped reading in the middle of a write, long enough to be known as stuck."""
+    client = await connect(hub.endpoint("t", **options), "/", control=True)
+    assert (await client.next()).event == "stream-open"
+    client.pause()
+    hub.publish("t", "taken")
+    await clock.advance(0)
+    for n in range(10):
+        hub.publish("other", n)
+        await clock.advance(0.01)
+    return client
+
+
+async def push(clock: Clock, hub: Hub, data: range, fill: str = "") -> None:
+    for n in data:
+        hub.publish("t", [n, fill])
+    await clock.advance(0)
+
+
+async def heard(client: EventClient, until: int) -> list[Any]:
+    """What the client gets from now on: numbers, and what is said of dropped ones."""
+    client.resume()
+    assert (await client.next()).json() == "taken"
+    got: list[Any] = []
+    while got[-1:] != [until]:
+        event = await client.next()
+        got.append(event.json() if event.event == "stream-lagged" else event.json()[0])
+    return got
+
+
+async def test_the_default_is_to_disconnect_and_nothing_is_lost(clock: Clock) -> None:
+    hub = clock.hub(capacity=5)
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscription, reason: reasons.append(reason))
+    client = await stuck(clock, hub)
+    await push(clock, hub, range(5))
+    assert hub.count() == 1
+    await push(clock, hub, range(5, 20))
+    assert (hub.count(), reasons, hub.stats()["overflowed"]) == (0, ["overflow"], 1)
+    assert client.ended, "what it does not read does not keep the server"
+    await client.reconnect()
+    assert [event.event for event in await client.take(2)] == ["stream-open", "message"]
+    assert [event.json()[0] for event in await client.take(20)] == list(range(20))
+    await client.close()
+
+
+async def test_drop_oldest_says_how_much(clock: Clock) -> None:
+    hub = clock.hub(capacity=5, overflow="drop_oldest")
+    client = await stuck(clock, hub)
+    await push(clock, hub, range(20))
+    assert hub.stats()["dropped"] == 15
+    assert await heard(client, 19) == [{"dropped": 15}, 15, 16, 17, 18, 19]
+    await push(clock, hub, range(20, 22))
+    assert [event.json()[0] for event in await client.take(2)] == [20, 21]
+    await client.close()
+
+
+async def test_drop_newest_says_how_much(clock: Clock) -> None:
+    hub = clock.hub(capacity=5, overflow="drop_newest")
+    client = await stuck(clock, hub)
+    await push(clock, hub, range(20))
+    assert hub.stats()["dropped"] == 15
+    client.resume()
+    assert (await client.next()).json() == "taken"
+    assert [event.json()[0] for event in await client.take(5)] == [0, 1, 2, 3, 4]
+    lagged = await client.next()
+    assert (lagged.event, lagged.json()) == ("stream-lagged", {"dropped": 15})
+    await push(clock, hub, range(20, 22))
+    assert [event.json()[0] for event in await client.take(2)] == [20, 21]
+    await client.close()
+
+
+async def test_a_client_that_lagged_has_no_id_that_hides_it_until_it_was_told(clock: Clock) -> None:
+    hub = clock.hub(capacity=5, overflow="drop_newest")
+    client = await stuck(clock, hub)
+    await push(clock, hub, range(20))
+    client.resume()
+    assert (await client.next()).json() == "taken"
+    assert (await client.take(5))[-1].json()[0] == 4
+    await client.reconnect()
+    assert (await client.next()).event == "stream-open"
+    assert [event.json()[0] for event in await client.take(15)] == list(range(5, 20))
+    await client.close()
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])])
+async def test_the_limit_in_bytes_holds_too(clock: Clock, overflow: Any, kept: list[int]) -> None:
+    hub = clock.hub(capacity=100, capacity_bytes=4000, overflow=overflow)
+    client = await stuck(clock, hub)
+    await push(clock, hub, range(10), "x" * 1000)
+    client.resume()
+    events = await client.take(5)
+    assert [event.json()[0] for event in events if event.event == "message" and "x" in event.data] == kept
+    assert [event.json() for event in events if event.event == "stream-lagged"] == [{"dropped": 7}]
+    await client.close()
+
+
+async def test_a_subscriber_may_have_its_own_terms(clock: Clock) -> None:
+    hub = clock.hub(capacity=5)
+    client = await stuck(clock, hub, capacity=2, overflow="drop_oldest")
+    await push(clock, hub, range(10))
+    assert hub.count() == 1
+    assert await heard(client, 9) == [{"dropped": 8}, 8, 9]
+    await client.close()
+
+
+async def test_a_slow_client_delays_and_costs_nobody_else(clock: Clock) -> None:
+    hub = clock.hub(capacity=5)
+    client = await stuck(clock, hub)
+    async with connect(hub.endpoint("t"), "/") as healthy:
+        await push(clock, hub, range(100))
+        assert [event.json()[0] for event in await healthy.take(100)] == list(range(100))
+    await client.close()
+
+
+async def test_an_unfinished_write_alone_is_within_any_limit(clock: Clock) -> None:
+    """Only what waits behind it counts."""
+    hub = clock.hub(capacity=1, capacity_bytes=1)
+    client = await stuck(clock, hub)
+    hub.publish("t", [0, "x" * 1000])
+    await clock.advance(1)
+    assert await heard(client, 0) == [0]
+    await client.close()
+
+
+class Nothing(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+
+@pytest.mark.parametrize("middlewares", [0, 5])
+async def test_a_burst_never_cuts_a_healthy_client(middlewares: int) -> None:
+    hub = Hub(capacity=16, capacity_bytes=1000)
+    app = Starlette(
+        routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing) for _ in range(middlewares)]
+    )
+    clients = [await connect(app, "/") for _ in range(10)]
+    for n in range(10_000):
+        hub.publish("t", n)
+    for client in clients:
+        assert [event.json() for event in await client.take(10_000, 10)] == list(range(10_000))
+    assert hub.stats()["overflowed"] == 0
+    for client in clients:
+        await client.close()
+
+
+@pytest.mark.parametrize("middlewares", [3])
+async def test_bursts_from_a_thread_while_the_loop_is_busy_never_cut_a_healthy_client(
+    middlewares: int,
+) -> None:
+    hub = Hub(capacity=16)
+    app = Starlette(
+        routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing) for _ in range(middlewares)]
+    )
+    clients = [await connect(app, "/") for _ in range(50)]
+    done = threading.Event()
+
+    def publish() -> None:
+        for n in range(4000):
+            hub.publish("t", n)
+            if n % 100 == 0:
+                done.wait(0.001)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    for client in clients:
+        assert [event.json() for event in await client.take(4000, 20)] == list(range(4000))
+    thread.join()
+    assert hub.stats()["overflowed"] == 0
+    for client in clients:
+        await client.close()
+
+
+def numbers(wire: bytes) -> list[int]:
+    return [json.loads(data) for data in re.findall(rb"data: (\d+)\n", wire)]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_burst_through_sockets_cuts_nobody(loop: str) -> None:
+    hub = Hub(capacity=16)
+    app = Starlette(routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing)])
+    with ThreadServer(app, loop=loop) as server:
+        clients = [Client(server.port, "/") for _ in range(10)]
+        for client in clients:
+            client.read_until(b"stream-open")
+        for n in range(10_000):
+            hub.publish("t", n)
+        for client in clients:
+            # The chunked encoding cuts between events only.
+            assert numbers(client.read_until(b"data: 9999\n")) == list(range(10_000))
+            client.close()
+        assert hub.stats()["overflowed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "middleware"),
+    [
+        ("overflow", False),
+        ("overflow", True),
+        ("stall", False),
+        ("stall", True),
+        ("kick", False),
+        ("max_age", True),
+    ],
+)
+def test_a_client_that_stopped_reading_loses_its_connection(how: str, middleware: bool) -> None:
+    options: dict[str, Any] = {"overflow": {"capacity": 8}, "stall": {}}.get(how, {})
+    hub = Hub(stall_timeout=1.5, heartbeat=None, **{"capacity": 10_000, "capacity_bytes": 2**30, **options})
+    gone = threading.Event()
+    hub.on_disconnect(lambda subscription, reason: gone.set())
+    max_age = 1.0 if how == "max_age" else None
+    routes = [Route("/", hub.endpoint("t", max_age=max_age))]
+    app = Starlette(routes=routes, middleware=[Middleware(Nothing)] if middleware else [])
+    with ThreadServer(app) as server, Client(server.port, "/", receive_buffer=4096) as client:
+        client.read_until(b"stream-open")
+        (subscriber,) = hub.subscribers()
+        for n in range(400):
+            hub.publish("t", raw_data=f"{n}" + "x" * 20_000)
+            gone.wait(0.002)
+        if how == "kick":
+            hub.disconnect(id=subscriber.id)
+        assert gone.wait(10)
+        assert hub.count() == 0
+        connections = server.servers[0].server_state.connections
+        deadline = time.monotonic() + 5
+        while connections:
+            assert time.monotonic() < deadline, "the server still holds the connection"
+            time.sleep(0.02)
