@@ -58,7 +58,8 @@ impl Queue {
     /// do the limits hold, so that a burst never cuts a healthy client.
     pub fn push(&mut self, entry: &Arc<Entry>, counts: bool) -> Pushed {
         // Nothing gets past one that was dropped: its id would carry the client over a gap it is told of later.
-        if !counts || (self.dropped_newest == 0 && self.has_room(entry)) {
+        // So until the queue is taken, which a replay may put off, what is newer is dropped too.
+        if self.dropped_newest == 0 && (!counts || self.has_room(entry)) {
             self.bytes += entry.len();
             self.entries.push_back(entry.clone());
             return Pushed::Queued;
