@@ -10,5 +10,7 @@ mod history;
 mod history_model;
 mod opening;
 mod queue;
+mod storm;
+mod storm_client;
 mod support;
 mod topics;
