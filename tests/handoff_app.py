@@ -1,0 +1,194 @@
+"""An app whose one stream takes its connection over itself, to test what servers offer without the reactor.
+
+A stream that was handed off is written by a plain thread through a plain socket, and says so; one that was
+not goes on through ASGI, and says that. Both end with the end of the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+from sse_hub._handed import handed_off
+from sse_hub._handoff import EXTENSION, Offer
+from starlette.types import Receive, Scope, Send
+
+HANDED_OFF = b"data: handed off\n\n"
+PORTABLE = b"data: portable\n\n"
+GOODBYE = b"data: goodbye\n\n"
+
+
+class Streams:
+    """The streams that one app took over, each with the number of its server."""
+
+    def __init__(self, grace: float = 1.0) -> None:
+        self.grace = grace
+        self.deaf = False  # whether it ignores being told to stop
+        self.stopped: list[int] = []
+        self.aborted: list[int] = []
+        self.open: dict[socket.socket, int] = {}
+
+    def stop(self, server: int) -> None:
+        self.stopped.append(server)
+        if not self.deaf:
+            for sock in self._of(server):
+                finish(sock, GOODBYE)
+                del self.open[sock]
+
+    def finished(self, server: int) -> bool:
+        return not self._of(server)
+
+    def abort(self, server: int) -> None:
+        self.aborted.append(server)
+        for sock in self._of(server):
+            sock.close()
+            del self.open[sock]
+
+    def _of(self, server: int) -> list[socket.socket]:
+        return [sock for sock, number in self.open.items() if number == server]
+
+
+def finish(sock: socket.socket, event: bytes) -> None:
+    """One event and the end of the body, straight to the socket; then close it."""
+    with sock:
+        sock.setblocking(True)
+        sock.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
+
+
+class Observed:
+    """What happened inside the server, for the test to wait for or look at."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()  # set by the test: handed-off streams send their event and end
+        self.closed = threading.Event()  # the dependency with `yield` is closed
+        self.began = threading.Event()
+        self.offers: list[Offer | None] = []
+        self.opened: list[bool] = []
+        self.decisions: list[int | None] = []
+        self.streams = Streams()
+
+
+class Taking(Response):
+    """Takes its connection over if that is offered."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, observed: Observed, *, timeout: float, padding: int, keep: bool) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self.observed = observed
+        self.timeout = timeout
+        self.keep = keep
+        self.preamble = b": " + secrets.token_hex(8).encode() + b"x" * padding + b"\n\n"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        offer: Offer | None = scope.get("extensions", {}).get(EXTENSION)
+        opened = offer is not None and offer.is_open()
+        self.observed.offers.append(offer)
+        self.observed.opened.append(opened)
+        if offer is not None and opened:
+            offer.announce(self.preamble)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.preamble, "more_body": True})
+        descriptor = await offer.decision(self.timeout) if offer is not None and opened else None
+        self.observed.decisions.append(descriptor)
+        if descriptor is None:
+            for _ in range(3):
+                await send({"type": "http.response.body", "body": PORTABLE, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        assert offer is not None
+        assert not os.get_blocking(descriptor)
+        assert not os.get_inheritable(descriptor)
+        sock = socket.socket(fileno=descriptor)
+        if self.keep:
+            self.observed.streams.open[sock] = offer.server
+            handed_off(offer.server, self.observed.streams)
+        else:
+            threading.Thread(target=self._write, args=(sock,)).start()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _write(self, sock: socket.socket) -> None:
+        assert self.observed.release.wait(10)
+        finish(sock, HANDED_OFF)
+
+
+def build(
+    *middleware: tuple[Any, dict[str, Any]], observed: Observed | None = None, **options: Any
+) -> FastAPI:
+    """The app; ``middleware`` is given from the innermost to the outermost."""
+    observed = Observed() if observed is None else observed
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        print("lifespan started", flush=True)
+        yield
+        print(f"lifespan ended with {len(observed.streams.open)} streams", flush=True)
+
+    app = FastAPI(lifespan=lifespan, **options)
+    app.state.observed = observed
+
+    async def session() -> AsyncIterator[str]:
+        yield "a database session"
+        observed.closed.set()
+
+    @app.api_route("/events", methods=["GET", "HEAD", "POST"], dependencies=[Depends(session)])
+    async def events(timeout: float = 1.0, padding: int = 0, keep: bool = False) -> Response:
+        observed.began.set()
+        return Taking(observed, timeout=timeout, padding=padding, keep=keep)
+
+    async def read(request: Request) -> Response:
+        assert await request.body()
+        return Taking(observed, timeout=1.0, padding=0, keep=False)
+
+    app.add_route("/read", read, methods=["POST"])
+
+    @app.get("/late")
+    async def late() -> Response:
+        observed.began.set()
+        await asyncio.to_thread(observed.release.wait, 10)
+        return Taking(observed, timeout=1.0, padding=0, keep=True)
+
+    @app.get("/plain")
+    async def plain() -> Response:
+        return PlainTextResponse("plain")
+
+    @app.get("/exhausted")
+    async def exhausted() -> Response:
+        use_up_descriptors()
+        return Taking(observed, timeout=1.0, padding=0, keep=False)
+
+    for cls, options in middleware:
+        app.add_middleware(cls, **options)
+    return app
+
+
+def use_up_descriptors() -> None:
+    """Leave this process not one descriptor."""
+    import resource
+
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def factory(*middleware: tuple[Any, dict[str, Any]]) -> FastAPI:
+    """For ``uvicorn --factory``: handed-off streams end at once."""
+    observed = Observed()
+    observed.release.set()
+    return build(*middleware, observed=observed)
+
+
+def with_middleware() -> FastAPI:
+    """The same with the middleware, for servers whose command line has no place for the protocol."""
+    from sse_hub.uvicorn import HandOff
+
+    return factory((HandOff, {}))
