@@ -68,6 +68,12 @@ SERVERS = [
         ("sse-starlette", "fastapi", *WEB),
     ),
     Server("sse-hub", uvicorn("bench.peers.sse_hub_fanout:app"), FANOUT, ("sse-hub", "fastapi", *WEB)),
+    Server(
+        "sse-hub handed off",
+        uvicorn("bench.peers.sse_hub_fanout:app", "--http", "sse_hub.uvicorn:Protocol"),
+        FANOUT,
+        ("sse-hub", "fastapi", *WEB),
+    ),
     Server("sse-hub", uvicorn("bench.peers.sse_hub_tokens:app"), TOKENS, ("sse-hub", "fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
@@ -115,7 +121,7 @@ def await_listening(process: "subprocess.Popen[bytes]", port: int, seconds: floa
 def running(server: Server, core: int | None) -> Iterator[tuple[int, int]]:
     """Start the server, give its process id and port, and end it and its children."""
     port = free_port()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")])}
     command = pinned(server.command(port), core)
     # taskset replaces itself by the server, so the process id is the server's. A session of its own lets the
     # whole family be ended without naming anything else.

@@ -62,6 +62,8 @@ pub struct Request {
     pub capacity: Option<usize>,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
+    /// The server that hands the connection over; 0 for one that streams it itself.
+    pub server: u64,
 }
 
 /// What a drain found.
@@ -297,6 +299,7 @@ impl Hub {
                 id,
                 name: public_id(random).into(),
                 user: request.user.clone(),
+                server: request.server,
                 reader: reader.id,
                 key,
                 recovered: OnceLock::new(),
@@ -420,6 +423,9 @@ impl Hub {
         let meant = match &who {
             Who::Id(id) => usize::from(state.subscribers.contains_key(id)),
             Who::All => state.subscribers.len(),
+            Who::Server(server) => {
+                state.subscribers.values().filter(|found| found.identity.server == *server).count()
+            }
             Who::User(user) => {
                 let theirs = |found: &&Registered| found.identity.user.as_ref() == Some(user);
                 state.subscribers.values().filter(theirs).count()

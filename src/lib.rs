@@ -17,6 +17,8 @@ pub mod log;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod queue;
+#[cfg(unix)]
+pub mod reactor;
 pub mod reader;
 pub mod stats;
 pub mod subscriber;

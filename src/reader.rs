@@ -273,16 +273,17 @@ impl State {
                 }
             }
             Change::Close { who, reason } => {
+                let is_meant = |key: &usize| {
+                    self.subscribers.get(*key).is_some_and(|found| match who {
+                        Who::Id(id) => found.identity.id == *id,
+                        Who::User(user) => found.identity.user.as_ref() == Some(user),
+                        Who::Server(server) => found.identity.server == *server,
+                        Who::All => true,
+                    })
+                };
                 let meant: Vec<usize> = match who {
                     Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
-                    Who::All => self.keys.values().copied().collect(),
-                    Who::User(user) => {
-                        let is_theirs = |key: &usize| {
-                            let found = self.subscribers.get(*key);
-                            found.is_some_and(|found| found.identity.user.as_ref() == Some(user))
-                        };
-                        self.keys.values().copied().filter(is_theirs).collect()
-                    }
+                    _ => self.keys.values().copied().filter(is_meant).collect(),
                 };
                 for key in meant {
                     self.end(key, reason.clone(), now, effects);

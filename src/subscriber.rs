@@ -80,6 +80,8 @@ pub struct Identity {
     pub name: Box<str>,
     /// Whose it is, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
+    /// The server that handed its connection over; 0 for one that streams it itself.
+    pub server: u64,
     /// The reader that delivers to it.
     pub reader: ReaderId,
     /// Where it is at that reader.
@@ -99,6 +101,8 @@ pub enum Who {
     Id(SubscriberId),
     /// All of a user's.
     User(Arc<str>),
+    /// All that a server handed over.
+    Server(u64),
     /// Everybody.
     All,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from sse_hub.testing import Clock
 
 

@@ -7,6 +7,16 @@ from typing import Any, Literal, Self, final
 
 from typing_extensions import disjoint_base
 
+__all__ = [
+    "EventEncoder",
+    "Hub",
+    "Publication",
+    "Subscription",
+    "dumps",
+    "encode_fields",
+    "json_text",
+]
+
 @final
 class Publication:
     """The outcome of a publication.
@@ -59,6 +69,10 @@ class Subscription:
     @property
     def closed(self) -> str | None:
         """Why the stream ended, or None while it has not."""
+
+    @property
+    def path(self) -> Literal["loop", "reactor"]:
+        """How its bytes travel: through the server on the event loop, or handed off to a reactor."""
 
     @property
     def _hub(self) -> Hub: ...
@@ -133,6 +147,7 @@ class Hub:
         backlog_bytes: int,
         max_event_bytes: int,
         max_subscribers: int | None,
+        threads: int = 1,
         manual_clock: bool = False,
     ) -> Self: ...
     def publish(
@@ -244,6 +259,25 @@ class Hub:
         max_age: float | None,
         initial: bool,
     ) -> Subscription: ...
+    def _hand_over(
+        self,
+        fd: int,
+        topics: str | Iterable[str],
+        *,
+        server: int,
+        on_end: Callable[[str], object] | None,
+        replay: int | Literal["all"],
+        last_event_id: str | None,
+        user: str | None,
+        info: Any,
+        overflow: str | None,
+        capacity: int | None,
+        max_age: float | None,
+        initial: bool,
+    ) -> Subscription: ...
+    def _stop_handed(self, server: int) -> None: ...
+    def _handed(self, server: int) -> int: ...
+    def _abort_handed(self, server: int) -> None: ...
     def _tell_of_disconnects(self) -> None: ...
     def _begin_close(self) -> str | None: ...
     def _unfinished(self, epoch: str) -> int: ...

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -18,6 +22,7 @@ from sse_hub.exceptions import HubClosed, HubFull
 
 if TYPE_CHECKING:
     from sse_hub._core import Subscription
+    from sse_hub._handoff import Offer
     from sse_hub.hub import Hub, Overflow, Replay, Topics
 
 __all__ = ["HubResponse", "Initial"]
@@ -83,21 +88,78 @@ class HubResponse(Response):
         if scope.get("method") == "HEAD":
             await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
-            await self._stream(scope, receive, send, start)
+        elif await self._stream(scope, receive, send, start):
+            return  # The background task runs when the stream ends.
         if self.background is not None:
             await self.background()
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> None:
+    def _offer(self, scope: Scope) -> Offer | None:
+        """The server's offer to take the socket, if it makes sense to accept it."""
+        if not self.handoff or self.status_code != 200:
+            return None
+        offer: Offer | None = scope.get("extensions", {}).get("sse_hub.handoff")
+        return offer if offer is not None and offer.is_open() else None
+
+    def _request(self, scope: Scope) -> dict[str, Any]:
+        return {
+            "last_event_id": self.last_event_id or _last_event_id(scope),
+            "initial": self.initial is not None,
+            **self.options,
+        }
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
+        """Send the stream; True when it was handed off and goes on after this request."""
+        offer = self._offer(scope)
+        if offer is None:
+            await self._through_server(scope, receive, send, start)
+            return False
+        # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
+        preamble = b": sse-hub %s\n\n" % token_hex(8).encode()
+        offer.announce(preamble)
+        await send(start)
+        await send({"type": "http.response.body", "body": preamble, "more_body": True})
+        fd = await offer.decision()
+        if fd is None:
+            await self._through_server(scope, receive, send, None)
+            return False
+        return await self._hand_over(scope, fd, offer.server)
+
+    async def _hand_over(self, scope: Scope, fd: int, server: int) -> bool:
+        """Give the socket to a reactor: nothing of this request stays, but what the application gave.
+
+        False when the hub has no room for the client, which was told to come back.
+        """
+        on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
-            subscription = self.hub._open(
-                self.topics,
-                last_event_id=self.last_event_id or _last_event_id(scope),
-                initial=self.initial is not None,
-                **self.options,
+            subscription = self.hub._hand_over(
+                fd, self.topics, server=server, on_end=on_end, **self._request(scope)
             )
+        except BaseException as error:
+            with socket.socket(fileno=fd) as connection, suppress(OSError):
+                connection.setblocking(False)
+                if isinstance(error, HubFull | HubClosed):
+                    connection.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(_COME_BACK_LATER), _COME_BACK_LATER))
+            if not isinstance(error, HubFull | HubClosed):
+                raise
+            return False
+        self.hub._handed_over(server, subscription)
+        if self.initial is not None and subscription.recovered is not True:
+            try:
+                subscription._initial(await self._initial_events(subscription))
+            except BaseException:
+                # The head is sent: ending the stream is all that can be said. The browser tries again.
+                subscription.close("error")
+                raise
+        return True
+
+    async def _through_server(
+        self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any] | None
+    ) -> None:
+        try:
+            subscription = self.hub._open(self.topics, **self._request(scope))
         except (HubFull, HubClosed):
-            await send(start)
+            if start is not None:
+                await send(start)
             await send({"type": "http.response.body", "body": _COME_BACK_LATER, "more_body": False})
             return
         # A task of its own for the body: the request's task has the frames of every middleware and of the
@@ -117,8 +179,9 @@ class HubResponse(Response):
             stream.over()
             subscription.close("client")
 
-    async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any]) -> None:
-        await send(start)
+    async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any] | None) -> None:
+        if start is not None:
+            await send(start)
         owes_initial = self.initial is not None and subscription.recovered is not True
         async for chunk in subscription:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

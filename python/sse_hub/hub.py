@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sse_hub import _core
 from sse_hub._core import Publication, Subscription
+from sse_hub._handed import handed_off
 from sse_hub._hub_response import HubResponse, Initial
 
 __all__ = ["Hub", "Overflow", "Publication", "Replay", "Subscription", "Topics"]
@@ -70,8 +72,7 @@ class Hub(_core.Hub):
         max_event_bytes: largest event, in bytes on the wire.
         max_subscribers: most subscribers; None for no limit.
         grace: seconds that streams get to end when the hub or the server closes.
-        threads: threads that own handed-off sockets. This version delivers on the event loops, so it has no
-            effect yet.
+        threads: threads that own handed-off sockets; started when the first is handed over.
         name: what the hub is called in the log.
 
     Raises:
@@ -80,6 +81,7 @@ class Hub(_core.Hub):
 
     name: str
     grace: float
+    _handed_streams: _HandedStreams
 
     def __new__(
         cls,
@@ -107,8 +109,6 @@ class Hub(_core.Hub):
             raise NotImplementedError(
                 f"brokers are not available in this version, so not {broker!r}: Hub() is"
             )
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
         if not 0 <= grace < float("inf"):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
         self = super().__new__(
@@ -126,9 +126,11 @@ class Hub(_core.Hub):
             backlog_bytes=backlog_bytes,
             max_event_bytes=max_event_bytes,
             max_subscribers=max_subscribers,
+            threads=threads,
             manual_clock=_manual_clock,
         )
         self.name = name
+        self._handed_streams = _HandedStreams(self)
         self.grace = float(grace)
         self._stall_timeout = float(stall_timeout)
         self._retention = (history, history_bytes, history_age)
@@ -220,6 +222,14 @@ class Hub(_core.Hub):
             loop.call_soon_threadsafe(self._connected, subscription)
         return subscription
 
+    def _handed_over(self, server: int, subscription: Subscription) -> None:
+        handed_off(server, self._handed_streams)
+        if self._on_connect:
+            asyncio.get_running_loop().call_soon(self._connected, subscription)
+
+    def _run_background(self, background: BackgroundTask, reason: str) -> None:
+        self._call(background)
+
     def response(
         self,
         topics: Topics = (),
@@ -251,11 +261,12 @@ class Hub(_core.Hub):
                 cursor's id, so a client cut before it gets all of them again.
             replay, user, info, overflow, capacity, max_age: as in ``subscribe``.
             last_event_id: instead of the request's.
-            handoff: whether the connection may be handed to the reactor where the server offers it. This
-                version always streams through the server, so it has no effect yet.
+            handoff: whether the connection may be handed to the reactor where the server offers it; False is
+                for middleware that changes the body's later chunks only.
             status_code: of the response; a browser takes only 200.
             headers: more headers.
-            background: run when the stream has ended.
+            background: run on the event loop when the stream has ended. Of a stream that was handed off, that
+                is long after the request: it must not use the request's dependencies.
 
         Raises:
             ValueError: a topic's name or an option breaks a rule.
@@ -387,3 +398,27 @@ class Hub(_core.Hub):
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}, {self.count()} subscribers>"
+
+
+class _HandedStreams:
+    """A hub's handed-off streams, as the servers that handed them over stop them."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = weakref.ref(hub)
+
+    @property
+    def grace(self) -> float:
+        hub = self._hub()
+        return 0.0 if hub is None else hub.grace
+
+    def stop(self, server: int) -> None:
+        if (hub := self._hub()) is not None:
+            hub._stop_handed(server)
+
+    def finished(self, server: int) -> bool:
+        hub = self._hub()
+        return hub is None or hub._handed(server) == 0
+
+    def abort(self, server: int) -> None:
+        if (hub := self._hub()) is not None:
+            hub._abort_handed(server)

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+use crate::reactor::descriptors;
+
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static WATCH: Once = Once::new();
 
@@ -17,16 +19,22 @@ pub fn generation() -> u64 {
 }
 
 extern "C" fn in_child() {
-    // Only async-signal-safe work is allowed here: one atomic addition.
+    // Only async-signal-safe work is allowed here: atomic operations and close(2).
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    // Clients' connections must not stay open in the child when the parent closes them. Closing a copy sends
+    // nothing, and leaves the parent's epoll set as it is.
+    descriptors::disown_all(|fd| {
+        // SAFETY: the descriptor was a reactor's, whose thread does not exist in this process.
+        unsafe { libc::close(fd) };
+    });
 }
 
 /// Be told of forks, once per process image.
 pub fn watch() -> PyResult<()> {
     let mut outcome = 0;
     WATCH.call_once(|| {
-        // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but an
-        // atomic addition.
+        // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but
+        // atomic operations and close(2).
         outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
     if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }

@@ -1,6 +1,7 @@
 //! `Hub`, the native base of `sse_hub.Hub`. It holds the core hub of now: a hub that was closed, or forked,
 //! starts anew on its next use, with a new epoch.
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use pyo3::types::{PyDict, PyString};
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, while_dropping};
 use super::fork;
+use super::handed::{HandedClient, Reactors};
 use super::publication::PyPublication;
 use super::reader::LoopReader;
 use super::subscription::{PySubscription, who};
@@ -23,7 +25,7 @@ use crate::frame::Draft;
 use crate::history::{Past, Retention};
 use crate::hub::{Hub, Request};
 use crate::queue::{Capacity, OverflowPolicy};
-use crate::subscriber::CloseReason;
+use crate::subscriber::{CloseReason, Identity, Who};
 use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
 
@@ -38,6 +40,8 @@ pub struct PyHub {
     families: Mutex<Vec<(TopicPattern, Retention)>>,
     readers: Mutex<Vec<Py<LoopReader>>>,
     tells_of_disconnects: AtomicBool,
+    threads: usize,
+    reactors: Mutex<Option<Arc<Reactors>>>,
 }
 
 /// A limit as the core takes it.
@@ -79,6 +83,8 @@ impl PyHub {
             self.generation.store(generation, Ordering::Release);
             let inherited = std::mem::take(&mut *self.readers.lock());
             std::mem::forget(inherited);
+            let reactors = self.reactors.lock().take();
+            std::mem::forget(reactors);
             self.closed.store(false, Ordering::Release);
         } else if self.closed.swap(false, Ordering::AcqRel) {
             self.current.store(Arc::new(self.make()));
@@ -105,6 +111,45 @@ impl PyHub {
         self.generation.load(Ordering::Acquire) == fork::generation()
             && !self.closed.load(Ordering::Acquire)
             && self.current.load().epoch.as_str() == epoch
+    }
+
+    /// The reactors of that hub, if any were started.
+    pub fn reactors_of(&self, hub: &Arc<Hub>) -> Option<Arc<Reactors>> {
+        self.reactors.lock().clone().filter(|reactors| Arc::ptr_eq(&reactors.hub, hub) && reactors.is_ours())
+    }
+
+    /// The reactors of that hub, started on first use.
+    fn start_reactors(&self, hub: &Arc<Hub>) -> PyResult<Arc<Reactors>> {
+        if let Some(reactors) = self.reactors_of(hub) {
+            return Ok(reactors);
+        }
+        let reactors = Arc::new(Reactors::start(hub.clone(), self.threads)?);
+        let mut current = self.reactors.lock();
+        // Another thread may have been faster.
+        let existing = current.clone().filter(|existing| Arc::ptr_eq(&existing.hub, hub));
+        Ok(existing.unwrap_or_else(|| current.insert(reactors).clone()))
+    }
+
+    /// A handle to a subscriber, wherever it is.
+    fn handle<'py>(
+        slf: &Bound<'py, Self>,
+        hub: &Arc<Hub>,
+        identity: Arc<Identity>,
+    ) -> PyResult<Option<Bound<'py, PySubscription>>> {
+        let py = slf.py();
+        if let Some(reactors) = slf.get().reactors_of(hub)
+            && let Some(reactor) = reactors.find(identity.reader)
+        {
+            let reader = reactor.reader.clone();
+            return Bound::new(py, PySubscription::on_reactor(slf, &reactors, reader, identity)).map(Some);
+        }
+        let is_its = |reader: &Py<LoopReader>| {
+            Arc::ptr_eq(&reader.get().hub, hub) && reader.get().reader.id == identity.reader
+        };
+        match slf.get().readers(py).into_iter().find(is_its) {
+            Some(reader) => Bound::new(py, PySubscription::on_loop(slf, reader.bind(py), identity)).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
@@ -216,7 +261,7 @@ impl PyHub {
     #[new]
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
-                        max_subscribers, manual_clock=false))]
+                        max_subscribers, threads=1, manual_clock=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
@@ -233,6 +278,7 @@ impl PyHub {
         backlog_bytes: i64,
         max_event_bytes: i64,
         max_subscribers: Option<i64>,
+        threads: i64,
         manual_clock: bool,
     ) -> PyResult<Self> {
         let capacity = Capacity {
@@ -264,6 +310,8 @@ impl PyHub {
             families: Mutex::default(),
             readers: Mutex::default(),
             tells_of_disconnects: AtomicBool::new(false),
+            threads: at_least("threads", threads, 1)?,
+            reactors: Mutex::default(),
         })
     }
 
@@ -357,31 +405,18 @@ impl PyHub {
         slf: &Bound<'py, Self>,
         topic: Option<&str>,
     ) -> PyResult<Vec<Bound<'py, PySubscription>>> {
-        let py = slf.py();
         let hub = slf.get().core();
-        let readers = slf.get().readers(py);
-        let mut handles = Vec::new();
-        for identity in hub.subscribers(topic) {
-            let reader = readers.iter().find(|reader| {
-                Arc::ptr_eq(&reader.get().hub, &hub) && reader.get().reader.id == identity.reader
-            });
-            if let Some(reader) = reader {
-                handles.push(PySubscription::handle(slf, reader.bind(py), identity)?);
-            }
-        }
-        Ok(handles)
+        let handles = hub.subscribers(topic).into_iter().map(|identity| Self::handle(slf, &hub, identity));
+        handles.filter_map(Result::transpose).collect()
     }
 
     /// The subscriber with this id, or None.
     fn get<'py>(slf: &Bound<'py, Self>, id: &str) -> PyResult<Option<Bound<'py, PySubscription>>> {
-        let py = slf.py();
         let hub = slf.get().core();
-        let Some(identity) = hub.get(id) else { return Ok(None) };
-        let reader =
-            slf.get().readers(py).into_iter().find(|reader| {
-                Arc::ptr_eq(&reader.get().hub, &hub) && reader.get().reader.id == identity.reader
-            });
-        reader.map(|reader| PySubscription::handle(slf, reader.bind(py), identity)).transpose()
+        match hub.get(id) {
+            Some(identity) => Self::handle(slf, &hub, identity),
+            None => Ok(None),
+        }
     }
 
     /// Counters and sizes of now, by name; see the documentation for each.
@@ -392,6 +427,8 @@ impl PyHub {
         for (name, value) in hub.stats() {
             stats.set_item(name, value)?;
         }
+        let handed_off = self.reactors_of(&hub).map_or(0, |reactors| reactors.open(None));
+        stats.set_item("handed_off", handed_off)?;
         Ok(stats)
     }
 
@@ -452,8 +489,71 @@ impl PyHub {
         let hub = slf.get().core();
         let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;
         let identity = hub.subscribe(&reader.get().reader, &request).or_raise(py)?;
-        reader.get().adopt(identity.key, info);
+        reader.get().adopt(&identity, info);
         PySubscription::owner(slf, &reader, identity)
+    }
+
+    /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
+    ///
+    /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
+    #[pyo3(signature = (fd, topics, *, server, on_end, replay, last_event_id, user, info, overflow, capacity,
+                        max_age, initial))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
+    fn _hand_over<'py>(
+        slf: &Bound<'py, Self>,
+        fd: i32,
+        topics: &Bound<'py, PyAny>,
+        server: u64,
+        on_end: Option<Py<PyAny>>,
+        replay: &Bound<'py, PyAny>,
+        last_event_id: Option<String>,
+        user: Option<&str>,
+        info: Option<Py<PyAny>>,
+        overflow: Option<&str>,
+        capacity: Option<i64>,
+        max_age: Option<f64>,
+        initial: bool,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        let py = slf.py();
+        let request = Request {
+            last_event_id,
+            initial,
+            server,
+            user: user.map(Into::into),
+            ..request(topics, replay, overflow, capacity, max_age)?
+        };
+        let (event_loop, here) = running_loop(py)?;
+        let hub = slf.get().core();
+        let home = Self::reader_for(slf, &hub, &event_loop, here)?.get().reports.clone();
+        let reactors = slf.get().start_reactors(&hub)?;
+        let reactor = reactors.pick();
+        let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
+        reactors.remember(&identity, home, HandedClient { info, on_end });
+        // SAFETY: the caller duplicated the descriptor for this and gives it up.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        reactor.adopt(socket, identity.clone());
+        Bound::new(py, PySubscription::on_reactor(slf, &reactors, reactor.reader.clone(), identity))
+    }
+
+    /// Private: end the streams that a server handed over, after what was published so far.
+    fn _stop_handed(&self, server: u64) {
+        if self.generation.load(Ordering::Acquire) == fork::generation() {
+            self.current.load().disconnect(Who::Server(server), CloseReason::Shutdown);
+        }
+    }
+
+    /// Private: how many of the streams that a server handed over have not ended.
+    fn _handed(&self, server: u64) -> usize {
+        let hub = self.current.load_full();
+        self.reactors_of(&hub).map_or(0, |reactors| reactors.open(Some(server)))
+    }
+
+    /// Private: close what is left of the connections that a server handed over, as they are.
+    fn _abort_handed(&self, server: u64) {
+        let hub = self.current.load_full();
+        if let Some(reactors) = self.reactors_of(&hub) {
+            reactors.abort(server);
+        }
     }
 
     /// Private: from now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
@@ -479,7 +579,11 @@ impl PyHub {
 
     /// Private: how many consumers have not been told of the end of their stream.
     fn _unfinished(&self, epoch: &str) -> usize {
-        if self.is_current(epoch) { self.current.load().unfinished() } else { 0 }
+        if !self.is_current(epoch) {
+            return 0;
+        }
+        let hub = self.current.load_full();
+        hub.unfinished() + self.reactors_of(&hub).map_or(0, |reactors| reactors.open(None))
     }
 
     /// Private: the next use starts anew.
@@ -488,6 +592,9 @@ impl PyHub {
             return Ok(());
         }
         self.closed.store(true, Ordering::Release);
+        let reactors = self.reactors.lock().take();
+        // Their threads end, and what is left of their connections is closed.
+        py.detach(|| drop(reactors));
         self.stop_readers(py)
     }
 

@@ -10,6 +10,7 @@ mod convert;
 pub mod encode;
 mod exceptions;
 mod fork;
+mod handed;
 mod hub;
 pub mod json;
 mod json_kinds;

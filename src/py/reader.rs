@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
 
 use super::fork;
+use super::handed::{Reactors, Reports};
 use super::hub::PyHub;
 use super::signal::{Signal, SignalWaker};
 use super::subscription::PySubscription;
-use crate::entry::Entry;
+use crate::entry::{Entry, SubscriberId};
 use crate::hub::Hub;
 use crate::reader::{Effects, Reader};
 use crate::subscriber::{CloseReason, Identity};
@@ -26,6 +27,8 @@ const CACHED_BYTES: usize = 4 << 20;
 /// What Python holds for one subscriber.
 #[derive(Default)]
 struct Client {
+    /// Whose this is: places are given away again.
+    subscriber: Option<SubscriberId>,
     /// The future its consumer waits on.
     waiter: Option<Py<PyAny>>,
     /// The application's own, of any kind.
@@ -57,6 +60,8 @@ pub struct LoopReader {
     generation: u64,
     clients: Mutex<Vec<Client>>,
     resume: Mutex<Vec<usize>>,
+    /// Ends of streams that were handed off on this loop.
+    pub reports: Arc<Reports>,
     chunks: Mutex<Chunks>,
     timer: Mutex<Timer>,
 }
@@ -72,6 +77,7 @@ impl LoopReader {
         let py = owner.py();
         let signal = Arc::new(Signal::new()?);
         let reader = hub.add_reader(Box::new(SignalWaker(signal.clone())));
+        let reports = Arc::new(Reports::new(reader.clone()));
         let this = Self {
             hub,
             reader,
@@ -81,6 +87,7 @@ impl LoopReader {
             generation: fork::generation(),
             clients: Mutex::default(),
             resume: Mutex::default(),
+            reports,
             chunks: Mutex::default(),
             timer: Mutex::default(),
         };
@@ -113,47 +120,52 @@ impl LoopReader {
         closed.is_some_and(|closed| closed.and_then(|closed| closed.is_truthy()).is_ok_and(|closed| !closed))
     }
 
-    fn with_client<T>(&self, key: usize, act: impl FnOnce(&mut Client) -> T) -> T {
+    /// What is held for a subscriber; none once its place was given up, whoever has it now.
+    fn client<T>(&self, identity: &Identity, act: impl FnOnce(&mut Client) -> T) -> Option<T> {
         let mut clients = self.clients.lock();
-        if clients.len() <= key {
-            clients.resize_with(key + 1, Client::default);
-        }
-        act(&mut clients[key])
+        clients.get_mut(identity.key).filter(|client| client.subscriber == Some(identity.id)).map(act)
     }
 
-    pub fn adopt(&self, key: usize, info: Option<Py<PyAny>>) {
-        let old =
-            self.with_client(key, |client| std::mem::replace(client, Client { info, ..Client::default() }));
+    /// Make a place for what is held for a new subscriber.
+    pub fn adopt(&self, identity: &Identity, info: Option<Py<PyAny>>) {
+        let client = Client { subscriber: Some(identity.id), info, ..Client::default() };
+        let mut clients = self.clients.lock();
+        if clients.len() <= identity.key {
+            clients.resize_with(identity.key + 1, Client::default);
+        }
+        let old = std::mem::replace(&mut clients[identity.key], client);
+        // Python's objects are dropped without the lock.
+        drop(clients);
         drop(old);
     }
 
-    pub fn info(&self, py: Python<'_>, key: usize) -> Option<Py<PyAny>> {
-        self.with_client(key, |client| client.info.as_ref().map(|info| info.clone_ref(py)))
+    pub fn info(&self, py: Python<'_>, identity: &Identity) -> Option<Py<PyAny>> {
+        self.client(identity, |client| client.info.as_ref().map(|info| info.clone_ref(py))).flatten()
     }
 
-    pub fn set_on_close(&self, key: usize, callback: Option<Py<PyAny>>) {
-        let old = self.with_client(key, |client| std::mem::replace(&mut client.on_close, callback));
+    pub fn set_on_close(&self, identity: &Identity, callback: Option<Py<PyAny>>) {
+        let old = self.client(identity, |client| std::mem::replace(&mut client.on_close, callback));
         drop(old);
     }
 
     /// Whether a consumer waits already.
-    pub fn has_waiter(&self, py: Python<'_>, key: usize) -> PyResult<bool> {
+    pub fn has_waiter(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
         let waiter =
-            self.with_client(key, |client| client.waiter.as_ref().map(|waiter| waiter.clone_ref(py)));
-        match waiter {
+            self.client(identity, |client| client.waiter.as_ref().map(|waiter| waiter.clone_ref(py)));
+        match waiter.flatten() {
             None => Ok(false),
             Some(waiter) => Ok(!waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?),
         }
     }
 
     /// A future that is done when there is something for this subscriber.
-    pub fn wait(&self, py: Python<'_>, key: usize) -> PyResult<Py<PyAny>> {
+    pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<Py<PyAny>> {
         let Some(event_loop) = self.event_loop(py) else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
         };
         let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
         let waiter = Some(future.clone_ref(py));
-        let old = self.with_client(key, |client| std::mem::replace(&mut client.waiter, waiter));
+        let old = self.client(identity, |client| std::mem::replace(&mut client.waiter, waiter));
         drop(old);
         Ok(future)
     }
@@ -165,8 +177,8 @@ impl LoopReader {
     }
 
     /// Nothing of a subscriber stays.
-    pub fn release(&self, key: usize) {
-        let old = self.with_client(key, std::mem::take);
+    pub fn release(&self, identity: &Identity) {
+        let old = self.client(identity, std::mem::take);
         drop(old);
     }
 
@@ -224,7 +236,7 @@ impl LoopReader {
         let (Some(hub), Some(event_loop)) = (this.owner.bind(py).upgrade(), this.event_loop(py)) else {
             return Ok(());
         };
-        let on_close = this.with_client(identity.key, |client| client.on_close.take());
+        let on_close = this.client(identity, |client| client.on_close.take()).flatten();
         let soon = intern!(py, "call_soon_threadsafe");
         let mut outcome = Ok(());
         if let Some(on_close) = on_close {
@@ -233,14 +245,42 @@ impl LoopReader {
         let hub = hub.cast::<PyHub>()?;
         if hub.get().tells_of_disconnects() {
             let hook = hub.getattr(intern!(py, "_disconnected"))?;
-            let handle = PySubscription::handle(hub, slf, identity.clone())?;
+            let handle = PySubscription::on_loop(hub, slf, identity.clone());
             outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
         }
-        match outcome {
-            // The loop was closed: there is nobody left to tell.
-            Err(error) if error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py) => Ok(()),
-            outcome => outcome,
+        unless_closed(py, outcome)
+    }
+
+    /// The same for a stream that was handed off on this loop.
+    fn announce_handed(
+        &self,
+        py: Python<'_>,
+        identity: &Arc<Identity>,
+        reason: &CloseReason,
+    ) -> PyResult<()> {
+        let (Some(hub), Some(event_loop)) = (self.owner.bind(py).upgrade(), self.event_loop(py)) else {
+            return Ok(());
+        };
+        let hub = hub.cast::<PyHub>()?;
+        let Some(reactors) = hub.get().reactors_of(&self.hub) else { return Ok(()) };
+        let soon = intern!(py, "call_soon_threadsafe");
+        let mut outcome = Ok(());
+        if hub.get().tells_of_disconnects()
+            && let Some(reactor) = reactors.find(identity.reader)
+        {
+            let hook = hub.getattr(intern!(py, "_disconnected"))?;
+            let handle = PySubscription::on_reactor(hub, &reactors, reactor.reader.clone(), identity.clone());
+            outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
         }
+        // Not before the handle was made: `info` is found through it, on the loop's next turn.
+        if let Some(on_end) = reactors.on_end(py, identity.id) {
+            outcome = event_loop.call_method1(soon, (on_end, reason.as_str())).map(drop);
+        }
+        outcome = outcome.and_then(|()| {
+            let forget = Forget { reactors, id: identity.id };
+            event_loop.call_method1(soon, (forget,)).map(drop)
+        });
+        unless_closed(py, outcome)
     }
 
     /// Come again at `next`, on the loop's clock.
@@ -285,10 +325,36 @@ impl LoopReader {
         for (identity, reason) in &effects.closed {
             Self::announce(slf, identity, reason)?;
         }
+        for (identity, reason) in this.reports.take() {
+            this.announce_handed(py, &identity, &reason)?;
+        }
         if drained.more {
             this.reader.bell.ring();
         }
         Self::schedule(slf, drained.next)
+    }
+}
+
+/// A closed loop has nobody left to tell.
+fn unless_closed(py: Python<'_>, outcome: PyResult<()>) -> PyResult<()> {
+    match outcome {
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Lets go of what the application gave with a handed-off stream, after its callbacks.
+#[pyclass(frozen, module = "sse_hub._core")]
+struct Forget {
+    reactors: Arc<Reactors>,
+    id: SubscriberId,
+}
+
+#[pymethods]
+impl Forget {
+    fn __call__(&self) {
+        let client = self.reactors.forget(self.id);
+        drop(client);
     }
 }
 

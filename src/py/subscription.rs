@@ -9,9 +9,13 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use super::awaitable::{Next, Ready};
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, while_dropping};
+use super::fork;
+use super::handed::Reactors;
 use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
+use crate::hub::Hub;
+use crate::reader::Reader;
 use crate::subscriber::{CloseReason, Identity, Taken, Who};
 
 /// What a consumer finds.
@@ -28,40 +32,88 @@ pub enum Poll {
 #[pyclass(frozen, name = "Subscription", module = "sse_hub._core", weakref)]
 pub struct PySubscription {
     hub: Py<PyHub>,
-    reader: Py<LoopReader>,
+    core: Arc<Hub>,
+    reader: Arc<Reader>,
+    place: Place,
     identity: Arc<Identity>,
+    generation: u64,
+    /// The application's own: kept here, so that a handle still has it when the subscriber is gone.
+    info: Option<Py<PyAny>>,
     /// Whether the stream ends with this object: `get` and the callbacks give handles that do not.
     owner: bool,
 }
 
+/// Who delivers to a subscriber.
+pub enum Place {
+    Loop(Py<LoopReader>),
+    Reactor(Arc<Reactors>),
+}
+
 impl PySubscription {
+    /// The one that `subscribe` returns.
     pub fn owner<'py>(
         hub: &Bound<'py, PyHub>,
         reader: &Bound<'py, LoopReader>,
         identity: Arc<Identity>,
     ) -> PyResult<Bound<'py, Self>> {
-        let this = Self { hub: hub.clone().unbind(), reader: reader.clone().unbind(), identity, owner: true };
+        let mut this = Self::on_loop(hub, reader, identity);
+        this.owner = true;
         Bound::new(hub.py(), this)
     }
 
-    pub fn handle<'py>(
-        hub: &Bound<'py, PyHub>,
-        reader: &Bound<'py, LoopReader>,
+    /// A handle to a subscriber of an event loop.
+    pub fn on_loop(hub: &Bound<'_, PyHub>, reader: &Bound<'_, LoopReader>, identity: Arc<Identity>) -> Self {
+        let found = reader.get();
+        let info = found.info(hub.py(), &identity);
+        Self {
+            info,
+            hub: hub.clone().unbind(),
+            core: found.hub.clone(),
+            reader: found.reader.clone(),
+            place: Place::Loop(reader.clone().unbind()),
+            identity,
+            generation: fork::generation(),
+            owner: false,
+        }
+    }
+
+    /// A handle to a subscriber of a reactor.
+    pub fn on_reactor(
+        hub: &Bound<'_, PyHub>,
+        reactors: &Arc<Reactors>,
+        reader: Arc<Reader>,
         identity: Arc<Identity>,
-    ) -> PyResult<Bound<'py, Self>> {
-        let this =
-            Self { hub: hub.clone().unbind(), reader: reader.clone().unbind(), identity, owner: false };
-        Bound::new(hub.py(), this)
+    ) -> Self {
+        Self {
+            info: reactors.info(hub.py(), identity.id),
+            hub: hub.clone().unbind(),
+            core: reactors.hub.clone(),
+            reader,
+            place: Place::Reactor(reactors.clone()),
+            identity,
+            generation: fork::generation(),
+            owner: false,
+        }
+    }
+
+    /// Whether it was made in this process: if not, nothing of it may be locked.
+    fn is_ours(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    /// The loop's reader, of one that can be iterated.
+    fn loop_reader(&self) -> Option<&LoopReader> {
+        match &self.place {
+            Place::Loop(reader) => Some(reader.get()),
+            Place::Reactor(_) => None,
+        }
     }
 
     pub fn poll(&self, py: Python<'_>) -> Poll {
-        let reader = self.reader.get();
-        if !reader.is_ours() {
-            return Poll::Ended;
-        }
+        let Some(place) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
         let mut out = Vec::new();
-        match reader.hub.take(&reader.reader, &self.identity, &mut out) {
-            Taken::Some => Poll::Ready(reader.join(py, out)),
+        match self.core.take(&self.reader, &self.identity, &mut out) {
+            Taken::Some => Poll::Ready(place.join(py, out)),
             Taken::Nothing => Poll::Pending,
             Taken::End => Poll::Ended,
         }
@@ -69,23 +121,46 @@ impl PySubscription {
 
     /// A future that is done when there is something.
     pub fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let reader = self.reader.get();
-        if reader.has_waiter(py, self.identity.key)? {
+        let Some(reader) = self.loop_reader() else {
+            return Err(PyRuntimeError::new_err("a handed-off stream cannot be iterated"));
+        };
+        if reader.has_waiter(py, &self.identity)? {
             return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
         }
-        reader.wait(py, self.identity.key)
+        reader.wait(py, &self.identity)
+    }
+
+    /// Let the consumer take what is left.
+    fn resume(&self) {
+        match &self.place {
+            Place::Loop(reader) => reader.get().resume_soon(self.identity.key),
+            Place::Reactor(reactors) => {
+                if let Some(reactor) = reactors.find(self.identity.reader) {
+                    reactor.resume(self.identity.key);
+                }
+            }
+        }
+    }
+
+    fn announce(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
+        match &self.place {
+            Place::Loop(reader) => LoopReader::announce(reader.bind(py), &self.identity, reason),
+            Place::Reactor(reactors) => {
+                reactors.report(&self.identity, reason);
+                Ok(())
+            }
+        }
     }
 
     fn end(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
-        let reader = self.reader.get();
-        if !reader.is_ours() {
+        if !self.is_ours() {
             return Ok(());
         }
-        if let Some(wake) = reader.hub.close(&reader.reader, &self.identity, reason.clone()) {
+        if let Some(wake) = self.core.close(&self.reader, &self.identity, reason.clone()) {
             if wake {
-                reader.resume_soon(self.identity.key);
+                self.resume();
             }
-            LoopReader::announce(self.reader.bind(py), &self.identity, reason)?;
+            self.announce(py, reason)?;
         }
         Ok(())
     }
@@ -93,16 +168,15 @@ impl PySubscription {
 
 impl Drop for PySubscription {
     fn drop(&mut self) {
-        let reader = self.reader.get();
-        if !self.owner || !reader.is_ours() {
+        if !self.owner || !self.is_ours() {
             return;
         }
-        if reader.hub.drop_subscriber(&reader.reader, &self.identity, CloseReason::Closed) {
-            while_dropping(|py| {
-                LoopReader::announce(self.reader.bind(py), &self.identity, &CloseReason::Closed)
-            });
+        if self.core.drop_subscriber(&self.reader, &self.identity, CloseReason::Closed) {
+            while_dropping(|py| self.announce(py, &CloseReason::Closed));
         }
-        reader.release(self.identity.key);
+        if let Some(reader) = self.loop_reader() {
+            reader.release(&self.identity);
+        }
     }
 }
 
@@ -117,8 +191,7 @@ impl PySubscription {
     /// The names of its topics, sorted; those it had, once it is closed.
     #[getter]
     fn topics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let reader = self.reader.get();
-        let names = if reader.is_ours() { reader.hub.topics_of(&self.identity) } else { Vec::new() };
+        let names = if self.is_ours() { self.core.topics_of(&self.identity) } else { Vec::new() };
         PyTuple::new(py, names.iter().map(|name| PyString::new(py, name)))
     }
 
@@ -131,8 +204,7 @@ impl PySubscription {
     /// The object the application gave, or None.
     #[getter]
     fn info(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let reader = self.reader.get();
-        reader.is_ours().then(|| reader.info(py, self.identity.key)).flatten()
+        self.info.as_ref().map(|info| info.clone_ref(py))
     }
 
     /// True when the client resumed completely, False when it was told of a gap, None for a newcomer.
@@ -147,17 +219,25 @@ impl PySubscription {
         self.identity.closed.get().map(CloseReason::as_str)
     }
 
+    /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
+    #[getter]
+    fn path(&self) -> &'static str {
+        match self.place {
+            Place::Loop(_) => "loop",
+            Place::Reactor(_) => "reactor",
+        }
+    }
+
     /// Get these topics too, from the next event on.
     ///
     /// Returns False when the client is not there any more. Raises ValueError for a name that breaks a rule.
     #[pyo3(name = "join")]
     fn join_topics(&self, py: Python<'_>, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let topics = self::topics(topics)?;
-        let reader = self.reader.get();
-        if !reader.is_ours() {
+        if !self.is_ours() {
             return Ok(false);
         }
-        reader.hub.join(self.identity.id, &topics).or_raise(py)
+        self.core.join(self.identity.id, &topics).or_raise(py)
     }
 
     /// Do not get these topics any more, from the next event on.
@@ -166,8 +246,7 @@ impl PySubscription {
     #[pyo3(name = "leave")]
     fn leave_topics(&self, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let topics = self::topics(topics)?;
-        let reader = self.reader.get();
-        Ok(reader.is_ours() && reader.hub.leave(self.identity.id, &topics))
+        Ok(self.is_ours() && self.core.leave(self.identity.id, &topics))
     }
 
     /// Send an event to this client alone: in order with everything else, without an id, not replayed.
@@ -183,9 +262,8 @@ impl PySubscription {
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        let reader = self.reader.get();
-        if reader.is_ours() {
-            reader.hub.send(Some(self.identity.id), draft).or_raise(py)?;
+        if self.is_ours() {
+            self.core.send(Some(self.identity.id), draft).or_raise(py)?;
         }
         Ok(PyPublication(None))
     }
@@ -210,16 +288,17 @@ impl PySubscription {
 
     /// Call `callback(reason)` on the subscription's loop when somebody else ends the stream. Private.
     fn _on_close(&self, callback: Option<Py<PyAny>>) {
-        self.reader.get().set_on_close(self.identity.key, callback);
+        if let Some(reader) = self.loop_reader() {
+            reader.set_on_close(&self.identity, callback);
+        }
     }
 
     /// The initial events are complete. Private.
     fn _initial<'py>(&self, py: Python<'py>, events: Vec<Bound<'py, PyAny>>) -> PyResult<()> {
-        let reader = self.reader.get();
         let drafts: PyResult<Vec<_>> =
             events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
-        if reader.is_ours() && reader.hub.initial(&reader.reader, &self.identity, drafts?).or_raise(py)? {
-            reader.resume_soon(self.identity.key);
+        if self.is_ours() && self.core.initial(&self.reader, &self.identity, drafts?).or_raise(py)? {
+            self.resume();
         }
         Ok(())
     }
@@ -265,7 +344,7 @@ impl PySubscription {
     /// Private: the event loop that delivers to it; None when it is gone.
     #[getter]
     fn _loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.reader.get().event_loop(py)
+        self.loop_reader().and_then(|reader| reader.event_loop(py))
     }
 
     #[getter]

@@ -145,7 +145,7 @@ _wrapped_class: type | None = None
 
 def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: type[Stopping]) -> None:
     """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``) unless that was done."""
-    cls = getattr(module, "Server", None)
+    cls: Any = getattr(module, "Server", None)
     if cls is not _wrapped_class and hasattr(cls, "shutdown"):
         _wrap(cls, stopping)
         # The process's first stream may begin when its server is already on its way out.

@@ -1,0 +1,147 @@
+//! The hand-off: a thread that owns clients' sockets. It is a reader of the log like an event loop, without
+//! Python: it writes frames, notices clients that leave, keeps heartbeats and ends streams.
+//!
+//! # Fairness
+//! Between two looks at sockets, commands and timers at most 256 clients are served, or 1 ms passes, so a
+//! broadcast to 19,000 delays no disconnect and no heartbeat.
+//!
+//! # Closing
+//! A stream that ends gets what is queued, the end of the chunked body, and a moment for the client to close
+//! first: unread input would turn our FIN into a reset. What is stalled is closed as it is.
+
+mod connection;
+pub mod descriptors;
+mod worker;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::hub::Hub;
+use crate::reader::Reader;
+use crate::subscriber::{CloseReason, Identity};
+use crate::sync::Mutex;
+use crate::waker::Wake;
+use worker::{Signal, Worker};
+
+/// Is told, on the reactor's thread and without a lock, that a stream ended.
+pub trait Listener: Send + Sync {
+    /// `identity`'s stream ended.
+    fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason);
+}
+
+enum Command {
+    Adopt {
+        socket: OwnedFd,
+        identity: Arc<Identity>,
+    },
+    /// Look at a subscriber that was closed from outside.
+    Resume {
+        key: usize,
+    },
+    /// Close the connections of a server as they are.
+    Abort {
+        server: u64,
+    },
+    Stop,
+}
+
+/// What handle and thread share.
+struct Shared {
+    commands: Mutex<Vec<Command>>,
+    /// Connections whose stream has not ended, by server.
+    open: Mutex<rustc_hash::FxHashMap<u64, usize>>,
+    signal: Signal,
+}
+
+impl Shared {
+    fn tell(&self, command: Command) {
+        self.commands.lock().push(command);
+        self.signal.set();
+    }
+
+    fn opened(&self, server: u64) {
+        *self.open.lock().entry(server).or_default() += 1;
+    }
+
+    fn ended(&self, server: u64) {
+        let mut open = self.open.lock();
+        if let Some(count) = open.get_mut(&server) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&server);
+            }
+        }
+    }
+}
+
+struct SharedWaker(Arc<Shared>);
+
+impl Wake for SharedWaker {
+    fn wake(&self) {
+        self.0.signal.set();
+    }
+}
+
+/// A running reactor. Dropping it closes its connections and ends its thread.
+pub struct Reactor {
+    /// What delivers to its clients: subscribe with it.
+    pub reader: Arc<Reader>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reactor {
+    /// Start the thread.
+    ///
+    /// # Errors
+    /// The system has no thread or no descriptor left.
+    pub fn start(hub: Arc<Hub>, listener: Box<dyn Listener>) -> io::Result<Self> {
+        let (signal, heard) = worker::signal()?;
+        let shared = Arc::new(Shared { commands: Mutex::default(), open: Mutex::default(), signal });
+        let reader = hub.add_reader(Box::new(SharedWaker(shared.clone())));
+        let worker = Worker::new(hub, reader.clone(), shared.clone(), heard, listener)?;
+        let thread =
+            std::thread::Builder::new().name("sse-hub-reactor".into()).spawn(move || worker.run())?;
+        Ok(Self { reader, shared, thread: Some(thread) })
+    }
+
+    /// Take over a client's socket. Its response head and a first chunk are sent already; `identity` was
+    /// subscribed with this reactor's reader.
+    pub fn adopt(&self, socket: OwnedFd, identity: Arc<Identity>) {
+        self.shared.opened(identity.server);
+        self.shared.tell(Command::Adopt { socket, identity });
+    }
+
+    /// Let a subscriber that was closed from outside take what is left.
+    pub fn resume(&self, key: usize) {
+        self.shared.tell(Command::Resume { key });
+    }
+
+    /// How many streams of a server have not ended.
+    #[must_use]
+    pub fn open(&self, server: u64) -> usize {
+        self.shared.open.lock().get(&server).copied().unwrap_or(0)
+    }
+
+    /// How many streams have not ended.
+    #[must_use]
+    pub fn open_in_all(&self) -> usize {
+        self.shared.open.lock().values().sum()
+    }
+
+    /// Close what is left of a server's connections, as they are.
+    pub fn abort(&self, server: u64) {
+        self.shared.tell(Command::Abort { server });
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.shared.tell(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The reactor's thread.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use super::connection::{Connection, Phase, Written};
+use super::{Command, Listener, Shared, descriptors};
+use crate::entry::Entry;
+use crate::hub::Hub;
+use crate::reader::{Effects, Reader};
+use crate::subscriber::{CloseReason, Identity, Taken};
+
+/// Clients served between two looks at the sockets.
+const BATCH: usize = 256;
+/// Time between two looks at the sockets.
+const SLICE: Duration = Duration::from_millis(1);
+/// How long a client has to close after the end of its stream.
+const LINGER: Duration = Duration::from_secs(1);
+const SIGNAL: Token = Token(usize::MAX);
+const NOBODY: usize = usize::MAX;
+
+/// The waking end.
+pub struct Signal(UnixStream);
+
+/// The thread's end.
+pub struct Heard(UnixStream);
+
+/// A pair: what is set at one end is heard at the other. (mio's own waker does not tell its descriptor, which
+/// a forked child has to close.)
+pub fn signal() -> io::Result<(Signal, Heard)> {
+    let (set, heard) = UnixStream::pair()?;
+    descriptors::own(set.as_raw_fd());
+    descriptors::own(heard.as_raw_fd());
+    Ok((Signal(set), Heard(heard)))
+}
+
+impl Signal {
+    pub fn set(&self) {
+        // Full means that it is set.
+        let _ = (&self.0).write(&[1]);
+    }
+}
+
+impl Drop for Signal {
+    fn drop(&mut self) {
+        descriptors::disown(self.0.as_raw_fd());
+    }
+}
+
+impl Heard {
+    fn clear(&mut self) {
+        let mut scratch = [0; 64];
+        while matches!(self.0.read(&mut scratch), Ok(n) if n > 0) {}
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        descriptors::disown(self.0.as_raw_fd());
+    }
+}
+
+pub struct Worker {
+    hub: Arc<Hub>,
+    reader: Arc<Reader>,
+    shared: Arc<Shared>,
+    listener: Box<dyn Listener>,
+    poll: Poll,
+    heard: Heard,
+    connections: Slab<Connection>,
+    /// Connections by their subscriber's place at the reader.
+    by_key: Vec<usize>,
+    /// Who has something to write.
+    line: VecDeque<usize>,
+    /// Connections whose stream is over, and when they are closed as they are: a client that does not take the
+    /// end, or does not close.
+    ending: BinaryHeap<Reverse<(Instant, usize, i32)>>,
+    effects: Effects,
+    out: Vec<Arc<Entry>>,
+    /// When the hub wants to be drained again, on the hub's clock.
+    next: Option<Duration>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub fn new(
+        hub: Arc<Hub>,
+        reader: Arc<Reader>,
+        shared: Arc<Shared>,
+        mut heard: Heard,
+        listener: Box<dyn Listener>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        descriptors::own(poll.as_raw_fd());
+        poll.registry().register(&mut heard.0, SIGNAL, Interest::READABLE)?;
+        Ok(Self {
+            hub,
+            reader,
+            shared,
+            listener,
+            poll,
+            heard,
+            connections: Slab::new(),
+            by_key: Vec::new(),
+            line: VecDeque::new(),
+            ending: BinaryHeap::new(),
+            effects: Effects::default(),
+            out: Vec::new(),
+            next: None,
+            stopping: false,
+        })
+    }
+
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        while !self.stopping {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Nothing but a broken descriptor of our own: without it nobody can be served.
+                Err(_) => break,
+            }
+            let mut signalled = false;
+            for event in &events {
+                match event.token() {
+                    SIGNAL => signalled = true,
+                    Token(token) => {
+                        self.on_socket(
+                            token,
+                            event.is_readable() || event.is_read_closed() || event.is_error(),
+                        );
+                    }
+                }
+            }
+            if signalled {
+                self.heard.clear();
+                self.obey();
+            }
+            if signalled || self.is_due() {
+                self.drain();
+            }
+            self.serve_line();
+            self.close_late();
+        }
+        self.close_all();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.line.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = self.next.filter(|_| !self.hub.clock.is_manual());
+        let hub = next.map(|next| next.saturating_sub(self.hub.clock.now()));
+        let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
+        // mio's timeouts are in whole milliseconds, rounded up.
+        [hub, ending].into_iter().flatten().min()
+    }
+
+    fn is_due(&self) -> bool {
+        self.next.is_some_and(|next| self.hub.clock.now() >= next)
+    }
+
+    fn obey(&mut self) {
+        let commands = std::mem::take(&mut *self.shared.commands.lock());
+        for command in commands {
+            match command {
+                Command::Adopt { socket, identity } => self.adopt(socket, &identity),
+                Command::Resume { key } => {
+                    if let Some(&token) = self.by_key.get(key).filter(|&&token| token != NOBODY) {
+                        self.stand_in_line(token);
+                    }
+                }
+                Command::Abort { server } => {
+                    let theirs =
+                        |(_, connection): &(usize, &Connection)| connection.identity.server == server;
+                    let meant: Vec<usize> =
+                        self.connections.iter().filter(theirs).map(|(token, _)| token).collect();
+                    for token in meant {
+                        self.gone(token, &CloseReason::Shutdown);
+                    }
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, identity: &Arc<Identity>) {
+        let key = identity.key;
+        let server = identity.server;
+        let adopted =
+            Connection::new(socket, identity.clone(), self.hub.config.stall_timeout).and_then(|connection| {
+                let slot = self.connections.vacant_entry();
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                self.poll.registry().register(
+                    &mut SourceFd(&connection.fd()),
+                    Token(slot.key()),
+                    interest,
+                )?;
+                let token = slot.key();
+                slot.insert(connection);
+                Ok(token)
+            });
+        let Ok(token) = adopted else {
+            self.shared.ended(server);
+            self.forget(identity, &CloseReason::Client);
+            return;
+        };
+        if self.by_key.len() <= key {
+            self.by_key.resize(key + 1, NOBODY);
+        }
+        self.by_key[key] = token;
+        self.stand_in_line(token);
+    }
+
+    /// The subscriber is gone; who wants to know is told.
+    fn forget(&mut self, identity: &Arc<Identity>, reason: &CloseReason) {
+        if self.hub.drop_subscriber(&self.reader, identity, reason.clone()) {
+            self.listener.closed(identity, reason);
+        }
+    }
+
+    fn stand_in_line(&mut self, token: usize) {
+        if let Some(connection) = self.connections.get_mut(token)
+            && !std::mem::replace(&mut connection.in_line, true)
+        {
+            self.line.push_back(token);
+        }
+    }
+
+    fn on_socket(&mut self, token: usize, readable: bool) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if readable && !connection.discard_input() {
+            return self.gone(token, &CloseReason::Client);
+        }
+        if connection.is_blocked() || matches!(connection.phase, Phase::Ending(_)) {
+            self.stand_in_line(token);
+        }
+    }
+
+    fn drain(&mut self) {
+        let drained = self.hub.drain(&self.reader, &mut self.effects);
+        self.next = drained.next;
+        if drained.more {
+            self.reader.bell.ring();
+        }
+        let wake = std::mem::take(&mut self.effects.wake);
+        for key in &wake {
+            if let Some(&token) = self.by_key.get(*key).filter(|&&token| token != NOBODY) {
+                self.stand_in_line(token);
+            }
+        }
+        self.effects.wake = wake;
+        self.effects.wake.clear();
+        for (identity, reason) in std::mem::take(&mut self.effects.closed) {
+            self.listener.closed(&identity, &reason);
+            let token = self.by_key.get(identity.key).copied().unwrap_or(NOBODY);
+            if !self.connections.get(token).is_some_and(Connection::is_blocked) {
+                continue;
+            }
+            if matches!(reason, CloseReason::Overflow | CloseReason::Stalled) {
+                // Its write is unfinished: no proper end can be written.
+                self.gone(token, &reason);
+            } else {
+                self.close_after(token, self.hub.config.stall_timeout);
+            }
+        }
+    }
+
+    fn serve_line(&mut self) {
+        let start = Instant::now();
+        for served in 1..=BATCH {
+            let Some(token) = self.line.pop_front() else { return };
+            if let Some(connection) = self.connections.get_mut(token) {
+                connection.in_line = false;
+                self.serve(token);
+            }
+            // A look at the clock costs as much as 1/50 of a write.
+            if served % 16 == 0 && start.elapsed() >= SLICE {
+                return;
+            }
+        }
+    }
+
+    fn serve(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if matches!(connection.phase, Phase::Lingering) {
+            return;
+        }
+        match connection.flush() {
+            Ok(Written::All) => {}
+            Ok(Written::Blocked) => {
+                if connection.identity.closed.get().is_some() {
+                    self.close_after(token, self.hub.config.stall_timeout);
+                }
+                return;
+            }
+            Err(_) => return self.gone(token, &CloseReason::Client),
+        }
+        if matches!(connection.phase, Phase::Ending(_)) {
+            return self.ended(token);
+        }
+        // The second look parks a consumer that has taken everything. What it finds beyond that, a piece of a
+        // replay, waits for the next turn.
+        for _ in 0..2 {
+            self.out.clear();
+            match self.hub.take(&self.reader, &connection.identity, &mut self.out) {
+                Taken::Nothing => return,
+                Taken::Some => match connection.write(&mut self.out) {
+                    Ok(Written::All) => {}
+                    Ok(Written::Blocked) => return,
+                    Err(_) => return self.gone(token, &CloseReason::Client),
+                },
+                Taken::End => {
+                    connection.phase = Phase::Ending(0);
+                    break;
+                }
+            }
+        }
+        self.stand_in_line(token);
+    }
+
+    /// The end of the body is written.
+    fn ended(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let identity = connection.identity.clone();
+        let closed = connection.linger();
+        self.by_key[identity.key] = NOBODY;
+        self.shared.ended(identity.server);
+        self.forget(&identity, &CloseReason::Closed);
+        match closed {
+            Ok(()) => self.close_after(token, LINGER),
+            Err(_) => self.remove(token),
+        }
+    }
+
+    /// Close the connections whose time after the end is over.
+    fn close_late(&mut self) {
+        let now = Instant::now();
+        while let Some(&Reverse((at, token, fd))) = self.ending.peek() {
+            if at > now {
+                return;
+            }
+            self.ending.pop();
+            // The place may have been given to another client since.
+            let is_it = |found: &Connection| found.fd() == fd && found.identity.closed.get().is_some();
+            if self.connections.get(token).is_some_and(is_it) {
+                self.gone(token, &CloseReason::Stalled);
+            }
+        }
+    }
+
+    /// A stream is over: its client has this long to take what is left.
+    fn close_after(&mut self, token: usize, patience: Duration) {
+        if let Some(connection) = self.connections.get(token) {
+            self.ending.push(Reverse((Instant::now() + patience, token, connection.fd())));
+        }
+    }
+
+    /// A connection is over.
+    fn gone(&mut self, token: usize, reason: &CloseReason) {
+        let Some(connection) = self.connections.get(token) else { return };
+        let identity = connection.identity.clone();
+        if !matches!(connection.phase, Phase::Lingering) {
+            self.by_key[identity.key] = NOBODY;
+            self.shared.ended(identity.server);
+            self.forget(&identity, reason);
+        }
+        self.remove(token);
+    }
+
+    fn remove(&mut self, token: usize) {
+        if let Some(connection) = self.connections.try_remove(token) {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&connection.fd()));
+        }
+    }
+
+    fn close_all(&mut self) {
+        // Commands that were given meanwhile hold descriptors, too.
+        self.obey();
+        let all: Vec<usize> = self.connections.iter().map(|(token, _)| token).collect();
+        for token in all {
+            self.gone(token, &CloseReason::HubClosed);
+        }
+        descriptors::disown(self.poll.as_raw_fd());
+    }
+}

@@ -1,0 +1,282 @@
+//! The reactor on real sockets: what a client reads, and what becomes of clients that misbehave.
+#![cfg(unix)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sse_hub::clock::Clock;
+use sse_hub::config::Config;
+use sse_hub::frame::{Draft, FrameBuilder};
+use sse_hub::history::Retention;
+use sse_hub::hub::{Hub, Request};
+use sse_hub::queue::{Capacity, OverflowPolicy};
+use sse_hub::reactor::{Listener, Reactor};
+use sse_hub::subscriber::{CloseReason, Identity, Who};
+use sse_hub::topic::Topic;
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Ends(Mutex<Sender<(String, String)>>);
+
+impl Listener for Ends {
+    fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason) {
+        let _ = self.0.lock().unwrap().send((identity.name.to_string(), reason.as_str().to_string()));
+    }
+}
+
+struct Setup {
+    hub: Arc<Hub>,
+    reactor: Reactor,
+    ends: Receiver<(String, String)>,
+}
+
+fn config() -> Config {
+    Config {
+        retention: Retention { count: 100_000, bytes: 256 << 20, age: None },
+        history_total_bytes: 256 << 20,
+        heartbeat: None,
+        reconnect_ms: (1000, 1000),
+        capacity: Capacity { events: 64, bytes: 1 << 20 },
+        overflow: OverflowPolicy::Disconnect,
+        stall_timeout: Duration::from_secs(30),
+        backlog_bytes: 64 << 20,
+        max_event_bytes: 1 << 20,
+        max_subscribers: None,
+    }
+}
+
+fn setup(config: Config) -> Setup {
+    let hub = Arc::new(Hub::new(config, Clock::real()));
+    let (sender, ends) = channel();
+    let reactor = Reactor::start(hub.clone(), Box::new(Ends(Mutex::new(sender)))).unwrap();
+    Setup { hub, reactor, ends }
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    (client, server)
+}
+
+fn request(last_event_id: Option<String>) -> Request {
+    Request { topics: vec![Topic::new("t").unwrap()], last_event_id, server: 7, ..Request::default() }
+}
+
+impl Setup {
+    fn connect(&self, last_event_id: Option<String>) -> (Client, Arc<Identity>) {
+        let (client, server) = pair();
+        let identity = self.hub.subscribe(&self.reactor.reader, &request(last_event_id)).unwrap();
+        self.reactor.adopt(OwnedFd::from(server), identity.clone());
+        (Client { stream: client, body: Vec::new(), read: 0, over: false }, identity)
+    }
+
+    fn publish(&self, text: &str) -> String {
+        self.hub.publish(&[Topic::new("t").unwrap()], draft(text)).unwrap().to_string()
+    }
+
+    fn ended(&self) -> (String, String) {
+        self.ends.recv_timeout(SOON).expect("a stream ends")
+    }
+}
+
+fn draft(text: &str) -> Draft {
+    let mut builder = FrameBuilder::new(None, None);
+    builder.text(text);
+    builder.finish(None)
+}
+
+/// A client that decodes the chunked body.
+struct Client {
+    stream: TcpStream,
+    body: Vec<u8>,
+    read: usize,
+    over: bool,
+}
+
+impl Client {
+    /// The text of the next chunk; none at the end of the body.
+    fn chunk(&mut self) -> Option<String> {
+        loop {
+            let rest = &self.body[self.read..];
+            if let Some(line) = rest.windows(2).position(|pair| pair == b"\r\n") {
+                let length = std::str::from_utf8(&rest[..line]).unwrap();
+                let length = usize::from_str_radix(length, 16).expect("a chunk's length");
+                if rest.len() >= line + 2 + length + 2 {
+                    let chunk = rest[line + 2..line + 2 + length].to_vec();
+                    assert_eq!(&rest[line + 2 + length..line + 4 + length], b"\r\n");
+                    self.read += line + 4 + length;
+                    self.over |= length == 0;
+                    return (!self.over).then(|| String::from_utf8(chunk).unwrap());
+                }
+            }
+            let mut buffer = [0; 1 << 13];
+            match self.stream.read(&mut buffer).expect("the server writes") {
+                0 => panic!("the connection ended inside the body"),
+                n => self.body.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    /// The data of the next published event.
+    fn event(&mut self) -> Option<String> {
+        loop {
+            let chunk = self.chunk()?;
+            if !chunk.contains("event: stream-") && !chunk.starts_with(": ") {
+                let data = chunk.lines().find_map(|line| line.strip_prefix("data: "));
+                return Some(data.expect("data").to_string());
+            }
+        }
+    }
+
+    /// Whether the server closes, reading whatever still comes.
+    fn closes(&mut self) -> bool {
+        let mut buffer = [0; 1 << 13];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < SOON, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn events_arrive_in_order_and_the_body_ends_properly() {
+    let setup = setup(config());
+    let (mut client, identity) = setup.connect(None);
+    assert!(client.chunk().unwrap().contains("event: stream-open"));
+    for number in 0..1000 {
+        setup.publish(&number.to_string());
+    }
+    for number in 0..1000 {
+        assert_eq!(client.event().unwrap(), number.to_string());
+    }
+    setup.publish("last");
+    setup.hub.disconnect(Who::Id(identity.id), CloseReason::Kicked("enough".into()));
+    assert_eq!(client.event().unwrap(), "last");
+    assert_eq!(client.event(), None);
+    assert!(client.closes());
+    assert_eq!(setup.ended(), (identity.name.to_string(), "enough".to_string()));
+    until("the stream is not counted", || setup.reactor.open(7) == 0);
+    assert_eq!(setup.hub.count(None), 0);
+}
+
+#[test]
+fn a_client_that_resumes_gets_what_it_missed_through_a_small_socket() {
+    let setup = setup(config());
+    let first = setup.publish("0");
+    let filler = "x".repeat(1000);
+    for number in 1..5000 {
+        setup.publish(&format!("{number} {filler}"));
+    }
+    let (mut client, identity) = setup.connect(Some(first));
+    for number in 1..5000 {
+        assert_eq!(client.event().unwrap(), format!("{number} {filler}"));
+    }
+    assert_eq!(identity.recovered.get(), Some(&Some(true)));
+    // The places in the socket's buffer and in history meet without a seam.
+    setup.publish("live");
+    assert_eq!(client.event().unwrap(), "live");
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed() {
+    let setup = setup(config());
+    for leave in [Shutdown::Both, Shutdown::Write] {
+        let (client, identity) = setup.connect(None);
+        client.stream.shutdown(leave).unwrap();
+        assert_eq!(setup.ended(), (identity.name.to_string(), "client".to_string()));
+        assert_eq!(setup.hub.count(None), 0);
+    }
+}
+
+#[test]
+fn a_client_that_sends_rubbish_is_closed_beyond_a_limit() {
+    let setup = setup(config());
+    let (mut client, identity) = setup.connect(None);
+    client.stream.write_all(&[b'x'; 1000]).unwrap();
+    setup.publish("still here");
+    assert_eq!(client.event().unwrap(), "still here");
+    // The rest may find the connection closed already.
+    let _ = client.stream.write_all(&vec![b'x'; 1 << 20]);
+    assert_eq!(setup.ended(), (identity.name.to_string(), "client".to_string()));
+    assert!(client.closes());
+}
+
+#[test]
+fn a_stalled_client_delays_nobody_and_overflows_alone() {
+    let setup = setup(config());
+    let (_stalled, stalled) = setup.connect(None);
+    let (mut healthy, _) = setup.connect(None);
+    let filler = "x".repeat(100_000);
+    let mut number = 0;
+    // Until the stalled one's socket and queue are full, whatever the kernel's buffers are.
+    while setup.hub.get(&stalled.name).is_some() {
+        setup.publish(&format!("{number} {filler}"));
+        assert_eq!(healthy.event().unwrap(), format!("{number} {filler}"));
+        number += 1;
+        assert!(number < 5000, "a client that reads nothing is never cut");
+    }
+    assert_eq!(setup.ended(), (stalled.name.to_string(), "overflow".to_string()));
+    assert_eq!(setup.hub.count(None), 1);
+    until("the connection is closed", || setup.reactor.open(7) == 1);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_freed_by_the_stall_timeout() {
+    let stall_timeout = Duration::from_millis(200);
+    let capacity = Capacity { events: 1 << 20, bytes: 1 << 30 };
+    let setup = setup(Config { stall_timeout, capacity, ..config() });
+    let (_client, stalled) = setup.connect(None);
+    let filler = "x".repeat(100_000);
+    for _ in 0..100 {
+        setup.publish(&filler);
+    }
+    assert_eq!(setup.ended(), (stalled.name.to_string(), "stalled".to_string()));
+    until("the connection is closed", || setup.reactor.open(7) == 0);
+}
+
+#[test]
+fn a_server_that_stops_ends_its_streams_and_aborts_the_stalled() {
+    let capacity = Capacity { events: 1 << 20, bytes: 1 << 30 };
+    let setup = setup(Config { capacity, ..config() });
+    let (mut reading, _) = setup.connect(None);
+    let (_stalled, _) = setup.connect(None);
+    let filler = "x".repeat(100_000);
+    for number in 0..60 {
+        setup.publish(&format!("{number} {filler}"));
+    }
+    setup.hub.disconnect(Who::Server(7), CloseReason::Shutdown);
+    for number in 0..60 {
+        assert_eq!(reading.event().unwrap(), format!("{number} {filler}"));
+    }
+    assert_eq!(reading.event(), None);
+    drop(reading);
+    setup.reactor.abort(7);
+    until("nothing is left", || setup.reactor.open(7) == 0);
+}
+
+#[test]
+fn a_reactor_that_is_dropped_closes_everything() {
+    let setup = setup(config());
+    let (mut client, _) = setup.connect(None);
+    assert!(client.chunk().is_some());
+    drop(setup.reactor);
+    assert!(client.closes());
+    assert_eq!(setup.hub.count(None), 0);
+}
