@@ -1,0 +1,89 @@
+"""What the tests of the hand-off share: a server in a thread, and how to look at what comes from it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sse_hub.uvicorn
+from fastapi import FastAPI
+from handoff_app import HANDED_OFF, PORTABLE, Observed, build
+from servers import Client, ThreadServer
+
+PROTOCOL = "sse_hub.uvicorn:Protocol"
+EVENTS = b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+HEAD = b" /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+HANDOFF: tuple[Any, dict[str, Any]] = (sse_hub.uvicorn.HandOff, {})
+
+
+class Complaints(logging.Handler):
+    """Collects what is logged."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def serving(
+    *middleware: Any, http: str = PROTOCOL, app: FastAPI | None = None, **config: Any
+) -> Iterator[tuple[ThreadServer, Observed]]:
+    """A server for the app with this middleware, and what happens in it.
+
+    Nothing may be logged as a warning or worse, by uvicorn, asyncio or the library.
+    """
+    app = app or build(*middleware)
+    config = {"loop": "asyncio", "log_config": None, "log_level": "info", **config}
+    complaints = Complaints(logging.WARNING)
+    logging.getLogger().addHandler(complaints)
+    try:
+        with ThreadServer(app, http=http, **config) as server:
+            yield server, app.state.observed
+            server.stop()
+            server.wait()
+    finally:
+        logging.getLogger().removeHandler(complaints)
+    assert complaints.messages == []
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.005)
+
+
+def body_of(response: bytes) -> bytes:
+    """The content of a chunked body that has to be whole."""
+    _, _, rest = response.partition(b"\r\n\r\n")
+    body = b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        assert rest[length : length + 2] == b"\r\n"
+        body += rest[:length]
+        if length == 0:
+            assert rest == b"\r\n"
+            return body
+        rest = rest[length + 2 :]
+
+
+def streams_portably(server: ThreadServer, path: str = "/events", **options: Any) -> None:
+    options["headers"] = options.get("headers", "") + "Connection: close\r\n"
+    with Client(server.port, path, **options) as client:
+        body = body_of(client.read_to_end())
+    assert body.count(PORTABLE) == 3
+    assert HANDED_OFF not in body
+
+
+def is_handed_off(server: ThreadServer, observed: Observed, path: str = "/events") -> None:
+    with Client(server.port, path) as client:
+        observed.release.set()
+        assert body_of(client.read_to_end()).endswith(HANDED_OFF)

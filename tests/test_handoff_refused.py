@@ -1,0 +1,255 @@
+"""What stands in the way of the hand-off, and what does not; what stays with the server streams as ever."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handoff_app import HANDED_OFF, PORTABLE, build
+from handoff_serving import (
+    EVENTS,
+    HANDOFF,
+    HEAD,
+    LAST,
+    PROTOCOL,
+    body_of,
+    is_handed_off,
+    serving,
+    streams_portably,
+    wait_until,
+)
+from opentelemetry import trace
+from servers import HOST, Client, Command, ThreadServer, run
+from sse_hub._handoff import State
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Passing:
+    """Pure ASGI, changes nothing of the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped_receive() -> Message:
+            return await receive()
+
+        async def wrapped_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-passed", b"1")]
+            await send(message)
+
+        await self.app(dict(scope), wrapped_receive, wrapped_send)
+
+
+class Changing(Passing):
+    """Pure ASGI, changes each part of the body."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped_send(message: Message) -> None:
+            if message.get("body"):
+                message = {**message, "body": b": changed\n\n" + message["body"]}
+            await send(message)
+
+        await self.app(scope, receive, wrapped_send)
+
+
+class Encoding(Passing):
+    """Says that the content is encoded, and leaves it as it is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"Content-Encoding", b"identity")]
+            await send(message)
+
+        await self.app(scope, receive, wrapped_send)
+
+
+async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+def awaits(seconds: float) -> Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]:
+    async def dispatch(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+
+        async def slowly() -> Any:
+            async for chunk in response.body_iterator:  # type: ignore[attr-defined]
+                await asyncio.sleep(seconds)
+                yield chunk
+                await asyncio.sleep(seconds)
+
+        return StreamingResponse(slowly(), response.status_code, dict(response.headers))
+
+    return dispatch
+
+
+PASSING = {
+    "base-http": (BaseHTTPMiddleware, {"dispatch": passes}),
+    "base-http-awaiting": (BaseHTTPMiddleware, {"dispatch": awaits(0.02)}),
+    "cors": (CORSMiddleware, {"allow_origins": ["*"]}),
+    "gzip-not-for-streams": (GZipMiddleware, {}),
+    "asgi": (Passing, {}),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_middleware_that_leaves_the_body_does_not_prevent_it(name: str) -> None:
+    with serving(PASSING["base-http"], PASSING[name]) as (server, observed):
+        for _ in range(2):
+            with Client(server.port, "/events", headers="Accept-Encoding: gzip\r\nOrigin: x\r\n") as client:
+                observed.release.set()
+                assert body_of(client.read_to_end()).endswith(HANDED_OFF)
+        wait_until(lambda: not server.servers[0].server_state.tasks)
+
+
+def test_what_the_framework_puts_around_all_middleware_does_not_prevent_it() -> None:
+    class Provider(trace.TracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+            return trace.NoOpTracer()
+
+    app = build(HANDOFF, telemetry={"tracer_provider": Provider()}, max_body_size=1000)
+    with serving(app=app, http="httptools") as (server, observed):
+        is_handed_off(server, observed)
+
+
+def test_a_compressing_middleware_prevents_it() -> None:
+    compressing = (GZipMiddleware, {"exclude_content_types": (), "minimum_size": 1})
+    with serving(compressing) as (server, observed):
+        with Client(
+            server.port, "/events", headers="Accept-Encoding: gzip\r\nConnection: close\r\n"
+        ) as client:
+            response = client.read_to_end()
+        assert b"content-encoding: gzip" in response
+        assert b"0\r\n\r\n" in response
+        assert observed.opened == [True]
+        assert observed.decisions == [None]
+
+
+@pytest.mark.parametrize("middleware", [Changing, Encoding])
+def test_a_changed_body_prevents_it(middleware: Any) -> None:
+    with serving((middleware, {})) as (server, observed):
+        streams_portably(server)
+        assert observed.opened == [True]
+
+
+def test_a_preamble_that_comes_too_late_prevents_it() -> None:
+    with serving((BaseHTTPMiddleware, {"dispatch": awaits(0.15)})) as (server, observed):
+        streams_portably(server, "/events?timeout=0.05")
+        assert observed.opened == [True]
+        assert observed.offers[0] is not None
+        assert observed.offers[0].state is State.WITHDRAWN
+
+
+@pytest.mark.parametrize("outer", [Passing, Changing, GZipMiddleware])
+def test_the_middleware_offers_nothing_inside_another(outer: Any) -> None:
+    with serving(HANDOFF, (outer, {}), http="httptools") as (server, observed):
+        streams_portably(server)
+        assert observed.opened == [False]
+
+
+def refused(server: ThreadServer, request: bytes) -> bytes:
+    """What comes back for these bytes until the server closes."""
+    with socket.create_connection((HOST, server.port), timeout=5) as sock:
+        sock.sendall(request)
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+    return received
+
+
+STAYING = {
+    "http-1.0": b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n",
+    "unread": b"POST" + HEAD + b"Content-Length: 4\r\n\r\nbody",
+    "incomplete": b"POST" + HEAD + b"Content-Length: 40\r\n\r\nbody",
+    "continue": b"GET" + HEAD + b"Expect: 100-continue\r\n\r\n",
+    "pipelined": EVENTS + LAST,
+}
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_such_requests_are_streamed_portably(http: str) -> None:
+    with serving(HANDOFF, http=http) as (server, observed):
+        for name, request in STAYING.items():
+            received = refused(server, request)
+            assert received.count(PORTABLE) == 3, name
+            assert HANDED_OFF not in received, name
+            assert received.endswith(b"plain") is (name == "pipelined")
+            assert observed.opened.pop() is False, name
+            assert observed.closed.wait(5)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_the_beginning_of_a_next_request_keeps_it_too(http: str) -> None:
+    with serving(HANDOFF, http=http) as (server, observed):
+        with socket.create_connection((HOST, server.port), timeout=5) as sock:
+            sock.sendall(EVENTS + LAST[:9])
+            received = b""
+            while not received.endswith(b"0\r\n\r\n"):
+                received += sock.recv(65536)
+            sock.sendall(LAST[9:])
+            while more := sock.recv(65536):
+                received += more
+        assert received.count(PORTABLE) == 3
+        assert received.endswith(b"plain")
+        assert observed.opened == [False]
+
+
+def test_head_is_answered_as_ever() -> None:
+    with serving() as (server, observed):
+        assert refused(server, b"HEAD" + HEAD + b"\r\n").endswith(b"\r\n\r\n")
+        assert observed.opened == [False]
+
+
+def test_tls_stays(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    for loop in ("asyncio", "uvloop"):
+        with serving(loop=loop, ssl_keyfile=key, ssl_certfile=certificate) as (server, observed):
+            plain = socket.create_connection((HOST, server.port), timeout=5)
+            with context.wrap_socket(plain, server_hostname="test") as sock:
+                sock.sendall(b"GET" + HEAD + b"\r\n")
+                received = b""
+                while data := sock.recv(65536):
+                    received += data
+            assert body_of(received).endswith(PORTABLE * 3)
+            assert observed.opened == [False]
+
+
+def test_a_client_that_takes_nothing_stays_until_it_does() -> None:
+    with serving() as (server, observed):
+        with Client(
+            server.port,
+            "/events?padding=8000000&timeout=3",
+            receive_buffer=4096,
+            headers="Connection: close\r\n",
+        ) as client:
+            wait_until(lambda: observed.decisions == [None])
+            assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
+        assert observed.offers[0] is not None
+        assert observed.offers[0].state is State.REFUSED
+
+
+def test_without_descriptors_it_stays() -> None:
+    args = ["--factory", "tests.handoff_app:factory", "--port", "0", "--http", PROTOCOL, "--loop", "asyncio"]
+    command = Command([sys.executable, "-m", "uvicorn", *args])
+    with run(command) as server, Client(server.port, "/exhausted", headers="Connection: close\r\n") as client:
+        assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
+        assert not re.search("ERROR|Traceback", server.output)

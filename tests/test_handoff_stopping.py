@@ -1,0 +1,140 @@
+"""Streams that were handed off end with the uvicorn server they came from."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from typing import Any
+
+import pytest
+import uvicorn
+from handoff_app import GOODBYE, PORTABLE, Observed, build
+from handoff_serving import (
+    PROTOCOL,
+    body_of,
+    serving,
+    wait_until,
+)
+from servers import Client, ThreadServer
+from sse_hub import _handed
+from sse_hub._handed import handed_off
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
+    app, other = build(), build()
+    streams: list[Any] = [app.state.observed.streams, other.state.observed.streams]
+    with ThreadServer(app, other, http=PROTOCOL, loop=loop, log_config=None) as server:
+        clients = [Client(port, "/events?keep=1") for port in server.ports for _ in range(2)]
+        wait_until(lambda: all(len(each.open) == 2 for each in streams))
+        server.stop()
+        for client in clients[:2]:
+            assert body_of(client.read_to_end()).endswith(GOODBYE)
+        server.wait()
+        assert len(streams[0].stopped) == 1
+        assert streams[0].aborted == []
+        assert "lifespan ended with 0 streams" in capfd.readouterr().out
+        # The other server, on the same loop, is another one.
+        assert streams[1].stopped == []
+        server.stop(1)
+        for client in clients[2:]:
+            assert body_of(client.read_to_end()).endswith(GOODBYE)
+        server.wait(1)
+        assert streams[0].stopped != streams[1].stopped
+        for client in clients:
+            client.close()
+    numbers = {*streams[0].stopped, *streams[1].stopped}
+    del server, app, other
+    gc.collect()
+    assert not numbers & set(_handed._by_number)
+
+
+@pytest.mark.parametrize(("grace", "timeout"), [(0.3, None), (30.0, 1)])
+def test_streams_that_do_not_end_are_aborted(
+    grace: float, timeout: int | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(timeout_graceful_shutdown=timeout) as (server, observed):
+        observed.streams.grace, observed.streams.deaf = grace, True
+        with Client(server.port, "/events?keep=1") as client:
+            wait_until(lambda: len(observed.streams.open) == 1)
+            began = time.monotonic()
+            server.stop()
+            client.read_to_end()
+            assert time.monotonic() - began >= 0.3
+            server.wait()
+            assert time.monotonic() - began < 2
+        assert len(observed.streams.stopped) == len(observed.streams.aborted) == 1
+        assert "lifespan ended with 0 streams" in capfd.readouterr().out
+
+
+def test_an_impatient_stop_aborts_them_at_once() -> None:
+    with serving(lifespan="off") as (server, observed):
+        observed.streams.grace, observed.streams.deaf = 30.0, True
+        with Client(server.port, "/events?keep=1") as client:
+            wait_until(lambda: len(observed.streams.open) == 1)
+            server.stop()
+            wait_until(lambda: len(observed.streams.stopped) == 1)
+            server.servers[0].force_exit = True
+            client.read_to_end()
+            server.wait()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_leaves_a_server_that_stops(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if first:  # no shutdown of this process was ever watched
+        shutdown: Any = uvicorn.Server.shutdown
+        while hasattr(shutdown, "__wrapped__"):
+            shutdown = shutdown.__wrapped__
+        monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
+        monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
+        monkeypatch.setattr("sse_hub._handed._wrapped_class", None)
+    with serving() as (server, observed):
+        with Client(server.port, "/late") as client:
+            assert observed.began.wait(5)
+            server.stop()
+            wait_until(lambda: not server.servers[0].servers[0].is_serving())
+            observed.release.set()
+            assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
+        server.wait()
+        assert observed.opened == [False]
+
+
+async def test_streams_registered_while_their_server_stops_are_stopped_at_once() -> None:
+    calls: list[str] = []
+
+    class Late:
+        grace = 1.0
+
+        def stop(self, server: int) -> None:
+            calls.append("stop")
+
+        def finished(self, server: int) -> bool:
+            calls.append("finished")
+            return len(calls) > 3
+
+        def abort(self, server: int) -> None:
+            calls.append("abort")
+
+    server = uvicorn.Server(uvicorn.Config(build()))
+    number = _handed.server_number(server.server_state)
+    assert number == _handed.server_number(server.server_state)
+    late = Late()
+    _handed._servers[server.server_state].begin(server)
+    assert _handed.is_stopping(server.server_state)
+    handed_off(number, late)
+    (task,) = server.server_state.tasks  # so that uvicorn waits
+    await task
+    assert calls == ["stop", "finished", "finished", "finished"]
+    handed_off(number + 1000, late)  # a server that is gone
+
+
+async def test_streams_are_held_weakly() -> None:
+    server = uvicorn.Server(uvicorn.Config(build()))
+    observed = Observed()
+    handed_off(_handed.server_number(server.server_state), observed.streams)
+    ref = weakref.ref(observed.streams)
+    del observed
+    assert ref() is None
+    _handed._servers[server.server_state].begin(server)
+    assert not server.server_state.tasks
