@@ -42,9 +42,9 @@ struct Ring {
 pub struct Replay {
     after: SmallVec<[(TopicId, u64); 4]>,
     until: u64,
-    /// Nothing was given yet to a client that has no claim to where it begins: a newcomer, or one whose gap
-    /// was announced. What is evicted before its first piece is not missed.
-    claimless: bool,
+    /// While nothing was given yet to a client without a claim to where it begins, a newcomer or one whose gap
+    /// was announced: what is evicted up to here is not missed.
+    unclaimed: u64,
 }
 
 impl Replay {
@@ -52,6 +52,17 @@ impl Replay {
     #[must_use]
     pub fn from(&self) -> u64 {
         self.after.iter().map(|&(_, after)| after).min().unwrap_or(self.until)
+    }
+
+    /// Whether it is of exactly these topics.
+    #[must_use]
+    pub fn covers(&self, topics: &[TopicId]) -> bool {
+        self.after.len() == topics.len() && self.after.iter().all(|(topic, _)| topics.contains(topic))
+    }
+
+    /// Go on up to `until`.
+    pub fn extend(&mut self, until: u64) {
+        self.until = self.until.max(until);
     }
 }
 
@@ -171,7 +182,7 @@ impl History {
     #[must_use]
     pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
         let after = topics.iter().map(|&topic| (topic, seq)).collect();
-        Replay { after, until, claimless: false }
+        Replay { after, until, unclaimed: 0 }
     }
 
     /// A replay of what these topics still keep after `seq`: for a client whose gap was announced already.
@@ -183,7 +194,7 @@ impl History {
             first.seq.map(|first| first - 1)
         };
         let after = topics.iter().map(|topic| (*topic, after(topic).unwrap_or(until))).collect();
-        Replay { after, until, claimless: true }
+        Replay { after, until, unclaimed: until }
     }
 
     /// A newcomer's replay.
@@ -199,7 +210,7 @@ impl History {
             let first = ring.entries.get(skip).and_then(|entry| entry.seq);
             after.push((topic, first.map_or(until, |seq| seq - 1)));
         }
-        Replay { after, until, claimless: true }
+        Replay { after, until, unclaimed: until }
     }
 
     /// The next piece of a replay: at most `max_entries` and about `max_bytes`, merged by sequence number.
@@ -209,20 +220,18 @@ impl History {
         for (topic, _) in &replay.after {
             self.shrink(*topic, now);
         }
+        let unclaimed = std::mem::take(&mut replay.unclaimed);
         for (topic, after) in &mut replay.after {
-            let Some(ring) = self.rings.get(topic) else {
-                // It was left, and forgotten since: said once.
-                page.lost |= self.forgotten > *after && *after < replay.until;
-                *after = replay.until;
-                continue;
-            };
-            if ring.lost > *after && *after < replay.until {
-                page.lost = true;
-                *after = ring.lost;
+            let ring = self.rings.get(topic);
+            let lost = ring.map_or(self.forgotten, |ring| ring.lost);
+            if lost > *after && *after < replay.until {
+                page.lost |= lost.min(replay.until) > unclaimed;
+                *after = lost;
             }
+            // One that was left, and forgotten since.
+            let Some(ring) = ring else { continue };
             heads.push((ring, ring.entries.partition_point(|entry| entry.seq <= Some(*after))));
         }
-        page.lost &= !std::mem::take(&mut replay.claimless);
         let mut bytes = 0;
         let mut last = None;
         page.done = loop {

@@ -84,6 +84,20 @@ impl Queue {
         }
     }
 
+    /// If there is no room for `entry`, and it and all that waits stand in history, let go of everything: a
+    /// replay that is under way takes it over. True when it does.
+    pub fn give_to_history(&mut self, entry: &Entry) -> bool {
+        let is_whole = self.dropped_oldest == 0 && self.dropped_newest == 0;
+        let given = is_whole
+            && !self.has_room(entry)
+            && entry.seq.is_some()
+            && self.entries.iter().all(|entry| entry.seq.is_some());
+        if given {
+            self.clear();
+        }
+        given
+    }
+
     /// Room for one more. An event larger than the whole limit in bytes is let in alone: it was small enough
     /// to be published, and refusing it could never succeed later.
     fn has_room(&self, entry: &Entry) -> bool {

@@ -282,7 +282,18 @@ impl Subscriber {
 
     /// Put a published event in its queue.
     pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64) -> Pushed {
-        self.queue.push(entry, self.is_stuck(now, turn))
+        let stuck = self.is_stuck(now, turn);
+        // One that is busy with a replay takes what it can: what its queue has no room for, the replay reads
+        // from history. Cut instead, it would come back as far behind as before, and be cut again.
+        if stuck
+            && let (Some(replay), Some(seq)) = (&mut self.replay, entry.seq)
+            && replay.covers(&self.topics)
+            && self.queue.give_to_history(entry)
+        {
+            replay.extend(seq);
+            return Pushed::Queued;
+        }
+        self.queue.push(entry, stuck)
     }
 
     /// Whether it waits behind an unfinished write.

@@ -148,6 +148,40 @@ fn what_waits_for_initial_events_is_not_behind_a_write() {
     assert_eq!(stream.all().len(), 21);
 }
 
+/// Cut in the middle of a long replay it would come back as far behind as before, and be cut again.
+#[test]
+fn a_client_that_takes_its_replay_is_not_cut_for_what_is_published_meanwhile() {
+    let mut config = config();
+    config.retention.count = 5000;
+    let world = World::new(config);
+    publish(&world, 1..=3000);
+    let stream = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
+    let mut got = Vec::new();
+    let mut head = 3000;
+    while head < 3050 {
+        // Each write takes it long enough to count as unfinished.
+        for _ in 0..10 {
+            head += 1;
+            publish(&world, head..=head);
+            world.turn();
+            world.advance(3 * MS);
+        }
+        got.extend(stream.once());
+    }
+    got.extend(stream.all());
+    assert_eq!((stream.closed(), &got[1..]), (None, &numbers(1..=3050)[..]));
+
+    // With what history cannot give again it waits like anybody else.
+    let stream = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
+    world.drain();
+    stream.take();
+    assert_eq!(world.hub.send(Some(stream.identity.id), draft("for one")), Ok(true));
+    world.stick("a");
+    world.publish(&["a"], "too much");
+    world.drain();
+    assert_eq!(stream.closed(), Some("overflow"));
+}
+
 #[test]
 fn who_takes_nothing_for_the_stall_timeout_is_ended() {
     let world = World::new(config());

@@ -27,6 +27,8 @@ enum Step {
     Remains(Vec<u64>, u64),
     Past(Vec<u64>, Option<usize>),
     Page(usize, usize),
+    /// The replay goes on to what was published since.
+    Extend,
 }
 
 fn some_topics() -> impl Strategy<Value = Vec<u64>> {
@@ -48,6 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (some_topics(), 0..12_u64).prop_map(|(topics, back)| Step::Remains(topics, back)),
         1 => (some_topics(), prop::option::of(0..6_usize)).prop_map(|(topics, n)| Step::Past(topics, n)),
         8 => (1..5_usize, 1..400_usize).prop_map(|(events, bytes)| Step::Page(events, bytes)),
+        2 => Just(Step::Extend),
     ]
 }
 
@@ -61,8 +64,8 @@ struct Reader {
     until: u64,
     /// Up to here, topic by topic, everything was delivered, or the client knows better than to wait for it.
     floors: BTreeMap<u64, u64>,
-    /// Nothing was delivered yet to a client that was told of its gap, or that has no claim to anything.
-    claimless: bool,
+    /// A client that was told of its gap, or is new, has no claim to this while nothing was delivered to it.
+    unclaimed: u64,
 }
 
 struct World {
@@ -128,7 +131,7 @@ impl World {
             let floors = topics.iter().map(|&topic| (topic, after)).collect();
             let expected = self.reference.between(&floors, self.seq);
             prop_assert_eq!(self.all(&mut replay.clone(), 3)?, expected, "a whole replay is whole");
-            self.readers.push(Reader { replay, until: self.seq, floors, claimless: false });
+            self.readers.push(Reader { replay, until: self.seq, floors, unclaimed: 0 });
         }
         Ok(())
     }
@@ -157,7 +160,7 @@ impl World {
         let floors = topics.iter().map(floor).collect();
         let expected = self.reference.between(&floors, self.seq);
         prop_assert_eq!(self.all(&mut replay.clone(), 2)?, expected);
-        self.readers.push(Reader { replay, until: self.seq, floors, claimless: true });
+        self.readers.push(Reader { replay, until: self.seq, floors, unclaimed: self.seq });
         Ok(())
     }
 
@@ -173,7 +176,7 @@ impl World {
         }
         let expected = self.reference.between(&floors, self.seq);
         prop_assert_eq!(self.all(&mut replay.clone(), 2)?, expected);
-        self.readers.push(Reader { replay, until: self.seq, floors, claimless: true });
+        self.readers.push(Reader { replay, until: self.seq, floors, unclaimed: self.seq });
         Ok(())
     }
 
@@ -191,17 +194,17 @@ impl World {
         // Something that was still to come is gone: said then, and only then.
         let mut lost = false;
         for (&topic, floor) in reader.floors.iter_mut().filter(|(_, floor)| **floor < reader.until) {
-            lost |= self.reference.lost(topic) > *floor;
-            let is_known = self.reference.rules.contains_key(&topic);
-            *floor = if is_known { self.reference.lost(topic).max(*floor) } else { reader.until };
+            let newest = self.reference.lost(topic);
+            lost |= newest > *floor && newest.min(reader.until) > reader.unclaimed;
+            *floor = self.reference.lost(topic).max(*floor);
         }
-        prop_assert_eq!(page.lost, lost && !reader.claimless);
+        prop_assert_eq!(page.lost, lost);
         let numbers: Vec<u64> = page.entries.iter().map(|entry| entry.seq.unwrap()).collect();
         let end = if page.done { reader.until } else { *numbers.last().unwrap() };
         prop_assert_eq!(&numbers, &self.reference.between(&reader.floors, end), "a gap nobody was told of");
         if !page.done {
             reader.floors.values_mut().for_each(|floor| *floor = end.max(*floor));
-            reader.claimless = false;
+            reader.unclaimed = 0;
             self.readers.push(reader);
         }
         Ok(())
@@ -243,6 +246,12 @@ proptest! {
                 Step::Remains(topics, back) => world.remains(&topics, back)?,
                 Step::Past(topics, last) => world.past(&topics, last)?,
                 Step::Page(events, bytes) => world.page(events, bytes)?,
+                Step::Extend => {
+                    if let Some(reader) = world.readers.first_mut() {
+                        reader.replay.extend(world.seq);
+                        reader.until = world.seq;
+                    }
+                }
             }
             world.check()?;
         }

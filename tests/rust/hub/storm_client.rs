@@ -117,7 +117,9 @@ impl Client {
     /// Everything up to `until` was delivered, or it was told of exactly what was not.
     fn is_complete_to(&mut self, until: u64, log: &Log) -> Result<(), TestCaseError> {
         let from = self.last.unwrap_or(0).max(self.excused);
-        prop_assert_eq!(self.between(from, until, log), self.dropped, "from {} to {}", from, until);
+        let missing = self.between(from, until, log);
+        let is_told = missing == self.dropped || (self.excused > self.joined && missing < self.dropped);
+        prop_assert!(is_told, "{} missing, {} dropped from {} to {}", missing, self.dropped, from, until);
         self.dropped = 0;
         Ok(())
     }
@@ -132,10 +134,10 @@ impl Client {
                 self.dropped += data["dropped"].as_u64().unwrap();
                 return Ok(());
             }
-            // History lost something while a replay was under way.
+            // History lost something while a replay was under way, which may have grown since it joined.
             "stream-reset" if self.placed => {
                 prop_assert_eq!(seq, None);
-                self.excused = self.joined;
+                self.excused = log.len() as u64;
                 return Ok(());
             }
             _ => {}
