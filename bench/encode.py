@@ -15,6 +15,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sse_hub.event as ours
@@ -53,10 +54,10 @@ def measure(case: Case, rounds: int) -> tuple[float, float]:
     _, _, number, run = case
     times: dict[Any, list[float]] = {peer: [], ours: []}
     for lib in times:
-        timeit.timeit(lambda lib=lib: run(lib), number=number, timer=time.thread_time)
+        timeit.timeit(partial(run, lib), number=number, timer=time.thread_time)
     for index in range(rounds):
         for lib in (peer, ours) if index % 2 else (ours, peer):
-            times[lib].append(timeit.timeit(lambda lib=lib: run(lib), number=number, timer=time.thread_time))
+            times[lib].append(timeit.timeit(partial(run, lib), number=number, timer=time.thread_time))
     theirs, mine = (statistics.median(times[lib]) / number * 1e9 for lib in (peer, ours))
     return theirs, mine
 
