@@ -102,6 +102,27 @@ def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
         assert 'new EventSource("/events").addEventListener("tick"' in server.http.get("/").text
 
 
+def is_handed_off(block: Block) -> None:
+    names = block.run()
+    hub = Hub()
+    names["app"].get("/events")(lambda: hub.response("news"))
+    with serve(names["app"]) as server, server.stream("/events") as events:
+        wait_until(lambda: hub.stats()["handed_off"] == 1)
+        assert [client.path for client in hub.subscribers()] == ["reactor"]
+        hub.publish("news", "hello")
+        assert events.next().json() == "hello"
+
+
+@exercises("README.md", "The hand-off: streams that cost Python nothing")
+def test_the_middleware_hands_streams_off(block: Block) -> None:
+    is_handed_off(block)
+
+
+@exercises("hand-off.md", "Turning it on")
+def test_the_middleware_of_the_hand_off_page_does_so_too(block: Block) -> None:
+    is_handed_off(block)
+
+
 @exercises("README.md", "Publishing")
 def test_one_client_is_poked_and_a_user_signed_out(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     names = block.run()
@@ -189,7 +210,7 @@ def test_the_options_are_those_of_the_table() -> None:
     said = {name: eval(default.strip("`").replace(" MiB", " * 2**20")) for name, default in rows}
     taken = inspect.signature(Hub.__new__).parameters.values()
     keyword_only = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name[0] != "_"}
-    assert said == {name: default for name, default in keyword_only.items() if name != "threads"}
+    assert said == keyword_only
 
 
 @exercises("recipes.md", "A price ticker")

@@ -97,7 +97,7 @@ class HubResponse(Response):
         """The server's offer to take the socket, if it makes sense to accept it."""
         if not self.handoff or self.status_code != 200:
             return None
-        offer: Offer | None = scope.get("extensions", {}).get("sse_hub.handoff")
+        offer: Offer | None = (scope.get("extensions") or {}).get("sse_hub.handoff")
         return offer if offer is not None and offer.is_open() else None
 
     def _request(self, scope: Scope) -> dict[str, Any]:
@@ -122,7 +122,10 @@ class HubResponse(Response):
         if fd is None:
             await self._through_server(scope, receive, send, None)
             return False
-        return await self._hand_over(scope, fd, offer.server)
+        handed = await self._hand_over(scope, fd, offer.server)
+        # Goes nowhere, but middleware sees a complete response.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return handed
 
     async def _hand_over(self, scope: Scope, fd: int, server: int) -> bool:
         """Give the socket to a reactor: nothing of this request stays, but what the application gave.
