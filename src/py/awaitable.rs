@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::exit;
 use super::subscription::{Poll, PySubscription};
 use crate::sync::Mutex;
 
@@ -48,6 +49,7 @@ impl Next {
             Poll::Ready(bytes) => Err(PyStopIteration::new_err((bytes,))),
             Poll::Ended => Err(PyStopAsyncIteration::new_err(())),
             Poll::Pending => {
+                let _inside = exit::enter(py);
                 // The protocol of `asyncio.Future.__await__`.
                 let future = subscription.wait(py)?;
                 future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;

@@ -7,6 +7,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
 
 use super::exceptions::{OrRaise, invalid_event};
+use super::exit;
 use super::json::write_json;
 use crate::event::check_event_type;
 use crate::frame::{Draft, FrameBuilder};
@@ -100,6 +101,7 @@ impl<'py> Fields<'py> {
 
     /// Encode everything but the id.
     pub fn draft(mut self, py: Python<'py>) -> PyResult<Draft> {
+        let _inside = exit::enter(py);
         let event = match std::mem::replace(&mut self.data, Given::Omitted) {
             Given::Value(value) if !is_plain(&value) && is_server_sent_event(&value)? => {
                 return self.unpack(&value)?.draft(py);

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use super::exit;
 use crate::error::Error;
 
 /// One of our exception classes.
@@ -45,6 +46,7 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
 /// interpreter ends.
 pub fn while_dropping(act: impl FnOnce(Python<'_>) -> PyResult<()>) {
     let _ = Python::try_attach(|py| {
+        let _inside = exit::enter(py);
         let pending = PyErr::take(py);
         let _ = act(py);
         if let Some(pending) = pending {

@@ -21,6 +21,7 @@ pub fn generation() -> u64 {
 extern "C" fn in_child() {
     // Only async-signal-safe work is allowed here: atomic operations and close(2).
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    super::exit::in_child();
     // Clients' connections must not stay open in the child when the parent closes them. Closing a copy sends
     // nothing, and leaves the parent's epoll set as it is.
     descriptors::disown_all(|fd| {

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, while_dropping};
+use super::exit;
 use super::fork;
 use super::handed::{HandedClient, Reactors};
 use super::publication::PyPublication;
@@ -485,6 +486,7 @@ impl PyHub {
             user: user.map(Into::into),
             ..request(topics, replay, overflow, capacity, max_age)?
         };
+        let _inside = exit::enter(py);
         let (event_loop, is_here) = running_loop(py)?;
         let hub = slf.get().core();
         let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;

@@ -9,6 +9,7 @@ mod awaitable;
 mod convert;
 pub mod encode;
 mod exceptions;
+mod exit;
 mod fork;
 mod handed;
 mod hub;
@@ -25,6 +26,8 @@ mod _core {
     #[pymodule_export]
     use super::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]
+    use super::exit::_end;
+    #[pymodule_export]
     use super::hub::PyHub;
     #[pymodule_export]
     use super::publication::PyPublication;
@@ -34,7 +37,8 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::exit::watch(module)?;
         super::fork::watch()
     }
 }

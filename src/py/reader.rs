@@ -8,11 +8,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
 
-use super::fork;
 use super::handed::{Reactors, Reports};
 use super::hub::PyHub;
 use super::signal::{Signal, SignalWaker};
 use super::subscription::PySubscription;
+use super::{exit, fork};
 use crate::entry::{Entry, SubscriberId};
 use crate::hub::Hub;
 use crate::reader::{Effects, Reader};
@@ -187,6 +187,9 @@ impl LoopReader {
     pub fn forget_clients(&self) {
         let old = std::mem::take(&mut *self.clients.lock());
         drop(old);
+        // Its handle holds this object.
+        let timer = std::mem::take(&mut *self.timer.lock());
+        drop(timer);
     }
 
     /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
@@ -233,6 +236,7 @@ impl LoopReader {
     pub fn announce(slf: &Bound<'_, Self>, identity: &Arc<Identity>, reason: &CloseReason) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
+        let _inside = exit::enter(py);
         let (Some(hub), Some(event_loop)) = (this.owner.bind(py).upgrade(), this.event_loop(py)) else {
             return Ok(());
         };
@@ -303,12 +307,14 @@ impl LoopReader {
         Ok(())
     }
 
-    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Deliver a batch, and do what is due; true when more is waiting.
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
         if !this.is_ours() {
-            return Ok(());
+            return Ok(false);
         }
+        let _inside = exit::enter(py);
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
         effects.wake.append(&mut this.resume.lock());
@@ -331,7 +337,8 @@ impl LoopReader {
         if drained.more {
             this.reader.bell.ring();
         }
-        Self::schedule(slf, drained.next)
+        Self::schedule(slf, drained.next)?;
+        Ok(drained.more)
     }
 }
 
@@ -363,7 +370,7 @@ impl LoopReader {
     /// The descriptor is readable: something was published, or a subscriber changed.
     fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().signal.clear();
-        Self::drain(slf)
+        Self::drain(slf).map(drop)
     }
 
     /// A deadline came.
@@ -374,13 +381,16 @@ impl LoopReader {
         // Quiet topics keep no chunk in memory.
         let chunks = std::mem::take(&mut *this.chunks.lock());
         drop(chunks);
-        Self::drain(slf)
+        Self::drain(slf).map(drop)
     }
 
     /// Stop watching, on the loop's own thread, before the descriptor closes.
     fn _stop(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
+        // A hub that closes without waiting, or a loop that was blocked meanwhile: what was published, and
+        // that the streams end, has not been heard yet.
+        while Self::drain(slf)? {}
         let timer = std::mem::take(&mut *this.timer.lock());
         if let Some(handle) = timer.handle {
             handle.call_method0(py, intern!(py, "cancel"))?;

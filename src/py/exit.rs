@@ -1,0 +1,75 @@
+//! The end of the interpreter, while daemon threads still run loops and publish.
+//!
+//! Before Python 3.14, a thread that wants the GIL back once the interpreter ends is ended by unwinding its
+//! stack. When that stack has frames of Rust under the Python code that ran, the process aborts. So from then
+//! on no other thread calls into Python from here: an `atexit` function closes the door, behind which threads
+//! stay for ever, as Python 3.14 has them do, and waits for those inside.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::thread::{park, sleep};
+use std::time::{Duration, Instant};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+/// The longest the interpreter's end waits for threads that are inside.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+static INSIDE: AtomicIsize = AtomicIsize::new(0);
+
+thread_local! {
+    /// Whether this is the thread that ends the interpreter: it always gets the GIL back.
+    static ENDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A thread's stay in Python code that is called from here.
+pub struct Inside(());
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Before Python code is called. Does not return when the interpreter ends and this is a daemon thread.
+pub fn enter(py: Python<'_>) -> Inside {
+    INSIDE.fetch_add(1, Ordering::SeqCst);
+    let inside = Inside(());
+    if ENDING.load(Ordering::SeqCst) && !ENDS.get() {
+        drop(inside);
+        py.detach(|| {
+            loop {
+                park();
+            }
+        })
+    } else {
+        inside
+    }
+}
+
+/// A forked child has none of the other threads.
+pub fn in_child() {
+    INSIDE.store(0, Ordering::SeqCst);
+}
+
+/// Private: no other thread calls Python code any more.
+#[pyfunction]
+pub fn _end(py: Python<'_>) {
+    ENDS.set(true);
+    ENDING.store(true, Ordering::SeqCst);
+    py.detach(|| {
+        let deadline = Instant::now() + PATIENCE;
+        while INSIDE.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// Be told of the interpreter's end.
+pub fn watch(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let end = module.getattr(intern!(py, "_end"))?;
+    py.import(intern!(py, "atexit"))?.call_method1(intern!(py, "register"), (end,)).map(drop)
+}
