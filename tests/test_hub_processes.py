@@ -1,0 +1,362 @@
+"""What happens around a hub: forks, the interpreter's end, closed loops, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import uvloop
+from sse_hub import Hub
+from sse_hub.testing import connect
+
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+def run_program(source: str) -> str:
+    """What the program prints; it must end by itself, with 0, and say nothing on stderr."""
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(source)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    return ended.stdout
+
+
+OPEN_STREAM = """
+    import asyncio, os, sys, threading, time
+    from sse_hub import Hub
+    from sse_hub.testing import connect
+
+    hub = Hub(heartbeat=0.05)
+    hub.on_connect(lambda subscription: None)
+    hub.on_disconnect(lambda subscription, reason: None)
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        # Streams open when the loop's runner ends.
+        """
+        async def main():
+            global client, stream
+            stream = hub.subscribe("t")
+            await anext(stream)
+            client = await connect(hub.endpoint("t"), "/")
+            hub.publish("t", 1)
+            await client.next()
+            await client.close()
+        asyncio.run(main())
+        """,
+        # A task that waits is cancelled by the runner.
+        """
+        async def consume():
+            async for _ in hub.subscribe("t"):
+                pass
+        async def main():
+            global task
+            task = asyncio.create_task(consume())
+            await asyncio.sleep(0.01)
+        asyncio.run(main())
+        """,
+        # A loop in a daemon thread runs to the very end, while others publish.
+        """
+        async def consume():
+            async for _ in hub.subscribe("t"):
+                pass
+        threading.Thread(target=lambda: asyncio.run(consume()), daemon=True).start()
+        def publish():
+            while True:
+                hub.publish("t", "x" * 100)
+                time.sleep(0)
+        threading.Thread(target=publish, daemon=True).start()
+        time.sleep(0.1)
+        """,
+        # A loop that was closed, and one that never was.
+        """
+        loop = asyncio.new_event_loop()
+        async def main():
+            global stream
+            stream = hub.subscribe("t")
+            await anext(stream)
+        loop.run_until_complete(main())
+        loop.close()
+        hub.publish("t", 1)
+        """,
+        # sys.exit in the middle, with streams in modules' globals.
+        """
+        async def main():
+            global streams
+            streams = [hub.subscribe("t", info=object()) for _ in range(100)]
+            for stream in streams:
+                await anext(stream)
+            sys.exit(0)
+        asyncio.run(main())
+        """,
+    ],
+)
+def test_the_interpreter_ends_quietly_with_open_streams(end: str) -> None:
+    run_program(textwrap.dedent(OPEN_STREAM) + textwrap.dedent(end))
+
+
+def test_a_forked_child_publishes_and_subscribes_and_the_parent_goes_on() -> None:
+    out = run_program(
+        textwrap.dedent(OPEN_STREAM)
+        + textwrap.dedent("""
+        async def one(n):
+            async with connect(hub.endpoint("t", replay="all"), "/") as client:
+                hub.publish("t", n)
+                return [event.data for event in await client.take(hub.stats()["cursor"])]
+
+        kept = []
+        async def main():
+            kept.append(hub.subscribe("t", info=object()))
+            await anext(kept[0])
+            hub.publish("t", "before the fork")
+            return hub.stats()["epoch"]
+
+        loop = asyncio.new_event_loop()
+        epoch = loop.run_until_complete(main())
+        stop = threading.Event()
+        def noise():
+            while not stop.is_set():
+                hub.broadcast(0)
+                hub.count()
+        threads = [threading.Thread(target=noise) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    assert hub.count() == 0, hub.count()
+                    assert hub.stats()["epoch"] != epoch
+                    assert asyncio.run(one(1)) == ["1"]
+                    assert asyncio.run(one(2)) == ["1", "2"]
+                    assert kept[0].send("x").id is None
+                    assert kept[0].join("y") is False
+                    kept.clear()
+                    hub.close()
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        for child in children:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert hub.stats()["epoch"] == epoch
+        assert hub.count() == 1
+        async def after():
+            hub.publish("t", "after")
+            wire = b""
+            while b"after" not in wire:
+                wire += await anext(kept[0])
+            kept.clear()
+        loop.run_until_complete(after())
+        loop.close()
+        print("done")
+        """)
+    )
+    assert out == "done\n"
+
+
+@LOOPS
+def test_a_loop_closed_with_open_streams_stops_nobody_else(new_loop: Any) -> None:
+    hub = Hub(backlog_bytes=10_000)
+
+    async def open_one() -> Any:
+        stream = hub.subscribe("t")
+        await anext(stream)
+        return stream
+
+    loop = new_loop()
+    stream = loop.run_until_complete(open_one())
+    loop.close()
+    for n in range(1000):
+        hub.publish("t", n)  # Nobody will ever take it: it must not fill the hub.
+    stream.close()
+
+    async def consume() -> int:
+        async with connect(hub.endpoint("t"), "/") as client:
+            hub.publish("t", "again")
+            await client.next()
+            return hub.count()
+
+    assert asyncio.run(consume()) == 1
+    assert hub.stats()["readers"] <= 2
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@LOOPS
+def test_loops_leave_no_descriptors_and_no_objects(new_loop: Any) -> None:
+    hub = Hub()
+    hub.on_disconnect(lambda subscription, reason: None)
+    markers: list[weakref.ref[Any]] = []
+
+    class Info:
+        pass
+
+    async def live(orderly: bool) -> None:
+        info = Info()
+        markers.append(weakref.ref(info))
+        stream = hub.subscribe("t", info=info)
+        hub.publish("t", 1)
+        await anext(stream)
+        if not orderly:
+            task = asyncio.create_task(_consume(stream))
+            await asyncio.sleep(0)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def one(orderly: bool) -> None:
+        loop = new_loop()
+        loop.run_until_complete(live(orderly))
+        loop.close()
+
+    for orderly in (True, False):
+        one(orderly)
+        gc.collect()
+        before = descriptors()
+        for _ in range(50):
+            one(orderly)
+        gc.collect()
+        assert descriptors() <= before + 1
+        assert sum(marker() is not None for marker in markers) <= 1, "the last loop's, at most"
+    one(True)
+    assert hub.stats()["readers"] <= 2
+
+
+async def _consume(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+@LOOPS
+def test_hubs_leave_no_descriptors_and_no_objects_on_a_loop_that_goes_on(new_loop: Any) -> None:
+    async def main() -> None:
+        hubs: list[weakref.ref[Any]] = []
+        counts = []
+        for _ in range(3):
+            for _ in range(20):
+                hub = Hub()
+                hub.on_connect(lambda subscription: None)
+                hub.on_disconnect(lambda subscription, reason: None)
+                hubs.append(weakref.ref(hub))
+                async with connect(hub.endpoint("t"), "/") as client:
+                    hub.publish("t", 1)
+                    await client.next()
+                dropped = hub.subscribe("t")
+                await anext(dropped)
+                if len(hubs) % 2:
+                    await hub.aclose(grace=0)
+                del hub, client, dropped
+            await asyncio.sleep(0.01)
+            gc.collect()
+            await asyncio.sleep(0.01)
+            counts.append(descriptors())
+        assert [hub for hub in hubs if hub() is not None] == []
+        assert counts[2] <= counts[0] + 1
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.close()
+
+
+def test_a_descriptor_that_is_reused_is_never_woken() -> None:
+    """A hub that outlives its loop must not write to a number that means something else by now."""
+    hub = Hub()
+
+    async def main() -> Any:
+        stream = hub.subscribe("t")
+        await anext(stream)
+        return stream
+
+    stream = asyncio.run(main())
+    pipes = [os.pipe() for _ in range(20)]
+    for reader, _ in pipes:
+        os.set_blocking(reader, False)
+    hub.publish("t", 1)
+    stream.close()
+    del stream
+    asyncio.run(main())
+    hub.publish("t", 2)
+    for reader, writer in pipes:
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.write(writer, b"x")
+        assert os.read(reader, 10) == b"x"
+        os.close(reader)
+        os.close(writer)
+
+
+def test_topics_that_are_only_subscribed_to_do_not_pile_up() -> None:
+    out = run_program("""
+        import asyncio, resource
+        from sse_hub import Hub
+        hub = Hub()
+        async def main():
+            sizes = []
+            for part in range(3):
+                for n in range(60_000):
+                    hub.subscribe(f"user:{part}:{n}")
+                    if n % 100 == 0:
+                        await asyncio.sleep(0)
+                sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            print(sizes[2] - sizes[0])
+        asyncio.run(main())
+    """)
+    assert int(out) < 10_000, "KiB for 120,000 topics"
+
+
+def test_threads_may_do_anything_while_loops_come_and_go() -> None:
+    hub = Hub(history=50)
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def meddle(n: int) -> None:
+        try:
+            while not stop.is_set():
+                hub.publish(f"t{n}", n)
+                for subscription in hub.subscribers():
+                    subscription.join(f"j{n}")
+                    subscription.send(n)
+                    subscription.leave(f"j{n}")
+                    assert isinstance(repr(subscription), str)
+                    if n == 3:
+                        subscription.close("meddled")
+                hub.stats()
+                hub.disconnect(user="nobody")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=meddle, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+
+    async def come_and_go() -> None:
+        for _ in range(10):
+            async with connect(hub.endpoint(["t0", "t1"], info=object()), "/") as client:
+                try:
+                    async with asyncio.timeout(0.02):
+                        await client.rest()
+                except TimeoutError:
+                    pass
+
+    for _ in range(5):
+        asyncio.run(come_and_go())
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []

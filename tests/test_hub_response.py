@@ -1,0 +1,271 @@
+"""`hub.response`, `endpoint` and plain `StreamingResponse` in FastAPI and Starlette, also over sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from sse_hub import Hub, HubResponse, Subscription
+from sse_hub.testing import connect
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from tests.servers import Client, ThreadServer
+
+
+async def test_headers_of_a_stream() -> None:
+    hub = Hub()
+    async with connect(hub.endpoint("t", headers={"X-Mine": "1"}), "/") as client:
+        assert dict(client.headers) == {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-store",
+            "x-accel-buffering": "no",
+            "x-mine": "1",
+        }
+    async with connect(
+        hub.endpoint("t", headers={"Cache-Control": "private"}, status_code=201), "/"
+    ) as client:
+        assert client.headers["cache-control"] == "private"
+        assert client.status_code == 201
+
+
+async def test_nothing_is_subscribed_until_the_response_is_sent() -> None:
+    hub = Hub()
+    response = hub.response("t")
+    assert isinstance(response, HubResponse)
+    assert hub.count() == 0
+    async with connect(response, "/"):
+        assert hub.count() == 1
+    async with connect(response, "/"), connect(response, "/"):
+        assert hub.count() == 2
+    assert hub.count() == 0
+
+
+async def test_a_head_request_gets_the_headers_and_no_subscriber() -> None:
+    hub = Hub()
+    hub.on_connect(lambda subscription: pytest.fail("subscribed"))
+    done: list[int] = []
+    response = hub.response("t", background=BackgroundTask(done.append, 1))
+    async with connect(response, "/", method="HEAD") as client:
+        assert client.headers["content-type"].startswith("text/event-stream")
+        assert await client.rest() == []
+    assert done == [1]
+
+
+async def test_the_background_task_runs_when_the_stream_has_ended() -> None:
+    hub = Hub()
+    done: list[int] = []
+    app = hub.endpoint("t", background=BackgroundTask(lambda: done.append(hub.count())))
+    async with connect(app, "/"):
+        assert done == []
+    assert done == [0]
+    async with connect(app, "/") as client:
+        hub.disconnect(id=hub.subscribers()[0].id)
+        await client.rest()
+    assert done == [0, 0]
+
+
+async def test_a_websocket_that_is_denied_with_it_gets_the_response() -> None:
+    hub = Hub()
+    sent: list[Any] = []
+    left = asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "websocket.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {"websocket.http.response": {}}}
+    denied = asyncio.create_task(hub.response("t")(scope, receive, send))
+    async with asyncio.timeout(2):
+        while len(sent) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await hub.aclose()
+        await denied
+    assert {message["type"] for message in sent} == {
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    }
+    assert sent[0]["status"] == 200
+    assert b"stream-open" in sent[1]["body"]
+
+
+async def test_user_info_and_topics_of_a_request() -> None:
+    hub = Hub()
+    app = FastAPI()
+
+    def user(name: str) -> str:
+        if name == "eve":
+            raise HTTPException(403)
+        return name
+
+    @app.get("/events")
+    async def events(name: str = Depends(user)) -> HubResponse:
+        return hub.response([f"user:{name}", "news"], user=name, info={"from": "here"})
+
+    async with connect(app, "/events?name=ann") as client:
+        (subscriber,) = hub.subscribers("user:ann")
+        assert (subscriber.user, subscriber.info) == ("ann", {"from": "here"})
+        hub.publish("user:ann", "hi")
+        assert (await client.next()).json() == "hi"
+    async with connect(app, "/events?name=eve") as client:
+        assert client.status_code == 403
+        assert await client.read() == b'{"detail":"Forbidden"}'
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [
+        "a",
+        ["a", "b"],
+        lambda request: request.query_params["t"],
+        lambda request: ["a", request.path_params["x"]],
+    ],
+)
+async def test_an_endpoint_for_a_starlette_route(topics: Any) -> None:
+    hub = Hub()
+    app = Starlette(routes=[Route("/{x}", hub.endpoint(topics, replay="all"))])
+    hub.publish("a", 1)
+    async with connect(app, "/b?t=a") as client:
+        assert (await client.next()).json() == 1
+    async with connect(app, "/b?t=a", method="POST") as client:
+        assert client.status_code in (200, 405)
+
+
+async def test_an_endpoints_topics_may_be_awaited() -> None:
+    hub = Hub()
+
+    async def topics(request: Request) -> list[str]:
+        await asyncio.sleep(0)
+        return [request.query_params["t"]]
+
+    async with connect(hub.endpoint(topics), "/?t=a") as client:
+        hub.publish("a", 1)
+        assert (await client.next()).json() == 1
+    with pytest.raises(ValueError, match="patterns"):
+        await connect(hub.endpoint(topics), "/?t=*")
+
+
+async def test_a_subscription_streams_through_a_plain_streaming_response() -> None:
+    hub = Hub()
+    app = FastAPI()
+
+    @app.get("/events")
+    async def events() -> StreamingResponse:
+        return StreamingResponse(hub.subscribe("t"), media_type="text/event-stream")
+
+    async with connect(app, "/events") as client:
+        hub.publish("t", 1)
+        assert (await client.next()).json() == 1
+        assert hub.count() == 1
+    # Starlette cancels the response, and the exception's frames keep the subscription in a cycle.
+    gc.collect()
+    assert hub.count() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_def_endpoints_stream_too(loop: str) -> None:
+    """FastAPI runs them in worker threads."""
+    hub = Hub()
+    came: list[str] = []
+    hub.on_connect(lambda subscription: came.append(subscription.id))
+    app = FastAPI()
+
+    @app.get("/response")
+    def response() -> HubResponse:
+        return hub.response("t")
+
+    @app.get("/subscribe")
+    def subscribe() -> StreamingResponse:
+        return StreamingResponse(hub.subscribe("t"), media_type="text/event-stream")
+
+    @app.post("/push")
+    def push(payload: dict[str, int]) -> int:
+        hub.publish("t", payload)
+        return hub.count()
+
+    with ThreadServer(app, loop=loop) as server:
+        with Client(server.port, "/subscribe") as one, Client(server.port, "/response") as other:
+            one.read_until(b"stream-open")
+            other.read_until(b"stream-open")
+            pushed = httpx.post(f"http://127.0.0.1:{server.port}/push", json={"n": 1}, trust_env=False)
+            assert pushed.json() == 2
+            one.read_until(b'data: {"n":1}\n\n')
+            other.read_until(b'data: {"n":1}\n\n')
+        assert len(came) == 2
+
+
+def test_a_client_that_leaves_is_noticed_over_sockets() -> None:
+    hub = Hub()
+    gone: list[str] = []
+    event = threading.Event()
+
+    @hub.on_disconnect
+    def left(subscription: Subscription, reason: str) -> None:
+        gone.append(reason)
+        event.set()
+
+    app = FastAPI()
+
+    @app.get("/events")
+    async def events() -> HubResponse:
+        return hub.response("t")
+
+    with ThreadServer(app) as server:
+        with Client(server.port, "/events") as client:
+            client.read_until(b"stream-open")
+            assert hub.count() == 1
+        assert event.wait(5)
+        assert (gone, hub.count()) == (["client"], 0)
+
+
+def test_a_reconnect_over_sockets_misses_nothing() -> None:
+    hub = Hub()
+    with ThreadServer(Starlette(routes=[Route("/", hub.endpoint("t"))])) as server:
+        with Client(server.port, "/") as client:
+            client.read_until(b"stream-open\ndata: \n")
+            first = hub.publish("t", 1).result()
+            client.read_until(b"data: 1\n")
+        hub.publish("t", 2)
+        with Client(server.port, "/", headers=f"Last-Event-ID: {first}\r\n") as client:
+            wire = client.read_until(b"data: 2\n")
+        assert re.search(rb"data: 1\n|stream-reset", wire) is None
+        with Client(server.port, "/", headers="Last-Event-ID: café\r\n") as client:
+            assert b"stream-reset" in client.read_until(b"requested")
+
+
+def test_three_servers_in_one_process_share_a_hub() -> None:
+    hub = Hub()
+    app = Starlette(routes=[Route("/", hub.endpoint("t"))])
+    servers = [ThreadServer(app) for _ in range(3)]
+    clients = [Client(server.port, "/") for server in servers]
+    for client in clients:
+        client.read_until(b"stream-open")
+    for n in range(100):
+        hub.publish("t", n)
+    wires = [client.read_until(b"data: 99\n") for client in clients]
+    assert (
+        len(
+            {
+                tuple(re.findall(rb"id: (\S+)\nevent: |id: (\S+)\ndata: (\d+)\n", wire)[-100:])
+                for wire in wires
+            }
+        )
+        == 1
+    )
+    assert hub.stats()["readers"] == 3
+    for client in clients:
+        client.close()
+    for server in servers:
+        server.__exit__(None, None, None)

@@ -1,0 +1,244 @@
+"""A storm: threads publish while clients come, lag, leave and resume at random, and nothing is lost silently.
+
+Every client's record is compared with the log of what was published. Its decisions are seeded; the seed is in
+every failure, and ``STORM_SEED=…`` runs it again. (Threads are not seeded: what they do is another matter.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sse_hub import Hub, Subscription
+from sse_hub.testing import Event, EventClient, StreamEnded, connect
+
+PUBLISHERS = 8
+CLIENTS = 200
+SECONDS = 2.5
+TOPICS = [f"t{n}" for n in range(12)]
+
+
+@dataclass
+class Log:
+    """What was published: by sequence number, the topics (None: all) and the data."""
+
+    entries: dict[int, tuple[frozenset[str] | None, str]] = field(default_factory=dict)
+
+    def wanted(self, after: int, until: int, topics: frozenset[str]) -> list[int]:
+        """What a client of these topics is to get of what lies between."""
+        between = range(after + 1, until + 1)
+        return [seq for seq in between if (to := self.entries[seq][0]) is None or to & topics]
+
+
+@dataclass
+class Record:
+    """What one client saw, life after life of its connection."""
+
+    topics: frozenset[str]
+    overflow: str
+    # ("open" | "event" | "reset" | "lagged" | "cursor", sequence number or None, data)
+    seen: list[tuple[str, int | None, str]] = field(default_factory=list)
+    connections: int = 0
+    # The newest sequence number when it joined last: a reset speaks of what lies up to there.
+    head: int = 0
+    private: int = 0
+
+
+def publish(hub: Hub, log: Log, lock: threading.Lock, seed: int, stop: threading.Event, n: int) -> None:
+    rng = random.Random(seed)
+    mine: dict[int, tuple[frozenset[str] | None, str]] = {}
+    count = 0
+    while not stop.is_set():
+        count += 1
+        data = f"{n}-{count}"
+        to = None if rng.random() < 0.05 else frozenset(rng.sample(TOPICS, rng.choice([1, 1, 1, 2, 3])))
+        published = hub.broadcast(raw_data=data) if to is None else hub.publish(to, raw_data=data)
+        mine[int((published.id or "").rpartition("-")[2])] = (to, data)
+        if rng.random() < 0.02 and (somebody := hub.subscribers(rng.choice(TOPICS))):
+            hub.send(rng.choice(somebody).id, raw_data="private")
+        if rng.random() < 0.3:
+            time.sleep(rng.random() * 0.01)
+    with lock:
+        log.entries.update(mine)
+
+
+def note(record: Record, event: Event) -> None:
+    kind = {
+        "stream-open": "open",
+        "stream-reset": "reset",
+        "stream-lagged": "lagged",
+        "stream-cursor": "cursor",
+    }.get(event.event, "event")
+    if event.data == "private":
+        record.private += 1
+        return
+    seq = int(event.id.rpartition("-")[2]) if event.id else None
+    record.seen.append((kind, seq, str(record.head) if kind == "reset" else event.data))
+
+
+async def live(hub: Hub, record: Record, rng: random.Random, until: float) -> None:
+    """Come, read, lag, leave and come back, until the storm is over; then read to its end."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(rng.random() * 0.5)
+    overflow: Any = record.overflow
+    app = hub.endpoint(record.topics, info=record, overflow=overflow, capacity=rng.choice([2, 20, 200]))
+    client = await connect(app, "/", control=True)
+    record.connections += 1
+    while loop.time() < until:
+        match rng.random():
+            case x if x < 0.5:
+                await read(client, record, rng.random() * 0.3)
+            case x if x < 0.7:
+                client.pause()
+                await asyncio.sleep(rng.random() * 0.4)
+                client.resume()
+            case x if x < 0.8:
+                for subscription in hub.subscribers(next(iter(record.topics))):
+                    subscription.close()
+                    break
+            case _:
+                await asyncio.sleep(rng.random() * 0.1)
+                await client.reconnect()
+                record.connections += 1
+        if client.ended:
+            await read(client, record, 0)
+            await client.reconnect()
+            record.connections += 1
+    record_end[id(record)] = client
+
+
+# The clients that are still connected when the storm is over.
+record_end: dict[int, EventClient] = {}
+
+
+async def read(client: EventClient, record: Record, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        try:
+            note(record, await client.next(max(0.0, until - loop.time())))
+        except (TimeoutError, StreamEnded):
+            return
+
+
+async def finish(hub: Hub, record: Record, last: int) -> None:
+    """Read up to the very last event, which is a broadcast."""
+    client = record_end.pop(id(record))
+    async with asyncio.timeout(10):
+        while not record.seen or record.seen[-1][1] != last:
+            try:
+                note(record, await client.next(10))
+            except StreamEnded:
+                await client.reconnect()
+                record.connections += 1
+    await client.close()
+
+
+def check(record: Record, log: Log) -> None:
+    """One order, nothing twice that was reported, and no gap that was not announced."""
+    position = -1
+    lagged = False
+    unproven = 0  # Up to here a reset said that something may be missing.
+
+    def step(to: int, until: int) -> None:
+        nonlocal position, lagged
+        missing = log.wanted(max(position, unproven), until, record.topics) if position >= 0 else []
+        assert lagged or not missing, f"after {position} comes {to}, a silent gap: {missing}"
+        position, lagged = to, False
+
+    for kind, seq, data in record.seen:
+        if kind == "reset":
+            unproven = max(unproven, int(data))
+            position = max(position, -1 if seq is None else seq)
+        elif kind == "lagged":
+            lagged = True
+        elif kind == "open":
+            lagged = False
+            assert seq is None or seq >= position, f"opens at {seq} after {position}"
+            position = position if seq is None or position >= 0 else seq
+            assert seq in (None, position), f"opens at {seq}, reported was {position}"
+        else:
+            assert seq is not None
+            assert seq > position or kind == "cursor", f"{seq} after {position}: twice, or out of order"
+            step(seq, seq if kind == "cursor" else seq - 1)
+            if kind == "event":
+                to, published = log.entries[seq]
+                assert data == published
+                assert to is None or to & record.topics, f"{seq} was for {to}"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("history", [100_000, 60])
+def test_a_storm_loses_nothing_silently_and_repeats_nothing(history: int) -> None:
+    seed = int(os.environ.get("STORM_SEED", random.randrange(2**32)))
+    print(f"STORM_SEED={seed}")
+    rng = random.Random(seed)
+    hub = Hub(history=history, heartbeat=0.2, reconnect=(0, 0))
+
+    @hub.on_connect
+    def joined(subscription: Subscription) -> None:
+        subscription.info.head = hub.stats()["cursor"]
+
+    log, lock, stop = Log(), threading.Lock(), threading.Event()
+    records = [
+        Record(
+            frozenset(rng.sample(TOPICS, rng.randint(1, 4))),
+            rng.choice(["disconnect", "disconnect", "drop_oldest", "drop_newest"]),
+        )
+        for _ in range(CLIENTS)
+    ]
+    seeds = [rng.randrange(2**32) for _ in range(CLIENTS + PUBLISHERS)]
+    publishers = [
+        threading.Thread(target=publish, args=(hub, log, lock, seeds[n], stop, n)) for n in range(PUBLISHERS)
+    ]
+
+    async def main() -> None:
+        until = asyncio.get_running_loop().time() + SECONDS
+        await asyncio.gather(
+            *(
+                live(hub, record, random.Random(s), until)
+                for record, s in zip(records, seeds[PUBLISHERS:], strict=True)
+            )
+        )
+        stop.set()
+        await asyncio.to_thread(lambda: [thread.join() for thread in publishers])
+        last = hub.broadcast(raw_data="last")
+        number = int((last.id or "").rpartition("-")[2])
+        log.entries[number] = (None, "last")
+        await asyncio.gather(*(finish(hub, record, number) for record in records))
+
+    for thread in publishers:
+        thread.start()
+    try:
+        asyncio.run(main())
+    finally:
+        stop.set()
+        for thread in publishers:
+            thread.join()
+    assert sorted(log.entries) == list(range(1, len(log.entries) + 1))
+    failures = []
+    for n, record in enumerate(records):
+        try:
+            check(record, log)
+        except AssertionError as error:
+            failures.append(f"client {n} of {sorted(record.topics)}, {record.overflow}: {error}")
+    assert not failures, f"STORM_SEED={seed}\n" + "\n".join(failures[:10])
+    # That it was a storm.
+    stats = hub.stats()
+    kinds = [kind for record in records for kind, _, _ in record.seen]
+    assert sum(record.connections for record in records) > 2 * CLIENTS
+    assert len(log.entries) > 1000
+    assert kinds.count("event") > 10_000
+    assert kinds.count("lagged") > 0
+    assert stats["overflowed"] > 0
+    assert sum(record.private for record in records) > 0
+    if history < 1000:
+        assert kinds.count("reset") > 0
+    else:
+        assert kinds.count("reset") == 0
