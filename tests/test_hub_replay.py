@@ -83,7 +83,7 @@ async def test_resuming_gives_exactly_what_was_missed_each_once_in_order() -> No
 
 
 async def test_nothing_is_lost_or_doubled_between_replay_and_live() -> None:
-    hub = Hub()
+    hub = Hub(history=200_000)
     stop = threading.Event()
 
     def publish() -> None:

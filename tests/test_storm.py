@@ -68,7 +68,7 @@ def publish(hub: Hub, log: Log, lock: threading.Lock, seed: int, stop: threading
         log.entries.update(mine)
 
 
-def note(record: Record, event: Event) -> None:
+def note(hub: Hub, record: Record, event: Event) -> None:
     kind = {
         "stream-open": "open",
         "stream-reset": "reset",
@@ -79,6 +79,9 @@ def note(record: Record, event: Event) -> None:
         record.private += 1
         return
     seq = int(event.id.rpartition("-")[2]) if event.id else None
+    if kind == "reset" and event.json()["requested"] is None:
+        # In the middle of a replay, which may have gone on to read what was published meanwhile.
+        record.head = hub.stats()["cursor"]
     record.seen.append((kind, seq, str(record.head) if kind == "reset" else event.data))
 
 
@@ -93,7 +96,7 @@ async def live(hub: Hub, record: Record, rng: random.Random, until: float) -> No
     while loop.time() < until:
         match rng.random():
             case x if x < 0.5:
-                await read(client, record, rng.random() * 0.3)
+                await read(hub, client, record, rng.random() * 0.3)
             case x if x < 0.7:
                 client.pause()
                 await asyncio.sleep(rng.random() * 0.4)
@@ -107,7 +110,7 @@ async def live(hub: Hub, record: Record, rng: random.Random, until: float) -> No
                 await client.reconnect()
                 record.connections += 1
         if client.ended:
-            await read(client, record, 0)
+            await read(hub, client, record, 0)
             await client.reconnect()
             record.connections += 1
     record_end[id(record)] = client
@@ -117,12 +120,12 @@ async def live(hub: Hub, record: Record, rng: random.Random, until: float) -> No
 record_end: dict[int, EventClient] = {}
 
 
-async def read(client: EventClient, record: Record, seconds: float) -> None:
+async def read(hub: Hub, client: EventClient, record: Record, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     while True:
         try:
-            note(record, await client.next(max(0.0, until - loop.time())))
+            note(hub, record, await client.next(max(0.0, until - loop.time())))
         except (TimeoutError, StreamEnded):
             return
 
@@ -133,7 +136,7 @@ async def finish(hub: Hub, record: Record, last: int) -> None:
     async with asyncio.timeout(10):
         while not record.seen or record.seen[-1][1] != last:
             try:
-                note(record, await client.next(10))
+                note(hub, record, await client.next(10))
             except StreamEnded:
                 await client.reconnect()
                 record.connections += 1
