@@ -1,0 +1,602 @@
+"""What the hub promises, through real sockets and on both paths: through the server, and handed off."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from sse_hub import EventSourceResponse, Hub, ServerSentEvent, Subscription
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from wire import WAYS, Event, Site, Stream, quiet, until
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def server(request: pytest.FixtureRequest) -> Iterator[Site]:
+    site = Site(request.param)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(server: Site) -> Iterator[Site]:
+    with quiet():
+        yield server
+        server.close_hubs()
+
+
+def only(hub: Hub) -> Subscription:
+    (subscriber,) = hub.subscribers()
+    return subscriber
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.event if event.event.startswith("stream-") else event.data for event in events]
+
+
+# --- Topics and addresses --------------------------------------------------------------------------
+
+
+def test_the_head_and_the_opening(site: Site) -> None:
+    hub = site.hub(reconnect=(2.0, 3.0))
+    newest = hub.publish("t", 1).id
+    site.app = hub.endpoint("t", headers={"X-Own": "yes"})
+    with site.raw() as stream:
+        opening = stream.opened()
+        assert (opening.data, opening.id) == ("", newest)
+        assert opening.retry is not None
+        assert 2000 <= opening.retry <= 3000
+        head = stream.head.lower()
+        assert b"content-type: text/event-stream" in head
+        assert b"cache-control: no-store" in head
+        assert b"x-accel-buffering: no" in head
+        assert b"x-own: yes" in head
+        assert b"transfer-encoding: chunked" in head
+
+
+def test_each_gets_its_topics_once_in_one_order(site: Site) -> None:
+    hub = site.hub()
+    wanted = {"a": [0, 2, 3], "b": [1, 2, 3], "c": [3]}
+    streams = {topic: site.stream(hub, topic) for topic in wanted}
+    both = site.stream(hub, ["a", "b"])
+    for n, topics in enumerate(["a", "b", ["a", "b"], ["a", "b", "c"]]):
+        hub.publish(topics, n)
+    hub.publish("nobody", "x")
+    for topic, numbers in wanted.items():
+        assert streams[topic].take(len(numbers)) == numbers
+    assert both.take(4) == [0, 1, 2, 3]
+    for stream in [both, *streams.values()]:
+        stream.close()
+
+
+def test_broadcast_reaches_everybody(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub, "a") as one, site.stream(hub, ()) as other:
+        id = hub.broadcast({"to": "all"}, event="news").id
+        for stream in (one, other):
+            event = stream.event()
+            assert (event.event, event.json(), event.id) == ("news", {"to": "all"}, id)
+
+
+def test_every_field_of_an_event(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub) as stream:
+        hub.publish("t", raw_data="two\nlines ☕", event="named", retry=1500, comment="why")
+        while (comment := stream.next()).data != "why":
+            pass
+        assert comment.is_comment
+        event = stream.next()
+        assert (event.event, event.data, event.retry) == ("named", "two\nlines ☕", 1500)
+
+
+def test_send_reaches_one_without_an_id_and_in_order(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub) as one, site.stream(hub) as other:
+        first, _ = sorted(hub.subscribers(), key=lambda subscriber: subscriber.id)
+        hub.publish("t", 1)
+        assert hub.send(first.id, "only you").result() is None
+        hub.publish("t", 2)
+        streams = {tuple(stream.take(2)): stream for stream in (one, other)}
+        chosen, not_chosen = streams[1, "only you"], streams[1, 2]
+        assert chosen.take(1) == [2]
+        seen = chosen.last_event_id
+        not_chosen.silent()
+    with site.stream(hub, client={"last_event_id": seen}) as back:
+        back.silent()
+
+
+def test_a_kick_by_id_or_user_ends_the_body(site: Site) -> None:
+    hub = site.hub()
+    reasons: list[tuple[str | None, str]] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append((subscriber.user, reason)))
+    with (
+        site.stream(hub, user="ann") as ann,
+        site.stream(hub, user="bob") as bob,
+        site.stream(hub, user="bob") as bob_too,
+        site.stream(hub, user="cat") as cat,
+    ):
+        hub.publish("t", 1)
+        (id,) = [subscriber.id for subscriber in hub.subscribers() if subscriber.user == "ann"]
+        assert hub.disconnect(id=id, reason="enough") == 1
+        assert hub.disconnect(user="bob") == 2
+        for stream in (ann, bob, bob_too):
+            assert names(stream.rest()) == ["1"], "what was queued still goes out"
+            assert stream.ended
+        hub.publish("t", 2)
+        assert cat.take(2) == [1, 2]
+        assert hub.count() == 1
+        until(lambda: len(reasons) == 3)
+        assert sorted(reasons, key=str)[0] == ("ann", "enough")
+        assert hub.disconnect(id=id) == 0
+
+
+def test_join_and_leave_while_it_streams(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub, "a") as stream:
+        subscriber = only(hub)
+        hub.publish("b", "before")
+        assert subscriber.join(["b", "c"])
+        assert subscriber.topics == ("a", "b", "c")
+        hub.publish("b", 1)
+        hub.publish("a", 2)
+        assert subscriber.leave("a")
+        hub.publish("a", "after")
+        hub.publish("c", 3)
+        assert stream.take(3) == [1, 2, 3]
+        assert (hub.count("a"), hub.count("b")) == (0, 1)
+        subscriber.close()
+        assert stream.rest() == []
+        assert stream.ended
+        assert not subscriber.join("d")
+
+
+# --- Initial, replay, reset ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["def", "async", "generator", "async generator", "one", "nothing"])
+def test_initial_comes_first(site: Site, kind: str) -> None:
+    hub = site.hub()
+    rows = [ServerSentEvent("row", event="snapshot"), {"row": 2}]
+
+    async def later(subscriber: Subscription) -> list[Any]:
+        hub.publish("t", "meanwhile")
+        await asyncio.sleep(0.05)
+        return rows
+
+    async def each(subscriber: Subscription) -> AsyncIterator[Any]:
+        hub.publish("t", "meanwhile")
+        for row in rows:
+            yield row
+
+    def given(subscriber: Subscription) -> Any:
+        hub.publish("t", "meanwhile")
+        values = {"def": rows, "generator": (row for row in rows), "one": rows[0], "nothing": None}
+        return values[kind]
+
+    initial = {"async": later, "async generator": each}.get(kind, given)
+    with site.stream(hub, initial=initial) as stream:
+        wanted = {"one": [rows[0]], "nothing": []}.get(kind, rows)
+        for row in wanted:
+            event = stream.event()
+            if row is rows[0]:
+                assert (event.event, event.data) == ("snapshot", "row")
+            else:
+                assert event.json() == row
+            before = event.id
+        event = stream.event()
+        assert event.json() == "meanwhile"
+        if wanted:
+            assert before == f"{hub.stats()['epoch']}-0", "the last one has the cursor's id"
+        seen = event.id
+    hub.publish("t", "missed")
+    with site.stream(hub, initial=initial, client={"last_event_id": seen}) as stream:
+        assert stream.take(1) == ["missed"], "who resumes completely needs none"
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+def test_a_client_that_comes_back_gets_exactly_what_it_missed(site: Site, how: str) -> None:
+    hub = site.hub(history=3000)
+    with site.stream(hub) as stream:
+        hub.publish("t", 0)
+        assert stream.take(1) == [0]
+        assert only(hub).recovered is None
+    until(lambda: hub.count() == 0)
+    for n in range(1, 2000):
+        hub.publish(["t", "other"] if n % 2 else "t", n)
+        hub.publish("other", "not mine")
+    seen = stream.last_event_id
+    client = {"last_event_id": seen} if how == "header" else {"path": f"/?lastEventId={seen}"}
+    with site.stream(hub, client=client) as back:
+        assert only(hub).recovered is True
+        hub.publish("t", 2000)
+        assert back.take(2000) == [*range(1, 2001)]
+        back.silent()
+    assert hub.stats()["resumed"] == 1
+
+
+@pytest.mark.parametrize("reason", ["unknown", "epoch", "ahead", "evicted"])
+def test_a_gap_is_told(site: Site, reason: str) -> None:
+    hub = site.hub(history=3)
+    old = hub.publish("t", 0).id
+    if reason == "epoch":
+        hub.close()
+    for n in range(5):
+        hub.publish("t", n)
+    epoch = hub.stats()["epoch"]
+    given = {"unknown": "what", "epoch": old, "ahead": f"{epoch}-99", "evicted": old}[reason] or ""
+    with site.stream(hub, client={"last_event_id": given}) as stream:
+        told = stream.next()
+        assert (told.event, told.json()) == ("stream-reset", {"reason": reason, "requested": given})
+        assert only(hub).recovered is False
+        if reason == "evicted":
+            assert stream.take(3) == [2, 3, 4], "what is left still comes"
+        hub.publish("t", "live")
+        assert stream.take(1) == ["live"]
+
+
+def test_a_newcomers_replay(site: Site) -> None:
+    hub = site.hub()
+    for n in range(10):
+        hub.publish("ab"[n % 2], n)
+    for replay, wanted in [(0, []), (2, [6, 7, 8, 9]), ("all", [*range(10)])]:
+        with site.stream(hub, ["a", "b"], replay=replay) as stream:
+            id = hub.send(hub.subscribers()[-1].id, "live")
+            assert id.done()
+            assert stream.take(len(wanted) + 1) == [*wanted, "live"]
+        until(lambda: hub.count() == 0)
+
+
+def test_nothing_is_lost_or_doubled_between_replay_and_live(site: Site) -> None:
+    hub = site.hub(history=100_000)
+    stop = threading.Event()
+
+    def publish() -> None:
+        for n in itertools.count():
+            hub.publish("t", n)
+            if n % 20 == 0 and stop.wait(0.001):
+                break
+
+    site.app = hub.endpoint("t")
+    stream = site.raw()
+    stream.opened()
+    thread = threading.Thread(target=publish)
+    thread.start()
+    got: list[int] = []
+    try:
+        for _ in range(20):
+            got += stream.take(40)
+            stream.close()
+            stream = site.raw(last_event_id=stream.last_event_id)
+    finally:
+        stop.set()
+        thread.join()
+        stream.close()
+    assert got == [*range(800)]
+
+
+# --- Slow clients ----------------------------------------------------------------------------------
+
+
+def stalled(site: Site, hub: Hub, **options: Any) -> Stream:
+    return site.stream(hub, client={"receive_buffer": 4096}, **options)
+
+
+def flood(hub: Hub, enough: str, most: int = 2000) -> int:
+    """Publish numbered events, paced, until ``stats()[enough]`` says that the client lost some."""
+    for n in range(most):
+        hub.publish("t", {"n": n, "fill": "x" * 20_000})
+        time.sleep(0.001)
+        if hub.stats()[enough] >= 5:
+            return n
+    raise AssertionError("the client takes everything")
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_what_a_slow_client_lost_is_told_exactly(site: Site, overflow: Any) -> None:
+    hub = site.hub(capacity=8, history=0)
+    with stalled(site, hub, overflow=overflow) as slow, site.stream(hub) as healthy:
+        last = flood(hub, "dropped")
+        assert [data["n"] for data in healthy.take(last + 1)] == [*range(last + 1)]
+        numbers, lost = [], 0
+        # What was lost is told in its place: the numbers around it say how much it has to be.
+        while not lost or (overflow == "drop_oldest" and numbers[-1] != last):
+            event = slow.next()
+            if event.event == "stream-lagged":
+                lost += event.json()["dropped"]
+            elif event.event == "message":
+                number, before = event.json()["n"], numbers[-1] if numbers else -1
+                assert number - before - 1 == lost - (before + 1 - len(numbers))
+                numbers.append(number)
+        hub.publish("t", {"n": last + 1})
+        assert slow.take(1) == [{"n": last + 1}]
+        assert lost == last + 1 - len(numbers) == hub.stats()["dropped"]
+        assert hub.count() == 2
+
+
+def test_a_slow_client_is_cut_and_comes_back_without_loss(site: Site) -> None:
+    hub = site.hub(capacity=8, history=3000, history_bytes=2**30)
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    with stalled(site, hub) as slow:
+        for n in range(2000):
+            hub.publish("t", {"n": n, "fill": "x" * 20_000})
+            time.sleep(0.001)
+            if hub.count() == 0:
+                break
+        until(lambda: reasons == ["overflow"])
+        events = slow.rest()
+        assert slow.reset, "a write is unfinished: there is no proper end"
+        got = [event.json()["n"] for event in events]
+    with site.stream(hub, client={"last_event_id": slow.last_event_id}) as back:
+        got += [data["n"] for data in back.take(n + 1 - len(got))]
+    assert got == [*range(n + 1)]
+
+
+def test_a_client_that_takes_nothing_is_freed_by_the_stall_timeout(site: Site) -> None:
+    hub = site.hub(stall_timeout=0.5, capacity=100_000, capacity_bytes=2**30)
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    with stalled(site, hub):
+        for _ in range(300):
+            hub.publish("t", "x" * 20_000)
+        until(lambda: reasons == ["stalled"])
+        assert (hub.count(), hub.stats()["stalled"]) == (0, 1)
+
+
+def test_a_burst_cuts_nobody_who_reads(site: Site) -> None:
+    hub = site.hub(capacity=16)
+    streams = [site.stream(hub) for _ in range(8)]
+    for n in range(5000):
+        hub.publish("t", n)
+    for stream in streams:
+        assert stream.take(5000) == [*range(5000)]
+        stream.close()
+    assert hub.stats()["overflowed"] == 0
+
+
+# --- Time ------------------------------------------------------------------------------------------
+
+
+def test_silence_is_filled_with_heartbeats(site: Site) -> None:
+    hub = site.hub(heartbeat=0.2)
+    with site.stream(hub, "quiet") as stream:
+        began = time.monotonic()
+        assert stream.next().is_comment
+        assert stream.next().is_comment
+        assert 0.25 < time.monotonic() - began < 2
+        newest = hub.publish("busy", 1).id
+        cursor = stream.next()
+        while cursor.is_comment:  # one that was on its way
+            cursor = stream.next()
+        assert (cursor.event, cursor.data, cursor.id) == ("stream-cursor", "", newest)
+        assert stream.next().is_comment
+
+
+def test_a_busy_stream_has_none(site: Site) -> None:
+    hub = site.hub(heartbeat=2.0)
+    with site.stream(hub) as stream:
+        for n in range(5):
+            hub.publish("t", n)
+            assert stream.next().data == str(n)
+        assert hub.stats()["heartbeats"] == 0
+
+
+def test_max_age_ends_the_body(site: Site) -> None:
+    hub = site.hub()
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    began = time.monotonic()
+    with site.stream(hub, max_age=0.3) as stream:
+        hub.publish("t", 1)
+        assert names(stream.rest()) == ["1"]
+        assert stream.ended
+        assert 0.25 < time.monotonic() - began < 3
+    until(lambda: reasons == ["max_age"])
+
+
+# --- Who is there ----------------------------------------------------------------------------------
+
+
+def test_counts_and_stats_and_what_a_subscriber_knows_of_itself(site: Site) -> None:
+    hub = site.hub()
+    info = {"any": "thing"}
+    with site.stream(hub, ["a", "b"], user="ann", info=info), site.stream(hub, "a"):
+        assert (hub.count(), hub.count("a"), hub.count("b"), hub.count("c")) == (2, 2, 1, 0)
+        stats = hub.stats()
+        assert stats["subscribers"] == stats["connected"] == 2
+        assert stats["handed_off"] == (2 if site.path == "reactor" else 0)
+        (ann,) = hub.subscribers("b")
+        assert (ann.topics, ann.user, ann.path, ann.closed) == (("a", "b"), "ann", site.path, None)
+        assert ann.info is info
+        assert hub.get(ann.id) == ann
+    until(lambda: hub.count() == 0)
+    until(lambda: hub.stats()["handed_off"] == 0)
+    assert hub.stats()["disconnected"] == 2
+    assert ann.closed == "client"
+    assert hub.get(ann.id) is None
+
+
+@pytest.mark.parametrize("kind", ["def", "async"])
+def test_callbacks_on_the_loop_with_reason_and_info(site: Site, kind: str) -> None:
+    hub = site.hub()
+    calls: list[Any] = []
+
+    def note(*call: Any) -> None:
+        asyncio.get_running_loop()
+        calls.append((*call, threading.current_thread()))
+
+    if kind == "async":
+
+        async def connected(subscriber: Subscription) -> None:
+            await asyncio.sleep(0)
+            note("connected", subscriber.id, subscriber.info)
+
+        async def disconnected(subscriber: Subscription, reason: str) -> None:
+            await asyncio.sleep(0)
+            note(reason, subscriber.id, subscriber.info)
+
+        hub.on_connect(connected)
+        hub.on_disconnect(disconnected)
+    else:
+        hub.on_connect(lambda subscriber: note("connected", subscriber.id, subscriber.info))
+        hub.on_disconnect(lambda subscriber, reason: note(reason, subscriber.id, subscriber.info))
+    with site.stream(hub, info="given"):
+        id = only(hub).id
+        until(lambda: len(calls) == 1)
+    until(lambda: len(calls) == 2)
+    thread = site.server._thread
+    assert calls == [("connected", id, "given", thread), ("client", id, "given", thread)]
+
+
+def test_a_background_task_runs_after_the_end(site: Site) -> None:
+    hub = site.hub()
+    ended: list[Any] = []
+
+    async def background(name: str) -> None:
+        ended.append((name, hub.count()))
+
+    with site.stream(hub, background=BackgroundTask(background, "one")):
+        assert ended == []
+    until(lambda: ended == [("one", 0)])
+
+
+def test_one_too_many_is_told_to_come_back_later(site: Site) -> None:
+    hub = site.hub(max_subscribers=1)
+    with site.stream(hub) as stream:
+        for _ in range(2):
+            with site.raw() as other:
+                assert other.rest() == []
+                assert other.ended
+                assert other.parser.retry == 30_000
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert hub.stats()["turned_away"] == 2
+    until(lambda: hub.count() == 0)
+    with site.stream(hub) as stream:
+        hub.publish("t", 2)
+        assert stream.take(1) == [2]
+
+
+# --- Closing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "aclose"])
+def test_a_closing_hub_lets_out_what_is_queued_and_may_be_used_again(site: Site, how: str) -> None:
+    hub = site.hub()
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    streams = [site.stream(hub) for _ in range(3)]
+    epoch = hub.stats()["epoch"]
+    for n in range(100):
+        hub.publish("t", n)
+    if how == "close":
+        hub.close()
+    else:
+        asyncio.run(hub.aclose())
+    for stream in streams:
+        assert names(stream.rest()) == [str(n) for n in range(100)]
+        assert stream.ended
+    until(lambda: reasons == ["hub_closed"] * 3)
+    # Anew: another epoch, so what they missed meanwhile cannot be known.
+    with site.stream(hub, client={"last_event_id": streams[0].last_event_id}) as stream:
+        assert stream.next().json()["reason"] == "epoch"
+        assert hub.stats()["epoch"] != epoch
+        hub.publish("t", "again")
+        assert stream.take(1) == ["again"]
+        assert {subscriber.path for subscriber in hub.subscribers()} == {site.path}
+    for stream in streams:
+        stream.close()
+
+
+def test_a_stalled_client_does_not_keep_a_hub_from_closing(site: Site) -> None:
+    hub = site.hub(capacity=100_000, capacity_bytes=2**30)
+    with stalled(site, hub) as slow, site.stream(hub) as reading:
+        for _ in range(200):
+            hub.publish("t", "x" * 20_000)
+        reader = threading.Thread(target=reading.rest)
+        reader.start()
+        began = time.monotonic()
+        asyncio.run(hub.aclose(0.3))
+        assert time.monotonic() - began < 2
+        reader.join()
+        assert reading.ended
+        assert hub.count() == 0
+        slow.close()
+
+
+# --- Apps ------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_in_a_route_with_topics_from_the_request(site: Site) -> None:
+    hub = site.hub()
+
+    async def room(request: Request) -> str:
+        return f"room:{request.path_params['name']}"
+
+    site.app = Starlette(routes=[Route("/rooms/{name}", hub.endpoint(room, replay=1))])
+    hub.publish("room:one", "past")
+    with site.raw("/rooms/one") as stream:
+        assert stream.take(1) == ["past"]
+        assert only(hub).path == site.path
+        assert only(hub).topics == ("room:one",)
+
+
+def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
+    hub = site.hub()
+    app = FastAPI()
+    closed = threading.Event()
+
+    async def session() -> AsyncIterator[str]:
+        yield "a database session"
+        closed.set()
+
+    @app.get("/", dependencies=[Depends(session)])
+    async def events() -> Response:
+        return hub.response("t")
+
+    site.app = app
+    with site.raw() as stream:
+        stream.opened()
+        if site.path == "reactor":
+            assert closed.wait(5)
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert closed.is_set() == (site.path == "reactor")
+    assert closed.wait(5)
+
+
+def test_a_subscription_in_an_event_source_response(site: Site) -> None:
+    hub = site.hub()
+    app = FastAPI()
+
+    @app.get("/")
+    async def events() -> Response:
+        return EventSourceResponse(hub.subscribe("t"))
+
+    site.app = app
+    with site.raw() as stream:
+        stream.opened()
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        hub.disconnect(id=only(hub).id)
+        assert stream.rest() == []
+        assert stream.ended
+
+
+def test_handoff_false_stays_with_the_server(site: Site) -> None:
+    hub = site.hub()
+    site.app = hub.endpoint("t", handoff=False)
+    with site.raw() as stream:
+        stream.opened()
+        assert only(hub).path == "loop"
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]

@@ -1,0 +1,195 @@
+"""Streams as they arrive through a socket, from one server for many tests, on either delivery path.
+
+::
+
+    def test_it(site: Site) -> None:
+        hub = site.hub()
+        with site.stream(hub, "prices") as stream:
+            hub.publish("prices", 1)
+            assert stream.event().json() == 1
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sse_hub.uvicorn
+from handoff_serving import PROTOCOL, Complaints
+from servers import Client, ThreadServer
+from sse_hub import Hub
+from sse_hub._event_parser import Event, EventParser
+from starlette.types import Receive, Scope, Send
+
+# The name of each way to serve: where its streams travel, and uvicorn's options.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "portable": ("loop", {"http": "httptools", "loop": "asyncio"}),
+    "protocol": ("reactor", {"http": PROTOCOL, "loop": "uvloop"}),
+    "middleware": ("reactor", {"http": "h11", "loop": "asyncio"}),
+}
+
+
+class Stream(Client):
+    """A client that reads one stream's chunked body, event by event."""
+
+    def __init__(self, port: int, path: str = "/", *, last_event_id: str = "", **options: Any) -> None:
+        if last_event_id:
+            options["headers"] = options.get("headers", "") + f"Last-Event-ID: {last_event_id}\r\n"
+        super().__init__(port, path, **options)
+        self.parser = EventParser(last_event_id)
+        self.last_event_id = last_event_id  # of the last event that was taken from here
+        self.head = b""
+        self.ended = False  # by the end of the body
+        self.reset = False  # by anything else
+
+    def opened(self) -> Event:
+        """Read up to the stream's opening."""
+        while (event := self.next()).event != "stream-open":
+            assert event.is_comment, event
+        return event
+
+    def next(self) -> Event:
+        """The next event or comment."""
+        while not self.parser.events:
+            assert self._read(), "the stream ended"
+        event = self.parser.events.popleft()
+        self.last_event_id = event.id
+        return event
+
+    def event(self) -> Event:
+        """The next event that the application published."""
+        while (event := self.next()).is_comment or event.event.startswith("stream-"):
+            pass
+        return event
+
+    def take(self, count: int) -> list[Any]:
+        """The data of the next ``count`` events that the application published."""
+        return [self.event().json() for _ in range(count)]
+
+    def rest(self) -> list[Event]:
+        """Everything up to the stream's end, comments and openings left out."""
+        while self._read():
+            pass
+        events = [event for event in self.parser.events if event.event not in (":", "stream-open")]
+        self.parser.events.clear()
+        self.last_event_id = self.parser.last_event_id
+        return events
+
+    def silent(self, seconds: float = 0.1) -> None:
+        """Nothing arrives for this long."""
+        self.sock.settimeout(seconds)
+        try:
+            while not self.parser.events and self._read():
+                pass
+        except TimeoutError:
+            pass
+        self.sock.settimeout(self.timeout)
+        assert not self.parser.events
+        assert not self.ended
+        assert not self.reset
+
+    def _read(self) -> bool:
+        if self.ended or self.reset:
+            return False
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionError:
+            data = b""
+        self.reset = not data
+        self.received += data
+        if not self.head and b"\r\n\r\n" in self.received:
+            self.head, _, self.received = self.received.partition(b"\r\n\r\n")
+            assert self.head.startswith(b"HTTP/1.1 200 OK\r\n"), self.head
+        while self.head and self._chunk():
+            pass
+        return bool(data)
+
+    def _chunk(self) -> bool:
+        size, line, rest = self.received.partition(b"\r\n")
+        length = int(size, 16) if line else 0
+        if not line or len(rest) < length + 2:
+            return False
+        assert rest[length : length + 2] == b"\r\n", "the chunked coding is broken"
+        self.received = rest[length + 2 :]
+        self.parser.feed(rest[:length])
+        self.ended = length == 0
+        return not self.ended
+
+
+class Site:
+    """One server in a thread; what it serves changes with each test."""
+
+    def __init__(self, way: str) -> None:
+        self.path, options = WAYS[way]
+        self.app: Any = None
+        self._hubs: list[Hub] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app(scope, receive, send)
+
+        served: Any = sse_hub.uvicorn.HandOff(app) if way == "middleware" else app
+        self.server = ThreadServer(served, lifespan="off", log_config=None, **options)
+        self.port = self.server.port
+
+    def hub(self, **options: Any) -> Hub:
+        """A hub that is closed with the test."""
+        self._hubs.append(Hub(**options))
+        return self._hubs[-1]
+
+    def raw(self, path: str = "/", **options: Any) -> Stream:
+        """A stream of ``app``."""
+        return Stream(self.port, path, **options)
+
+    def stream(self, hub: Hub, topics: Any = "t", *, client: Any = None, **options: Any) -> Stream:
+        """A stream of these topics that has opened. ``client`` has the options of the connection."""
+        self.app = hub.endpoint(topics, **options)
+        stream = self.raw(**(client or {}))
+        stream.opened()
+        assert {one.path for one in hub.subscribers()} <= {self.path}
+        return stream
+
+    def close_hubs(self) -> None:
+        for hub in self._hubs:
+            hub.close(0.5)
+        self._hubs.clear()
+
+    def close(self) -> None:
+        with self.server as server:
+            server.stop()
+            server.wait()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is logged as a warning or worse, by uvicorn, asyncio or the library."""
+    complaints = Complaints(logging.WARNING)
+    logging.getLogger().addHandler(complaints)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(complaints)
+    assert complaints.messages == []
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> float:
+    """Wait until it holds; how long that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "never happened"
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def half_close(sock: socket.socket) -> None:
+    """Send FIN and go on listening."""
+    sock.shutdown(socket.SHUT_WR)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
