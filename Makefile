@@ -1,6 +1,7 @@
 # Everything a fresh Debian machine with Rust and Python 3.11 needs is set up by these targets.
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
+#   make bench  side by side with what a user would pick instead; bench-quick: the same in three minutes
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
 VENV ?= .venv
@@ -9,10 +10,10 @@ PYTHON ?= python3
 # Debian packages that tests use for real; `make test` installs them when it runs as root.
 DEBS := chromium nginx-light redis-server fonts-dejavu-core
 
-.PHONY: help demo test test-core test-python lint build setup venv system clean format
+.PHONY: help demo bench bench-quick test test-core test-python lint build setup venv system clean format
 
 help:
-	@sed -n '2,4p' Makefile | sed 's/^# *//'
+	@sed -n '2,5p' Makefile | sed 's/^# *//'
 
 $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }
@@ -36,6 +37,12 @@ setup: build system
 
 demo: build
 	$(PY) -m examples.demo
+
+bench: build
+	$(PY) -m bench.suite
+
+bench-quick: build
+	$(PY) -m bench.suite --quick
 
 test: setup test-core test-python
 

@@ -15,7 +15,7 @@ def build() -> None:
     subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=CRATE, check=True)
 
 
-def run(mode: str, pid: int, port: int, core: int | None, **options: object) -> dict[str, Any]:
+def run(mode: str, pid: int, port: int, cores: str | None, **options: object) -> dict[str, Any]:
     """One run; the options are the load generator's, None leaves its default.
 
     Returns its report. RuntimeError with its message where it could not measure at all.
@@ -24,7 +24,7 @@ def run(mode: str, pid: int, port: int, core: int | None, **options: object) -> 
     for name, value in options.items():
         if value is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(pinned(command, core), capture_output=True, text=True, check=False)
+    done = subprocess.run(pinned(command, cores), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
     report: dict[str, Any] = json.loads(done.stdout)

@@ -40,11 +40,11 @@ def parse() -> argparse.Namespace:
 
 def measure(server: servers.Server, subscribers: int, args: argparse.Namespace) -> dict[str, Any]:
     """One round: a fresh server, the clients, the calls."""
-    server_core, load_core = cores(args)
-    with servers.running(server, server_core) as (pid, port):
+    server_cores, load_cores = cores(args)
+    with servers.running(server, server_cores, load_cores) as (pid, port):
         verify.verify("fanout", port)
         return load.run(
-            "fanout", pid, port, load_core, clients=subscribers, bytes=args.bytes, publish=args.path,
+            "fanout", pid, port, load_cores, clients=subscribers, bytes=args.bytes, publish=args.path,
             n=args.events, batch=args.group, rate=args.group / args.pause, warmup=args.group,
             timeout=args.timeout,
         )  # fmt: skip

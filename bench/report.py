@@ -42,7 +42,19 @@ def versions(servers: list[Server]) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
+    for server in servers:
+        found |= server.versions()
     return found
+
+
+def provenance(where: dict[str, Any], found: dict[str, str]) -> str:
+    """The line under a table: the machine and what was compared."""
+    compared = ", ".join(f"{name} {version}" for name, version in found.items())
+    busy = f"load average before {where['load_average']:.1f}"
+    return (
+        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}, {busy}; "
+        f"{compared}"
+    )
 
 
 def _values(runs: list[dict[str, Any]], metric: Metric) -> list[float]:

@@ -1,9 +1,11 @@
 """Run one workload against several servers, in rounds that alternate between them.
 
     python -m bench.run fanout --clients 2000 --rounds 5 --servers sse-starlette,sse-hub
+    python -m bench.run fanout --clients 500,2000,8000    # a table for each size
     python -m bench.run tokens --clients 50 --pause 0
 
-Prints a Markdown table and writes everything measured as JSON.
+Prints a Markdown table and writes everything measured as JSON. A server that cannot be had on this machine is
+named as skipped.
 """
 
 import argparse
@@ -15,10 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import load, report, servers, verify
-from bench.workloads import CPU, PROBE, PUBLISH, WORKLOADS
-
-SERVER_CORE, LOAD_CORE = 0, 1
+from bench import load, report, servers, toolchains, verify
+from bench.workloads import CPU, PROBE, PUBLISH, WORKLOADS, Metric
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("workload", choices=WORKLOADS)
     add("--servers", help=f"comma-separated, of: {', '.join(servers.names())} [all that can]")
     add("--baseline", default="sse-starlette", help="what ratios refer to [%(default)s]")
-    add("--clients", type=int, help="[2000; tokens and churn: 50]")
+    add("--clients", help="comma-separated [2000; probe 8000, stalled 10000, burst 500, tokens and churn 50]")
     add("--rounds", type=int, default=3, help="[%(default)s]")
     add(
         "--seconds",
@@ -36,8 +36,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=10.0,
         help="how long fanout publishes, idle and churn run [%(default)s]",
     )
-    add("--rate", type=float, help="events per second (fanout) [4]")
-    add("--events", type=int, help="events (burst: 100, tokens: 2000, fanout: from --seconds)")
+    add("--rate", type=float, help="events per second [4; probe 10; stalled 1]")
+    add("--events", type=int, help="events (burst: 200, tokens: 2000, others: from --seconds)")
     add("--batch", type=int, default=1, help="events published at a time (fanout) [%(default)s]")
     add("--bytes", type=int, default=128, help="size of an event's data [%(default)s]")
     add(
@@ -46,11 +46,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="seconds the token generator sleeps before each event; none: it never awaits",
     )
     add("--repeat", type=int, default=2, help="token streams per client [%(default)s]")
-    add("--stalled", type=int, default=0, help="clients that stop reading (fanout) [%(default)s]")
+    add("--stalled", type=int, help="of the clients, how many stop reading [0; stalled: a tenth]")
     add("--probe", action="store_true", help="time an unrelated endpoint meanwhile (fanout)")
     add("--gather", type=int, help="load generator: microseconds between two looks at its sockets")
     add("--timeout", type=float, default=120.0, help="seconds a phase may take [%(default)s]")
-    add("--no-pin", action="store_true", help="do not pin server and load to cores 0 and 1")
+    add("--server-cores", default="0", help="what the server runs on, as taskset takes it [%(default)s]")
+    add("--load-cores", default="1", help="likewise the load generator [%(default)s]")
+    add("--no-pin", action="store_true", help="do not pin server and load to cores")
     add("--out", type=Path, help="where the JSON goes [bench/results/raw/WORKLOAD.json]")
     return parser.parse_args(arguments)
 
@@ -67,74 +69,96 @@ def chosen(args: argparse.Namespace) -> list[servers.Server]:
     return picked
 
 
-def cores(args: argparse.Namespace) -> tuple[int | None, int | None]:
+def prepared(picked: list[servers.Server]) -> tuple[list[servers.Server], list[str]]:
+    """Those that can be had here, built; and why the others cannot."""
+    ready: list[servers.Server] = []
+    skipped: list[str] = []
+    for server in picked:
+        try:
+            server.prepare()
+            ready.append(server)
+        except toolchains.Unavailable as error:
+            skipped.append(f"{server.name}: {error}")
+    return ready, skipped
+
+
+def cores(args: argparse.Namespace) -> tuple[str | None, str | None]:
     """The cores of server and load; None for both where they cannot be separated."""
-    allowed = os.sched_getaffinity(0)
-    if args.no_pin or not {SERVER_CORE, LOAD_CORE} <= allowed:
+    if args.no_pin or not {0, 1} <= os.sched_getaffinity(0):
         return None, None
-    return SERVER_CORE, LOAD_CORE
+    return getattr(args, "server_cores", "0"), getattr(args, "load_cores", "1")
 
 
-def measure(server: servers.Server, args: argparse.Namespace) -> dict[str, Any]:
+def measure(server: servers.Server, clients: int, args: argparse.Namespace) -> dict[str, Any]:
     """One run on a fresh process: verified, then timed."""
     workload = WORKLOADS[args.workload]
-    server_core, load_core = cores(args)
-    with servers.running(server, server_core) as (pid, port):
+    server_cores, load_cores = cores(args)
+    with servers.running(server, server_cores, load_cores) as (pid, port):
         verify.verify(args.workload, port)
         options = {
-            "clients": args.clients,
+            "clients": clients,
             "bytes": args.bytes,
             "timeout": args.timeout,
             "gather": args.gather,
         }
-        result = load.run(workload.mode, pid, port, load_core, **(options | workload.options(args)))
-    costs = (result.get("publisher") or {}).get("publish_cpu_ns")
+        given = argparse.Namespace(**vars(args) | {"clients": clients})
+        result = load.run(workload.mode, pid, port, load_cores, **(options | workload.options(given)))
+    costs = (result.get("publisher") or {}).pop("publish_cpu_ns", None)
     if costs:
         result["publish_us"] = statistics.median(costs) / 1e3
     return result
 
 
-def rounds(picked: list[servers.Server], args: argparse.Namespace) -> report.Runs:
+def rounds(picked: list[servers.Server], clients: int, args: argparse.Namespace) -> report.Runs:
     """All runs. Each round begins with another server, so that drift hits all alike."""
     runs: report.Runs = {server.name: [] for server in picked}
     for number in range(args.rounds):
         turn = number % len(picked)
         for server in picked[turn:] + picked[:turn]:
             try:
-                result = measure(server, args)
+                result = measure(server, clients, args)
             except Exception as error:
                 result = {"valid": False, "invalid_because": [f"{type(error).__name__}: {error}"]}
             runs[server.name].append(result)
             why = "" if result.get("valid") else f" INVALID: {'; '.join(result['invalid_because'])}"
             cpu = result.get("cpu_per_event_us")
             note = f" {cpu:.2f} µs/event" if cpu else ""
-            print(f"round {number + 1}/{args.rounds} {server.name}:{note}{why}", file=sys.stderr, flush=True)
+            where = f"{args.workload} {clients} round {number + 1}/{args.rounds} {server.name}"
+            print(f"{where}:{note}{why}", file=sys.stderr, flush=True)
     return runs
 
 
-def main() -> None:
-    """Run, print, write."""
-    args = parse()
-    args.clients = args.clients or (50 if args.workload in ("tokens", "churn") else 2000)
-    picked = chosen(args)
-    load.build()
-    where, began = report.machine(), datetime.now(UTC)
-    runs = rounds(picked, args)
+def columns(args: argparse.Namespace) -> tuple[Metric, ...]:
+    """The table's columns."""
     metrics = WORKLOADS[args.workload].metrics
-    if args.probe:
+    if args.probe or args.workload == "probe":
         # The probe's own requests are in the CPU time, so cost per event is not shown with it.
         metrics = PROBE + tuple(metric for metric in metrics if metric is not CPU)
     if args.workload in ("fanout", "burst"):
         metrics = (*metrics, PUBLISH)
-    summarised = report.summary(runs, metrics, args.baseline)
+    return metrics
+
+
+def execute(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Everything the command line asks for: the text to print, the document to write."""
+    sizes = [int(size) for size in (args.clients or str(WORKLOADS[args.workload].clients)).split(",")]
+    picked, skipped = prepared(chosen(args))
+    if not picked:
+        sys.exit("no server can be had: " + "; ".join(skipped))
+    load.build()
+    where, began, metrics = report.machine(), datetime.now(UTC), columns(args)
+    server_cores, load_cores = cores(args)
+    pinning = "not pinned" if server_cores is None else f"server on core {server_cores}, load on {load_cores}"
+    tables, results = [], []
+    for clients in sizes:
+        runs = rounds(picked, clients, args)
+        summarised = report.summary(runs, metrics, args.baseline)
+        title = f"{args.workload}: {clients} clients, {args.bytes} bytes, {args.rounds} rounds, {pinning}"
+        tables.append(f"{title}\n\n{report.markdown(summarised, metrics, runs)}")
+        results.append({"clients": clients, "summary": summarised, "runs": runs})
     found = report.versions(picked)
-    pinning = "server on core 0, load on core 1" if cores(args)[0] is not None else "not pinned"
-    print(f"{args.workload}: {args.clients} clients, {args.bytes} bytes, {args.rounds} rounds, {pinning}\n")
-    print(report.markdown(summarised, metrics, runs))
-    print(f"\n{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}; "
-          + ", ".join(f"{name} {version}" for name, version in found.items()))  # fmt: skip
-    out = args.out or servers.ROOT / "bench" / "results" / "raw" / f"{args.workload}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    notes = [f"skipped: {reason}" for reason in skipped]
+    notes.append(report.provenance(where, found))
     document = {
         "workload": args.workload,
         "began": began.isoformat(timespec="seconds"),
@@ -142,13 +166,33 @@ def main() -> None:
         "pinning": pinning,
         "machine": where,
         "versions": found,
-        "summary": summarised,
-        "runs": runs,
+        "skipped": skipped,
+        "results": results,
     }
+    return "\n\n".join(tables + notes), document
+
+
+def failed(document: dict[str, Any]) -> list[str]:
+    """The servers without a valid run, with the number of clients."""
+    return [
+        f"{name} at {result['clients']} clients"
+        for result in document["results"]
+        for name, of_server in result["runs"].items()
+        if not any(run.get("valid") for run in of_server)
+    ]
+
+
+def main() -> None:
+    """Run, print, write."""
+    args = parse()
+    text, document = execute(args)
+    print(text)
+    out = args.out or servers.ROOT / "bench" / "results" / "raw" / f"{args.workload}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
     print(f"\nwritten: {out}", file=sys.stderr)
-    if any(not any(run.get("valid") for run in of_server) for of_server in runs.values()):
-        sys.exit("a server has no valid run")
+    if without := failed(document):
+        sys.exit(f"no valid run: {', '.join(without)}")
 
 
 if __name__ == "__main__":

@@ -5,33 +5,46 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench import toolchains
+
+ROOT = toolchains.ROOT
+
+
+def nothing() -> None:
+    """What a server needs that is installed with the development dependencies."""
 
 
 @dataclass(frozen=True)
 class Server:
     """One server under test.
 
-    `command` gives the command line for a port; `workloads` are those it can serve; `packages` are the
-    distributions whose versions the report prints.
+    `command` gives the command line for a port and a directory of its own; `workloads` are those it can
+    serve; `packages` are the distributions whose versions the report prints, `versions` gives those of
+    anything else.
+    `prepare` builds or installs what it needs, and raises `toolchains.Unavailable` where it cannot be had.
+    `companion` is the command line of a process beside it that is not measured.
     """
 
     name: str
-    command: Callable[[int], list[str]]
+    command: Callable[[int, Path], list[str]]
     workloads: frozenset[str]
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    versions: Callable[[], dict[str, str]] = dict
+    prepare: Callable[[], None] = nothing
+    companion: Callable[[int, Path], list[str]] | None = None
 
 
-def uvicorn(app: str, *options: str) -> Callable[[int], list[str]]:
+def uvicorn(app: str, *options: str) -> Callable[[int, Path], list[str]]:
     """One uvicorn worker with uvloop and httptools, without an access log."""
 
-    def command(port: int) -> list[str]:
+    def command(port: int, _directory: Path) -> list[str]:
         fixed = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         # Options come last: a later --http replaces the fixed one.
         return [
@@ -50,7 +63,14 @@ def uvicorn(app: str, *options: str) -> Callable[[int], list[str]]:
     return command
 
 
-FANOUT = frozenset({"fanout", "burst", "idle", "churn"})
+def program(*words: str) -> Callable[[int, Path], list[str]]:
+    """A program that takes its port as the last argument."""
+    return lambda port, _directory: [*words, str(port)]
+
+
+FANOUT = frozenset({"fanout", "burst", "idle", "churn", "stalled", "probe"})
+# The floor waits for whoever is not ready, and has no endpoint but the streams'.
+FLOOR = frozenset({"fanout", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
 WEB = ("uvicorn", "uvloop", "httptools", "starlette")
 
@@ -78,7 +98,45 @@ SERVERS = [
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
     Server("raw-asgi", uvicorn("bench.peers.raw_asgi:app"), FANOUT | TOKENS, WEB[:3]),
-]
+    Server(
+        "go",
+        program(str(toolchains.BUILD / "hub")),
+        FANOUT,
+        versions=toolchains.go_version,
+        prepare=toolchains.go,
+    ),
+    Server(
+        "axum",
+        program(toolchains.binary("axum")),
+        FANOUT,
+        versions=lambda: toolchains.crate_versions("axum", "axum", "tokio"),
+        prepare=lambda: toolchains.crate("axum"),
+    ),
+    Server(
+        "node",
+        program("node", str(toolchains.PEERS / "node_manager.mjs")),
+        FANOUT,
+        versions=toolchains.node_version,
+        prepare=toolchains.node,
+    ),
+    Server(
+        "nchan",
+        toolchains.nchan_configuration,
+        FANOUT,
+        versions=toolchains.nchan_version,
+        prepare=toolchains.nchan,
+        companion=lambda port, directory: [
+            sys.executable, "-m", "bench.peers.nchan_control", str(directory / "control.sock"), str(port),
+        ],
+    ),
+    Server(
+        "bare",
+        program(toolchains.binary("bare")),
+        FLOOR,
+        versions=lambda: toolchains.crate_versions("bare"),
+        prepare=lambda: toolchains.crate("bare"),
+    ),
+]  # fmt: skip
 
 
 def find(name: str, workload: str) -> Server | None:
@@ -91,9 +149,9 @@ def names() -> list[str]:
     return list(dict.fromkeys(server.name for server in SERVERS))
 
 
-def pinned(command: list[str], core: int | None) -> list[str]:
-    """The command on one core; unchanged where None."""
-    return command if core is None else ["taskset", "-c", str(core), *command]
+def pinned(command: list[str], cores: str | None) -> list[str]:
+    """The command on these cores, as taskset takes them; unchanged where None."""
+    return command if cores is None else ["taskset", "-c", cores, *command]
 
 
 def free_port() -> int:
@@ -118,18 +176,32 @@ def await_listening(process: "subprocess.Popen[bytes]", port: int, seconds: floa
 
 
 @contextmanager
-def running(server: Server, core: int | None) -> Iterator[tuple[int, int]]:
-    """Start the server, give its process id and port, and end it and its children."""
-    port = free_port()
+def started(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process in a session of its own, so that it and its children end without naming anything else."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")])}
-    command = pinned(server.command(port), core)
-    # taskset replaces itself by the server, so the process id is the server's. A session of its own lets the
-    # whole family be ended without naming anything else.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        await_listening(process, port)
-        yield process.pid, port
+        yield process
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def running(
+    server: Server, cores: str | None, companion_cores: str | None = None
+) -> Iterator[tuple[int, int]]:
+    """Start the server, give its process id and port, and end it and its children.
+
+    Its companion, where it has one, is not of its family: what that costs is not the server's.
+    """
+    port = free_port()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        if server.companion is not None:
+            stack.enter_context(started(pinned(server.companion(port, directory), companion_cores)))
+        # taskset replaces itself by the server, so the process id is the server's.
+        process = stack.enter_context(started(pinned(server.command(port, directory), cores)))
+        await_listening(process, port)
+        yield process.pid, port

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -26,15 +26,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload: the load generator's mode, its options from the command line's, and the columns."""
+    """A workload: the load generator's mode, its options from the command line's, columns, clients."""
 
     mode: str
     options: Callable[[Namespace], dict[str, object]]
     metrics: tuple[Metric, ...]
+    clients: int = 2000
 
 
 CPU = Metric("CPU per event, µs", "cpu_per_event_us", digits=2, ratio=True)
 RSS = Metric("RSS per client, KB", "rss_per_client", 1 / 1000, ratio=True)
+PEAK = Metric("RSS at most, MB", "rss_peak", 1e-6, digits=0)
 CONNECT = Metric("CPU per connect, µs", "cpu_per_connect_us", digits=0)
 BUSY = Metric("server busy, %", "server_cpu_share", 100, 0)
 LOAD = Metric("load busy, %", "load_cpu_share", 100, 0)
@@ -44,15 +46,28 @@ LATENCY = tuple(
 )
 
 
-def _fanout(args: Namespace) -> dict[str, object]:
-    rate = args.rate if args.rate is not None else 4.0
+def _paced(args: Namespace, rate: float) -> dict[str, object]:
+    rate = args.rate if args.rate is not None else rate
     n = args.events or max(1, round(args.seconds * rate))
     probe = {"probe": "/ping"} if args.probe else {}
     return {"n": n, "rate": rate, "batch": args.batch, "stalled": args.stalled, **probe}
 
 
+def _fanout(args: Namespace) -> dict[str, object]:
+    return _paced(args, 4.0)
+
+
+def _stalled(args: Namespace) -> dict[str, object]:
+    stalled = args.clients // 10 if args.stalled is None else args.stalled
+    return _paced(args, 1.0) | {"stalled": stalled}
+
+
+def _probe(args: Namespace) -> dict[str, object]:
+    return _paced(args, 10.0) | {"probe": "/ping"}
+
+
 def _burst(args: Namespace) -> dict[str, object]:
-    n = args.events or 100
+    n = args.events or 200
     return {"n": n, "rate": 0, "batch": n, "warmup": 1}
 
 
@@ -67,14 +82,21 @@ def _timed(args: Namespace) -> dict[str, object]:
     return {"duration": args.seconds}
 
 
+LAST = tuple(
+    Metric(f"last client {key}, ms", f"received.last_client_latency.{key}_us", 1e-3, ratio=key == "p50")
+    for key in ("p50", "p99")
+)
+SPEED = Metric("events per s", "received.events_per_s", digits=0)
+DELIVERY = (*LATENCY, *LAST)
+
 WORKLOADS = {
-    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *LATENCY, BUSY, LOAD)),
-    "burst": Workload("fanout", _burst, (CPU, *LATENCY, BUSY, LOAD)),
-    "tokens": Workload(
-        "tokens",
-        _tokens,
-        (CPU, Metric("events per s", "received.events_per_s", digits=0), *LATENCY, BUSY, LOAD),
+    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD)),
+    "burst": Workload(
+        "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD), clients=500
     ),
+    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD), clients=10_000),
+    "probe": Workload("fanout", _probe, (CPU, *DELIVERY, BUSY, LOAD), clients=8000),
+    "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD), clients=50),
     "idle": Workload(
         "idle",
         _timed,
@@ -84,6 +106,7 @@ WORKLOADS = {
         "churn",
         _timed,
         (Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True), BUSY, LOAD),
+        clients=50,
     ),
 }
 
