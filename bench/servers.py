@@ -16,6 +16,8 @@ from bench import toolchains
 
 ROOT = toolchains.ROOT
 
+CONTROL = "control.sock"
+
 
 def nothing() -> None:
     """What a server needs that is installed with the development dependencies."""
@@ -29,7 +31,8 @@ class Server:
     serve; `packages` are the distributions whose versions the report prints, `versions` gives those of
     anything else.
     `prepare` builds or installs what it needs, and raises `toolchains.Unavailable` where it cannot be had.
-    `companion` is the command line of a process beside it that is not measured.
+    `companion` is the command line of a process beside it that is not measured; it listens on CONTROL in that
+    directory.
     """
 
     name: str
@@ -126,7 +129,7 @@ SERVERS = [
         versions=toolchains.nchan_version,
         prepare=toolchains.nchan,
         companion=lambda port, directory: [
-            sys.executable, "-m", "bench.peers.nchan_control", str(directory / "control.sock"), str(port),
+            sys.executable, "-m", "bench.peers.nchan_control", str(directory / CONTROL), str(port),
         ],
     ),
     Server(
@@ -161,14 +164,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def await_listening(process: "subprocess.Popen[bytes]", port: int, seconds: float = 20.0) -> None:
-    """Return once the port accepts; RuntimeError if the process ends or time runs out."""
+def await_listening(process: "subprocess.Popen[bytes]", at: int | Path, seconds: float = 20.0) -> None:
+    """Return once the port or Unix socket accepts; RuntimeError if the process ends or time runs out."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with status {process.returncode} before it listened")
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            if isinstance(at, int):
+                socket.create_connection(("127.0.0.1", at), 1).close()
+            else:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(at))
             return
         except OSError:
             time.sleep(0.05)
@@ -200,7 +207,8 @@ def running(
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         if server.companion is not None:
-            stack.enter_context(started(pinned(server.companion(port, directory), companion_cores)))
+            beside = stack.enter_context(started(pinned(server.companion(port, directory), companion_cores)))
+            await_listening(beside, directory / CONTROL)
         # taskset replaces itself by the server, so the process id is the server's.
         process = stack.enter_context(started(pinned(server.command(port, directory), cores)))
         await_listening(process, port)

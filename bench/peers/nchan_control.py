@@ -7,7 +7,6 @@ nginx passes it all but the streams; it is not part of the process that is measu
 
 import http.client
 import json
-import os
 import sys
 import threading
 import time
@@ -93,8 +92,6 @@ def main() -> None:
     """Serve until killed."""
     path, port = sys.argv[1], int(sys.argv[2])
     with Server(path, Handler) as server:
-        # nginx's workers may run as somebody else.
-        os.chmod(path, 0o666)
         server.channel = Channel(port)
         server.serve_forever()
 
