@@ -12,10 +12,13 @@ __all__ = [
     "Hub",
     "Publication",
     "Subscription",
+    "_end",
     "dumps",
     "encode_fields",
     "json_text",
 ]
+
+def _end() -> None: ...
 
 @final
 class Publication:
