@@ -124,6 +124,13 @@ impl Reactors {
             reactor.abort(server);
         }
     }
+
+    /// End the threads; a handle to a subscriber may keep `self`, but nothing of theirs.
+    pub fn stop(&self) {
+        for reactor in &self.threads {
+            reactor.stop();
+        }
+    }
 }
 
 impl Drop for Reactors {

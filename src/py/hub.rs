@@ -596,7 +596,11 @@ impl PyHub {
         self.closed.store(true, Ordering::Release);
         let reactors = self.reactors.lock().take();
         // Their threads end, and what is left of their connections is closed.
-        py.detach(|| drop(reactors));
+        py.detach(|| {
+            if let Some(reactors) = reactors {
+                reactors.stop();
+            }
+        });
         self.stop_readers(py)
     }
 

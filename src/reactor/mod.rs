@@ -49,7 +49,8 @@ enum Command {
 
 /// What handle and thread share.
 struct Shared {
-    commands: Mutex<Vec<Command>>,
+    /// None when the thread has ended.
+    commands: Mutex<Option<Vec<Command>>>,
     /// Connections whose stream has not ended, by server.
     open: Mutex<rustc_hash::FxHashMap<u64, usize>>,
     signal: Signal,
@@ -57,8 +58,17 @@ struct Shared {
 
 impl Shared {
     fn tell(&self, command: Command) {
-        self.commands.lock().push(command);
-        self.signal.set();
+        // A socket that comes too late is closed here, after the lock.
+        let too_late = match &mut *self.commands.lock() {
+            Some(commands) => {
+                commands.push(command);
+                None
+            }
+            None => Some(command),
+        };
+        if too_late.is_none() {
+            self.signal.set();
+        }
     }
 
     fn opened(&self, server: u64) {
@@ -84,12 +94,12 @@ impl Wake for SharedWaker {
     }
 }
 
-/// A running reactor. Dropping it closes its connections and ends its thread.
+/// A running reactor. Dropping it stops it.
 pub struct Reactor {
     /// What delivers to its clients: subscribe with it.
     pub reader: Arc<Reader>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Reactor {
@@ -99,12 +109,13 @@ impl Reactor {
     /// The system has no thread or no descriptor left.
     pub fn start(hub: Arc<Hub>, listener: Box<dyn Listener>) -> io::Result<Self> {
         let (signal, heard) = worker::signal()?;
-        let shared = Arc::new(Shared { commands: Mutex::default(), open: Mutex::default(), signal });
+        let shared =
+            Arc::new(Shared { commands: Mutex::new(Some(Vec::new())), open: Mutex::default(), signal });
         let reader = hub.add_reader(Box::new(SharedWaker(shared.clone())));
         let worker = Worker::new(hub, reader.clone(), shared.clone(), heard, listener)?;
         let thread =
             std::thread::Builder::new().name("sse-hub-reactor".into()).spawn(move || worker.run())?;
-        Ok(Self { reader, shared, thread: Some(thread) })
+        Ok(Self { reader, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Take over a client's socket. Its response head and a first chunk are sent already; `identity` was
@@ -135,13 +146,19 @@ impl Reactor {
     pub fn abort(&self, server: u64) {
         self.shared.tell(Command::Abort { server });
     }
+
+    /// Close its connections as they are, and end its thread. What it is given afterwards is closed.
+    pub fn stop(&self) {
+        self.shared.tell(Command::Stop);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        self.shared.tell(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }

@@ -170,7 +170,11 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        let commands = std::mem::take(&mut *self.shared.commands.lock());
+        let commands = self.shared.commands.lock().as_mut().map(std::mem::take);
+        self.carry_out(commands.unwrap_or_default());
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Adopt { socket, identity } => self.adopt(socket, &identity),
@@ -385,7 +389,8 @@ impl Worker {
 
     fn close_all(&mut self) {
         // Commands that were given meanwhile hold descriptors, too.
-        self.obey();
+        let last = self.shared.commands.lock().take();
+        self.carry_out(last.unwrap_or_default());
         let all: Vec<usize> = self.connections.iter().map(|(token, _)| token).collect();
         for token in all {
             self.gone(token, &CloseReason::HubClosed);
