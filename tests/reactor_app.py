@@ -1,0 +1,63 @@
+"""An app with a hub, for servers in processes of their own: what forks, exits and descriptors do to it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, Response
+from handoff_app import use_up_descriptors
+from sse_hub import Hub
+
+hub = Hub()
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    print("lifespan started", flush=True)
+    yield
+    print("lifespan ended", flush=True)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/events")
+async def events() -> Response:
+    return hub.response("t")
+
+
+@app.get("/publish")
+async def publish(data: str) -> Response:
+    hub.publish("t", data)
+    paths = sorted(subscriber.path for subscriber in hub.subscribers())
+    return PlainTextResponse(f"published to {'+'.join(paths)}.")
+
+
+@app.get("/exhausted")
+async def exhausted() -> Response:
+    """Leave no descriptor, and ask for one."""
+    use_up_descriptors()
+    return hub.response("t")
+
+
+@app.get("/restored")
+async def restored() -> Response:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    return PlainTextResponse("restored.")
+
+
+@app.get("/fork")
+async def fork() -> Response:
+    """A child that lives on, as a worker pool's does."""
+    child = os.fork()
+    if child == 0:
+        hub.count()  # A hub of its own, empty.
+        time.sleep(60)  # noqa: ASYNC251
+        os._exit(0)
+    return PlainTextResponse(f"child {child}.")

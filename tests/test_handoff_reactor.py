@@ -1,0 +1,422 @@
+"""Streams that were handed off: what only a thread that owns the sockets can promise."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from handoff_serving import PROTOCOL
+from servers import Client, Command, _unacknowledged, program, run, uvicorn
+from sse_hub import Hub
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from wire import Site, Stream, half_close, quiet, reset, until
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Site]:
+    site = Site("protocol")
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(server: Site) -> Iterator[Site]:
+    with quiet():
+        yield server
+        server.close_hubs()
+
+
+@pytest.fixture
+def crowd(site: Site) -> Iterator[Callable[[Hub, int], list[socket.socket]]]:
+    """Many handed-off clients at once, of which nobody reads yet."""
+    sockets: list[socket.socket] = []
+
+    def come(hub: Hub, count: int) -> list[socket.socket]:
+        site.app = hub.endpoint("t")
+        for _ in range(count):
+            sockets.append(socket.create_connection(("127.0.0.1", site.port)))
+            sockets[-1].sendall(REQUEST)
+        until(lambda: hub.stats()["handed_off"] == count, 30)
+        return sockets
+
+    yield come
+    for sock in sockets:
+        sock.close()
+
+
+# --- Python is not involved ------------------------------------------------------------------------
+
+
+def test_clients_receive_while_the_event_loop_is_blocked(site: Site) -> None:
+    hub = site.hub()
+    blocked, released = threading.Event(), threading.Event()
+
+    async def block(request: Request) -> Response:
+        blocked.set()
+        time.sleep(2)  # noqa: ASYNC251
+        released.set()
+        return PlainTextResponse("done")
+
+    def publish() -> None:
+        assert blocked.wait(5)
+        for _ in range(15):
+            hub.publish("t", time.monotonic())
+            time.sleep(0.1)
+
+    with site.stream(hub) as one, site.stream(hub) as other:
+        site.app = Starlette(routes=[Route("/block", block)])
+        with Client(site.port, "/block") as client:
+            thread = threading.Thread(target=publish)
+            thread.start()
+            for _ in range(15):
+                for stream in (one, other):
+                    assert time.monotonic() - stream.event().json() < 0.3
+            assert not released.is_set()
+            thread.join()
+            client.read_until(b"done")
+
+
+def test_stalled_clients_delay_nobody(site: Site) -> None:
+    hub = site.hub(capacity=10_000, capacity_bytes=2**30)
+    stalled = [site.stream(hub, client={"receive_buffer": 4096}) for _ in range(20)]
+    with site.stream(hub) as stream:
+        slowest = 0.0
+        for _ in range(100):
+            hub.publish("t", {"at": time.monotonic(), "fill": "x" * 10_000})
+            slowest = max(slowest, time.monotonic() - stream.event().json()["at"])
+        assert slowest < 0.25
+        assert hub.count() == 21
+    for slow in stalled:
+        slow.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
+def test_the_kernel_keeps_little_for_a_stalled_client(site: Site) -> None:
+    hub = site.hub(capacity=100_000, capacity_bytes=2**30, history=0)
+    with site.stream(hub, client={"receive_buffer": 4096}) as stalled, site.stream(hub) as reading:
+        local = stalled.sock.getsockname()[1]
+        for n in range(2000):
+            hub.publish("t", "x" * 4000)
+            if n % 50 == 49:
+                for _ in range(50):
+                    reading.event()
+        kept = _unacknowledged(site.port, local)
+        print(f"unsent and in flight: {kept} bytes")
+        assert 0 < kept < 192 * 1024
+
+
+# --- Clients that leave ----------------------------------------------------------------------------
+
+
+def killed_process(port: int) -> Callable[[], None]:
+    """A client in a process of its own; call what is returned to kill it."""
+    source = (
+        f"import socket, time\ns = socket.create_connection(('127.0.0.1', {port}))\ns.sendall({REQUEST!r})\n"
+        "print(s.recv(100)[:12], flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"b'HTTP/1.1 200'\n"
+
+    def kill() -> None:
+        process.kill()
+        process.communicate()
+
+    return kill
+
+
+@pytest.mark.parametrize("how", ["fin", "reset", "half-close", "killed"])
+def test_a_client_that_leaves_is_gone_at_once(site: Site, how: str) -> None:
+    hub = site.hub()
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    with site.stream(hub) as stays:
+        if how == "killed":
+            leave = killed_process(site.port)
+        else:
+            sock = site.stream(hub).sock
+            ways = {"fin": sock.close, "reset": lambda: reset(sock), "half-close": lambda: half_close(sock)}
+            leave = ways[how]
+        until(lambda: hub.count() == 2)
+        leave()
+        took = until(lambda: hub.count() == 1, 1.0)
+        print(f"gone after {took * 1000:.1f} ms")
+        assert hub.stats()["handed_off"] == 1
+        until(lambda: reasons == ["client"])
+        hub.publish("t", 1)
+        assert stays.take(1) == [1]
+        if how == "half-close":
+            sock.close()
+
+
+def test_also_during_a_broadcast_to_many(
+    site: Site, crowd: Callable[[Hub, int], list[socket.socket]]
+) -> None:
+    hub = site.hub(capacity=100_000, capacity_bytes=2**30)
+    sockets = crowd(hub, 2000)
+    kill = killed_process(site.port)
+    until(lambda: hub.count() == 2001)
+    stop = threading.Event()
+
+    def publish() -> None:
+        # As much as the reactor can do, and no more: it is never idle, and the backlog stays small.
+        while not stop.is_set():
+            hub.publish("t", "x" * 100)
+            stop.wait(0.005)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    slowest = 0.0
+    try:
+        time.sleep(0.1)
+        for left, leave in enumerate(
+            [sockets[0].close, lambda: reset(sockets[700]), kill, sockets[-1].close]
+        ):
+            leave()
+            slowest = max(slowest, until(lambda left=left: hub.count() == 2000 - left, 1.0))
+    finally:
+        stop.set()
+        thread.join()
+    print(f"gone after {slowest * 1000:.1f} ms at most")
+
+
+def test_a_client_that_sends_rubbish_is_closed(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub) as talker, site.stream(hub) as stays:
+        talker.sock.sendall(b"x" * 1000)
+        hub.publish("t", 1)
+        assert talker.take(1) == [1], "a little is let pass"
+        with suppress(ConnectionError):
+            for _ in range(100):
+                talker.sock.sendall(b"x" * 4096)
+        until(lambda: hub.count() == 1)
+        hub.publish("t", 2)
+        assert stays.take(2) == [1, 2]
+
+
+# --- What stays behind -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_many_connections_leave_nothing_behind(site: Site) -> None:
+    hub = site.hub()
+    ended: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: ended.append(reason))
+    site.app = hub.endpoint("t", info="something", max_age=3600)
+
+    def churn(rounds: int) -> None:
+        for _ in range(rounds):
+            sockets = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(100)]
+            for sock in sockets:
+                sock.sendall(REQUEST)
+            until(lambda: hub.stats()["handed_off"] == 100, 10)
+            hub.publish("t", 1)
+            for sock in sockets:
+                sock.close()
+            until(lambda: hub.count() == 0, 10)
+
+    def left() -> tuple[int, int]:
+        until(lambda: len(ended) == hub.stats()["connected"])
+        ended.sort()
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+
+    churn(2)
+    descriptors, objects = left()
+    churn(20)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    more = left()[1] - objects
+    print(f"{more} more Python objects")
+    assert more < 200
+    assert hub.stats()["disconnected"] == hub.stats()["connected"] == 2200
+    assert hub.stats()["subscribers"] == 0
+
+
+def test_two_hubs_share_a_server(site: Site) -> None:
+    one, other = site.hub(), site.hub()
+    with site.stream(one) as first, site.stream(other) as second:
+        one.publish("t", 1)
+        other.publish("t", 2)
+        assert (first.take(1), second.take(1)) == ([1], [2])
+        one.close()
+        assert first.rest() == []
+        assert first.ended
+        other.publish("t", 3)
+        assert second.take(1) == [3]
+        assert (one.count(), other.count()) == (0, 1)
+
+
+def reactors() -> int:
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum(name.startswith("sse-hub-reactor") for name in names)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_hub_with_two_reactors(site: Site) -> None:
+    hub = site.hub(threads=2)
+    before = reactors()
+    streams = [site.stream(hub, user=str(n % 3)) for n in range(12)]
+    assert reactors() == before + 2
+    for n in range(500):
+        hub.publish("t", n)
+    for stream in streams:
+        assert stream.take(500) == [*range(500)]
+    assert hub.stats()["handed_off"] == hub.count() == 12
+    for subscriber in hub.subscribers():
+        subscriber.send("to one")
+    for stream in streams:
+        assert stream.take(1) == ["to one"]
+    assert hub.disconnect(user="0") == 4
+    until(lambda: hub.count() == 8)
+    hub.close()
+    for stream in streams:
+        assert stream.rest() == []
+        assert stream.ended
+        stream.close()
+    until(lambda: reactors() == before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_a_handle_that_is_kept_keeps_neither_threads_nor_connections(site: Site) -> None:
+    hub = site.hub(capacity=100_000, capacity_bytes=2**30)
+    before = reactors()
+    with site.stream(hub, client={"receive_buffer": 4096}) as stalled:
+        (handle,) = hub.subscribers()
+        for _ in range(100):
+            hub.publish("t", "x" * 20_000)
+        hub.close(0.2)
+        assert reactors() == before
+        stalled.rest()
+        assert stalled.reset
+        assert handle.closed == "hub_closed"
+        handle.close()
+
+
+# --- Processes -------------------------------------------------------------------------------------
+
+
+def app(*options: str) -> Command:
+    command = uvicorn("tests.reactor_app:app", "--http", PROTOCOL, *options)
+    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
+    return command
+
+
+def ask(client: Client, path: str) -> str:
+    """One more request on a connection that stays open; the text of its answer ends with a full stop."""
+    client.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return answer(client)
+
+
+def answer(client: Client) -> str:
+    client.read_until(b"\r\n\r\n")
+    return client.read_until(b".").decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+def test_without_descriptors_only_newcomers_suffer() -> None:
+    with run(app()) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            stream.opened()
+        control = stack.enter_context(Client(server.port, "/publish?data=0"))
+        assert answer(control) == f"published to {'+'.join(['reactor'] * 5)}."
+        with Stream(server.port, "/exhausted") as newcomer:
+            newcomer.opened()
+            paths = "+".join(["loop"] + ["reactor"] * 5)
+            assert ask(control, "/publish?data=1") == f"published to {paths}."
+            assert newcomer.take(1) == ["1"], "it has no descriptor to hand over, and streams all the same"
+        stack.enter_context(Client(server.port, "/events"))  # cannot even be accepted
+        for n in range(2, 5):
+            ask(control, f"/publish?data={n}")
+        for stream in streams:
+            assert stream.take(5) == [str(n) for n in range(5)]
+        ask(control, "/restored")
+        streams.append(stack.enter_context(Stream(server.port, "/events")))
+        streams[-1].opened()
+        server.terminate()
+        for stream in streams:
+            assert stream.rest() == []
+            assert stream.ended
+        assert server.wait() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_forked_child_keeps_no_connection_open(loop: str) -> None:
+    with run(app("--loop", loop)) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            stream.opened()
+        control = stack.enter_context(Client(server.port, "/publish?data=0"))
+        answer(control)
+        child = int(ask(control, "/fork").removeprefix("child ").removesuffix("."))
+        # The parent's streams go on.
+        ask(control, "/publish?data=1")
+        for stream in streams:
+            assert stream.take(2) == ["0", "1"]
+        leaves = streams.pop()
+        leaves.close()
+        deadline = time.monotonic() + 5
+        while ask(control, "/publish?data=2") != f"published to {'+'.join(['reactor'] * 4)}.":
+            assert time.monotonic() < deadline
+        # Whatever ends the parent, its clients know at once.
+        os.kill(server.process.pid, signal.SIGKILL)
+        for stream in streams:
+            stream.rest()
+            assert stream.reset
+        os.kill(child, 0)
+
+
+EXITS = """
+import sys, threading, time
+import uvicorn
+from tests.reactor_app import app, hub
+
+server = uvicorn.Server(uvicorn.Config(app, port=0, http="sse_hub.uvicorn:Protocol", loop="asyncio"))
+server.install_signal_handlers = lambda: None
+threading.Thread(target=server.run, daemon=True).start()
+
+def publish():
+    while True:
+        hub.publish("t", "tick")
+        time.sleep(0.001)
+
+while hub.stats()["handed_off"] < 5:
+    time.sleep(0.01)
+threading.Thread(target=publish, daemon=True).start()
+time.sleep(0.3)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("del hub, app; sys.exit()", 0), ("import os; os._exit(4)", 4)],
+)
+def test_the_interpreter_exits_with_streams_open(end: str, code: int) -> None:
+    command = program(EXITS.replace("{end}", end))
+    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
+    with run(command) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            assert stream.take(2) == ["tick", "tick"]
+        for stream in streams:
+            stream.rest()
+        assert server.wait() == code
+        assert not re.search("Traceback|Error|panicked|Fatal", server.output), server.output
