@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sse_hub import Hub
+from sse_hub import EventSourceResponse, Hub, Subscription
 from sse_hub._serving import DisconnectWatch, serving
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -63,6 +63,23 @@ async def raw_flood(request: Request) -> Response:
     return RawStream(BIG, 0)
 
 
+async def generated(request: Request) -> Response:
+    async def ticks() -> AsyncIterator[str]:
+        while True:
+            yield "tick"
+            await asyncio.sleep(0.05)
+
+    return EventSourceResponse(ticks(), sep="\n")
+
+
+async def generated_flood(request: Request) -> Response:
+    async def flood() -> AsyncIterator[bytes]:
+        while True:
+            yield BIG
+
+    return EventSourceResponse(flood())
+
+
 class Burst(Response):
     """Sends all it has in one message and is done, long before a client has taken it."""
 
@@ -94,6 +111,11 @@ async def on_hub(request: Request) -> Response:
 
 async def on_hub_flood(request: Request) -> Response:
     return hub.response("flood", overflow="drop_oldest")
+
+
+@hub.on_connect
+def connected(subscriber: Subscription) -> None:
+    print(f"connected through the {subscriber.path}", flush=True)
 
 
 async def publish() -> None:
@@ -132,6 +154,8 @@ def streams() -> list[Route]:
     return [
         Route("/raw", raw),
         Route("/raw/flood", raw_flood),
+        Route("/generated", generated),
+        Route("/generated/flood", generated_flood),
         Route("/hub", on_hub),
         Route("/hub/flood", on_hub_flood),
     ]

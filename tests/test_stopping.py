@@ -18,14 +18,19 @@ from servers import Client, Command, ServerProcess, granian, gunicorn, hypercorn
 
 APP = "tests.stopping_app:app"
 GRACE = 1.0
-READING = ["/raw", "/hub", "/middleware/raw", "/middleware/hub"]
-STALLED = ["/raw/flood", "/hub/flood", "/middleware/raw/flood", "/middleware/hub/flood"]
+PLACES = [
+    f"{middleware}{kind}" for middleware in ("", "/middleware") for kind in ("/raw", "/generated", "/hub")
+]
+READING = PLACES
+STALLED = [f"{place}/flood" for place in PLACES]
+HANDING_WORKER = "tests.handing_worker.HandingWorker"
+HANDED_OFF = ["--http", "sse_hub.uvicorn:Protocol"]
 
 IN_A_THREAD = """
 import signal, threading
 import uvicorn
 
-server = uvicorn.Server(uvicorn.Config("tests.stopping_app:app", port=0))
+server = uvicorn.Server(uvicorn.Config("tests.stopping_app:app", port=0, http="{http}"))
 signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
 thread = threading.Thread(target=server.run)
 thread.start()
@@ -71,7 +76,33 @@ SCENARIOS: dict[str, tuple[Callable[[], Command], Callable[[ServerProcess], None
     "uvicorn-workers-ctrl-c": (lambda: uvicorn(APP, "--workers", "2", processes=2), interrupt),
     "uvicorn-max-requests": (lambda: uvicorn(APP, "--limit-max-requests", "3"), use_up_requests),
     "uvicorn-own-timeout": (lambda: uvicorn(APP, "--timeout-graceful-shutdown", "1"), terminate),
-    "uvicorn-in-a-thread": (lambda: program(IN_A_THREAD), terminate),
+    "uvicorn-in-a-thread": (lambda: program(IN_A_THREAD.replace("{http}", "auto")), terminate),
+    "handed-off": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "asyncio"), terminate),
+    "handed-off-ctrl-c": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "asyncio"), interrupt),
+    "handed-off-uvloop": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "uvloop"), terminate),
+    "handed-off-reload": (
+        lambda: uvicorn(APP, *HANDED_OFF, "--reload", "--reload-dir", "examples"),
+        terminate,
+    ),
+    "handed-off-workers": (lambda: uvicorn(APP, *HANDED_OFF, "--workers", "2", processes=2), terminate),
+    "handed-off-workers-ctrl-c": (
+        lambda: uvicorn(APP, *HANDED_OFF, "--workers", "2", processes=2),
+        interrupt,
+    ),
+    "handed-off-max-requests": (
+        lambda: uvicorn(APP, *HANDED_OFF, "--limit-max-requests", "3"),
+        use_up_requests,
+    ),
+    "handed-off-own-timeout": (
+        lambda: uvicorn(APP, *HANDED_OFF, "--timeout-graceful-shutdown", "1"),
+        terminate,
+    ),
+    "handed-off-in-a-thread": (lambda: program(IN_A_THREAD.replace("{http}", HANDED_OFF[1])), terminate),
+    "handed-off-gunicorn": (lambda: gunicorn(APP, "-k", HANDING_WORKER, processes=1), terminate),
+    "handed-off-gunicorn-preload": (
+        lambda: gunicorn(APP, "-k", HANDING_WORKER, "--preload", processes=2),
+        terminate,
+    ),
     "gunicorn": (lambda: gunicorn(APP, processes=1), terminate),
     "gunicorn-preload": (lambda: gunicorn(APP, "--preload", processes=2), terminate),
     "hypercorn": (lambda: hypercorn(APP), terminate),
@@ -113,3 +144,5 @@ def test_a_server_with_open_streams_stops(name: str, outcomes: dict[str, Future[
     assert outcome.output.count("lifespan ended") == outcome.processes
     assert not re.search(r"Traceback|ERROR|Exception|Warning|was never", outcome.output), outcome.output
     assert outcome.code in (0, -15)
+    paths = set(re.findall(r"connected through the (\w+)", outcome.output))
+    assert paths == {"reactor" if name.startswith("handed-off") else "loop"}
