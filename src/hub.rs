@@ -463,9 +463,14 @@ impl Hub {
             reader.dispatch(&items, now, &self.counters, effects);
         }
         drop(items);
-        let next = reader.tick(now, &self.counters, effects);
+        Drained { more, next: self.tick(reader, effects) }
+    }
+
+    /// Do what time has made due at the reader; when to come again. Part of a drain.
+    pub fn tick(&self, reader: &Reader, effects: &mut Effects) -> Option<Duration> {
+        let next = reader.tick(self.clock.now(), &self.counters, effects);
         self.forget(effects.closed.iter().map(|(identity, _)| identity.id));
-        Drained { more, next }
+        next
     }
 
     fn forget(&self, subscribers: impl Iterator<Item = SubscriberId>) {

@@ -81,6 +81,12 @@ pub struct Worker {
     by_key: Vec<usize>,
     /// Who has something to write.
     line: VecDeque<usize>,
+    /// How many of them stood there when the log was looked at last. It is not looked at again before they had
+    /// their turn: who waits in line is not late, and publishers that are faster than the line run into
+    /// `backlog_bytes`, not into the clients' limits.
+    ahead: usize,
+    /// The log is to be looked at.
+    rung: bool,
     /// Connections whose stream is over, and when they are closed as they are: a client that does not take the
     /// end, or does not close.
     ending: BinaryHeap<Reverse<(Instant, usize, i32)>>,
@@ -112,6 +118,8 @@ impl Worker {
             connections: Slab::new(),
             by_key: Vec::new(),
             line: VecDeque::new(),
+            ahead: 0,
+            rung: false,
             ending: BinaryHeap::new(),
             effects: Effects::default(),
             out: Vec::new(),
@@ -143,10 +151,14 @@ impl Worker {
             }
             if signalled {
                 self.heard.clear();
+                self.rung = true;
                 self.obey();
             }
-            if signalled || self.is_due() {
+            if self.rung && self.ahead == 0 {
                 self.drain();
+            } else if self.is_due() {
+                self.next = self.hub.tick(&self.reader, &mut self.effects);
+                self.take_effect();
             }
             self.serve_line();
             self.close_late();
@@ -155,7 +167,7 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.line.is_empty() {
+        if self.rung || !self.line.is_empty() {
             return Some(Duration::ZERO);
         }
         let next = self.next.filter(|_| !self.hub.clock.is_manual());
@@ -253,9 +265,12 @@ impl Worker {
     fn drain(&mut self) {
         let drained = self.hub.drain(&self.reader, &mut self.effects);
         self.next = drained.next;
-        if drained.more {
-            self.reader.bell.ring();
-        }
+        self.rung = drained.more;
+        self.take_effect();
+        self.ahead = self.line.len();
+    }
+
+    fn take_effect(&mut self) {
         let wake = std::mem::take(&mut self.effects.wake);
         for key in &wake {
             if let Some(&token) = self.by_key.get(*key).filter(|&&token| token != NOBODY) {
@@ -283,6 +298,7 @@ impl Worker {
         let start = Instant::now();
         for served in 1..=BATCH {
             let Some(token) = self.line.pop_front() else { return };
+            self.ahead = self.ahead.saturating_sub(1);
             if let Some(connection) = self.connections.get_mut(token) {
                 connection.in_line = false;
                 self.serve(token);

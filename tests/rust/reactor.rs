@@ -280,3 +280,36 @@ fn a_reactor_that_is_dropped_closes_everything() {
     assert!(client.closes());
     assert_eq!(setup.hub.count(None), 0);
 }
+
+/// What a test with thousands of sockets needs.
+fn allow_descriptors(number: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a pointer to a valid struct.
+    let allowed = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_cur.max(number.min(limit.rlim_max));
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 && limit.rlim_cur >= number
+    };
+    assert!(allowed, "this test needs {number} descriptors");
+}
+
+#[test]
+fn a_client_that_waits_for_its_turn_is_not_cut_by_what_is_published_meanwhile() {
+    allow_descriptors(4200);
+    let capacity = Capacity { events: 4, bytes: 1 << 20 };
+    let setup = setup(Config { capacity, ..config() });
+    let mut clients: Vec<Client> = (0..2000).map(|_| setup.connect(None).0).collect();
+    // One round of the line takes longer than many of these.
+    for number in 0..500 {
+        setup.publish(&number.to_string());
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    setup.publish("last");
+    for client in &mut clients {
+        for number in 0..500 {
+            assert_eq!(client.event().as_deref(), Some(&*number.to_string()));
+        }
+        assert_eq!(client.event().as_deref(), Some("last"));
+    }
+    assert_eq!(setup.hub.count(None), clients.len());
+}
