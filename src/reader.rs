@@ -170,6 +170,13 @@ impl Reader {
         taken
     }
 
+    /// A part of what a subscriber took went out.
+    pub fn progressed(&self, identity: &Identity, now: Duration) {
+        if let Some(subscriber) = self.state.lock().subscriber(identity) {
+            subscriber.progressed(now);
+        }
+    }
+
     /// End one subscriber's stream; true when its consumer is to be resumed, none when it was closed before.
     pub fn close(&self, identity: &Identity, reason: CloseReason, now: Duration) -> Option<bool> {
         let mut state = self.state.lock();

@@ -219,6 +219,8 @@ pub struct Subscriber {
     queue: Queue,
     consumer: Consumer,
     last_write: Duration,
+    /// When a part of an unfinished write was taken: it is slow, but not stalled.
+    progress: Duration,
     last_seq: u64,
     owes_heartbeat: bool,
     ended: bool,
@@ -240,6 +242,7 @@ impl Subscriber {
             queue,
             consumer: Consumer::Away { since: now, turn },
             last_write: now,
+            progress: now,
             last_seq: 0,
             owes_heartbeat: false,
             ended: false,
@@ -361,6 +364,11 @@ impl Subscriber {
         Taken::Some
     }
 
+    /// A part of what it took went out.
+    pub fn progressed(&mut self, now: Duration) {
+        self.progress = now;
+    }
+
     fn take_replay(
         &mut self,
         now: Duration,
@@ -401,7 +409,7 @@ impl Subscriber {
                 self.terms.heartbeat.map_or(look, |heartbeat| look.min(self.last_write + heartbeat))
             }
             Consumer::Away { since, .. } => {
-                let stall = since + self.terms.stall_timeout;
+                let stall = since.max(self.progress) + self.terms.stall_timeout;
                 match self.terms.heartbeat {
                     Some(heartbeat) if !self.owes_heartbeat => stall.min(self.last_write + heartbeat),
                     _ => stall,
@@ -423,10 +431,11 @@ impl Subscriber {
             Consumer::Away { since, .. } => {
                 self.owes_heartbeat |= silent;
                 let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
-                if now >= since + self.terms.stall_timeout && waits && !self.initial {
+                let is_late = now >= since.max(self.progress) + self.terms.stall_timeout;
+                if is_late && waits && !self.initial {
                     return Due::Close(CloseReason::Stalled);
                 }
-                if now >= since + self.terms.stall_timeout {
+                if is_late {
                     // Nothing was kept from it: the application is slow with what it took. Look again later.
                     self.consumer = Consumer::Away { since: now, turn: 0 };
                 }

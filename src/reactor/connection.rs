@@ -93,6 +93,11 @@ impl Connection {
         !self.backlog.is_empty()
     }
 
+    /// What is unwritten: it changes with every byte that is taken.
+    pub fn unwritten(&self) -> (usize, usize) {
+        (self.backlog.len(), self.offset)
+    }
+
     /// Write these entries, all in as few calls as can be; what is not taken waits. Nothing waits yet.
     pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>) -> io::Result<Written> {
         let (whole, offset) = send_all(&self.socket, entries, 0)?;

@@ -315,9 +315,13 @@ impl Worker {
         if matches!(connection.phase, Phase::Lingering) {
             return;
         }
+        let unwritten = connection.unwritten();
         match connection.flush() {
             Ok(Written::All) => {}
             Ok(Written::Blocked) => {
+                if connection.unwritten() != unwritten {
+                    self.reader.progressed(&connection.identity, self.hub.clock.now());
+                }
                 if connection.identity.closed.get().is_some() {
                     self.close_after(token, self.hub.config.stall_timeout);
                 }

@@ -313,3 +313,28 @@ fn a_client_that_waits_for_its_turn_is_not_cut_by_what_is_published_meanwhile() 
     }
     assert_eq!(setup.hub.count(None), clients.len());
 }
+
+#[test]
+fn a_client_that_is_slow_but_takes_something_is_not_stalled() {
+    let stall_timeout = Duration::from_millis(250);
+    let capacity = Capacity { events: 1 << 20, bytes: 1 << 30 };
+    let setup = setup(Config { stall_timeout, capacity, ..config() });
+    let (mut client, identity) = setup.connect(None);
+    socket2::SockRef::from(&client.stream).set_recv_buffer_size(32 << 10).unwrap();
+    let filler = "x".repeat(100_000);
+    for number in 0..100 {
+        setup.publish(&format!("{number} {filler}"));
+    }
+    // One write of 10 MB, taken in the time of several timeouts.
+    let start = Instant::now();
+    for number in 0..100 {
+        assert_eq!(client.event().unwrap(), format!("{number} {filler}"));
+        if number == 20 {
+            setup.publish("waits behind it");
+        }
+        std::thread::sleep(stall_timeout / 20);
+    }
+    assert_eq!(client.event().unwrap(), "waits behind it");
+    assert!(start.elapsed() > 4 * stall_timeout);
+    assert_eq!(identity.closed.get(), None);
+}
