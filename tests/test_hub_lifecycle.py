@@ -235,6 +235,16 @@ async def test_a_closed_hub_refuses_only_while_it_closes() -> None:
     assert hub.publish("t", 1).id is not None
 
 
+async def test_a_close_that_is_cancelled_closes_at_once() -> None:
+    hub = Hub()
+    async with connect(hub.endpoint("t"), "/"):
+        kept = hub.subscribe("t")  # nobody reads it, so it would be waited for
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hub.aclose(grace=60), 0.05)
+        assert kept.closed == "hub_closed"
+        assert await hub.publish("t", 1)
+
+
 async def test_closes_that_overlap_do_not_end_the_next_life() -> None:
     hub = Hub()
     old = hub.subscribe("t")

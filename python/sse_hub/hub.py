@@ -359,10 +359,12 @@ class Hub(_core.Hub):
         deadline = time.monotonic() + (self.grace if grace is None else grace)
         if (closing := self._begin_close()) is None:
             return
-        # Streams may be on several loops and in the core: looking is simpler than being told by each.
-        while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL)
-        self._finish_close(closing)
+        try:
+            # Streams may be on several loops and in the core: looking is simpler than being told by each.
+            while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL)
+        finally:  # Cancelled, it waits no longer; a hub that went on closing could never be used again.
+            self._finish_close(closing)
 
     def close(self, grace: float | None = None) -> None:
         """``aclose`` for sync code.
@@ -376,9 +378,13 @@ class Hub(_core.Hub):
             asyncio.get_running_loop()
         except RuntimeError:
             deadline = time.monotonic() + (self.grace if grace is None else grace)
-            while self._unfinished(closing) and time.monotonic() < deadline:
-                time.sleep(_POLL)
-        self._finish_close(closing)
+            try:
+                while self._unfinished(closing) and time.monotonic() < deadline:
+                    time.sleep(_POLL)
+            finally:
+                self._finish_close(closing)
+        else:
+            self._finish_close(closing)
 
     async def __aenter__(self) -> Self:
         return self
