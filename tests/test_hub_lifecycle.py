@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sse_hub import Hub, HubClosed, HubFull, Subscription
+from live import serve
+from sse_hub import Hub, HubClosed, HubFull, HubResponse, Subscription
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -156,6 +157,29 @@ async def test_a_full_hub_sends_newcomers_away_for_a_while() -> None:
         await first.close()
         async with connect(hub.endpoint("t"), "/", control=True) as again:
             assert (await again.next()).event == "stream-open"
+
+
+@pytest.mark.parametrize("http", ["auto", "sse_hub.uvicorn:Protocol"])
+def test_a_full_hub_refuses_newcomers_by_status_if_asked(http: str) -> None:
+    hub = Hub(max_subscribers=1, full_status=503)
+
+    async def events(request: Any) -> HubResponse:
+        return hub.response("t", headers={"X-Mine": "kept"})
+
+    app = Starlette(routes=[Route("/", events)])
+    with serve(app, http=http) as server:
+        with server.stream("/") as stream:
+            stream.opened()
+            refused = server.http.get("/")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "30")
+            assert refused.headers["cache-control"] == "no-store"
+            assert (refused.headers["x-mine"], refused.content) == ("kept", b"")
+            assert hub.stats()["turned_away"] == 1
+            hub.publish("t", "still here")
+            assert stream.next().json() == "still here"
+        hub.close()
+    with pytest.raises(ValueError, match="full_status must be 200 or 503, not 429"):
+        Hub(full_status=429)  # type: ignore[arg-type]
 
 
 async def test_counts_and_stats() -> None:

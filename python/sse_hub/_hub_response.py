@@ -31,6 +31,7 @@ Initial: TypeAlias = Callable[["Subscription"], Any | Awaitable[Any] | Iterable[
 
 # What a browser is told that cannot be served now. Any status but 200 would stop it for good.
 _COME_BACK_LATER = b"retry: 30000\n\n"
+_RETRY_AFTER = "30"  # the same in seconds, for who is told by a status
 
 
 class HubResponse(Response):
@@ -97,6 +98,8 @@ class HubResponse(Response):
         """The server's offer to take the socket, if it makes sense to accept it."""
         if not self.handoff or self.status_code != 200:
             return None
+        if self.hub._full_status != 200 and self.hub._is_full():
+            return None  # It will be refused, by a status that cannot be said after the hand-off.
         offer: Offer | None = (scope.get("extensions") or {}).get("sse_hub.handoff")
         return offer if offer is not None and offer.is_open() else None
 
@@ -160,7 +163,10 @@ class HubResponse(Response):
     ) -> None:
         try:
             subscription = self.hub._open(self.topics, **self._request(scope))
-        except (HubFull, HubClosed):
+        except (HubFull, HubClosed) as error:
+            if start is not None and isinstance(error, HubFull) and self.hub._full_status != 200:
+                await self._refuse(send, self.hub._full_status)
+                return
             if start is not None:
                 await send(start)
             await send({"type": "http.response.body", "body": _COME_BACK_LATER, "more_body": False})
@@ -181,6 +187,14 @@ class HubResponse(Response):
             watch.close()
             stream.over()
             subscription.close("client")
+
+    async def _refuse(self, send: Send, status: int) -> None:
+        headers = MutableHeaders(raw=list(self.raw_headers))
+        del headers["Content-Type"]
+        headers["Content-Length"] = "0"
+        headers["Retry-After"] = _RETRY_AFTER
+        await send({"type": "http.response.start", "status": status, "headers": headers.raw})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any] | None) -> None:
         if start is not None:

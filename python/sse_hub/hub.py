@@ -31,6 +31,9 @@ Overflow: TypeAlias = Literal["disconnect", "drop_oldest", "drop_newest"]
 Replay: TypeAlias = int | Literal["all"]
 """How much of each topic's past a newcomer gets."""
 
+FullStatus: TypeAlias = Literal[200, 503]
+"""What a newcomer gets at ``max_subscribers``."""
+
 OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
 OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
@@ -71,6 +74,9 @@ class Hub(_core.Hub):
         backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
         max_event_bytes: largest event, in bytes on the wire.
         max_subscribers: most subscribers; None for no limit.
+        full_status: what a newcomer beyond them gets. 200 (default): an empty stream that tells the browser
+            to come back in 30 seconds. 503, with ``Retry-After``: for balancers and clients that are
+            programs; a browser never comes back after it.
         grace: seconds that streams get to end when the hub or the server closes.
         threads: threads that own handed-off sockets; started when the first is handed over.
         name: what the hub is called in the log.
@@ -100,6 +106,7 @@ class Hub(_core.Hub):
         backlog_bytes: int = 64 * _MIB,
         max_event_bytes: int = 1 * _MIB,
         max_subscribers: int | None = None,
+        full_status: FullStatus = 200,
         grace: float = 1.0,
         threads: int = 1,
         name: str = "default",
@@ -111,6 +118,8 @@ class Hub(_core.Hub):
             )
         if not 0 <= grace < float("inf"):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
+        if full_status not in (200, 503):
+            raise ValueError(f"full_status must be 200 or 503, not {full_status!r}")
         self = super().__new__(
             cls,
             history=history,
@@ -132,6 +141,8 @@ class Hub(_core.Hub):
         self.name = name
         self._handed_streams = _HandedStreams(self)
         self.grace = float(grace)
+        self._full_status = full_status
+        self._max_subscribers = max_subscribers
         self._stall_timeout = float(stall_timeout)
         self._retention = (history, history_bytes, history_age)
         self._on_connect = []
@@ -139,6 +150,8 @@ class Hub(_core.Hub):
         self._callbacks = set()
         return self
 
+    _full_status: FullStatus
+    _max_subscribers: int | None
     _retention: tuple[int, int, float | None]
     _stall_timeout: float
     _on_connect: list[OnConnect]
@@ -214,6 +227,9 @@ class Hub(_core.Hub):
             max_age=max_age,
             initial=False,
         )
+
+    def _is_full(self) -> bool:
+        return self._max_subscribers is not None and self.count() >= self._max_subscribers
 
     def _open(self, topics: Topics, **options: Any) -> Subscription:
         subscription = self._subscribe(topics, **options)
