@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -234,6 +235,51 @@ def test_streams_of_a_later_server_are_not_ended_by_an_earlier_ones_stop() -> No
             response = server.http.get("/")
             assert response.content == b"data: hello\r\n\r\ndata: still here\r\n\r\n"
     assert AppStatus.should_exit is False
+
+
+def test_should_exit_tells_that_a_server_stops_and_ends_no_other_servers_streams() -> None:
+    streaming, leave, asked = threading.Event(), threading.Event(), threading.Event()
+    stops, goes_on = FastAPI(), FastAPI()
+
+    @stops.get("/")
+    async def slow_to_end() -> EventSourceResponse:
+        async def events() -> AsyncIterator[str]:
+            yield "hello"
+            await asyncio.to_thread(asked.wait, PATIENCE)
+
+        return EventSourceResponse(events(), shutdown_grace_period=PATIENCE)
+
+    @goes_on.get("/")
+    async def two() -> EventSourceResponse:
+        async def events() -> AsyncIterator[str]:
+            yield "one"
+            yield "two"
+
+        return EventSourceResponse(events())
+
+    def stop_one() -> None:
+        with ExitStack() as stack:
+            client = stack.enter_context(httpx.Client(timeout=PATIENCE, trust_env=False))
+            with serve(stops) as server:
+                stack.enter_context(client.stream("GET", server.url))
+                streaming.set()
+                leave.wait(PATIENCE)
+
+    thread = threading.Thread(target=stop_one)
+    with serve(goes_on) as other:
+        thread.start()
+        assert streaming.wait(PATIENCE)
+        assert AppStatus.should_exit is False
+        leave.set()
+        deadline = time.monotonic() + PATIENCE
+        while not AppStatus.should_exit:
+            assert time.monotonic() < deadline, "nobody is told"
+            time.sleep(0.001)
+        # Another server's stream that begins meanwhile is not concerned.
+        assert other.http.get("/").content == b"data: one\r\n\r\ndata: two\r\n\r\n"
+        asked.set()
+        thread.join(PATIENCE)
+        assert AppStatus.should_exit is False
 
 
 def test_without_the_drain_streams_outlive_the_stop_until_should_exit() -> None:

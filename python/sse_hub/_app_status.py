@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-__all__ = ["AppStatus", "SendTimeoutError", "live_streams"]
+__all__ = ["AppStatus", "SendTimeoutError", "live_streams", "server_stops"]
 
 
 class SendTimeoutError(TimeoutError):
@@ -32,6 +34,8 @@ class _AppStatusMeta(type):
 
     def __setattr__(cls, name: str, value: object) -> None:
         super().__setattr__(name, value)
+        if name == "should_exit":
+            super().__setattr__("_ends_all", bool(value))
         if name == "should_exit" and value:
             for stream in tuple(live_streams):
                 with suppress(RuntimeError):  # its loop has been closed under it
@@ -45,8 +49,8 @@ class AppStatus(metaclass=_AppStatusMeta):
     earlier, or that took over the server's signals. Class attributes only:
 
     * ``should_exit``: assigning True ends every ``EventSourceResponse`` in progress at once, as a stopping
-      server does, and each that begins later; assign False to go on. The library itself never sets it but
-      in ``handle_exit``.
+      server does, and each that begins later; assign False to go on. To be read, too: while a server of
+      this process stops, it is True by itself, without ending the streams of another.
     * ``enable_automatic_graceful_drain``: default True; False keeps streams open while their server stops,
       until ``should_exit`` is set.
     * ``original_handler``: what ``handle_exit`` calls in the end, or None, the default. No server is
@@ -54,6 +58,7 @@ class AppStatus(metaclass=_AppStatusMeta):
     """
 
     should_exit: bool = False
+    _ends_all: bool = False  # the program's own assignment, without what servers say
     enable_automatic_graceful_drain: bool = True
     original_handler: Callable[..., Any] | None = None
 
@@ -77,3 +82,28 @@ class AppStatus(metaclass=_AppStatusMeta):
             AppStatus.should_exit = True
         if AppStatus.original_handler is not None:
             AppStatus.original_handler(*args, **kwargs)
+
+
+# Servers may run in several threads; and a collection of garbage, anywhere, may tell that one is gone.
+_lock = threading.RLock()
+_servers_that_stop = 0
+
+
+def server_stops(owner: object) -> Callable[[], object]:
+    """Have ``AppStatus.should_exit`` say that a server stops, until the result is called.
+
+    Or until ``owner`` is gone. It is only said: that server's streams are ended by other means, and those
+    of another server go on.
+    """
+    _count_stopping(1)
+    over = weakref.finalize(owner, _count_stopping, -1)
+    over.atexit = False
+    return over
+
+
+def _count_stopping(change: int) -> None:
+    global _servers_that_stop
+    with _lock:
+        _servers_that_stop += change
+        says = AppStatus._ends_all or (_servers_that_stop > 0 and AppStatus.enable_automatic_graceful_drain)
+        type.__setattr__(AppStatus, "should_exit", says)

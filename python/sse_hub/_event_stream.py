@@ -120,7 +120,7 @@ class EventStream:
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
         live_streams.add(self)
-        self._stopping = AppStatus.should_exit
+        self._stopping = AppStatus._ends_all
         failure: BaseException | None = None
         try:
             with serving(self._scope, self._receive, self):

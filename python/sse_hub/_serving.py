@@ -20,12 +20,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope
 
 from sse_hub import _servers
+from sse_hub._app_status import server_stops
 from sse_hub._disconnect import DisconnectWatch
 from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
 
@@ -132,6 +134,7 @@ class _Stopping:
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
         self._ref: weakref.ref[_Stopping] | None = None
+        self._over: Callable[[], object] | None = None
 
     def begin(self) -> None:
         """Stop every stream of this server, once."""
@@ -139,6 +142,7 @@ class _Stopping:
             return
         self._ref = weakref.ref(self, _stopping.discard)
         _stopping.add(self._ref)
+        self._over = server_stops(self)
         records = [record for ref in list(_registry) if (record := ref()) and record.loop is self._loop]
         by_grace: dict[float, list[Any]] = {}
         for record, connection in self._server.select(records):
@@ -160,6 +164,8 @@ class _Stopping:
         """Forget everything: the server's shutdown is over."""
         if self._ref is not None:
             _stopping.discard(self._ref)
+        if self._over is not None:
+            self._over()
         for timer in self._timers:
             timer.cancel()
 
