@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from live import serve
-from sse_hub import Hub, HubClosed, HubFull, HubResponse, Subscription
+from sse_hub import EventSourceResponse, Hub, HubClosed, HubFull, HubResponse, Subscription
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
+
+from tests.live import serve
 
 
 async def until(condition: Any) -> None:
@@ -180,6 +181,47 @@ def test_a_full_hub_refuses_newcomers_by_status_if_asked(http: str) -> None:
         hub.close()
     with pytest.raises(ValueError, match="full_status must be 200 or 503, not 429"):
         Hub(full_status=429)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("workers", "environment", "warned"),
+    [(2, None, ["2 workers"]), (1, "4", []), (None, "4", ["4 workers"]), (None, None, [])],
+)
+def test_the_log_warns_once_of_workers_that_a_hub_does_not_reach(
+    workers: int | None,
+    environment: str | None,
+    warned: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("WEB_CONCURRENCY", environment)
+    hub = Hub(name="prices")
+
+    async def events(request: Any) -> HubResponse:
+        return hub.response("t")
+
+    async def plain(request: Any) -> EventSourceResponse:
+        return EventSourceResponse(hub.subscribe("t"))
+
+    with serve(Starlette(routes=[Route("/", events), Route("/plain", plain)]), workers=workers) as server:
+        for path in ("/plain", "/", "/"):
+            with server.stream(path) as stream:
+                stream.opened()
+    messages = [record.message for record in caplog.records if "'prices'" in record.message]
+    assert len(messages) == len(warned)
+    for message, number in zip(messages, warned, strict=True):
+        assert number in message
+        assert "reaches only its own clients" in message
+
+
+async def test_a_server_that_does_not_tell_is_asked_through_the_environment(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "3")
+    async with connect(Hub().endpoint("t"), "/"):
+        assert "3 workers" in caplog.text
 
 
 async def test_counts_and_stats() -> None:

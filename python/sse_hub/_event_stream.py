@@ -21,7 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
@@ -33,6 +33,7 @@ from sse_hub.event import ServerSentEvent
 from sse_hub.event import _ensure_bytes as ensure_bytes
 
 if TYPE_CHECKING:
+    from sse_hub.hub import Hub
     from sse_hub.responses import EventSourceResponse
 
 logger = logging.getLogger("sse_hub.sse")
@@ -119,6 +120,7 @@ class EventStream:
             task.add_done_callback(self._task_done)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
+            cast("Hub", source._hub)._look_at_workers(self._receive)
         live_streams.add(self)
         self._stopping = AppStatus._ends_all
         failure: BaseException | None = None

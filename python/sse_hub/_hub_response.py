@@ -112,6 +112,7 @@ class HubResponse(Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
+        self.hub._look_at_workers(receive)
         offer = self._offer(scope)
         if offer is None:
             await self._through_server(scope, receive, send, start)

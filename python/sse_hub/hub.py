@@ -15,7 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sse_hub import _core
+from sse_hub import _core, _servers
 from sse_hub._core import Publication, Subscription
 from sse_hub._handed import handed_off
 from sse_hub._hub_response import HubResponse, Initial
@@ -141,6 +141,7 @@ class Hub(_core.Hub):
         self.name = name
         self._handed_streams = _HandedStreams(self)
         self.grace = float(grace)
+        self._looked_at_workers = False
         self._full_status = full_status
         self._max_subscribers = max_subscribers
         self._stall_timeout = float(stall_timeout)
@@ -150,6 +151,7 @@ class Hub(_core.Hub):
         self._callbacks = set()
         return self
 
+    _looked_at_workers: bool
     _full_status: FullStatus
     _max_subscribers: int | None
     _retention: tuple[int, int, float | None]
@@ -227,6 +229,18 @@ class Hub(_core.Hub):
             max_age=max_age,
             initial=False,
         )
+
+    def _look_at_workers(self, receive: Receive) -> None:
+        """Warn, once, of a server whose other processes this hub does not reach."""
+        if not self._looked_at_workers:
+            self._looked_at_workers = True
+            if (workers := _servers.workers(receive)) > 1:
+                logger.warning(
+                    "hub %r has no broker, so in each of the server's %d workers it reaches only its own"
+                    " clients: run one worker",
+                    self.name,
+                    workers,
+                )
 
     def _is_full(self) -> bool:
         return self._max_subscribers is not None and self.count() >= self._max_subscribers

@@ -8,15 +8,16 @@ which ``docs/stopping.md`` describes.
 
 from __future__ import annotations
 
+import os
 import sys
 from asyncio import AbstractEventLoop
 
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from sse_hub._servers import granian, hypercorn, uvicorn
 from sse_hub._servers.base import Record, Server, Stopping
 
-__all__ = ["Record", "Server", "Stopping", "watch"]
+__all__ = ["Record", "Server", "Stopping", "watch", "workers"]
 
 
 def watch(loop: AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> None:
@@ -30,3 +31,12 @@ def watch(loop: AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> No
         hypercorn.watch(loop, scope, stopping)
     if "granian" in sys.modules:
         granian.watch(loop, stopping)
+
+
+def workers(receive: Receive) -> int:
+    """How many processes serve the same application, as uvicorn or else the environment knows."""
+    known = uvicorn.workers(receive)
+    if known is not None:
+        return known
+    number = os.environ.get("WEB_CONCURRENCY", "")
+    return int(number) if number.isdecimal() else 1

@@ -19,7 +19,7 @@ from starlette.types import Receive
 
 from sse_hub._servers.base import Record, Stopping, frames, select_by_headers
 
-__all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch"]
+__all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch", "workers"]
 
 R = TypeVar("R", bound=Record)
 
@@ -40,6 +40,14 @@ def find_cycle(receive: Receive) -> Any | None:
         if current is None:
             break
     return None
+
+
+def workers(receive: Receive) -> int | None:
+    """How many worker processes the uvicorn server behind ``receive`` has; None if there is none."""
+    transport: Any = getattr(find_cycle(receive), "transport", None)
+    protocol = transport.get_protocol() if hasattr(transport, "get_protocol") else None
+    number = getattr(getattr(protocol, "config", None), "workers", None)
+    return number if isinstance(number, int) else None
 
 
 def _wrapped_receive(receive: Any, owner: Any) -> Any | None:
