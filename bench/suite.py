@@ -4,7 +4,8 @@
     python -m bench.suite --quick   # under three minutes: a few servers and workloads, one round
     python -m bench.suite --only burst,idle
 
-Prints Markdown and writes it, with each workload's measurements as JSON, into bench/results/.
+Ratios are to sse-hub in the same round. Prints Markdown and writes it, with each workload's measurements as
+JSON, into bench/results/.
 """
 
 import argparse
@@ -92,7 +93,9 @@ def main() -> None:
     sections = [f"# The benchmark, {datetime.now(UTC):%Y-%m-%d}"]
     without: list[str] = []
     for part in parts:
-        text, document = run.execute(run.parse([*part.words, "--rounds", rounds]))
+        baseline = "sse-hub" if part.words[0] == "tokens" else "sse-hub handed off"
+        words = [*part.words, "--rounds", rounds, "--baseline", baseline]
+        text, document = run.execute(run.parse(words))
         print(f"## {part.title}\n\n{text}\n", flush=True)
         sections.append(f"## {part.title}\n\n{text}")
         (args.out / f"{part.name}.json").write_text(json.dumps(document, indent=1) + "\n")

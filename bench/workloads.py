@@ -59,7 +59,8 @@ def _fanout(args: Namespace) -> dict[str, object]:
 
 def _stalled(args: Namespace) -> dict[str, object]:
     stalled = args.clients // 10 if args.stalled is None else args.stalled
-    return _paced(args, 1.0) | {"stalled": stalled}
+    # What is then published stays far below what the kernel holds for each: it must be full before.
+    return _paced(args, 1.0) | {"stalled": stalled, "fill": 32}
 
 
 def _probe(args: Namespace) -> dict[str, object]:

@@ -35,6 +35,8 @@ options (defaults in brackets)
   --gather US           pause between two looks at the sockets: what comes meanwhile is read together, and the
                         server is not charged for waking this process each time; adds to latency [500]
   --stalled N           of the clients, how many stop reading once open (fanout) [0]
+  --fill N              events of 16 KiB published before the measurement, so that buffers towards stalled
+                        clients are full in it [0]
   --probe PATH          ask an unrelated endpoint during the measurement
   --probe-every MS      at this pace [20]
 ";
@@ -95,6 +97,8 @@ pub struct Args {
     pub gather: u64,
     /// Clients that stop reading.
     pub stalled: usize,
+    /// Big events before the measurement.
+    pub fill: u64,
     /// An unrelated endpoint.
     pub probe: Option<String>,
     /// Milliseconds between two requests to it.
@@ -126,6 +130,7 @@ impl Args {
             sources: 4,
             gather: 500,
             stalled: 0,
+            fill: 0,
             probe: None,
             probe_every: 20,
         };
@@ -178,6 +183,7 @@ impl Args {
             "sources" => self.sources = value.parse()?,
             "gather" => self.gather = value.parse()?,
             "stalled" => self.stalled = value.parse()?,
+            "fill" => self.fill = value.parse()?,
             "probe" => self.probe = Some(value.string()?),
             "probe-every" => self.probe_every = value.parse()?,
             other => return Err(format!("unknown option --{other}").into()),

@@ -11,12 +11,23 @@ use crate::measure::{
 };
 use crate::process::now;
 
+/// The events that fill the buffers of stalled clients: big ones, slow enough for all who read.
+const FILL_BYTES: usize = 16 * 1024;
+const FILL_RATE: f64 = 4.0;
+
 type Outcome = Result<Value, String>;
 
 /// Publishes `n` events and awaits all of them everywhere; returns the publisher's answer and whether all came.
-fn publish(engine: &mut Engine, args: &Args, n: u64, rate: f64) -> Result<(Value, bool), String> {
+fn publish(
+    engine: &mut Engine,
+    args: &Args,
+    n: u64,
+    rate: f64,
+    bytes: usize,
+) -> Result<(Value, bool), String> {
+    engine.new_phase(bytes);
     let join = if args.publish.contains('?') { '&' } else { '?' };
-    let path = format!("{}{join}n={n}&rate={rate}&bytes={}&batch={}", args.publish, args.bytes, args.batch);
+    let path = format!("{}{join}n={n}&rate={rate}&bytes={bytes}&batch={}", args.publish, args.batch);
     let seconds = args.timeout + if rate > 0.0 { n as f64 / rate } else { 0.0 };
     let expected = n * (args.clients - args.stalled) as u64;
     let answer = ask(engine, seconds, "POST", &path)?;
@@ -29,18 +40,22 @@ pub fn fanout(engine: &mut Engine, args: &Args) -> Outcome {
     let mut report = Map::from_iter([("valid".to_owned(), json!(true))]);
     connect(engine, args, &mut report)?;
     if args.warmup > 0 {
-        engine.new_phase(args.bytes);
-        let (_, complete) = publish(engine, args, args.warmup, args.rate)?;
+        let (_, complete) = publish(engine, args, args.warmup, args.rate, args.bytes)?;
         if !complete || !engine.tally.clean() {
             return Err(format!("warm-up: {}", engine.tally.summary()));
+        }
+    }
+    if args.fill > 0 {
+        let (_, complete) = publish(engine, args, args.fill, FILL_RATE, FILL_BYTES)?;
+        if !complete || !engine.tally.clean() {
+            return Err(format!("filling buffers: {}", engine.tally.summary()));
         }
     }
     if let Some(path) = &args.probe {
         engine.probe = Some(Probe::new(path.clone(), args.addr, args.probe_every * 1_000_000));
     }
-    engine.new_phase(args.bytes);
     let mark = Mark::new(engine);
-    let (answer, complete) = publish(engine, args, args.n, args.rate)?;
+    let (answer, complete) = publish(engine, args, args.n, args.rate, args.bytes)?;
     let until = engine.tally.last_event.max(mark.wall);
     mark.report(engine, until, &mut report);
     if let Some(probe) = &engine.probe {
