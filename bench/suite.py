@@ -52,7 +52,7 @@ QUICK = (
         (
             "fanout",
             "--clients",
-            "500,2000",
+            "2000",
             "--rate",
             "2",
             "--seconds",
