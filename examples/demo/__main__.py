@@ -30,7 +30,9 @@ def main() -> None:
     listener = listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"sse-hub demo: http://{host}:{listener.getsockname()[1]}/   (Ctrl-C stops it)", flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    # On the command line: uvicorn examples.demo.app:app --http sse_hub.uvicorn:Protocol
+    http = "sse_hub.uvicorn:Protocol" if settings.handoff else "auto"
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning"))
     server.run(sockets=[listener])
 
 

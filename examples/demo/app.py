@@ -105,7 +105,8 @@ def connected(subscriber: Subscription) -> None:
     for other in hub.subscribers():
         if other.info == subscriber.info and other.id != subscriber.id:
             hub.disconnect(id=other.id, reason="replaced")
-    subscriber.send({"id": subscriber.id, "recovered": subscriber.recovered}, event="hello")
+    hello = {"id": subscriber.id, "recovered": subscriber.recovered, "path": subscriber.path}
+    subscriber.send(hello, event="hello")
     what: Literal["came back", "joined"] = "came back" if subscriber.recovered else "joined"
     announce(Change(what=what, name=subscriber.user or "?"))
 

@@ -2,6 +2,7 @@
 
 PORT                 port to listen on (default 8000; when it is taken, a free one is used)
 HOST                 address to listen on (default 127.0.0.1)
+SSE_HUB_HANDOFF      0: streams stay with uvicorn; 1 (default): they are handed off to a thread in Rust
 SSE_HUB_HEARTBEAT    seconds of silence after which a stream gets a heartbeat (default 5)
 SSE_HUB_RECONNECT    "min,max" seconds a browser waits before it reconnects (default "1,3")
 SSE_HUB_TICK         seconds between two price ticks (default 0.5)
@@ -19,6 +20,7 @@ class Settings:
 
     host: str
     port: int
+    handoff: bool
     heartbeat: float
     reconnect: tuple[float, float]
     tick: float
@@ -33,6 +35,7 @@ class Settings:
         return cls(
             host=env.get("HOST", "127.0.0.1"),
             port=int(env.get("PORT", "8000")),
+            handoff=env.get("SSE_HUB_HANDOFF", "1") != "0",
             heartbeat=float(env.get("SSE_HUB_HEARTBEAT", "5")),
             reconnect=(float(shortest), float(longest)),
             tick=float(env.get("SSE_HUB_TICK", "0.5")),

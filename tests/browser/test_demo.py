@@ -265,3 +265,19 @@ def test_a_busy_port_is_reported_and_another_is_taken(demo: Server, serve: Serve
     assert f"Port {demo.port} is in use" in second.output
     assert second.port != demo.port
     assert second.http.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(("handoff", "path"), [("1", "reactor"), ("0", "loop")])
+def test_the_page_says_who_writes_its_stream(
+    serve: Serve, visit: Callable[..., Page], handoff: str, path: str
+) -> None:
+    server = serve(*DEMO, **QUICK, SSE_HUB_HANDOFF=handoff)
+    page = visit(server.url, "Ann")
+    expect(page.locator("#fact-path")).to_have_attribute("data-path", path)
+    ticks_go_on(page)
+    reconnects = number(page, "fact-reconnects")
+    page.click("#cut")
+    expect(page.locator("#fact-reconnects")).to_have_text(str(reconnects + 1))
+    state(page, "open")
+    expect(page.locator("#fact-path")).to_have_attribute("data-path", path)
+    ticks_go_on(page)

@@ -40,6 +40,8 @@ const STATES = {
   closed: "Hung up",
 };
 
+const PATHS = { reactor: "a Rust thread (handed off)", loop: "uvicorn (event loop)" };
+
 stream.on("state", (state) => {
   byId("state").dataset.state = state;
   document.body.dataset.stream = state;
@@ -53,9 +55,11 @@ stream.on("state", (state) => {
 stream.addEventListener("any", () => {
   byId("fact-id").textContent = stream.lastEventId ?? "–";
 });
-stream.on("hello", ({ id }) => {
+stream.on("hello", ({ id, path }) => {
   me.stream = id;
   byId("fact-stream").textContent = id;
+  byId("fact-path").textContent = PATHS[path];
+  byId("fact-path").dataset.path = path;
 });
 
 // What we missed cannot be proven complete (the server restarted, or we were away too long):
