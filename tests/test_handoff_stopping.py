@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from handoff_serving import (
 from servers import Client, ThreadServer
 from sse_hub import _handed
 from sse_hub._handed import handed_off
+from wire import WAYS, Site, Stream, quiet
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -138,3 +140,26 @@ async def test_streams_are_held_weakly() -> None:
     assert ref() is None
     _handed._servers[server.server_state].begin(server)
     assert not server.server_state.tasks
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
+    site = Site(way)
+    hub = site.hub(capacity=100_000)
+    stalled = site.stream(hub, client={"receive_buffer": 4096}, overflow="drop_oldest")
+    streams = [site.stream(hub) for _ in range(20)]
+    with quiet():
+        for n in range(500):
+            hub.publish("t", {"n": n, "fill": "x" * 1000})
+        began = time.monotonic()
+        site.server.stop()
+        with ThreadPoolExecutor(20) as pool:
+            for stream, rest in zip(streams, pool.map(Stream.rest, streams), strict=True):
+                assert [event.json()["n"] for event in rest] == [*range(500)]
+                assert stream.ended
+        site.server.wait()
+        assert time.monotonic() - began < 2 + hub.grace
+        assert hub.count() == 0
+    for stream in [stalled, *streams]:
+        stream.close()
+    site.close()
