@@ -157,7 +157,8 @@ impl PySubscription {
             return Ok(());
         }
         if let Some(wake) = self.core.close(&self.reader, &self.identity, reason.clone()) {
-            if wake {
+            // A reactor looks at one that is busy writing, too: its client may never take the rest.
+            if wake || matches!(self.place, Place::Reactor(_)) {
                 self.resume();
             }
             self.announce(py, reason)?;

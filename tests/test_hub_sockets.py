@@ -1,0 +1,33 @@
+"""Sockets given to the reactor directly, as no server does it: what happens in unlucky moments."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from sse_hub import Hub, Subscription
+
+
+def hand_over(hub: Hub, on_end: Any = None, **options: Any) -> tuple[Subscription, socket.socket]:
+    """A client on a Unix socket, where no timeout of TCP helps, and its stream."""
+    ours, theirs = socket.socketpair()
+    names = ("last_event_id", "user", "info", "overflow", "capacity", "max_age")
+    options = {"replay": 0, "initial": False, **dict.fromkeys(names), **options}
+    return hub._hand_over(ours.detach(), "t", server=1, on_end=on_end, **options), theirs
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed() -> None:
+    with Hub(stall_timeout=0.2, heartbeat=None, grace=0) as hub:
+        subscription, client = hand_over(hub)
+        with client:
+            hub.publish("t", raw_data="x" * 1_000_000)  # more than the socket takes
+            await until(lambda: hub.stats()["delivered"] == 2)
+            subscription.close()
+            await until(lambda: hub.stats()["handed_off"] == 0)
