@@ -31,3 +31,15 @@ async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed()
             await until(lambda: hub.stats()["delivered"] == 2)
             subscription.close()
             await until(lambda: hub.stats()["handed_off"] == 0)
+
+
+async def test_a_stream_that_ends_while_it_is_handed_over_is_told_of() -> None:
+    ended: list[str] = []
+    with Hub(grace=0) as hub:
+        reasons: list[str] = []
+        hub.on_disconnect(lambda subscription, reason: reasons.append(reason))
+        clients = [hand_over(hub, ended.append, max_age=1e-9)[1] for _ in range(500)]
+        await until(lambda: len(reasons) == len(ended) == 500)
+        assert set(reasons) == set(ended) == {"max_age"}
+        for client in clients:
+            client.close()

@@ -531,6 +531,10 @@ impl PyHub {
         let reactor = reactors.pick();
         let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
         reactors.remember(&identity, home, HandedClient { info, on_end });
+        if let Some(reason) = identity.closed.get() {
+            // It ended on the reactor's thread before anybody could be told.
+            reactors.report(&identity, reason);
+        }
         // SAFETY: the caller duplicated the descriptor for this and gives it up.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         reactor.adopt(socket, identity.clone());
