@@ -60,6 +60,12 @@ impl Replay {
         self.after.len() == topics.len() && self.after.iter().all(|(topic, _)| topics.contains(topic))
     }
 
+    /// Whether an entry of now stands in history among what it reads.
+    #[must_use]
+    pub fn reads(&self, entry: &Entry) -> bool {
+        entry.seq.is_some() && self.after.iter().any(|(topic, _)| entry.target.rings().contains(topic))
+    }
+
     /// Go on up to `until`.
     pub fn extend(&mut self, until: u64) {
         self.until = self.until.max(until);

@@ -84,14 +84,14 @@ impl Queue {
         }
     }
 
-    /// If there is no room for `entry`, and it and all that waits stand in history, let go of everything: a
-    /// replay that is under way takes it over. True when it does.
-    pub fn give_to_history(&mut self, entry: &Entry) -> bool {
+    /// If there is no room for `entry`, and a replay that is under way reads it and all that waits from history,
+    /// let go of everything: the replay takes it over. True when it does.
+    pub fn give_to_history(&mut self, entry: &Entry, reads: impl Fn(&Entry) -> bool) -> bool {
         let is_whole = self.dropped_oldest == 0 && self.dropped_newest == 0;
         let given = is_whole
             && !self.has_room(entry)
-            && entry.seq.is_some()
-            && self.entries.iter().all(|entry| entry.seq.is_some());
+            && reads(entry)
+            && self.entries.iter().all(|entry| reads(entry));
         if given {
             self.clear();
         }

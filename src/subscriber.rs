@@ -291,7 +291,7 @@ impl Subscriber {
         if stuck
             && let (Some(replay), Some(seq)) = (&mut self.replay, entry.seq)
             && replay.covers(&self.topics)
-            && self.queue.give_to_history(entry)
+            && self.queue.give_to_history(entry, |entry| replay.reads(entry))
         {
             replay.extend(seq);
             return Pushed::Queued;

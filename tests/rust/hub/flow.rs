@@ -7,7 +7,7 @@ use sse_hub::hub::Request;
 use sse_hub::queue::OverflowPolicy;
 use sse_hub::subscriber::{CloseReason, Taken};
 
-use crate::support::{MS, SECOND, STALL, World, config, draft, request};
+use crate::support::{MS, SECOND, STALL, World, config, draft, request, topics};
 
 fn with_policy(world: &World, overflow: OverflowPolicy) -> crate::support::Stream {
     world.live_with(&Request { overflow: Some(overflow), ..request(&["a"]) })
@@ -180,6 +180,25 @@ fn a_client_that_takes_its_replay_is_not_cut_for_what_is_published_meanwhile() {
     world.publish(&["a"], "too much");
     world.drain();
     assert_eq!(stream.closed(), Some("overflow"));
+}
+
+#[test]
+fn a_replay_does_not_take_over_what_is_not_of_its_topics() {
+    let mut config = config();
+    config.retention.count = 5000;
+    let world = World::new(config);
+    publish(&world, 1..=3000);
+    let stream = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
+    world.drain();
+    stream.take();
+    // It was in another topic for a moment, of which the replay knows nothing.
+    assert_eq!(world.hub.join(stream.identity.id, &topics(&["c"])), Ok(true));
+    world.publish(&["c"], "of c");
+    assert!(world.hub.leave(stream.identity.id, &topics(&["c"])));
+    world.stick("a");
+    world.publish(&["a"], "too much");
+    world.drain();
+    assert_eq!(stream.closed(), Some("overflow"), "or the event of c would be missing without a word");
 }
 
 #[test]
