@@ -146,6 +146,7 @@ async def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: An
         ("max_subscribers", -1),
         ("grace", -1),
         ("threads", 0),
+        ("threads", 1_000_000),
     ],
 )
 def test_a_hub_checks_its_options(option: str, value: Any) -> None:

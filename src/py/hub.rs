@@ -45,6 +45,9 @@ pub struct PyHub {
     reactors: Mutex<Option<Arc<Reactors>>>,
 }
 
+/// Most threads of one hub: more than any machine has use for.
+const MAX_THREADS: usize = 1024;
+
 /// A limit as the core takes it.
 fn at_least(option: &str, value: i64, least: i64) -> PyResult<usize> {
     if value < least {
@@ -311,7 +314,12 @@ impl PyHub {
             families: Mutex::default(),
             readers: Mutex::default(),
             tells_of_disconnects: AtomicBool::new(false),
-            threads: at_least("threads", threads, 1)?,
+            threads: at_least("threads", threads, 1).and_then(|threads| match threads {
+                1..=MAX_THREADS => Ok(threads),
+                _ => Err(PyValueError::new_err(format!(
+                    "threads must be at most {MAX_THREADS}, not {threads}"
+                ))),
+            })?,
             reactors: Mutex::default(),
         })
     }

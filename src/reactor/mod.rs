@@ -98,6 +98,7 @@ impl Wake for SharedWaker {
 pub struct Reactor {
     /// What delivers to its clients: subscribe with it.
     pub reader: Arc<Reader>,
+    hub: Arc<Hub>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -112,10 +113,13 @@ impl Reactor {
         let shared =
             Arc::new(Shared { commands: Mutex::new(Some(Vec::new())), open: Mutex::default(), signal });
         let reader = hub.add_reader(Box::new(SharedWaker(shared.clone())));
-        let worker = Worker::new(hub, reader.clone(), shared.clone(), heard, listener)?;
-        let thread =
-            std::thread::Builder::new().name("sse-hub-reactor".into()).spawn(move || worker.run())?;
-        Ok(Self { reader, shared, thread: Mutex::new(Some(thread)) })
+        // From here on dropping it takes the reader away again.
+        let thread = Mutex::new(None);
+        let this = Self { hub: hub.clone(), reader: reader.clone(), shared: shared.clone(), thread };
+        let worker = Worker::new(hub, reader, shared, heard, listener)?;
+        let builder = std::thread::Builder::new().name("sse-hub-reactor".into());
+        *this.thread.lock() = Some(builder.spawn(move || worker.run())?);
+        Ok(this)
     }
 
     /// Take over a client's socket. Its response head and a first chunk are sent already; `identity` was
@@ -154,6 +158,7 @@ impl Reactor {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        self.hub.remove_reader(&self.reader);
     }
 }
 

@@ -106,8 +106,8 @@ impl Worker {
         listener: Box<dyn Listener>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        descriptors::own(poll.as_raw_fd());
         poll.registry().register(&mut heard.0, SIGNAL, Interest::READABLE)?;
+        descriptors::own(poll.as_raw_fd());
         Ok(Self {
             hub,
             reader,
@@ -415,6 +415,13 @@ impl Worker {
         for token in all {
             self.gone(token, &CloseReason::HubClosed);
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Also when its thread could not be started, or panicked: a forked child would close whatever has the
+        // number by then.
         descriptors::disown(self.poll.as_raw_fd());
     }
 }

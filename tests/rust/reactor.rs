@@ -279,6 +279,7 @@ fn a_reactor_that_is_dropped_closes_everything() {
     drop(setup.reactor);
     assert!(client.closes());
     assert_eq!(setup.hub.count(None), 0);
+    assert!(setup.hub.stats().contains(&("readers", 0)), "nothing is held for it");
 }
 
 /// What a test with thousands of sockets needs.
