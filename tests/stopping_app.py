@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# For tests that run this app in their own process.
+burst_ended = threading.Event()
+late_began = threading.Event()
 
 hub = Hub()
 hub.publish("ticks", raw_data="at import")  # in use before a server with --preload forks
@@ -92,6 +97,7 @@ class Burst(Response):
         with serving(scope, receive, self):
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": BIG * 256})
+        burst_ended.set()
         print("burst ended", flush=True)
 
 
@@ -100,6 +106,7 @@ async def burst(request: Request) -> Response:
 
 
 async def late(request: Request) -> Response:
+    late_began.set()
     print("late began", flush=True)
     await asyncio.sleep(float(request.query_params["seconds"]))
     return RawStream(b"data: tick\n\n", 0.2)

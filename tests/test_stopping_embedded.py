@@ -20,7 +20,7 @@ from sse_hub import _serving
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
 from sse_hub._serving import abort, serving
-from stopping_app import app
+from stopping_app import app, burst_ended, late_began
 
 GRACE = 1.0
 OPENSSL = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
@@ -97,12 +97,12 @@ def test_an_ordinary_request_is_not_cut() -> None:
         server.wait()
 
 
-def test_a_stream_that_begins_while_its_server_stops_ends_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stream_that_begins_while_its_server_stops_ends_at_once() -> None:
+    late_began.clear()
     with ThreadServer(app) as server, ExitStack() as stack:
         open_streams(server, stack, "/raw")  # so that this library is in use
         late = stack.enter_context(Client(server.port, "/late?seconds=0.6"))
-        while "late began" not in capfd.readouterr().out:
-            time.sleep(0.01)
+        assert late_began.wait(10)
         began = time.monotonic()
         server.stop()
         assert b"data: goodbye" in late.read_to_end()
@@ -111,14 +111,14 @@ def test_a_stream_that_begins_while_its_server_stops_ends_at_once(capfd: pytest.
 
 
 def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    late_began.clear()
     shutdown = uvicorn.Server.shutdown
     monkeypatch.setattr(uvicorn.Server, "shutdown", getattr(shutdown, "__wrapped__", shutdown))
     monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
     with ThreadServer(app) as server, Client(server.port, "/late?seconds=0.6") as late:
-        while "late began" not in capfd.readouterr().out:
-            time.sleep(0.01)
+        assert late_began.wait(10)
         server.stop()
         wait_until_it_refuses(server.port)  # so it is stopping, and no stream has begun
         assert b"data: goodbye" in late.read_to_end()
@@ -148,13 +148,11 @@ def test_streams_over_tls_end_too(loop: str, tmp_path: Path, capfd: pytest.Captu
 
 
 @loops
-def test_a_finished_response_that_nobody_takes_does_not_keep_its_server(
-    loop: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_response_that_nobody_takes_does_not_keep_its_server(loop: str) -> None:
+    burst_ended.clear()
     with ThreadServer(app, loop=loop) as server, ExitStack() as stack:
         stack.enter_context(Client(server.port, "/burst", receive_buffer=4096))
-        while "burst ended" not in capfd.readouterr().out:
-            time.sleep(0.01)
+        assert burst_ended.wait(10)
         server.stop()
         server.wait(timeout=2 + GRACE)
 
