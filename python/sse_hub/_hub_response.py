@@ -151,12 +151,7 @@ class HubResponse(Response):
             return False
         self.hub._handed_over(server, subscription)
         if self.initial is not None and subscription.recovered is not True:
-            try:
-                subscription._initial(await self._initial_events(subscription))
-            except BaseException:
-                # The head is sent: ending the stream is all that can be said. The browser tries again.
-                subscription.close("error")
-                raise
+            await self._give_initial(subscription)
         return True
 
     async def _through_server(
@@ -200,15 +195,30 @@ class HubResponse(Response):
     async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any] | None) -> None:
         if start is not None:
             await send(start)
+        snapshot: asyncio.Task[None] | None = None
         owes_initial = self.initial is not None and subscription.recovered is not True
-        async for chunk in subscription:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if owes_initial:
-                # After the opening, which shows that the stream is there however long the snapshot takes.
-                owes_initial = False
-                subscription._initial(await self._initial_events(subscription))
+        try:
+            async for chunk in subscription:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if owes_initial:
+                    # After the opening, and beside the body: however long it takes, heartbeats go out.
+                    owes_initial = False
+                    snapshot = asyncio.create_task(self._give_initial(subscription))
+        finally:
+            if snapshot is not None:
+                snapshot.cancel()
+        if snapshot is not None and snapshot.done():
+            snapshot.result()  # raises what went wrong
         if subscription.closed not in ("client", "stalled"):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _give_initial(self, subscription: Subscription) -> None:
+        try:
+            subscription._initial(await self._initial_events(subscription))
+        except BaseException:
+            # The head is sent: ending the stream is all that can be said. The browser tries again.
+            subscription.close("error")
+            raise
 
     async def _initial_events(self, subscription: Subscription) -> list[Any]:
         assert self.initial is not None
