@@ -144,5 +144,5 @@ def test_a_server_with_open_streams_stops(name: str, outcomes: dict[str, Future[
     assert outcome.output.count("lifespan ended") == outcome.processes
     assert not re.search(r"Traceback|ERROR|Exception|Warning|was never", outcome.output), outcome.output
     assert outcome.code in (0, -15)
-    paths = set(re.findall(r"connected through the (\w+)", outcome.output))
+    paths = set(re.findall(r"connected through the (loop|reactor)", outcome.output))
     assert paths == {"reactor" if name.startswith("handed-off") else "loop"}
