@@ -532,9 +532,10 @@ impl PyHub {
             user: user.map(Into::into),
             ..request(topics, replay, overflow, capacity, max_age)?
         };
-        let (event_loop, here) = running_loop(py)?;
+        let _inside = exit::enter(py);
+        let (event_loop, is_here) = running_loop(py)?;
         let hub = slf.get().core();
-        let home = Self::reader_for(slf, &hub, &event_loop, here)?.get().reports.clone();
+        let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
         let reactors = slf.get().start_reactors(&hub)?;
         let reactor = reactors.pick();
         let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
