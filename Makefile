@@ -10,7 +10,10 @@ PYTHON ?= python3
 # Debian packages that tests use for real; `make test` installs them when it runs as root.
 DEBS := chromium nginx-light redis-server fonts-dejavu-core
 
-.PHONY: help demo bench bench-quick test test-core test-python lint build setup venv system clean format
+# Crates of the benchmark: not members of the package's, built only where it runs.
+BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
+
+.PHONY: help demo bench bench-quick test test-core test-python lint lint-bench build setup venv system clean format
 
 help:
 	@sed -n '2,5p' Makefile | sed 's/^# *//'
@@ -49,11 +52,12 @@ test: setup test-core test-python
 test-core:
 	cargo test --no-default-features -q
 	cargo test --no-default-features -q --features shuttle --test model
+	cd bench/loadgen && CARGO_TARGET_DIR=target cargo test --locked -q
 
 test-python: setup
 	$(PY) -m pytest
 
-lint: venv build
+lint: venv build lint-bench
 	cargo fmt --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --no-default-features --all-targets -- -D warnings
@@ -63,8 +67,16 @@ lint: venv build
 	$(VENV)/bin/mypy
 	$(PY) -m mypy.stubtest sse_hub._core
 
+# Go is not needed to work on the package: its peer is looked at where Go is installed.
+lint-bench:
+	for crate in $(BENCH_CRATES); do (cd $$crate && cargo fmt --check && \
+		CARGO_TARGET_DIR=target cargo clippy -q --locked --all-targets -- -D warnings) || exit 1; done
+	! command -v go >/dev/null || { test -z "$$(gofmt -l bench/peers/go)" && \
+		cd bench/peers/go && GOPROXY=off GOTOOLCHAIN=local go vet ./...; }
+
 format:
 	cargo fmt
+	for crate in $(BENCH_CRATES); do (cd $$crate && cargo fmt); done
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 

@@ -1,6 +1,7 @@
 """Builds and runs the load generator."""
 
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -12,7 +13,10 @@ BINARY = CRATE / "target" / "release" / "sse-loadgen"
 
 def build() -> None:
     """Compile the load generator; quick when nothing changed."""
-    subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=CRATE, check=True)
+    # Where BINARY is looked for, whatever the environment says.
+    environment = os.environ | {"CARGO_TARGET_DIR": "target"}
+    command = ["cargo", "build", "--release", "--quiet", "--locked"]
+    subprocess.run(command, cwd=CRATE, env=environment, check=True)
 
 
 def run(mode: str, pid: int, port: int, cores: str | None, **options: object) -> dict[str, Any]:

@@ -66,6 +66,23 @@ def uvicorn(app: str, *options: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
+def granian(app: str) -> Callable[[int, Path], list[str]]:
+    """One granian worker with uvloop; its supervisor is measured with it."""
+    fixed = ["--interface", "asgi", "--loop", "uvloop", "--workers", "1", "--no-access-log"]
+    fixed += ["--log-level", "error", "--host", "127.0.0.1"]
+    return lambda port, _directory: [sys.executable, "-m", "granian", *fixed, "--port", str(port), app]
+
+
+def hypercorn(app: str) -> Callable[[int, Path], list[str]]:
+    """One hypercorn worker with uvloop; its supervisor is measured with it."""
+    fixed = ["--worker-class", "uvloop", "--workers", "1", "--log-level", "error"]
+    # Its default of 100 waiting connections is less than come at once.
+    fixed += ["--backlog", "4096"]
+    return lambda port, _directory: [
+        sys.executable, "-m", "hypercorn", *fixed, "--bind", f"127.0.0.1:{port}", app
+    ]  # fmt: skip
+
+
 def program(*words: str) -> Callable[[int, Path], list[str]]:
     """A program that takes its port as the last argument."""
     return lambda port, _directory: [*words, str(port)]
@@ -96,6 +113,18 @@ SERVERS = [
         uvicorn("bench.peers.sse_hub_fanout:app", "--http", "sse_hub.uvicorn:Protocol"),
         FANOUT,
         ("sse-hub", "fastapi", *WEB),
+    ),
+    Server(
+        "sse-hub on granian",
+        granian("bench.peers.sse_hub_fanout:app"),
+        FANOUT,
+        ("sse-hub", "fastapi", "granian"),
+    ),
+    Server(
+        "sse-hub on hypercorn",
+        hypercorn("bench.peers.sse_hub_fanout:app"),
+        FANOUT,
+        ("sse-hub", "fastapi", "hypercorn"),
     ),
     Server("sse-hub", uvicorn("bench.peers.sse_hub_tokens:app"), TOKENS, ("sse-hub", "fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
