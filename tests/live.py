@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,14 +68,19 @@ class Server:
 def serve(app: Callable[..., Any], **options: Any) -> Iterator[Server]:
     """Run ``app`` under uvicorn on a free port, lifespan included, until the block ends.
 
-    ``options`` are those of ``uvicorn.Config``. That the server stops while streams are open is part of what
-    every test with it shows.
+    ``options`` are those of ``uvicorn.Config``; with ``uds`` the server listens there, and nowhere else. That
+    the server stops while streams are open is part of what every test with it shows.
     """
     with socket.create_server(("127.0.0.1", 0)) as sock:
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
-        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [sock]}, daemon=True)
+        sockets = None if "uds" in options else [sock]
+        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": sockets}, daemon=True)
         thread.start()
         # The socket listens already: a request made before the start is over waits in its queue.
+        deadline = time.monotonic() + PATIENCE
+        while sockets is None and not uvicorn_server.started:
+            assert time.monotonic() < deadline, "uvicorn does not start"
+            time.sleep(0.01)
         server = Server(sock.getsockname()[1])
         try:
             yield server

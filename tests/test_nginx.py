@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from handoff_serving import PROTOCOL
 from live import PATIENCE, Events, serve
 from sse_hub import Hub, HubResponse
 
@@ -48,19 +50,31 @@ http {{
 """
 
 
-def recommended(port: int) -> str:
-    """What README recommends, for an upstream on ``port``."""
+# uvicorn's options: through the server; handed off; handed off from a Unix socket.
+WAYS: dict[str, dict[str, str]] = {
+    "portable": {},
+    "handed-off": {"http": PROTOCOL},
+    "handed-off-uds": {"http": PROTOCOL, "uds": "uvicorn.sock"},
+}
+
+# For what takes seconds, and is the same on any kind of socket.
+each_path = pytest.mark.parametrize("site", ["portable", "handed-off"], indirect=True)
+
+
+def recommended(upstream: str) -> str:
+    """What README recommends, for an upstream there."""
     _, _, rest = README.read_text().partition("```nginx\n")
     location, fence, _ = rest.partition("```")
     assert fence, "README has no nginx block"
     assert location.count("127.0.0.1:8000") == 1
-    return location.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    return location.replace("http://127.0.0.1:8000", upstream)
 
 
 @dataclass
 class Site:
     """An app with a hub behind nginx."""
 
+    path: str  # which way its streams go
     hub: Hub = field(default_factory=lambda: Hub(heartbeat=0.4))
     quiet: Hub = field(default_factory=lambda: Hub(heartbeat=None))
     app: FastAPI = field(default_factory=FastAPI)
@@ -120,13 +134,18 @@ def nginx(prefix: Path, location: str) -> Iterator[subprocess.Popen[str]]:
         process.stderr.close()
 
 
-@pytest.fixture
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site()
+@pytest.fixture(params=WAYS)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     prefix = tmp_path_factory.mktemp("nginx")
+    options: dict[str, Any] = dict(WAYS[request.param])
+    upstream = "http://127.0.0.1:{}"
+    if "uds" in options:
+        options["uds"] = str(prefix / options["uds"])
+        upstream = f"http://unix:{options['uds']}:"
+    site = Site(path="reactor" if "http" in options else "loop")
     with (
-        serve(site.app) as server,
-        nginx(prefix, recommended(server.port)) as site.nginx,
+        serve(site.app, **options) as server,
+        nginx(prefix, recommended(upstream.format(server.port))) as site.nginx,
         httpx.Client(
             transport=httpx.HTTPTransport(uds=str(prefix / "nginx.sock")), timeout=PATIENCE
         ) as site.http,
@@ -154,6 +173,7 @@ def test_the_server_is_asked_with_http_1_1_and_told_who_asks(site: Site) -> None
         assert "connection" not in request.headers or request.headers["connection"] == ""
 
 
+@each_path
 def test_heartbeats_keep_a_silent_stream_beyond_the_read_timeout(site: Site) -> None:
     with site.stream() as events:
         began = time.monotonic()
@@ -167,6 +187,7 @@ def test_heartbeats_keep_a_silent_stream_beyond_the_read_timeout(site: Site) -> 
         assert 'data: "still here"' in lines
 
 
+@each_path
 def test_without_heartbeats_nginx_cuts_a_silent_stream(site: Site) -> None:
     with site.stream("/events/quiet") as events:
         events.opened()
@@ -175,20 +196,29 @@ def test_without_heartbeats_nginx_cuts_a_silent_stream(site: Site) -> None:
 
 
 def test_a_client_that_leaves_is_noticed(site: Site) -> None:
-    with site.stream() as events:
+    with site.stream() as stays, site.stream() as events:
+        stays.opened()
         events.opened()
+        assert site.hub.count() == 2
+        assert {subscriber.path for subscriber in site.hub.subscribers()} == {site.path}
+        assert site.hub.stats()["handed_off"] == (2 if site.path == "reactor" else 0)
+        events.response.close()
+        assert site.left.get(timeout=PATIENCE) == "client"
         assert site.hub.count() == 1
-    assert site.left.get(timeout=PATIENCE) == "client"
-    assert site.hub.count() == 0
+        assert site.hub.stats()["handed_off"] == (1 if site.path == "reactor" else 0)
 
 
 def test_a_client_resumes_through_nginx(site: Site) -> None:
     with site.stream() as events:
-        last = events.opened().id
+        events.opened()
+        site.hub.publish("t", 0)
+        last = events.next().id
     site.left.get(timeout=PATIENCE)
-    site.hub.publish("t", "missed")
+    for number in range(1, 100):
+        site.hub.publish("t", number)
     with site.stream(**{"Last-Event-ID": last}) as events:
-        assert events.next().json() == "missed"
+        site.hub.publish("t", 100)
+        assert [events.next().json() for _ in range(100)] == [*range(1, 101)]
 
 
 def test_a_reload_ends_old_workers_streams_after_their_shutdown_timeout(site: Site) -> None:

@@ -1,0 +1,167 @@
+"""Thousands of clients at once, in one thread: raw sockets and an epoll.
+
+::
+
+    with many_descriptors(2000), run(crowd_app()) as server, Crowd(server.port) as crowd:
+        visitors = crowd.come(1000, "/events")
+        crowd.read(visitors, lambda visitor: visitor.ended)
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import select
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from handoff_serving import PROTOCOL
+from servers import HOST, Command, uvicorn
+
+# `make test-crowds` sets it: numbers of connections as they are promised, not as fast as a test suite wants.
+FULL = os.environ.get("SSE_HUB_CROWDS") == "full"
+GRACE = 2.0  # of the app's hub
+OPENED = b"event: stream-open\n"
+# Connects and requests under way at once: fewer than what a listener queues.
+PARALLEL = 250
+
+
+@contextmanager
+def many_descriptors(count: int) -> Iterator[None]:
+    """Let this process open ``count`` sockets."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < count + 200:
+        pytest.skip(f"needs {count + 200} descriptors, and may have {limits[1]}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], count + 200), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def crowd_app(*options: str) -> Command:
+    """A server for a crowd, with the hand-off; the app takes all descriptors that it may have."""
+    fixed = ["--http", PROTOCOL, "--no-access-log", "--backlog", "4096"]
+    command = uvicorn("tests.crowd_app:app", *fixed, *options)
+    command.env["GRACE"] = str(GRACE)
+    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
+    return command
+
+
+def ask(port: int, path: str) -> Any:
+    """The answer of one request of its own, as JSON."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=30) as response:
+        return json.load(response)
+
+
+class Visitor:
+    """One client of a crowd."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.received = b""
+        self.ended = False  # by the server, in whatever way
+        self.reset = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body has come to its proper end."""
+        return self.received.endswith(b"\r\n0\r\n\r\n")
+
+    def read(self) -> None:
+        try:
+            data = self.sock.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data, self.reset = b"", True
+        self.received += data
+        self.ended = not data
+
+
+class Crowd:
+    """Clients of one server. They come from several addresses, so that ports do not run out."""
+
+    def __init__(self, port: int, *, sources: int = 8) -> None:
+        self.port = port
+        self.sources = sources
+        self.visitors: set[Visitor] = set()
+        self._epoll = select.epoll()
+        self._came = 0
+
+    def come(
+        self, count: int, path: str, *, receive_buffer: int | None = None, until: bytes = OPENED
+    ) -> list[Visitor]:
+        """Open ``count`` streams, and return when each has begun: has received ``until``."""
+        request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+        came: list[Visitor] = []
+        pending: dict[int, Visitor] = {}
+        deadline = time.monotonic() + 30 + count / 100
+        while len(came) < count or pending:
+            assert time.monotonic() < deadline, f"{len(pending)} do not begin"
+            while len(came) < count and len(pending) < PARALLEL:
+                came.append(self._connect(receive_buffer))
+                pending[came[-1].sock.fileno()] = came[-1]
+            for number, events in self._epoll.poll(1.0):
+                visitor = pending[number]
+                if events & select.EPOLLOUT:
+                    visitor.sock.sendall(request)
+                    self._epoll.modify(number, select.EPOLLIN)
+                    continue
+                visitor.read()
+                assert not visitor.ended, visitor.received
+                if until in visitor.received:
+                    self._epoll.unregister(number)
+                    del pending[number]
+        return came
+
+    def _connect(self, receive_buffer: int | None) -> Visitor:
+        visitor = Visitor(socket.socket())
+        self.visitors.add(visitor)
+        sock = visitor.sock
+        sock.setblocking(False)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        sock.bind((f"127.0.0.{2 + self._came % self.sources}", 0))
+        self._came += 1
+        assert sock.connect_ex((HOST, self.port)) in (0, errno.EINPROGRESS)
+        self._epoll.register(sock, select.EPOLLOUT)
+        return visitor
+
+    def read(
+        self, visitors: Iterable[Visitor], done: Callable[[Visitor], bool], seconds: float = 30.0
+    ) -> None:
+        """Read what comes for these until each is done."""
+        left = {visitor.sock.fileno(): visitor for visitor in visitors if not done(visitor)}
+        for number in left:
+            self._epoll.register(number, select.EPOLLIN)
+        deadline = time.monotonic() + seconds
+        while left:
+            assert time.monotonic() < deadline, f"{len(left)} still wait"
+            for number, _ in self._epoll.poll(1.0):
+                visitor = left[number]
+                visitor.read()
+                if visitor.ended or done(visitor):
+                    self._epoll.unregister(number)
+                    del left[number]
+
+    def leave(self, visitor: Visitor) -> None:
+        """Close its socket; forget it."""
+        visitor.sock.close()
+        self.visitors.discard(visitor)
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for visitor in self.visitors:
+            visitor.sock.close()
+        self._epoll.close()
