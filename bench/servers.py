@@ -92,6 +92,8 @@ FANOUT = frozenset({"fanout", "burst", "idle", "churn", "stalled", "probe"})
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
 FLOOR = frozenset({"fanout", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
+# The hub's own, and nchan's; the others' users write a history of their own.
+REPLAY = frozenset({"replay"})
 WEB = ("uvicorn", "uvloop", "httptools", "starlette")
 
 SERVERS = [
@@ -107,11 +109,22 @@ SERVERS = [
         TOKENS,
         ("sse-starlette", "fastapi", *WEB),
     ),
-    Server("sse-hub", uvicorn("bench.peers.sse_hub_fanout:app"), FANOUT, ("sse-hub", "fastapi", *WEB)),
+    Server(
+        "sse-starlette",
+        uvicorn("bench.peers.sse_starlette_replay:app"),
+        REPLAY,
+        ("sse-starlette", "fastapi", *WEB),
+    ),
+    Server(
+        "sse-hub",
+        uvicorn("bench.peers.sse_hub_fanout:app"),
+        FANOUT | REPLAY,
+        ("sse-hub", "fastapi", *WEB),
+    ),
     Server(
         "sse-hub handed off",
         uvicorn("bench.peers.sse_hub_fanout:app", "--http", "sse_hub.uvicorn:Protocol"),
-        FANOUT,
+        FANOUT | REPLAY,
         ("sse-hub", "fastapi", *WEB),
     ),
     Server(
@@ -128,6 +141,7 @@ SERVERS = [
     ),
     Server("sse-hub", uvicorn("bench.peers.sse_hub_tokens:app"), TOKENS, ("sse-hub", "fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
+    Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse_replay:app"), REPLAY, ("fastapi", *WEB)),
     Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
     Server("raw-asgi", uvicorn("bench.peers.raw_asgi:app"), FANOUT | TOKENS, WEB[:3]),
     Server(
@@ -154,7 +168,7 @@ SERVERS = [
     Server(
         "nchan",
         toolchains.nchan_configuration,
-        FANOUT,
+        FANOUT | REPLAY,
         versions=toolchains.nchan_version,
         prepare=toolchains.nchan,
         companion=lambda port, directory: [

@@ -27,10 +27,13 @@ def check(events: list[ServerSentEvent], first: int, n: int) -> None:
             raise WrongEvents(f"event {seq} is {event.data!r}")
 
 
-async def _collect(client: httpx.AsyncClient, path: str, n: int | None) -> list[ServerSentEvent]:
+async def _collect(
+    client: httpx.AsyncClient, path: str, n: int | None, last_event_id: str | None = None
+) -> list[ServerSentEvent]:
     """The first `n` events of a stream, or all of it; the server's own `stream-…` events are left out."""
     events: list[ServerSentEvent] = []
-    async with aconnect_sse(client, "GET", path) as source:
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    async with aconnect_sse(client, "GET", path, headers=headers) as source:
         async for event in source.aiter_sse():
             if event.data and not event.event.startswith("stream-"):
                 events.append(event)
@@ -47,7 +50,8 @@ async def _await_count(client: httpx.AsyncClient, wanted: int) -> None:
     raise WrongEvents(f"the server never counted {wanted} subscribers")
 
 
-async def _fanout(client: httpx.AsyncClient) -> None:
+async def _fanout(client: httpx.AsyncClient) -> tuple[int, list[ServerSentEvent]]:
+    """Events to several clients; returns the first one's number and what one client got."""
     readers = [asyncio.create_task(_collect(client, "/events", EVENTS)) for _ in range(CLIENTS)]
     await _await_count(client, CLIENTS)
     answer: dict[str, Any] = (
@@ -56,6 +60,15 @@ async def _fanout(client: httpx.AsyncClient) -> None:
     for events in await asyncio.gather(*readers):
         check(events, answer["first"], EVENTS)
     await _await_count(client, 0)
+    return answer["first"], events
+
+
+async def _replay(client: httpx.AsyncClient) -> None:
+    first, events = await _fanout(client)
+    for seen, event in enumerate(events[:-1], 1):
+        missed = await _collect(client, "/events", EVENTS - seen, event.id)
+        check(missed, first + seen, EVENTS - seen)
+        await _await_count(client, 0)
 
 
 async def _tokens(client: httpx.AsyncClient) -> None:
@@ -69,6 +82,12 @@ def verify(workload: str, port: int) -> None:
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            await (_tokens if workload == "tokens" else _fanout)(client)
+            match workload:
+                case "tokens":
+                    await _tokens(client)
+                case "replay":
+                    await _replay(client)
+                case _:
+                    await _fanout(client)
 
     asyncio.run(main())

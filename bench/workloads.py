@@ -79,6 +79,10 @@ def _tokens(args: Namespace) -> dict[str, object]:
     return {"n": n, "path": path, "warmup": 1, "repeat": args.repeat}
 
 
+def _replay(args: Namespace) -> dict[str, object]:
+    return {"n": args.events or 1000, "warmup": 1}
+
+
 def _timed(args: Namespace) -> dict[str, object]:
     return {"duration": args.seconds}
 
@@ -98,6 +102,19 @@ WORKLOADS = {
     "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD), clients=10_000),
     "probe": Workload("fanout", _probe, (CPU, *DELIVERY, BUSY, LOAD), clients=8000),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD), clients=50),
+    "replay": Workload(
+        "replay",
+        _replay,
+        (
+            Metric("all have everything, ms", "wall_s", 1e3, digits=0, ratio=True),
+            Metric("median client, ms", "complete.p50_us", 1e-3, digits=0),
+            replace(CPU, title="CPU per replayed event, µs"),
+            PEAK,
+            BUSY,
+            LOAD,
+        ),
+        clients=1000,
+    ),
     "idle": Workload(
         "idle",
         _timed,

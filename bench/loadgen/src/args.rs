@@ -13,6 +13,7 @@ modes
   tokens   N clients, each with a finite stream of its own; their ends are awaited
   idle     N clients that only get heartbeats
   churn    N clients that leave as soon as their stream is open, and come again
+  replay   N clients that come at once, all with the Last-Event-ID from before the last --n events
 
 options (defaults in brackets)
   --addr HOST:PORT      the server, IPv4
@@ -52,6 +53,8 @@ pub enum Mode {
     Idle,
     /// Clients that come and go.
     Churn,
+    /// Clients that come back and are owed events.
+    Replay,
 }
 
 /// All options.
@@ -143,6 +146,7 @@ impl Args {
                         "tokens" => Mode::Tokens,
                         "idle" => Mode::Idle,
                         "churn" => Mode::Churn,
+                        "replay" => Mode::Replay,
                         other => return Err(format!("unknown mode {other:?}").into()),
                     });
                 }
@@ -154,7 +158,7 @@ impl Args {
                 other => return Err(other.unexpected()),
             }
         }
-        args.mode = mode.ok_or("a mode is needed: fanout, tokens, idle or churn")?;
+        args.mode = mode.ok_or("a mode is needed: fanout, tokens, idle, churn or replay")?;
         if args.addr.port() == 0 || args.pid == 0 {
             return Err("--addr and --pid are needed".into());
         }

@@ -35,6 +35,8 @@ pub struct Client {
     pub expected: Option<u64>,
     /// Benchmark events on this connection.
     pub events: u64,
+    /// When the last of them came.
+    pub last_event: u64,
     /// Leaves its input unread once it is open.
     pub stalls: bool,
     response: Response,
@@ -49,10 +51,21 @@ impl Client {
             stage: Stage::Connecting,
             expected: None,
             events: 0,
+            last_event: 0,
             stalls,
             response: Response::default(),
             stream: Stream::default(),
         }
+    }
+
+    /// From now on remembers the last event's id, as an `EventSource` does.
+    pub fn remember_id(&mut self) {
+        self.stream.keep_id();
+    }
+
+    /// That id; empty where none came.
+    pub fn last_id(&self) -> &[u8] {
+        self.stream.last_id()
     }
 
     /// Whether its socket is still of interest.
@@ -92,7 +105,10 @@ impl Client {
         let fed = response.feed(bytes, |body| {
             stream.feed(body, &mut |item| tally.take(item, at, expected));
         });
-        self.events += tally.events - before;
+        if tally.events > before {
+            self.events += tally.events - before;
+            self.last_event = at;
+        }
         if fed.is_err() || !matches!(self.response.status, 0 | 200) {
             self.end(Stage::Failed);
         } else if self.response.done() {

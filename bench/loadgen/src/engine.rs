@@ -27,6 +27,14 @@ pub struct Samples {
     cpu: u64,
 }
 
+fn request(target: SocketAddrV4, path: &str, further: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {target}\r\nAccept: text/event-stream\r\n\
+        Cache-Control: no-cache\r\n{further}\r\n"
+    )
+    .into_bytes()
+}
+
 /// Everything a mode works with.
 #[derive(Debug)]
 pub struct Engine {
@@ -64,9 +72,6 @@ pub struct Engine {
 impl Engine {
     /// `sources` is how many addresses from 127.0.0.2 on the clients come from in turn.
     pub fn new(server: Server, target: SocketAddrV4, path: &str, sources: u8) -> io::Result<Self> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {target}\r\nAccept: text/event-stream\r\nCache-Control: no-cache\r\n\r\n"
-        );
         Ok(Self {
             server,
             clients: Vec::new(),
@@ -80,11 +85,16 @@ impl Engine {
             control: None,
             target,
             sources: sources.max(1),
-            request: request.into_bytes(),
+            request: request(target, path, ""),
             epoll: Epoll::new()?,
             ready: Vec::with_capacity(1024),
             buffer: vec![0; 64 * 1024],
         })
+    }
+
+    /// From now on clients come back with this id.
+    pub fn resume_from(&mut self, path: &str, id: &str) {
+        self.request = request(self.target, path, &format!("Last-Event-ID: {id}\r\n"));
     }
 
     /// Starts one more client.

@@ -11,6 +11,7 @@ mod http;
 mod measure;
 mod modes;
 mod process;
+mod replay;
 mod socket;
 mod sse;
 mod tally;
@@ -33,6 +34,7 @@ fn run(args: &Args) -> Result<serde_json::Value, String> {
         Mode::Fanout => modes::fanout(&mut engine, args),
         Mode::Tokens => modes::tokens(&mut engine, args),
         Mode::Idle => modes::idle(&mut engine, args),
+        Mode::Replay => replay::replay(&mut engine, args),
         Mode::Churn => modes::churn(&mut engine, args),
     }
 }

@@ -35,9 +35,21 @@ pub struct Stream {
     size: usize,
     lines: u32,
     control: bool,
+    /// The last id, where it is asked for.
+    last_id: Option<Vec<u8>>,
 }
 
 impl Stream {
+    /// From now on keeps the last id that came.
+    pub fn keep_id(&mut self) {
+        self.last_id = Some(Vec::new());
+    }
+
+    /// The last id; empty where none came or none is kept.
+    pub fn last_id(&self) -> &[u8] {
+        self.last_id.as_deref().unwrap_or_default()
+    }
+
     /// Takes a piece of the stream, cut anywhere, and reports what it completes.
     pub fn feed(&mut self, mut input: &[u8], sink: &mut impl FnMut(Item)) {
         while let Some(end) = memchr(b'\n', input) {
@@ -72,6 +84,12 @@ impl Stream {
             Some(b'e') => {
                 if let Some(value) = field(line, b"event:") {
                     self.control = value.starts_with(b"stream-");
+                }
+            }
+            Some(b'i') => {
+                if let (Some(last), Some(value)) = (&mut self.last_id, field(line, b"id:")) {
+                    last.clear();
+                    last.extend_from_slice(value);
                 }
             }
             Some(_) => {}
@@ -132,11 +150,13 @@ mod tests {
         ];
         for step in 1..=wire.len() {
             let mut stream = Stream::default();
+            stream.keep_id();
             let mut items = Vec::new();
             for piece in wire.chunks(step) {
                 stream.feed(piece, &mut |item| items.push(item));
             }
             assert_eq!(items, expected, "cut every {step}");
+            assert_eq!(stream.last_id(), b"k-1");
         }
     }
 }
