@@ -1,6 +1,7 @@
 # Everything a fresh Debian machine with Rust and Python 3.11 needs is set up by these targets.
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
+#   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go
 #   make bench  side by side with what a user would pick instead; bench-quick: the same in three minutes
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
@@ -13,10 +14,10 @@ DEBS := chromium nginx-light redis-server fonts-dejavu-core
 # Crates of the benchmark: not members of the package's, built only where it runs.
 BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
 
-.PHONY: help demo bench bench-quick test test-core test-python lint lint-bench build setup venv system clean format
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds lint lint-bench build setup venv system clean format
 
 help:
-	@sed -n '2,5p' Makefile | sed 's/^# *//'
+	@sed -n '2,6p' Makefile | sed 's/^# *//'
 
 $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }
@@ -56,6 +57,9 @@ test-core:
 
 test-python: setup
 	$(PY) -m pytest
+
+test-crowds: build
+	SSE_HUB_CROWDS=full $(PY) -m pytest -s tests/test_handoff_crowds.py
 
 lint: venv build lint-bench
 	cargo fmt --check

@@ -2,32 +2,26 @@
 
 ::
 
-    with many_descriptors(2000), run(crowd_app()) as server, Crowd(server.port) as crowd:
+    with many_descriptors(1000), Crowd(port) as crowd:
         visitors = crowd.come(1000, "/events")
         crowd.read(visitors, lambda visitor: visitor.ended)
+
+``python crowd.py PORT COUNT PATH`` is such a crowd in a process of its own, see `Company`.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import os
 import resource
 import select
 import socket
+import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from subprocess import PIPE, Popen
 
-import pytest
-from handoff_serving import PROTOCOL
-from servers import HOST, Command, uvicorn
-
-# `make test-crowds` sets it: numbers of connections as they are promised, not as fast as a test suite wants.
-FULL = os.environ.get("SSE_HUB_CROWDS") == "full"
-GRACE = 2.0  # of the app's hub
+HOST = "127.0.0.1"
 OPENED = b"event: stream-open\n"
 # Connects and requests under way at once: fewer than what a listener queues.
 PARALLEL = 250
@@ -38,6 +32,8 @@ def many_descriptors(count: int) -> Iterator[None]:
     """Let this process open ``count`` sockets."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limits[1] != resource.RLIM_INFINITY and limits[1] < count + 200:
+        import pytest
+
         pytest.skip(f"needs {count + 200} descriptors, and may have {limits[1]}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], count + 200), limits[1]))
     try:
@@ -46,26 +42,12 @@ def many_descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def crowd_app(*options: str) -> Command:
-    """A server for a crowd, with the hand-off; the app takes all descriptors that it may have."""
-    fixed = ["--http", PROTOCOL, "--no-access-log", "--backlog", "4096"]
-    command = uvicorn("tests.crowd_app:app", *fixed, *options)
-    command.env["GRACE"] = str(GRACE)
-    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
-    return command
-
-
-def ask(port: int, path: str) -> Any:
-    """The answer of one request of its own, as JSON."""
-    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=30) as response:
-        return json.load(response)
-
-
 class Visitor:
     """One client of a crowd."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
+        self.number = number
         self.received = b""
         self.ended = False  # by the server, in whatever way
         self.reset = False
@@ -99,8 +81,10 @@ class Crowd:
     def come(
         self, count: int, path: str, *, receive_buffer: int | None = None, until: bytes = OPENED
     ) -> list[Visitor]:
-        """Open ``count`` streams, and return when each has begun: has received ``until``."""
-        request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+        """Open ``count`` streams, and return when each has begun: has received ``until``.
+
+        ``{}`` in the path is the number of the visitor.
+        """
         came: list[Visitor] = []
         pending: dict[int, Visitor] = {}
         deadline = time.monotonic() + 30 + count / 100
@@ -112,7 +96,8 @@ class Crowd:
             for number, events in self._epoll.poll(1.0):
                 visitor = pending[number]
                 if events & select.EPOLLOUT:
-                    visitor.sock.sendall(request)
+                    where = path.format(visitor.number)
+                    visitor.sock.sendall(f"GET {where} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
                     self._epoll.modify(number, select.EPOLLIN)
                     continue
                 visitor.read()
@@ -123,7 +108,7 @@ class Crowd:
         return came
 
     def _connect(self, receive_buffer: int | None) -> Visitor:
-        visitor = Visitor(socket.socket())
+        visitor = Visitor(socket.socket(), self._came)
         self.visitors.add(visitor)
         sock = visitor.sock
         sock.setblocking(False)
@@ -165,3 +150,42 @@ class Crowd:
         for visitor in self.visitors:
             visitor.sock.close()
         self._epoll.close()
+
+
+class Company:
+    """A crowd in a process of its own, which reads what comes."""
+
+    def __init__(self, port: int, count: int, path: str = "/events") -> None:
+        command = [sys.executable, __file__, str(port), str(count), path]
+        self._process = Popen(command, stdout=PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "open\n"
+
+    def kill(self) -> None:
+        """SIGKILL: the kernel closes what it had."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Company:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def be_company(port: int, count: int, path: str) -> None:
+    with many_descriptors(count), Crowd(port) as crowd:
+        visitors = crowd.come(count, path)
+        print("open", flush=True)
+
+        def ended(visitor: Visitor) -> bool:
+            visitor.received = b""
+            return visitor.ended
+
+        crowd.read(visitors, ended, 600)
+
+
+if __name__ == "__main__":
+    be_company(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

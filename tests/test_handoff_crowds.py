@@ -5,18 +5,45 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
 import sys
 import time
+import urllib.request
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
-from crowd import GRACE, Crowd, ask, crowd_app, many_descriptors
-from handoff_serving import body_of
-from servers import run
+from crowd import HOST, Company, Crowd, Visitor, many_descriptors
+from handoff_serving import PROTOCOL, body_of
+from servers import Command, run, uvicorn
 from sse_hub._event_parser import EventParser
+from wire import half_close, reset, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /proc and many addresses")
+
+# `make test-crowds` sets it.
+FULL = os.environ.get("SSE_HUB_CROWDS") == "full"
+VISITS = 100_000 if FULL else 5_000
+AUDIENCE = 19_000 if FULL else 3_000
+GRACE = 2.0  # of the app's hub
+
+
+def crowd_app(*options: str) -> Command:
+    """A server for a crowd, with the hand-off; the app takes all descriptors that it may have."""
+    fixed = ["--http", PROTOCOL, "--no-access-log", "--backlog", "4096"]
+    command = uvicorn("tests.crowd_app:app", *fixed, *options)
+    command.env["GRACE"] = str(GRACE)
+    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
+    return command
+
+
+def ask(port: int, path: str) -> Any:
+    """The answer of one request of its own, as JSON."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=30) as response:
+        return json.load(response)
 
 
 def numbers(response: bytes) -> list[int]:
@@ -54,3 +81,86 @@ def test_a_server_with_5000_streams_stops() -> None:
         assert not any(visitor.complete for visitor in stalled)
         assert "lifespan ended" in server.output
         assert not re.search(r"Traceback|ERROR|Exception|Warning|was never", server.output), server.output
+
+
+# --- What stays behind -----------------------------------------------------------------------------
+
+
+def visit(crowd: Crowd, count: int, killed: int) -> None:
+    """Come, get an event, and leave: a third each by FIN, RST and half a close; some are killed."""
+    with Company(crowd.port, killed) if killed else nullcontext():
+        visitors = crowd.come(count - killed, "/events")
+        ask(crowd.port, "/publish")
+        crowd.read(visitors, lambda visitor: b'{"n":0' in visitor.received)
+        halves: list[Visitor] = []
+        for number, visitor in enumerate(visitors):
+            if number % 3 == 0:
+                reset(visitor.sock)
+            elif number % 3 == 1:
+                half_close(visitor.sock)
+                halves.append(visitor)
+    crowd.read(halves, lambda visitor: visitor.ended)
+    for visitor in visitors:
+        crowd.leave(visitor)
+    until(lambda: ask(crowd.port, "/count") == 0, 10)
+
+
+@pytest.mark.timeout(900 if FULL else 60)
+def test_visitors_leave_nothing_behind() -> None:
+    visits, rounds = 500, VISITS // 500
+    with many_descriptors(visits), run(crowd_app("--loop", "uvloop")) as server, Crowd(server.port) as crowd:
+        visit(crowd, visits, visits // 5)
+        before = halfway = ask(server.port, "/left")
+        began = time.monotonic()
+        for number in range(1, rounds):
+            visit(crowd, visits, 100 if number % 4 == 0 else 0)
+            if number == rounds // 2:
+                halfway = ask(server.port, "/left")
+        took = time.monotonic() - began
+        until(lambda: ask(server.port, "/left")["descriptors"] == before["descriptors"])
+        after = ask(server.port, "/left")
+        assert after["stats"]["connected"] == after["stats"]["disconnected"] == visits * rounds
+        assert after["stats"]["subscribers"] == after["stats"]["handed_off"] == 0
+        assert after["instances"] == before["instances"]
+        grown = {name: after[name] - halfway[name] for name in ("objects", "allocated", "resident")}
+        print(f"{visits * rounds} visits, {visits * (rounds - 1) / took:.0f} a second; then {grown}")
+        assert grown["objects"] < 200
+        # Any record that stayed for each visit would be more.
+        assert grown["allocated"] < 24_000 + 4 * visits * rounds
+        assert grown["resident"] < 4_000_000
+
+
+# --- How fast they are gone ------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300 if FULL else 60)
+def test_who_leaves_is_gone_at_once_also_during_a_broadcast() -> None:
+    leavers, killed = 60, 20
+    with (
+        many_descriptors(leavers),
+        run(crowd_app("--loop", "uvloop")) as server,
+        Crowd(server.port) as crowd,
+        Company(server.port, AUDIENCE - leavers - killed),
+        Company(server.port, killed, "/events?user=killed{}") as doomed,
+    ):
+        visitors = crowd.come(leavers, "/events?user=visitor{}")
+        assert ask(server.port, "/publish")["handed_off"] == AUDIENCE
+        # Faster than they can all be served: the reactor is never idle.
+        ask(server.port, "/broadcast?every=0.02")
+        ways = [socket.socket.close, reset, half_close]
+        left: dict[str, float] = {}
+        for number, visitor in enumerate(visitors):
+            left[f"visitor{number}"] = time.monotonic()
+            ways[number % len(ways)](visitor.sock)
+            time.sleep(0.03)  # at another moment of a broadcast each time
+        left.update({f"killed{number}": time.monotonic() for number in range(killed)})
+        doomed.kill()
+        until(lambda: len(ask(server.port, "/gone")) == leavers + killed)
+        gone = ask(server.port, "/gone")
+        assert ask(server.port, "/count") == AUDIENCE - leavers - killed
+        took = sorted((gone[name] - at) * 1000 for name, at in left.items())
+        stats = ask(server.port, "/publish")
+        print(f"gone of {AUDIENCE} after {took[40]:.1f} ms (median), {took[-1]:.1f} ms at most; {stats}")
+        assert stats["stalled"] == stats["overflowed"] == 0
+        assert took[-8] < 100, "of the slowest tenth the machine may be the cause"
+        assert took[-1] < 1000
