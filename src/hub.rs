@@ -10,6 +10,8 @@
 //! [`crate::subscriber`] for how streams end. A hub that was closed is not opened again: its owner makes a new
 //! one, with a new epoch.
 
+mod moving;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -302,6 +304,8 @@ impl Hub {
                 server: request.server,
                 reader: reader.id,
                 key,
+                moved: OnceLock::new(),
+                is_moved: false,
                 recovered: OnceLock::new(),
                 closed: OnceLock::new(),
                 last_topics: OnceLock::new(),
@@ -364,11 +368,7 @@ impl Hub {
         let plan = state.plan(self.epoch, request, &topics, now);
         let registered = Registered { identity: identity.clone(), topics: topics.clone() };
         state.subscribers.insert(identity.id, registered);
-        let State { readers, log, .. } = &mut *state;
-        if let Some(slot) = readers.get_mut(&identity.reader) {
-            slot.subscribers += 1;
-            slot.cursor.get_or_insert_with(|| log.add_reader());
-        }
+        state.came(identity.reader);
         let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
         state.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
         if state.topics.len() >= state.next_sweep {
@@ -423,13 +423,7 @@ impl Hub {
         let meant = match &who {
             Who::Id(id) => usize::from(state.subscribers.contains_key(id)),
             Who::All => state.subscribers.len(),
-            Who::Server(server) => {
-                state.subscribers.values().filter(|found| found.identity.server == *server).count()
-            }
-            Who::User(user) => {
-                let theirs = |found: &&Registered| found.identity.user.as_ref() == Some(user);
-                state.subscribers.values().filter(theirs).count()
-            }
+            who => state.subscribers.values().filter(|found| who.means(&found.identity)).count(),
         };
         if meant > 0 {
             state.log.push(Item::Change(Arc::new(Change::Close { who, reason })));
@@ -702,7 +696,22 @@ impl State {
         for &topic in &registered.topics {
             self.topics.exit(topic);
         }
-        if let Some(slot) = self.readers.get_mut(&registered.identity.reader) {
+        self.left(registered.identity.reader);
+        true
+    }
+
+    /// A reader has one subscriber more: from here on it reads the log.
+    fn came(&mut self, reader: ReaderId) {
+        let Self { readers, log, .. } = self;
+        if let Some(slot) = readers.get_mut(&reader) {
+            slot.subscribers += 1;
+            slot.cursor.get_or_insert_with(|| log.add_reader());
+        }
+    }
+
+    /// A reader has one subscriber less; one without any holds nothing back.
+    fn left(&mut self, reader: ReaderId) {
+        if let Some(slot) = self.readers.get_mut(&reader) {
             slot.subscribers -= 1;
             if slot.subscribers == 0
                 && let Some(cursor) = slot.cursor.take()
@@ -710,7 +719,6 @@ impl State {
                 self.log.remove_reader(cursor);
             }
         }
-        true
     }
 
     /// Forget the topics that nobody is in and that keep nothing. Its cost is spread over the topics that

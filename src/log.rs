@@ -91,6 +91,12 @@ impl Log {
         more
     }
 
+    /// What the reader has yet to take, in order; its cursor stays.
+    pub fn ahead_of(&self, key: CursorKey) -> impl Iterator<Item = &Item> {
+        let cursor = self.cursors.get(key.0).copied().unwrap_or(self.head());
+        self.items.iter().skip(usize::try_from(cursor - self.first).unwrap_or(usize::MAX))
+    }
+
     /// Bytes the slowest reader has yet to take.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {

@@ -194,18 +194,50 @@ impl Reader {
     /// Forget a subscriber whose consumer is gone.
     pub fn remove(&self, identity: &Identity) {
         let mut state = self.state.lock();
-        let removed = if state.subscriber(identity).is_some() {
-            state.detach(identity.key);
-            Some(state.subscribers.remove(identity.key))
-        } else {
-            None
-        };
-        if state.deadlines.len() > 64 && state.deadlines.len() > 4 * state.subscribers.len() {
-            let State { deadlines, subscribers, .. } = &mut *state;
-            deadlines.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
-        }
+        let removed = state.remove(identity);
         drop(state);
         drop(removed);
+    }
+
+    /// Whether something was taken from a subscriber, or it is not here (any more).
+    #[must_use]
+    pub fn was_taken(&self, identity: &Identity) -> bool {
+        self.state.lock().subscriber(identity).is_none_or(|found| found.was_taken())
+    }
+
+    /// Give a subscriber that nothing was taken from to another reader. Both are locked while `settle` gets the
+    /// subscriber, already there under the identity it has from then on. None when it is not here, something
+    /// was taken from it, or the other reader is this one.
+    pub fn hand_to(
+        &self,
+        to: &Self,
+        identity: &Identity,
+        server: u64,
+        now: Duration,
+        settle: impl FnOnce(&mut Subscriber, TopicIds),
+    ) -> Option<Arc<Identity>> {
+        // In the order of their numbers, or two that give to each other would wait for ever.
+        let (mut own, mut other) = match self.id.0.cmp(&to.id.0) {
+            std::cmp::Ordering::Less => {
+                let own = self.state.lock();
+                (own, to.state.lock())
+            }
+            std::cmp::Ordering::Equal => return None,
+            std::cmp::Ordering::Greater => {
+                let other = to.state.lock();
+                (self.state.lock(), other)
+            }
+        };
+        let found = own.subscriber(identity).filter(|found| !found.was_taken())?;
+        let topics = found.topics.clone();
+        let mut subscriber = own.remove(identity)?;
+        let (turn, serial) = (other.turn, other.serial);
+        let place = other.subscribers.vacant_entry();
+        let arrived = Arc::new(subscriber.identity.at(to.id, place.key(), server));
+        subscriber.arrive(arrived.clone(), now, turn, serial);
+        settle(place.insert(subscriber), topics);
+        let _ = identity.moved.set(arrived.clone());
+        Some(arrived)
     }
 
     /// How many consumers have not been told of the end of their stream.
@@ -280,14 +312,8 @@ impl State {
                 }
             }
             Change::Close { who, reason } => {
-                let is_meant = |key: &usize| {
-                    self.subscribers.get(*key).is_some_and(|found| match who {
-                        Who::Id(id) => found.identity.id == *id,
-                        Who::User(user) => found.identity.user.as_ref() == Some(user),
-                        Who::Server(server) => found.identity.server == *server,
-                        Who::All => true,
-                    })
-                };
+                let is_meant =
+                    |key: &usize| self.subscribers.get(*key).is_some_and(|found| who.means(&found.identity));
                 let meant: Vec<usize> = match who {
                     Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
                     _ => self.keys.values().copied().filter(is_meant).collect(),
@@ -338,6 +364,18 @@ impl State {
                 self.by_topic.remove(&topic);
             }
         }
+    }
+
+    /// Take a subscriber out; its place is free.
+    fn remove(&mut self, identity: &Identity) -> Option<Subscriber> {
+        self.subscriber(identity)?;
+        self.detach(identity.key);
+        let removed = self.subscribers.remove(identity.key);
+        if self.deadlines.len() > 64 && self.deadlines.len() > 4 * self.subscribers.len() {
+            let Self { deadlines, subscribers, .. } = self;
+            deadlines.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
+        }
+        Some(removed)
     }
 
     /// Take a subscriber out of dispatch; it keeps what is queued.

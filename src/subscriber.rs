@@ -86,12 +86,46 @@ pub struct Identity {
     pub reader: ReaderId,
     /// Where it is at that reader.
     pub key: usize,
+    /// Who it is now, once it was moved to another reader: what holds for it is said there.
+    pub moved: OnceLock<Arc<Identity>>,
+    /// Whether another reader had it before.
+    pub is_moved: bool,
     /// Whether it resumed completely; none for a newcomer. Set on joining.
     pub recovered: OnceLock<Option<bool>>,
     /// Why it was closed, once it is.
     pub closed: OnceLock<CloseReason>,
     /// The names of the topics it had, once it is gone.
     pub last_topics: OnceLock<Vec<Arc<str>>>,
+}
+
+impl Identity {
+    /// The same subscriber, at another reader.
+    #[must_use]
+    pub fn at(&self, reader: ReaderId, key: usize, server: u64) -> Self {
+        Self {
+            id: self.id,
+            name: self.name.clone(),
+            user: self.user.clone(),
+            server,
+            reader,
+            key,
+            moved: OnceLock::new(),
+            is_moved: true,
+            recovered: self.recovered.clone(),
+            closed: self.closed.clone(),
+            last_topics: self.last_topics.clone(),
+        }
+    }
+
+    /// Who it is now.
+    #[must_use]
+    pub fn current(self: &Arc<Self>) -> &Arc<Self> {
+        let mut now = self;
+        while let Some(next) = now.moved.get() {
+            now = next;
+        }
+        now
+    }
 }
 
 /// Who is meant by a kick.
@@ -103,8 +137,24 @@ pub enum Who {
     User(Arc<str>),
     /// All that a server handed over.
     Server(u64),
+    /// All that were moved from one reader to another.
+    Moved,
     /// Everybody.
     All,
+}
+
+impl Who {
+    /// Whether it is this subscriber.
+    #[must_use]
+    pub fn means(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Id(id) => identity.id == *id,
+            Self::User(user) => identity.user.as_ref() == Some(user),
+            Self::Server(server) => identity.server == *server,
+            Self::Moved => identity.is_moved,
+            Self::All => true,
+        }
+    }
 }
 
 /// A change of who gets what, in the order of the log.
@@ -182,6 +232,17 @@ enum Consumer {
     Away { since: Duration, turn: u64 },
 }
 
+/// How far its consumer is.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has not come yet.
+    New,
+    /// It came.
+    Begun,
+    /// It was told of the end.
+    Over,
+}
+
 /// What [`Subscriber::take`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
@@ -223,7 +284,7 @@ pub struct Subscriber {
     progress: Duration,
     last_seq: u64,
     owes_heartbeat: bool,
-    ended: bool,
+    stage: Stage,
 }
 
 impl Subscriber {
@@ -245,7 +306,7 @@ impl Subscriber {
             progress: now,
             last_seq: 0,
             owes_heartbeat: false,
-            ended: false,
+            stage: Stage::New,
         }
     }
 
@@ -329,12 +390,13 @@ impl Subscriber {
         page: &mut dyn FnMut(&mut Replay) -> Page,
         out: &mut Vec<Arc<Entry>>,
     ) -> Taken {
+        self.stage = Stage::Begun;
         let (closed, drains) = match self.identity.closed.get() {
             None => (false, true),
             Some(reason) => (true, reason.drains()),
         };
         if !drains {
-            self.ended = true;
+            self.stage = Stage::Over;
             return Taken::End;
         }
         out.append(&mut self.lead);
@@ -346,7 +408,7 @@ impl Subscriber {
         }
         if out.is_empty() {
             if closed {
-                self.ended = true;
+                self.stage = Stage::Over;
                 return Taken::End;
             }
             if !self.owes_heartbeat {
@@ -471,9 +533,32 @@ impl Subscriber {
         let _ = self.identity.closed.set(reason);
     }
 
+    /// Whether anything was ever taken, or asked for.
+    #[must_use]
+    pub fn was_taken(&self) -> bool {
+        self.stage != Stage::New
+    }
+
+    /// It is at another reader from now on. Its consumer is new, and counts as away as that of a newcomer.
+    pub fn arrive(&mut self, identity: Arc<Identity>, now: Duration, turn: u64, serial: u64) {
+        self.identity = identity;
+        self.topics = TopicIds::new();
+        self.serial = serial;
+        self.consumer = Consumer::Away { since: now, turn };
+    }
+
+    /// Put an event in its queue that was published before it was moved, and not dispatched yet: what the hub
+    /// has yet to offer waits behind no write. How many events were dropped.
+    pub fn catch_up(&mut self, entry: &Arc<Entry>) -> u64 {
+        match self.queue.push(entry, false) {
+            Pushed::Dropped(n) => n,
+            Pushed::Queued | Pushed::Overflow => 0,
+        }
+    }
+
     /// Whether it was told of its end.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.stage == Stage::Over
     }
 }

@@ -8,6 +8,7 @@ mod flow;
 mod heartbeats;
 mod history;
 mod history_model;
+mod moving;
 mod opening;
 mod queue;
 mod storm;

@@ -167,8 +167,12 @@ impl World {
     }
 
     pub fn try_subscribe(&self, request: &Request) -> Result<Stream> {
-        let identity = self.hub.subscribe(&self.reader, request)?;
-        Ok(Stream { hub: self.hub.clone(), reader: self.reader.clone(), identity })
+        Ok(self.stream_of(self.hub.subscribe(&self.reader, request)?))
+    }
+
+    /// The stream of a subscriber that is at this reader.
+    pub fn stream_of(&self, identity: Arc<Identity>) -> Stream {
+        Stream { hub: self.hub.clone(), reader: self.reader.clone(), identity }
     }
 
     /// A live stream whose consumer waits: its opening is taken.

@@ -1,0 +1,113 @@
+//! Moving a subscriber from one reader to another before its stream has begun: a subscription that was made on
+//! an event loop goes to a reactor when the socket does.
+//!
+//! A subscriber has exactly one place in the log at any moment, or it would lose events or get them twice. The
+//! reader it leaves has delivered to it up to that reader's cursor, and the one it comes to goes on from the
+//! head. So what lies between the two is put in its queue by the move itself, with both readers and the hub
+//! locked: nothing is published, dispatched or closed meanwhile.
+
+use std::sync::Arc;
+
+use super::{Hub, State};
+use crate::entry::{SubscriberId, Target};
+use crate::log::Item;
+use crate::reader::Reader;
+use crate::stats::count;
+use crate::subscriber::{Change, CloseReason, Identity, Subscriber, Who};
+use crate::topic::{TopicId, TopicIds};
+
+impl Hub {
+    /// Move a subscriber from which nothing was taken yet from one reader to another, as handed over by
+    /// `server`; the identity it has from then on, which the old one leads to. One that was closed is moved with
+    /// what is still to be taken. None when it is not at `from` (any more), or something was taken.
+    ///
+    /// To be called where `from` is drained, so that no drain of it is under way: what a drain has read and not
+    /// yet dispatched would be lost.
+    pub fn hand_to(
+        &self,
+        from: &Reader,
+        to: &Reader,
+        identity: &Identity,
+        server: u64,
+    ) -> Option<Arc<Identity>> {
+        let moved = from.hand_to(to, identity, server, self.clock.now(), |subscriber, topics| {
+            self.state.lock().settle(self, subscriber, topics, from);
+        });
+        to.bell.ring();
+        moved
+    }
+}
+
+impl State {
+    /// Bring a subscriber that left `from` to the head of the log, and let its new reader go on from there.
+    fn settle(&mut self, hub: &Hub, subscriber: &mut Subscriber, topics: TopicIds, from: &Reader) {
+        let identity = subscriber.identity.clone();
+        // One that was closed gets nothing new, and has left the registry, or is about to.
+        if identity.closed.get().is_some() {
+            return;
+        }
+        if !self.subscribers.contains_key(&identity.id) {
+            return subscriber.close(CloseReason::Closed);
+        }
+        let cursor = self.readers.get(&from.id).and_then(|slot| slot.cursor);
+        let pending = cursor.into_iter().flat_map(|cursor| self.log.ahead_of(cursor));
+        let end = catch_up(hub, subscriber, topics, pending);
+        self.left(from.id);
+        self.came(identity.reader);
+        let (reader, id, key) = (identity.reader, identity.id, identity.key);
+        if let Some(registered) = self.subscribers.get_mut(&id) {
+            registered.identity = identity;
+            let topics = registered.topics.clone();
+            self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
+        }
+        // Its end was on its way to the old reader. Nothing that came after it was given to the subscriber.
+        if let Some(reason) = end {
+            self.log.push(Item::Change(Arc::new(Change::Close { who: Who::Id(id), reason })));
+        }
+    }
+}
+
+/// Give a subscriber in these topics what its reader has yet to dispatch to it; why it is to end, if it is.
+fn catch_up<'a>(
+    hub: &Hub,
+    subscriber: &mut Subscriber,
+    mut topics: TopicIds,
+    pending: impl Iterator<Item = &'a Item>,
+) -> Option<CloseReason> {
+    let identity = subscriber.identity.clone();
+    for item in pending {
+        match item {
+            Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
+                count(&hub.counters.dropped, subscriber.catch_up(entry));
+            }
+            Item::Event(_) => {}
+            Item::Change(change) => match &**change {
+                Change::Attach { subscriber, topics: new, .. } | Change::Join { subscriber, topics: new } => {
+                    if *subscriber == identity.id {
+                        topics.extend(new.iter().copied());
+                    }
+                }
+                Change::Leave { subscriber, topics: old } => {
+                    if *subscriber == identity.id {
+                        topics.retain(|topic| !old.contains(topic));
+                    }
+                }
+                // What stands before its joining does not mean it, whoever was meant.
+                Change::Close { who, reason } if !topics.is_empty() && who.means(&identity) => {
+                    return Some(reason.clone());
+                }
+                Change::Close { .. } => {}
+            },
+        }
+    }
+    None
+}
+
+/// Whether an event goes to this subscriber. From its joining on it is in the topic of broadcasts, too.
+fn is_for(target: &Target, id: SubscriberId, topics: &TopicIds) -> bool {
+    match target {
+        Target::Topics(wanted) => wanted.iter().any(|topic| topics.contains(topic)),
+        Target::All => topics.contains(&TopicId::BROADCAST),
+        Target::One(one) => *one == id,
+    }
+}
