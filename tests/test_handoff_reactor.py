@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from handoff_serving import PROTOCOL
 from servers import Client, Command, _unacknowledged, program, run, uvicorn
-from sse_hub import EventSourceResponse, Hub
+from sse_hub import Hub
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -420,18 +420,3 @@ def test_the_interpreter_exits_with_streams_open(end: str, code: int) -> None:
             stream.rest()
         assert server.wait() == code
         assert not re.search("Traceback|Error|panicked|Fatal", server.output), server.output
-
-
-@pytest.mark.xfail(reason="EventSourceResponse does not take the server's offer yet")
-def test_a_subscription_in_an_event_source_response_is_handed_off(site: Site) -> None:
-    hub = site.hub()
-
-    async def events(request: Request) -> Response:
-        return EventSourceResponse(hub.subscribe("t"))
-
-    site.app = Starlette(routes=[Route("/", events)])
-    with site.raw() as stream:
-        stream.opened()
-        until(lambda: hub.stats()["handed_off"] == 1, 1.0)
-        hub.publish("t", 1)
-        assert stream.take(1) == [1]

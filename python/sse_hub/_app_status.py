@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-__all__ = ["AppStatus", "SendTimeoutError", "live_streams", "server_stops"]
+__all__ = ["AppStatus", "SendTimeoutError", "handed_over", "live_streams", "server_stops"]
 
 
 class SendTimeoutError(TimeoutError):
@@ -29,6 +29,24 @@ class Stoppable(Protocol):
 live_streams: set[Stoppable] = set()
 
 
+class HandedOver(Protocol):
+    """A hub with responses that it goes on with by itself."""
+
+    def _stop_moved(self) -> None:
+        """End them soon. Called on any thread."""
+
+
+# Whose responses have been handed off: of those themselves nothing is left in Python.
+_handed_over: set[weakref.ref[HandedOver]] = set()
+
+
+def handed_over(hub: HandedOver) -> None:
+    """A response of ``hub`` was handed off: the switch ends it, too."""
+    _handed_over.add(weakref.ref(hub, _handed_over.discard))
+    if AppStatus._ends_all:
+        hub._stop_moved()
+
+
 class _AppStatusMeta(type):
     """Makes the assignment ``AppStatus.should_exit = True`` take effect at once, from any thread."""
 
@@ -40,6 +58,9 @@ class _AppStatusMeta(type):
             for stream in tuple(live_streams):
                 with suppress(RuntimeError):  # its loop has been closed under it
                     stream.loop.call_soon_threadsafe(stream.request_stop)
+            for ref in tuple(_handed_over):
+                if (hub := ref()) is not None:
+                    hub._stop_moved()
 
 
 class AppStatus(metaclass=_AppStatusMeta):

@@ -110,8 +110,11 @@ class EventStream:
 
     # The supervisor: the request's own task.
 
-    async def run(self, start: Message) -> None:
-        """Stream until the end, from whichever side it comes; raises what went wrong."""
+    async def run(self, start: Message | None) -> None:
+        """Stream until the end, from whichever side it comes; raises what went wrong.
+
+        ``start`` is the head, or None if it was sent.
+        """
         source = self._response.body_iterator
         self._tasks.append(self.loop.create_task(self._drive(start)))
         if self._response.data_sender_callable is not None:
@@ -265,12 +268,13 @@ class EventStream:
 
     # The body's task.
 
-    async def _drive(self, start: Message) -> None:
+    async def _drive(self, start: Message | None) -> None:
         """Send the head, each of the content's events, and the end."""
         response, send, timeout = self._response, self._send, self._response.send_timeout
         sep = response.sep
         self._sending = True
-        await send(start)
+        if start is not None:
+            await send(start)
         self._started = True
         self._sending = False
         async for item in response.body_iterator:
@@ -334,11 +338,11 @@ class EventStream:
                     logger.warning("A stream took no notice of being cancelled; it is cancelled again")
                     task.cancel()
 
-    async def _end_response(self, start: Message) -> None:
+    async def _end_response(self, start: Message | None) -> None:
         """End the HTTP response of a stream that was cancelled because its server stops."""
         try:
             async with asyncio.timeout(_LAST_SEND):
-                if not self._started:
+                if start is not None and not self._started:
                     await self._send(start)
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:

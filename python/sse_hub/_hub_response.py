@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -17,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sse_hub._leaving import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._serving import DisconnectWatch, abort, serving
 from sse_hub.exceptions import HubClosed, HubFull
 
@@ -29,9 +28,7 @@ __all__ = ["HubResponse", "Initial"]
 
 Initial: TypeAlias = Callable[["Subscription"], Any | Awaitable[Any] | Iterable[Any] | AsyncIterable[Any]]
 
-# What a browser is told that cannot be served now. Any status but 200 would stop it for good.
-_COME_BACK_LATER = b"retry: 30000\n\n"
-_RETRY_AFTER = "30"  # the same in seconds, for who is told by a status
+_RETRY_AFTER = "30"  # seconds: COME_BACK_LATER for who is told by a status
 
 
 class HubResponse(Response):
@@ -100,8 +97,13 @@ class HubResponse(Response):
             return None
         if self.hub._full_status != 200 and self.hub._is_full():
             return None  # It will be refused, by a status that cannot be said after the hand-off.
-        offer: Offer | None = (scope.get("extensions") or {}).get("sse_hub.handoff")
-        return offer if offer is not None and offer.is_open() else None
+        offer = find_offer(scope)
+        if offer is not None:
+            try:
+                self.hub._prepare_hand_over()
+            except (OSError, HubClosed):  # no thread or descriptor for a reactor: the others are served
+                return None
+        return offer
 
     def _request(self, scope: Scope) -> dict[str, Any]:
         return {
@@ -117,18 +119,12 @@ class HubResponse(Response):
         if offer is None:
             await self._through_server(scope, receive, send, start)
             return False
-        # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
-        preamble = b": sse-hub %s\n\n" % token_hex(8).encode()
-        offer.announce(preamble)
-        await send(start)
-        await send({"type": "http.response.body", "body": preamble, "more_body": True})
-        fd = await offer.decision()
+        fd = await take_socket(offer, send, start)
         if fd is None:
             await self._through_server(scope, receive, send, None)
             return False
         handed = await self._hand_over(scope, fd, offer.server)
-        # Goes nowhere, but middleware sees a complete response.
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await end_of_response(send)
         return handed
 
     async def _hand_over(self, scope: Scope, fd: int, server: int) -> bool:
@@ -142,12 +138,10 @@ class HubResponse(Response):
                 fd, self.topics, server=server, on_end=on_end, **self._request(scope)
             )
         except BaseException as error:
-            with socket.socket(fileno=fd) as connection, suppress(OSError):
-                connection.setblocking(False)
-                if isinstance(error, HubFull | HubClosed):
-                    connection.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(_COME_BACK_LATER), _COME_BACK_LATER))
             if not isinstance(error, HubFull | HubClosed):
+                os.close(fd)
                 raise
+            end_on_socket(fd, COME_BACK_LATER)
             return False
         self.hub._handed_over(server, subscription)
         if self.initial is not None and subscription.recovered is not True:
@@ -165,7 +159,7 @@ class HubResponse(Response):
                 return
             if start is not None:
                 await send(start)
-            await send({"type": "http.response.body", "body": _COME_BACK_LATER, "more_body": False})
+            await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
             return
         # A task of its own for the body: the request's task has the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.

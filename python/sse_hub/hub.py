@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sse_hub import _core, _servers
+from sse_hub._app_status import handed_over
 from sse_hub._core import Publication, Subscription
 from sse_hub._handed import handed_off
 from sse_hub._hub_response import HubResponse, Initial
@@ -256,6 +257,10 @@ class Hub(_core.Hub):
         handed_off(server, self._handed_streams)
         if self._on_connect:
             asyncio.get_running_loop().call_soon(self._connected, subscription)
+
+    def _moved_over(self, server: int) -> None:
+        handed_off(server, self._handed_streams)
+        handed_over(self)
 
     def _run_background(self, background: BackgroundTask, reason: str) -> None:
         self._call(background)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 from starlette.background import BackgroundTask
@@ -12,9 +14,15 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from sse_hub._app_status import AppStatus
 from sse_hub._core import Subscription
 from sse_hub._event_stream import EventStream, send_within
+from sse_hub._leaving import end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub.event import ServerSentEvent
+from sse_hub.exceptions import HubClosed
+
+if TYPE_CHECKING:
+    from sse_hub.hub import Hub
 
 __all__ = ["AsyncContentStream", "Content", "ContentStream", "EventSourceResponse", "SyncContentStream"]
 
@@ -30,9 +38,11 @@ class EventSourceResponse(Response):
     Args:
         content: an async iterable, or an iterable, which then runs in a thread pool. What it yields may be a
             str or any other value (the data of an event, by ``str()``), a dict (an event's fields), a
-            ``ServerSentEvent``, or bytes (sent as they are). A hub's ``Subscription`` too. It is iterated in
-            one task; when the client leaves or the server stops it sees ``asyncio.CancelledError`` where it
-            waits, and its ``finally`` runs.
+            ``ServerSentEvent``, or bytes (sent as they are). It is iterated in one task; when the client
+            leaves or the server stops it sees ``asyncio.CancelledError`` where it waits, and its ``finally``
+            runs. A hub's ``Subscription`` too, which is handed off instead where the server offers that, if
+            it was not iterated before and nothing below but ``headers``, ``media_type`` and ``background`` is
+            given.
         status_code: default 200. A browser stops reconnecting for good at any other.
         headers: sent too. ``Cache-Control`` is ``no-store`` unless it is given here.
         media_type: default ``text/event-stream``.
@@ -87,6 +97,7 @@ class EventSourceResponse(Response):
         if sep not in (None, "\r\n", "\r", "\n"):
             raise ValueError(f"sep must be one of: \\r\\n, \\r, \\n, got: {sep!r}")
         self.sep = sep or self.DEFAULT_SEPARATOR
+        self._chose_sep = sep is not None
 
         if isinstance(content, AsyncIterable):
             self.body_iterator = content
@@ -163,13 +174,77 @@ class EventSourceResponse(Response):
             await send_within(
                 self.send_timeout, send, {"type": "http.response.body", "body": b"", "more_body": False}
             )
-        else:
-            await EventStream(self, scope, receive, send).run(start)
+        elif await self._stream(scope, receive, send, start):
+            return  # The background task runs when the stream ends.
         if self.background is not None:
             await self.background()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
+        """Send the stream; True when it was handed off and goes on after this request."""
+        head: Message | None = start
+        subscription = self.body_iterator
+        if self._is_plain() and isinstance(subscription, Subscription):
+            offer = find_offer(scope)
+            if offer is not None and _can_hand_over(subscription):
+                try:
+                    fd = await take_socket(offer, send, start)
+                    if fd is not None:
+                        handed = self._hand_over(subscription, fd, offer.server, receive)
+                        await end_of_response(send)
+                        return handed
+                except BaseException:
+                    if subscription.path == "loop":
+                        subscription.close("client")
+                    raise
+                head = None
+        await EventStream(self, scope, receive, send).run(head)
+        return False
+
+    def _is_plain(self) -> bool:
+        """Whether a Subscription's bytes are all there is to send: no option asks for more than they have."""
+        return (
+            self.status_code == 200
+            and not (self._pings or self._chose_sep or self._shutdown_grace_period)
+            and self.ping_message_factory is None
+            and self.data_sender_callable is None
+            and self.send_timeout is None
+            and self.client_close_handler_callable is None
+            and self._shutdown_event is None
+            and self._cleanup_timeout == self.DEFAULT_CLEANUP_TIMEOUT
+            and AppStatus.enable_automatic_graceful_drain
+            and not AppStatus._ends_all
+        )
+
+    def _hand_over(self, subscription: Subscription, fd: int, server: int, receive: Receive) -> bool:
+        """Let the subscription go on at a reactor, with the client's socket.
+
+        False when that cannot be (any more), and the client was told to come back.
+        """
+        hub = cast("Hub", subscription._hub)
+        on_end = None if self.background is None else partial(hub._run_background, self.background)
+        try:
+            handed = subscription._hand_over(fd, server, on_end)
+        except BaseException:
+            os.close(fd)
+            raise
+        if not handed:  # it was iterated meanwhile, or its hub has ended
+            end_on_socket(fd)
+            return False
+        self.active = False
+        hub._moved_over(server)
+        hub._look_at_workers(receive)
+        return True
 
     def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         if scope.get("http_version", "1.1")[:1] not in ("2", "3"):
             return self.raw_headers
         # Connection is a header of HTTP/1, and malformed in what came later (RFC 9113, 8.2.2).
         return [header for header in self.raw_headers if header[0] != b"connection"]
+
+
+def _can_hand_over(subscription: Subscription) -> bool:
+    """Whether a reactor could go on with a subscription, here and now."""
+    try:
+        return subscription._can_hand_over()
+    except (OSError, HubClosed):  # no thread or descriptor for a reactor
+        return False

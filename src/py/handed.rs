@@ -111,6 +111,7 @@ impl Reactors {
     }
 
     pub fn forget(&self, id: SubscriberId) -> HandedClient {
+        self.homes.0.lock().remove(&id);
         self.clients.lock().remove(&id).unwrap_or_default()
     }
 

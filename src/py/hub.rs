@@ -3,10 +3,10 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -22,6 +22,7 @@ use super::reader::LoopReader;
 use super::subscription::{PySubscription, who};
 use crate::clock::Clock;
 use crate::config::{Config, positive_seconds, seconds};
+use crate::error::Error;
 use crate::frame::Draft;
 use crate::history::{Past, Retention};
 use crate::hub::{Hub, Request};
@@ -35,14 +36,25 @@ use crate::topic::{Topic, TopicPattern};
 pub struct PyHub {
     config: Config,
     manual_clock: bool,
-    current: ArcSwap<Hub>,
-    generation: AtomicU64,
-    closed: AtomicBool,
+    current: ArcSwap<Current>,
     families: Mutex<Vec<(TopicPattern, Retention)>>,
     readers: Mutex<Vec<Py<LoopReader>>>,
     tells_of_disconnects: AtomicBool,
     threads: usize,
     reactors: Mutex<Option<Arc<Reactors>>>,
+}
+
+/// A core hub, from its start to its close or the fork that leaves it behind.
+struct Current {
+    hub: Arc<Hub>,
+    generation: u64,
+    closed: AtomicBool,
+}
+
+impl Current {
+    fn is_open(&self) -> bool {
+        self.generation == fork::generation() && !self.closed.load(Ordering::Acquire)
+    }
 }
 
 /// Most threads of one hub: more than any machine has use for.
@@ -80,20 +92,30 @@ fn reconnect(py: Python<'_>, (least, most): (f64, f64)) -> PyResult<(u64, u64)> 
 impl PyHub {
     /// The hub of now.
     pub fn core(&self) -> Arc<Hub> {
-        let generation = fork::generation();
-        if self.generation.load(Ordering::Acquire) != generation {
-            // A forked child: what it inherited may be locked for ever. It is left alone, never dropped.
-            std::mem::forget(self.current.swap(Arc::new(self.make())));
-            self.generation.store(generation, Ordering::Release);
-            let inherited = std::mem::take(&mut *self.readers.lock());
-            std::mem::forget(inherited);
-            let reactors = self.reactors.lock().take();
-            std::mem::forget(reactors);
-            self.closed.store(false, Ordering::Release);
-        } else if self.closed.swap(false, Ordering::AcqRel) {
-            self.current.store(Arc::new(self.make()));
+        loop {
+            let current = self.current.load();
+            if current.is_open() {
+                return current.hub.clone();
+            }
+            let old = Guard::into_inner(current);
+            let hub = Arc::new(self.make());
+            let next = Current { hub, generation: fork::generation(), closed: AtomicBool::new(false) };
+            let replaced = self.current.compare_and_swap(&old, Arc::new(next));
+            if Arc::ptr_eq(&old, &replaced) && old.generation != fork::generation() {
+                // A forked child: what it inherited may be locked for ever. It is left alone, never dropped.
+                std::mem::forget(old);
+                let inherited = std::mem::take(&mut *self.readers.lock());
+                std::mem::forget(inherited);
+                let reactors = self.reactors.lock().take();
+                std::mem::forget(reactors);
+            }
         }
-        self.current.load_full()
+    }
+
+    /// Whether this is the hub of now.
+    pub fn is_now(&self, hub: &Arc<Hub>) -> bool {
+        let current = self.current.load();
+        current.is_open() && Arc::ptr_eq(&current.hub, hub)
     }
 
     fn make(&self) -> Hub {
@@ -110,11 +132,10 @@ impl PyHub {
         self.tells_of_disconnects.load(Ordering::Relaxed)
     }
 
-    /// Whether `epoch` is that of the hub of now, which was not closed yet.
-    fn is_current(&self, epoch: &str) -> bool {
-        self.generation.load(Ordering::Acquire) == fork::generation()
-            && !self.closed.load(Ordering::Acquire)
-            && self.current.load().epoch.as_str() == epoch
+    /// The hub of now, if it has this epoch.
+    fn current(&self, epoch: &str) -> Option<Arc<Current>> {
+        let current = self.current.load_full();
+        (current.is_open() && current.hub.epoch.as_str() == epoch).then_some(current)
     }
 
     /// The reactors of that hub, if any were started.
@@ -123,15 +144,23 @@ impl PyHub {
     }
 
     /// The reactors of that hub, started on first use.
-    fn start_reactors(&self, hub: &Arc<Hub>) -> PyResult<Arc<Reactors>> {
+    pub fn start_reactors(&self, py: Python<'_>, hub: &Arc<Hub>) -> PyResult<Arc<Reactors>> {
         if let Some(reactors) = self.reactors_of(hub) {
             return Ok(reactors);
         }
-        let reactors = Arc::new(Reactors::start(hub.clone(), self.threads)?);
+        // Locked while they start, which needs no Python: who closes the hub meanwhile takes them out after that.
         let mut current = self.reactors.lock();
-        // Another thread may have been faster.
-        let existing = current.clone().filter(|existing| Arc::ptr_eq(&existing.hub, hub));
-        Ok(existing.unwrap_or_else(|| current.insert(reactors).clone()))
+        if !self.is_now(hub) {
+            return Err(Error::HubClosed).or_raise(py);
+        }
+        let (old, reactors) = match current.take() {
+            Some(existing) if Arc::ptr_eq(&existing.hub, hub) => (None, Ok(existing)),
+            old => (old, Reactors::start(hub.clone(), self.threads).map(Arc::new)),
+        };
+        *current = reactors.as_ref().ok().cloned();
+        drop(current);
+        drop(old);
+        Ok(reactors?)
     }
 
     /// A handle to a subscriber, wherever it is.
@@ -196,6 +225,10 @@ impl PyHub {
         this.prune(py);
         let reader = LoopReader::start(slf, hub.clone(), event_loop, is_here)?;
         this.readers.lock().push(reader.clone().unbind());
+        if !this.is_now(hub) {
+            // Closed meanwhile, perhaps before the reader was there to be stopped.
+            this.stop_readers(py, Some(hub))?;
+        }
         Ok(reader)
     }
 
@@ -306,11 +339,13 @@ impl PyHub {
         };
         let clock = if manual_clock { Clock::manual() } else { Clock::real() };
         Ok(Self {
-            current: ArcSwap::from_pointee(Hub::new(config.clone(), clock)),
+            current: ArcSwap::from_pointee(Current {
+                hub: Arc::new(Hub::new(config.clone(), clock)),
+                generation: fork::generation(),
+                closed: AtomicBool::new(false),
+            }),
             config,
             manual_clock,
-            generation: AtomicU64::new(fork::generation()),
-            closed: AtomicBool::new(false),
             families: Mutex::default(),
             readers: Mutex::default(),
             tells_of_disconnects: AtomicBool::new(false),
@@ -503,6 +538,18 @@ impl PyHub {
         PySubscription::owner(slf, &reader, identity)
     }
 
+    /// Private: have everything there that `_hand_over` needs, on the loop that runs here.
+    ///
+    /// Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
+    fn _prepare_hand_over(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let _inside = exit::enter(py);
+        let (event_loop, is_here) = running_loop(py)?;
+        let hub = slf.get().core();
+        Self::reader_for(slf, &hub, &event_loop, is_here)?;
+        slf.get().start_reactors(py, &hub).map(drop)
+    }
+
     /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
     ///
     /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
@@ -536,7 +583,7 @@ impl PyHub {
         let (event_loop, is_here) = running_loop(py)?;
         let hub = slf.get().core();
         let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
-        let reactors = slf.get().start_reactors(&hub)?;
+        let reactors = slf.get().start_reactors(py, &hub)?;
         let reactor = reactors.pick();
         let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
         reactors.remember(&identity, home, HandedClient { info, on_end });
@@ -552,21 +599,30 @@ impl PyHub {
 
     /// Private: end the streams that a server handed over, after what was published so far.
     fn _stop_handed(&self, server: u64) {
-        if self.generation.load(Ordering::Acquire) == fork::generation() {
-            self.current.load().disconnect(Who::Server(server), CloseReason::Shutdown);
+        let current = self.current.load();
+        if current.is_open() {
+            current.hub.disconnect(Who::Server(server), CloseReason::Shutdown);
+        }
+    }
+
+    /// Private: end the streams that were made on a loop and handed over later.
+    fn _stop_moved(&self) {
+        let current = self.current.load();
+        if current.is_open() {
+            current.hub.disconnect(Who::Moved, CloseReason::Shutdown);
         }
     }
 
     /// Private: how many of the streams that a server handed over have not ended.
     fn _handed(&self, server: u64) -> usize {
-        let hub = self.current.load_full();
-        self.reactors_of(&hub).map_or(0, |reactors| reactors.open(Some(server)))
+        let hub = &self.current.load().hub;
+        self.reactors_of(hub).map_or(0, |reactors| reactors.open(Some(server)))
     }
 
     /// Private: close what is left of the connections that a server handed over, as they are.
     fn _abort_handed(&self, server: u64) {
-        let hub = self.current.load_full();
-        if let Some(reactors) = self.reactors_of(&hub) {
+        let hub = &self.current.load().hub;
+        if let Some(reactors) = self.reactors_of(hub) {
             reactors.abort(server);
         }
     }
@@ -582,39 +638,37 @@ impl PyHub {
     /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
     /// before they are called. None when there is nothing to close.
     fn _begin_close(&self) -> Option<String> {
-        if self.generation.load(Ordering::Acquire) != fork::generation()
-            || self.closed.load(Ordering::Acquire)
-        {
+        let current = self.current.load();
+        if !current.is_open() {
             return None;
         }
-        let hub = self.current.load();
-        hub.begin_close();
-        Some(hub.epoch.to_string())
+        current.hub.begin_close();
+        Some(current.hub.epoch.to_string())
     }
 
     /// Private: how many consumers have not been told of the end of their stream.
     fn _unfinished(&self, epoch: &str) -> usize {
-        if !self.is_current(epoch) {
-            return 0;
-        }
-        let hub = self.current.load_full();
-        hub.unfinished() + self.reactors_of(&hub).map_or(0, |reactors| reactors.open(None))
+        let Some(current) = self.current(epoch) else { return 0 };
+        let handed_off = self.reactors_of(&current.hub).map_or(0, |reactors| reactors.open(None));
+        current.hub.unfinished() + handed_off
     }
 
     /// Private: the next use starts anew.
     fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
-        if !self.is_current(epoch) {
+        let Some(current) = self.current(epoch) else { return Ok(()) };
+        if current.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.closed.store(true, Ordering::Release);
-        let reactors = self.reactors.lock().take();
+        // Reactors that another thread has begun to start are there by the time of the lock.
+        let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
+        let reactors = self.reactors.lock().take_if(is_its);
         // Their threads end, and what is left of their connections is closed.
         py.detach(|| {
             if let Some(reactors) = reactors {
                 reactors.stop();
             }
         });
-        self.stop_readers(py)
+        self.stop_readers(py, Some(&current.hub))
     }
 
     /// Private: seconds until something is due, on the hub's clock; None when nothing is.
@@ -635,9 +689,11 @@ impl PyHub {
 }
 
 impl PyHub {
-    /// Stop watching, each on its own loop.
-    fn stop_readers(&self, py: Python<'_>) -> PyResult<()> {
-        let readers = std::mem::take(&mut *self.readers.lock());
+    /// Stop watching, each on its own loop: the readers of one hub, or all.
+    fn stop_readers(&self, py: Python<'_>, hub: Option<&Arc<Hub>>) -> PyResult<()> {
+        let is_meant =
+            |reader: &mut Py<LoopReader>| hub.is_none_or(|hub| Arc::ptr_eq(&reader.get().hub, hub));
+        let readers: Vec<_> = self.readers.lock().extract_if(.., is_meant).collect();
         for reader in readers {
             let Some(event_loop) = reader.get().event_loop(py) else { continue };
             if reader.get().is_ours() && reader.get().is_alive(py) {
@@ -652,6 +708,6 @@ impl PyHub {
 impl Drop for PyHub {
     fn drop(&mut self) {
         // A loop that goes on would keep the descriptor of every hub it ever had.
-        while_dropping(|py| self.stop_readers(py));
+        while_dropping(|py| self.stop_readers(py, None));
     }
 }

@@ -1,19 +1,21 @@
 //! `Subscription`: a native async iterator over one subscriber's bytes, and a handle to the subscriber.
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::awaitable::{Next, Ready};
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, while_dropping};
-use super::fork;
-use super::handed::Reactors;
+use super::handed::{HandedClient, Reactors};
 use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
+use super::{exit, fork};
 use crate::hub::Hub;
 use crate::reader::Reader;
 use crate::subscriber::{CloseReason, Identity, Taken, Who};
@@ -101,11 +103,29 @@ impl PySubscription {
         self.generation == fork::generation()
     }
 
+    /// Who it is now: a subscription that was handed off goes on at a reactor.
+    fn now(&self) -> &Arc<Identity> {
+        self.identity.current()
+    }
+
+    fn is_moved(&self) -> bool {
+        self.identity.moved.get().is_some()
+    }
+
     /// The loop's reader, of one that can be iterated.
     fn loop_reader(&self) -> Option<&LoopReader> {
         match &self.place {
-            Place::Loop(reader) => Some(reader.get()),
-            Place::Reactor(_) => None,
+            Place::Loop(reader) if !self.is_moved() => Some(reader.get()),
+            Place::Loop(_) | Place::Reactor(_) => None,
+        }
+    }
+
+    /// The reactors, of one that they deliver to; none once they have ended.
+    fn reactors(&self) -> Option<Arc<Reactors>> {
+        match &self.place {
+            Place::Reactor(reactors) => Some(reactors.clone()),
+            Place::Loop(_) if self.is_moved() => self.hub.get().reactors_of(&self.core),
+            Place::Loop(_) => None,
         }
     }
 
@@ -130,54 +150,75 @@ impl PySubscription {
         reader.wait(py, &self.identity)
     }
 
-    /// Let the consumer take what is left.
-    fn resume(&self) {
-        match &self.place {
-            Place::Loop(reader) => reader.get().resume_soon(self.identity.key),
-            Place::Reactor(reactors) => {
-                if let Some(reactor) = reactors.find(self.identity.reader) {
-                    reactor.resume(self.identity.key);
-                }
-            }
-        }
-    }
-
-    fn announce(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
-        match &self.place {
-            Place::Loop(reader) => LoopReader::announce(reader.bind(py), &self.identity, reason),
-            Place::Reactor(reactors) => {
-                reactors.report(&self.identity, reason);
-                Ok(())
-            }
-        }
-    }
-
     fn end(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
         if !self.is_ours() {
             return Ok(());
         }
-        if let Some(wake) = self.core.close(&self.reader, &self.identity, reason.clone()) {
-            // A reactor looks at one that is busy writing, too: its client may never take the rest.
-            if wake || matches!(self.place, Place::Reactor(_)) {
-                self.resume();
+        if let Place::Loop(place) = &self.place
+            && !self.is_moved()
+            && let Some(wake) = self.core.close(&self.reader, &self.identity, reason.clone())
+        {
+            if wake {
+                place.get().resume_soon(self.identity.key);
             }
-            self.announce(py, reason)?;
+            return LoopReader::announce(place.bind(py), &self.identity, reason);
+        }
+        // At a reactor, perhaps since this moment; or closed before.
+        let (Some(reactors), identity) = (self.reactors(), self.now()) else { return Ok(()) };
+        if let Some(reactor) = reactors.find(identity.reader)
+            && self.core.close(&reactor.reader, identity, reason.clone()).is_some()
+        {
+            // Also one that is busy writing is looked at: its client may never take the rest.
+            reactor.resume(identity.key);
+            reactors.report(identity, reason);
         }
         Ok(())
+    }
+
+    /// Give the client's socket, and the subscriber with it, to a reactor; see `_hand_over`.
+    fn move_to_reactor(
+        slf: &Bound<'_, Self>,
+        fd: i32,
+        server: u64,
+        on_end: Option<Py<PyAny>>,
+    ) -> PyResult<bool> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(place) = this.loop_reader().filter(|_| this.is_ours()) else { return Ok(false) };
+        let reactors = this.hub.get().start_reactors(py, &this.core)?;
+        let reactor = reactors.pick();
+        let info = this.info(py);
+        // Before the move: from then on its end may be reported at any moment.
+        reactors.remember(&this.identity, place.reports.clone(), HandedClient { info, on_end });
+        let Some(identity) = this.core.hand_to(&this.reader, &reactor.reader, &this.identity, server) else {
+            drop(reactors.forget(this.identity.id));
+            return Ok(false);
+        };
+        place.release(&this.identity);
+        if let Some(reason) = this.identity.closed.get() {
+            // `on_disconnect` was told when that happened; `on_end` was not known then.
+            let ended = reactors.forget(identity.id);
+            if let (Some(on_end), Some(event_loop)) = (ended.on_end, place.event_loop(py)) {
+                event_loop.call_method1(intern!(py, "call_soon"), (on_end, reason.as_str()))?;
+            }
+        }
+        // SAFETY: the caller duplicated the descriptor for this and gives it up.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        reactor.adopt(socket, identity);
+        Ok(true)
     }
 }
 
 impl Drop for PySubscription {
     fn drop(&mut self) {
-        if !self.owner || !self.is_ours() {
+        if !self.owner || !self.is_ours() || self.is_moved() {
             return;
         }
+        let Place::Loop(place) = &self.place else { return };
         if self.core.drop_subscriber(&self.reader, &self.identity, CloseReason::Closed) {
-            while_dropping(|py| self.announce(py, &CloseReason::Closed));
+            let reason = &CloseReason::Closed;
+            while_dropping(|py| LoopReader::announce(place.bind(py), &self.identity, reason));
         }
-        if let Some(reader) = self.loop_reader() {
-            reader.release(&self.identity);
-        }
+        place.get().release(&self.identity);
     }
 }
 
@@ -192,7 +233,7 @@ impl PySubscription {
     /// The names of its topics, sorted; those it had, once it is closed.
     #[getter]
     fn topics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let names = if self.is_ours() { self.core.topics_of(&self.identity) } else { Vec::new() };
+        let names = if self.is_ours() { self.core.topics_of(self.now()) } else { Vec::new() };
         PyTuple::new(py, names.iter().map(|name| PyString::new(py, name)))
     }
 
@@ -217,15 +258,15 @@ impl PySubscription {
     /// Why the stream ended, or None while it has not.
     #[getter]
     fn closed(&self) -> Option<&str> {
-        self.identity.closed.get().map(CloseReason::as_str)
+        self.now().closed.get().map(CloseReason::as_str)
     }
 
     /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
     #[getter]
     fn path(&self) -> &'static str {
         match self.place {
-            Place::Loop(_) => "loop",
-            Place::Reactor(_) => "reactor",
+            Place::Loop(_) if !self.is_moved() => "loop",
+            Place::Loop(_) | Place::Reactor(_) => "reactor",
         }
     }
 
@@ -299,9 +340,42 @@ impl PySubscription {
         let drafts: PyResult<Vec<_>> =
             events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
         if self.is_ours() && self.core.initial(&self.reader, &self.identity, drafts?).or_raise(py)? {
-            self.resume();
+            match &self.place {
+                Place::Loop(place) => place.get().resume_soon(self.identity.key),
+                Place::Reactor(reactors) => {
+                    if let Some(reactor) = reactors.find(self.identity.reader) {
+                        reactor.resume(self.identity.key);
+                    }
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Private: whether `_hand_over` can be done here and now, and what it needs is there.
+    ///
+    /// Raises OSError when there is no thread or descriptor for a reactor.
+    fn _can_hand_over(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(place) = self.loop_reader().filter(|_| self.is_ours()) else { return Ok(false) };
+        let is_new = !self.reader.was_taken(&self.identity);
+        if !is_new || self.closed().is_some() || !self.hub.get().is_now(&self.core) {
+            return Ok(false);
+        }
+        let here = py.import(intern!(py, "asyncio"))?.call_method0(intern!(py, "get_running_loop"))?;
+        if !place.event_loop(py).is_some_and(|event_loop| event_loop.is(&here)) {
+            return Ok(false);
+        }
+        self.hub.get().start_reactors(py, &self.core)?;
+        Ok(true)
+    }
+
+    /// Private: go on at a reactor, which gets the client's socket. `fd` is the hub's from here on, unless this
+    /// returns False or raises. To be called on the subscription's loop.
+    ///
+    /// `on_end(reason)` is called on that loop when the stream has ended.
+    fn _hand_over(slf: &Bound<'_, Self>, fd: i32, server: u64, on_end: Option<Py<PyAny>>) -> PyResult<bool> {
+        let _inside = exit::enter(slf.py());
+        Self::move_to_reactor(slf, fd, server, on_end)
     }
 
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -1,0 +1,388 @@
+"""``EventSourceResponse(subscription)``: handed off like a hub's own response, with what it has by then."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from sse_hub import EventSourceResponse, Hub, Subscription
+from sse_hub.sse import AppStatus
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from wire import WAYS, Site, Stream, quiet, until
+
+
+@pytest.fixture(scope="module", params=["protocol", "middleware"])
+def server(request: pytest.FixtureRequest) -> Iterator[Site]:
+    assert WAYS[request.param][0] == "reactor"
+    site = Site(request.param)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(server: Site) -> Iterator[Site]:
+    with quiet():
+        yield server
+        server.close_hubs()
+
+
+Make = Callable[[Request], Response]
+
+
+def serve(site: Site, make: Make, *middleware: Middleware) -> None:
+    async def endpoint(request: Request) -> Response:
+        return make(request)
+
+    site.app = Starlette(routes=[Route("/", endpoint)], middleware=middleware)
+
+
+def opened(site: Site, hub: Hub, **options: Any) -> Stream:
+    stream = site.raw(**options)
+    stream.opened()
+    until(lambda: hub.stats()["handed_off"] == hub.count() > 0)
+    return stream
+
+
+def only(hub: Hub) -> Subscription:
+    (subscriber,) = hub.subscribers()
+    return subscriber
+
+
+# --- What arrives ----------------------------------------------------------------------------------
+
+
+def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None:
+    hub = site.hub()
+    passed: list[int] = []
+
+    class Passing(BaseHTTPMiddleware):
+        async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+            response = await call_next(request)
+            passed.append(response.status_code)
+            return response
+
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Passing))
+    with opened(site, hub) as one, opened(site, hub) as other:
+        hub.publish("t", 1)
+        assert (one.take(1), other.take(1)) == ([1], [1])
+        assert b"cache-control: no-store" in one.head.lower()
+        until(lambda: passed == [200, 200])
+        gc.collect()
+        assert not [found for found in gc.get_objects() if type(found) is EventSourceResponse]
+        hub.close(1)
+        for stream in (one, other):
+            assert stream.rest() == []
+            assert stream.ended
+
+
+def test_what_came_before_the_response_arrives_once_and_in_order(site: Site) -> None:
+    hub = site.hub()
+
+    def make(request: Request) -> Response:
+        subscription = hub.subscribe("t")
+        hub.publish("t", 1)
+        hub.publish("other", "not its topic")
+        subscription.send(2)
+        hub.broadcast(3)
+        return EventSourceResponse(subscription)
+
+    serve(site, make)
+    with opened(site, hub) as stream:
+        hub.publish("t", 4)
+        assert stream.take(4) == [1, 2, 3, 4]
+        stream.silent()
+
+
+def test_a_publisher_that_races_with_every_move(site: Site) -> None:
+    hub = site.hub(capacity=100_000)
+    stop = threading.Event()
+
+    def publish() -> None:
+        number = 0
+        while not stop.wait(0.0002):
+            hub.publish("t", number)
+            number += 1
+
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+    thread = threading.Thread(target=publish)
+    thread.start()
+    streams: list[Stream] = []
+    try:
+        for _ in range(60):
+            streams.append(site.raw())
+            numbers = streams[-1].take(50)
+            assert numbers == [*range(numbers[0], numbers[0] + 50)]
+    finally:
+        stop.set()
+        thread.join()
+    assert hub.stats()["handed_off"] == hub.count() == 60
+    last = hub.publish("t", "last").id
+    for stream in streams:
+        expected = numbers_after = 0
+        while (event := stream.event()).id != last:
+            expected = expected or event.json()
+            assert event.json() == expected + numbers_after
+            numbers_after += 1
+        stream.close()
+
+
+def test_a_client_that_resumes_gets_what_it_missed(site: Site) -> None:
+    hub = site.hub(history=3)
+    ids = [hub.publish("t", n).id for n in range(5)]
+    serve(
+        site,
+        lambda request: EventSourceResponse(
+            hub.subscribe("t", last_event_id=request.headers.get("last-event-id"))
+        ),
+    )
+    with opened(site, hub, last_event_id=ids[2]) as stream:
+        assert only(hub).recovered is True
+        hub.publish("t", 5)
+        assert stream.take(3) == [3, 4, 5]
+    until(lambda: hub.count() == 0)
+    with opened(site, hub, last_event_id=ids[0]) as stream:
+        assert only(hub).recovered is False
+        reset = stream.next()
+        assert (reset.event, reset.json()["reason"]) == ("stream-reset", "evicted")
+        assert stream.take(3) == [3, 4, 5], "what is left of it"
+
+
+# --- The same object, after the move ---------------------------------------------------------------
+
+
+def test_the_subscription_goes_on_through_the_same_object(site: Site) -> None:
+    hub = site.hub()
+    kept: list[Subscription] = []
+
+    def make(request: Request) -> Response:
+        kept.append(hub.subscribe("a", user="ann", info={"since": "today"}))
+        (other,) = hub.subscribers()  # a handle from before the move
+        kept.append(other)
+        return EventSourceResponse(kept[0])
+
+    serve(site, make)
+    with opened(site, hub) as stream:
+        own, handle = kept
+        for subscription in (own, handle, only(hub)):
+            assert subscription == own
+            assert (subscription.path, subscription.user, subscription.closed) == ("reactor", "ann", None)
+            assert subscription.info == {"since": "today"}
+        assert own.join(["b", "c"])
+        assert handle.leave("a")
+        assert own.topics == handle.topics == ("b", "c")
+        hub.publish("a", "left")
+        hub.publish("b", 1)
+        own.send(2)
+        assert hub.send(own.id, 3).result() is None
+        assert stream.take(3) == [1, 2, 3]
+        with pytest.raises(StopAsyncIteration):
+            asyncio.run(anext_of(own))
+        hub.publish("b", 4)
+        assert stream.take(1) == [4]
+        handle.close()
+        assert stream.rest() == []
+        assert stream.ended
+        until(lambda: own.closed == handle.closed == "closed")
+        assert hub.count() == 0
+        assert own.topics == ("b", "c"), "those it had"
+        assert not own.join("d")
+
+
+async def anext_of(subscription: Subscription) -> bytes:
+    return await anext(subscription)
+
+
+def test_a_subscription_that_is_dropped_after_the_move_goes_on(site: Site) -> None:
+    hub = site.hub()
+    kept: list[Subscription] = []
+
+    def make(request: Request) -> Response:
+        kept.append(hub.subscribe("t"))
+        return EventSourceResponse(kept[0])
+
+    serve(site, make)
+    with opened(site, hub) as stream:
+        kept.clear()
+        gc.collect()
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+
+
+# --- The end ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["client", "kicked", "closed", "max_age", "hub_closed"])
+def test_background_and_on_disconnect_run_when_the_stream_ends(site: Site, how: str) -> None:
+    hub = site.hub()
+    ends: list[Any] = []
+    loops: set[Any] = set()
+
+    @hub.on_disconnect
+    async def gone(subscriber: Subscription, reason: str) -> None:
+        loops.add(asyncio.get_running_loop())
+        ends.append((subscriber.info, subscriber.path, reason))
+
+    async def background() -> None:
+        loops.add(asyncio.get_running_loop())
+        ends.append("background")
+
+    def make(request: Request) -> Response:
+        loops.add(asyncio.get_running_loop())
+        subscription = hub.subscribe("t", info="mine", max_age=0.3 if how == "max_age" else None)
+        return EventSourceResponse(subscription, background=BackgroundTask(background))
+
+    serve(site, make)
+    with site.raw() as stream:
+        stream.opened()
+        until(lambda: hub.stats()["handed_off"] == 1)
+        assert ends == []
+        if how == "client":
+            stream.close()
+        elif how == "kicked":
+            hub.disconnect(id=only(hub).id, reason="kicked")
+        elif how == "closed":
+            only(hub).close()
+        elif how == "hub_closed":
+            threading.Thread(target=hub.close).start()
+        if how != "client":
+            assert stream.rest() == []
+            assert stream.ended
+    until(lambda: len(ends) == 2)
+    assert sorted(ends, key=str) == [("mine", "reactor", how), "background"]
+    assert len(loops) == 1
+
+
+def test_one_that_ends_before_it_is_handed_off(site: Site) -> None:
+    hub = site.hub()
+    ends: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: ends.append(reason))
+
+    def make(request: Request) -> Response:
+        subscription = hub.subscribe("t")
+        hub.publish("t", 1)
+        hub.disconnect(id=subscription.id, reason="out")
+        hub.publish("t", 2)
+        return EventSourceResponse(subscription, background=BackgroundTask(ends.append, "background"))
+
+    serve(site, make)
+    with site.raw() as stream:
+        assert [event.data for event in stream.rest() if not event.is_comment] == ["1"]
+        assert stream.ended
+    until(lambda: sorted(ends) == ["background", "out"])
+    assert hub.count() == 0
+
+
+def test_the_switch_of_sse_starlette_ends_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, other = site.hub(), site.hub()
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+    with opened(site, hub) as stream, site.stream(other) as stays:
+        serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+        monkeypatch.setattr(AppStatus, "should_exit", True)
+        assert stream.rest() == []
+        assert stream.ended
+        with site.raw() as late:
+            late.rest()
+            assert late.ended, "and one that begins later"
+        monkeypatch.setattr(AppStatus, "should_exit", False)
+        other.publish("t", 1)
+        assert stays.take(1) == [1], "a hub's own response is none of its streams"
+
+
+# --- When it steps back ----------------------------------------------------------------------------
+
+
+async def _nothing(*args: Any) -> None:
+    await asyncio.sleep(3600)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ping": {"ping": 30},
+    "sep": {"sep": "\n"},
+    "ping_message_factory": {"ping_message_factory": lambda: "ping"},
+    "data_sender_callable": {"data_sender_callable": _nothing},
+    "send_timeout": {"send_timeout": 5.0},
+    "client_close_handler_callable": {"client_close_handler_callable": lambda message: asyncio.sleep(0)},
+    "shutdown_event": {"shutdown_event": anyio.Event()},
+    "shutdown_grace_period": {"shutdown_grace_period": 0.1},
+    "cleanup_timeout": {"cleanup_timeout": 1.0},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_with_an_option_of_sse_starlette_it_stays_with_the_server(site: Site, option: str) -> None:
+    hub = site.hub()
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t"), **OPTIONS[option]))
+    stays_with_the_server(site, hub)
+
+
+def stays_with_the_server(site: Site, hub: Hub, **options: Any) -> None:
+    hub.publish("t", "before")
+    with site.raw(**options) as stream:
+        stream.opened()
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert (only(hub).path, hub.stats()["handed_off"]) == ("loop", 0)
+        only(hub).close()
+        assert [event for event in stream.rest() if not event.is_comment] == []
+        assert stream.ended
+    until(lambda: hub.count() == 0)
+
+
+def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site) -> None:
+    hub = site.hub()
+
+    class Changing:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def changed(message: Any) -> None:
+                if message.get("body"):
+                    message = {**message, "body": b": changed\n\n" + message["body"]}
+                await send(message)
+
+            await self.app(scope, receive, changed)
+
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Changing))
+    stays_with_the_server(site, hub)
+
+
+def test_http_1_0_stays_with_the_server(site: Site) -> None:
+    hub = site.hub()
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+    with socket.create_connection(("127.0.0.1", site.port), timeout=15) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        until(lambda: hub.count() == 1)
+        hub.publish("t", "one")
+        received = b""
+        while b'data: "one"\n\n' not in received:
+            received += sock.recv(4096) or pytest.fail("the stream ended")
+        assert only(hub).path == "loop"
+
+
+def test_one_that_was_iterated_stays_with_the_server(site: Site) -> None:
+    hub = site.hub()
+
+    async def endpoint(request: Request) -> Response:
+        subscription = hub.subscribe("t")
+        assert b"stream-open" in await anext(subscription)
+        return EventSourceResponse(subscription)
+
+    site.app = Starlette(routes=[Route("/", endpoint)])
+    with site.raw() as stream:
+        until(lambda: hub.count() == 1)
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert only(hub).path == "loop"
