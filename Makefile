@@ -2,7 +2,7 @@
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go
-#   make bench  side by side with what a user would pick instead; bench-quick: the same in three minutes
+#   make bench  side by side with what a user would pick instead, half an hour; bench-quick: three minutes
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
 VENV ?= .venv
@@ -28,6 +28,11 @@ $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	$(PY) -m pip install -q -r $(VENV)/dev-requirements.txt
 	@touch $@
 
+$(VENV)/.bench-ready: $(VENV)/.ready
+	$(PY) tools/dev-requirements.py bench > $(VENV)/bench-requirements.txt
+	$(PY) -m pip install -q -r $(VENV)/bench-requirements.txt
+	@touch $@
+
 venv: $(VENV)/.ready
 
 # The extension, in place, with optimisation: tests and demo meet what users get.
@@ -42,10 +47,11 @@ setup: build system
 demo: build
 	$(PY) -m examples.demo
 
-bench: build
+# In parts: python -m bench.suite --list, --only fanout,growth, --resume.
+bench: build $(VENV)/.bench-ready
 	$(PY) -m bench.suite
 
-bench-quick: build
+bench-quick: build $(VENV)/.bench-ready
 	$(PY) -m bench.suite --quick
 
 test: setup test-core test-python
@@ -61,7 +67,7 @@ test-python: setup
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s tests/test_handoff_crowds.py
 
-lint: venv build lint-bench
+lint: venv build lint-bench $(VENV)/.bench-ready
 	cargo fmt --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --no-default-features --all-targets -- -D warnings

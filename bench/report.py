@@ -1,16 +1,23 @@
-"""From runs to a table: medians with their spread, ratios within the same round, and where."""
+"""From runs to tables: medians with their spread, ratios within the same round, and where.
+
+Everything here works from the documents that `bench.run` writes: a table can be made anew at any time.
+"""
 
 import os
 import platform
 import statistics
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.servers import Server
-from bench.workloads import Metric
+from bench.workloads import WORKLOADS, Metric, columns
+
+if TYPE_CHECKING:
+    from bench.servers import Server
 
 Runs = dict[str, list[dict[str, Any]]]
+Document = dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
@@ -34,80 +41,140 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(servers: list[Server]) -> dict[str, str]:
-    """The installed versions of everything compared."""
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of these distributions."""
     found: dict[str, str] = {}
-    for package in dict.fromkeys(package for server in servers for package in server.packages):
+    for package in dict.fromkeys(packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
+    return found
+
+
+def versions(servers: "list[Server]") -> dict[str, str]:
+    """The installed versions of everything compared."""
+    found = installed(package for server in servers for package in server.packages)
     for server in servers:
         found |= server.versions()
     return found
 
 
-def provenance(where: dict[str, Any], found: dict[str, str]) -> str:
-    """The line under a table: the machine and what was compared."""
-    compared = ", ".join(f"{name} {version}" for name, version in found.items())
-    busy = f"load average before {where['load_average']:.1f}"
+def where(of: dict[str, Any]) -> str:
+    """The machine in a line."""
     return (
-        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}, {busy}; "
-        f"{compared}"
+        f"{of['cpu']}, {of['cores']} cores, {of['memory_gb']:.0f} GB, Linux {of['kernel']}, "
+        f"Python {of['python']}"
     )
 
 
-def _values(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
+def provenance(of: dict[str, Any], found: dict[str, str]) -> str:
+    """The line under a table: the machine and what was compared."""
+    compared = ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"{where(of)}, load average before {of['load_average']:.1f}; {compared}"
+
+
+def values(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
+    """The metric of every valid run that has it."""
     return [value for run in runs if run.get("valid") and (value := metric.value(run)) is not None]
 
 
-def summary(runs: Runs, metrics: tuple[Metric, ...], baseline: str) -> dict[str, dict[str, Any]]:
-    """Per server and metric: median, lowest, highest, and the median ratio to the baseline."""
-    result: dict[str, dict[str, Any]] = {}
-    for name, of_server in runs.items():
-        result[name] = {}
-        for metric in metrics:
-            values = _values(of_server, metric)
-            if not values:
-                continue
-            entry: dict[str, Any] = {
-                "median": statistics.median(values),
-                "min": min(values),
-                "max": max(values),
-            }
-            if metric.ratio and name != baseline:
-                pairs = zip(of_server, runs.get(baseline, []), strict=False)
-                ratios = [
-                    own / base
-                    for mine, theirs in pairs
-                    if mine.get("valid") and theirs.get("valid")
-                    and (own := metric.value(mine)) is not None
-                    and (base := metric.value(theirs))
-                ]  # fmt: skip
-                if ratios:
-                    entry["ratio"] = statistics.median(ratios)
-            result[name][metric.title] = entry
-    return result
+def _ratio(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], metric: Metric) -> float | None:
+    """The median ratio of runs of the same round."""
+    ratios = [
+        own / base
+        for one, other in zip(mine, theirs, strict=False)
+        if one.get("valid") and other.get("valid")
+        and (own := metric.value(one)) is not None
+        and (base := metric.value(other))
+    ]  # fmt: skip
+    return statistics.median(ratios) if ratios else None
 
 
-def _cell(entry: dict[str, Any] | None, metric: Metric) -> str:
-    if entry is None:
+def entry(name: str, runs: Runs, metric: Metric, baseline: str) -> dict[str, float] | None:
+    """Median, lowest, highest, and the ratio to the baseline; None without a valid run."""
+    of_server = values(runs.get(name, []), metric)
+    if not of_server:
+        return None
+    found = {"median": statistics.median(of_server), "min": min(of_server), "max": max(of_server)}
+    if metric.ratio and name != baseline:
+        ratio = _ratio(runs[name], runs.get(baseline, []), metric)
+        if ratio is not None:
+            found["ratio"] = ratio
+    return found
+
+
+def _cell(of: dict[str, float] | None, metric: Metric) -> str:
+    if of is None:
         return "-"
-    median, low, high = (f"{entry[key]:,.{metric.digits}f}" for key in ("median", "min", "max"))
+    median, low, high = (f"{of[key]:,.{metric.digits}f}" for key in ("median", "min", "max"))
     spread = "" if low == high else f" ({low} to {high})"
-    ratio = f" **{entry['ratio']:.2f}x**" if "ratio" in entry else ""
+    ratio = f" **{of['ratio']:.2f}x**" if "ratio" in of else ""
     return f"{median}{spread}{ratio}"
 
 
-def markdown(summarised: dict[str, dict[str, Any]], metrics: tuple[Metric, ...], runs: Runs) -> str:
-    """The table. A server with invalid runs says how many."""
-    shown = [metric for metric in metrics if any(metric.title in of for of in summarised.values())]
-    lines = [
-        "| server | " + " | ".join(metric.title for metric in shown) + " |",
-        "|---" * (len(shown) + 1) + "|",
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(runs: Runs, metrics: tuple[Metric, ...], baseline: str) -> str:
+    """One size's table: a row for each server, a column for each metric that any of them has."""
+    cells = {name: [entry(name, runs, metric, baseline) for metric in metrics] for name in runs}
+    shown = [index for index in range(len(metrics)) if any(of[index] for of in cells.values())]
+    rows = [[name, *(_cell(of[index], metrics[index]) for index in shown)] for name, of in cells.items()]
+    return _rows(["server", *(metrics[index].title for index in shown)], rows)
+
+
+def across(results: list[dict[str, Any]], metric: Metric, baseline: str) -> str:
+    """One metric's table: a row for each server, a column for each number of clients."""
+    names = dict.fromkeys(name for result in results for name in result["runs"])
+    rows = [
+        [name, *(_cell(entry(name, result["runs"], metric, baseline), metric) for result in results)]
+        for name in names
     ]
-    for name, of_server in summarised.items():
-        bad = sum(not run.get("valid") for run in runs[name])
-        label = f"{name} ({bad} of {len(runs[name])} runs invalid)" if bad else name
-        lines.append(f"| {label} | " + " | ".join(_cell(of_server.get(m.title), m) for m in shown) + " |")
-    return "\n".join(lines)
+    return _rows([metric.title, *(f"{result['clients']:,} clients" for result in results)], rows)
+
+
+def _invalid(document: Document) -> list[str]:
+    """A line for each server and size with invalid runs."""
+    lines = []
+    for result in document["results"]:
+        for name, runs in result["runs"].items():
+            bad = [run for run in runs if not run.get("valid")]
+            if bad:
+                why = "; ".join(dict.fromkeys(reason for run in bad for reason in run["invalid_because"]))
+                count = f"{len(bad)} of {len(runs)} runs left out"
+                lines.append(f"invalid: {name} at {result['clients']:,} clients, {count}: {why[:300]}")
+    return lines
+
+
+def notes(document: Document) -> list[str]:
+    """What stands under the tables: what was left out and why, the machine, the versions."""
+    lines = _invalid(document)
+    limits = document["limits"].items()
+    lines += [f"{name}: measured up to {limit:,} clients" for name, limit in limits]
+    lines += [f"skipped: {reason}" for reason in document["skipped"]]
+    lines.append(provenance(document["machine"], document["versions"]))
+    return lines
+
+
+def section(document: Document) -> str:
+    """The tables and notes of one workload against servers."""
+    options, baseline = document["options"], document["options"]["baseline"]
+    workload = WORKLOADS[document["workload"]]
+    rounds = f"{options['rounds']} round{'s' if options['rounds'] > 1 else ''}"
+    title = f"{options['bytes']} bytes, {rounds}, {document['pinning']}"
+    if not any(name == baseline for result in document["results"] for name in result["runs"]):
+        ratios = "no ratios: the baseline was not measured"
+    else:
+        ratios = f"ratios (**bold**) to {baseline} in the same round"
+    parts = [f"{title}; {ratios}."]
+    if workload.across:
+        parts += [across(document["results"], metric, baseline) for metric in workload.across]
+    else:
+        for result in document["results"]:
+            table = markdown(result["runs"], columns(options), baseline)
+            parts.append(f"{document['workload']}, {result['clients']:,} clients:\n\n{table}")
+    parts.append("\n".join(f"- {line}" for line in notes(document)))
+    return "\n\n".join(parts)

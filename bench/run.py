@@ -11,14 +11,18 @@ named as skipped.
 import argparse
 import json
 import os
+import resource
+import signal
 import statistics
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import load, report, servers, toolchains, verify
-from bench.workloads import CPU, PROBE, PUBLISH, WORKLOADS, Metric
+from bench.workloads import WORKLOADS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +32,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("workload", choices=WORKLOADS)
     add("--servers", help=f"comma-separated, of: {', '.join(servers.names())} [all that can]")
     add("--baseline", default="sse-starlette", help="what ratios refer to [%(default)s]")
-    add("--clients", help="comma-separated [2000; probe 8000, stalled 10000, burst 500, tokens and churn 50]")
+    sizes = "; ".join(f"{name} {workload.clients}" for name, workload in WORKLOADS.items())
+    add("--clients", help=f"comma-separated [{sizes}]")
+    add("--limit", help="SERVER=CLIENTS, comma-separated: no more clients than that for that server")
     add("--rounds", type=int, default=3, help="[%(default)s]")
     add(
         "--seconds",
@@ -36,9 +42,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=10.0,
         help="how long fanout publishes, idle and churn run [%(default)s]",
     )
-    add("--rate", type=float, help="events per second [4; probe 10; stalled 1]")
-    add("--events", type=int, help="events (burst: 200, tokens: 2000, others: from --seconds)")
-    add("--batch", type=int, default=1, help="events published at a time (fanout) [%(default)s]")
+    add("--rate", type=float, help="events per second [4; probe 10; stalled 1; growth 10, less from 800 on]")
+    add("--events", type=int, help="events [burst 200, tokens 2000, replay 1000, publish 60; from --seconds]")
+    add("--batch", type=int, help="events published at a time [1; publish 20]")
+    add("--publish-path", default="/publish", help="publish: sse-hub also has /publish-bytes [%(default)s]")
     add("--bytes", type=int, default=128, help="size of an event's data [%(default)s]")
     add(
         "--pause",
@@ -109,70 +116,112 @@ def measure(server: servers.Server, clients: int, args: argparse.Namespace) -> d
     return result
 
 
-def rounds(picked: list[servers.Server], clients: int, args: argparse.Namespace) -> report.Runs:
-    """All runs. Each round begins with another server, so that drift hits all alike."""
-    runs: report.Runs = {server.name: [] for server in picked}
-    for number in range(args.rounds):
-        turn = number % len(picked)
-        for server in picked[turn:] + picked[:turn]:
-            try:
-                result = measure(server, clients, args)
-            except Exception as error:
-                result = {"valid": False, "invalid_because": [f"{type(error).__name__}: {error}"]}
-            runs[server.name].append(result)
-            why = "" if result.get("valid") else f" INVALID: {'; '.join(result['invalid_because'])}"
-            cpu = result.get("cpu_per_event_us")
-            note = f" {cpu:.2f} µs/event" if cpu else ""
-            where = f"{args.workload} {clients} round {number + 1}/{args.rounds} {server.name}"
-            print(f"{where}:{note}{why}", file=sys.stderr, flush=True)
-    return runs
+def _note(args: argparse.Namespace, clients: int, number: int, name: str, result: dict[str, Any]) -> None:
+    """A line on standard error for each run."""
+    why = "" if result.get("valid") else f" INVALID: {'; '.join(result['invalid_because'])}"
+    cpu = result.get("cpu_per_event_us")
+    note = f" {cpu:.2f} µs/event" if cpu else ""
+    where = f"{args.workload} {clients} round {number + 1}/{args.rounds} {name}"
+    print(f"{where}:{note}{why}", file=sys.stderr, flush=True)
 
 
-def columns(args: argparse.Namespace) -> tuple[Metric, ...]:
-    """The table's columns."""
-    metrics = WORKLOADS[args.workload].metrics
-    if args.probe or args.workload == "probe":
-        # The probe's own requests are in the CPU time, so cost per event is not shown with it.
-        metrics = PROBE + tuple(metric for metric in metrics if metric is not CPU)
-    if args.workload in ("fanout", "burst"):
-        metrics = (*metrics, PUBLISH)
-    return metrics
+def limits(args: argparse.Namespace) -> dict[str, int]:
+    """How many clients a server is measured with at most, from the command line."""
+    pairs = (text.rpartition("=") for text in (args.limit.split(",") if args.limit else []))
+    return {name: int(number) for name, _, number in pairs}
 
 
-def execute(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Everything the command line asks for: the text to print, the document to write."""
-    sizes = [int(size) for size in (args.clients or str(WORKLOADS[args.workload].clients)).split(",")]
+def raise_limit() -> None:
+    """Servers and load may open as many sockets as this user is allowed to; they inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def end_orderly() -> None:
+    """SIGTERM ends the servers and the load too, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
+def begun(args: argparse.Namespace, picked: list[servers.Server], skipped: list[str]) -> report.Document:
+    """A document without runs."""
+    sizes = [int(size) for size in (args.clients or WORKLOADS[args.workload].clients).split(",")]
+    server_cores, load_cores = cores(args)
+    pinning = "not pinned" if server_cores is None else f"server on core {server_cores}, load on {load_cores}"
+    upto = limits(args)
+    return {
+        "workload": args.workload,
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "complete": False,
+        "options": {name: value for name, value in vars(args).items() if name != "out"},
+        "limits": {server.name: upto[server.name] for server in picked if server.name in upto},
+        "pinning": pinning,
+        "machine": report.machine(),
+        "versions": report.versions(picked),
+        "skipped": skipped,
+        "results": [
+            {
+                "clients": clients,
+                "runs": {s.name: [] for s in picked if clients <= upto.get(s.name, clients)},
+            }
+            for clients in sizes
+        ],
+    }
+
+
+def resumable(previous: report.Document, fresh: report.Document) -> bool:
+    """Whether what was measured belongs to what is to be measured: same options, machine and versions."""
+
+    def key(document: report.Document) -> list[Any]:
+        machine = {name: value for name, value in document["machine"].items() if name != "load_average"}
+        return [machine, *(document.get(name) for name in ("workload", "options", "versions", "skipped"))]
+
+    return key(previous) == key(fresh)
+
+
+def execute(
+    args: argparse.Namespace,
+    previous: report.Document | None = None,
+    save: Callable[[report.Document], None] = lambda _document: None,
+) -> report.Document:
+    """Everything the command line asks for.
+
+    Rounds alternate: each measures all sizes, each size all servers, beginning with another one each time,
+    so that drift hits all alike. `save` is called after every run. What was saved is gone on with where it is
+    given as `previous` and belongs to the same options, machine and versions.
+    """
     picked, skipped = prepared(chosen(args))
     if not picked:
         sys.exit("no server can be had: " + "; ".join(skipped))
     load.build()
-    where, began, metrics = report.machine(), datetime.now(UTC), columns(args)
-    server_cores, load_cores = cores(args)
-    pinning = "not pinned" if server_cores is None else f"server on core {server_cores}, load on {load_cores}"
-    tables, results = [], []
-    for clients in sizes:
-        runs = rounds(picked, clients, args)
-        summarised = report.summary(runs, metrics, args.baseline)
-        title = f"{args.workload}: {clients} clients, {args.bytes} bytes, {args.rounds} rounds, {pinning}"
-        tables.append(f"{title}\n\n{report.markdown(summarised, metrics, runs)}")
-        results.append({"clients": clients, "summary": summarised, "runs": runs})
-    found = report.versions(picked)
-    notes = [f"skipped: {reason}" for reason in skipped]
-    notes.append(report.provenance(where, found))
-    document = {
-        "workload": args.workload,
-        "began": began.isoformat(timespec="seconds"),
-        "options": {name: value for name, value in vars(args).items() if name != "out"},
-        "pinning": pinning,
-        "machine": where,
-        "versions": found,
-        "skipped": skipped,
-        "results": results,
-    }
-    return "\n\n".join(tables + notes), document
+    raise_limit()
+    document = begun(args, picked, skipped)
+    if previous is not None and resumable(previous, document):
+        document = previous
+    for number in range(args.rounds):
+        turn = number % len(picked)
+        for result in document["results"]:
+            for server in picked[turn:] + picked[:turn]:
+                runs = result["runs"].get(server.name)
+                if runs is None or len(runs) > number:
+                    continue
+                before = time.monotonic()
+                try:
+                    run = measure(server, result["clients"], args)
+                except Exception as error:
+                    run = {"valid": False, "invalid_because": [f"{type(error).__name__}: {error}"]}
+                runs.append(run)
+                _note(args, result["clients"], number, server.name, run)
+                document["seconds"] = round(document["seconds"] + time.monotonic() - before, 1)
+                save(document)
+    document["complete"] = True
+    save(document)
+    return document
 
 
-def failed(document: dict[str, Any]) -> list[str]:
+def failed(document: report.Document) -> list[str]:
     """The servers without a valid run, with the number of clients."""
     return [
         f"{name} at {result['clients']} clients"
@@ -185,8 +234,9 @@ def failed(document: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run, print, write."""
     args = parse()
-    text, document = execute(args)
-    print(text)
+    end_orderly()
+    document = execute(args)
+    print(report.section(document))
     out = args.out or servers.ROOT / "bench" / "results" / "raw" / f"{args.workload}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")

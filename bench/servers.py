@@ -88,9 +88,9 @@ def program(*words: str) -> Callable[[int, Path], list[str]]:
     return lambda port, _directory: [*words, str(port)]
 
 
-FANOUT = frozenset({"fanout", "burst", "idle", "churn", "stalled", "probe"})
+FANOUT = frozenset({"fanout", "growth", "burst", "publish", "idle", "churn", "stalled", "probe"})
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
-FLOOR = frozenset({"fanout", "burst", "idle"})
+FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
 # The hub's own, and nchan's; the others' users write a history of their own.
 REPLAY = frozenset({"replay"})

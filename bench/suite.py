@@ -1,73 +1,24 @@
-"""Every workload that the comparison consists of, one after another.
+"""Every part of the comparison, one after another, in as many sittings as one likes.
 
-    python -m bench.suite           # an hour or two: all servers, five rounds
-    python -m bench.suite --quick   # under three minutes: a few servers and workloads, one round
-    python -m bench.suite --only burst,idle
+    python -m bench.suite                        # all parts: about 35 minutes
+    python -m bench.suite --only fanout,growth   # these only; what other parts left behind stays
+    python -m bench.suite --resume               # only what is missing, after a run that was cut short
+    python -m bench.suite --quick                # a few servers and workloads, one round: under two minutes
+    python -m bench.suite --list
 
-Ratios are to sse-hub in the same round. Prints Markdown and writes it, with each workload's measurements as
-JSON, into bench/results/.
+Each part writes NAME.json into bench/results/ after every single run. The report and its plots are then made
+from all the JSON that is there, as `python -m bench.render` does.
 """
 
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import run, servers
-
-RESULTS = servers.ROOT / "bench" / "results"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A workload as `bench.run` is asked for it; `name` is the JSON file's."""
-
-    name: str
-    title: str
-    words: tuple[str, ...]
-
-
-FULL = (
-    Part(
-        "fanout", "Steady fan-out", ("fanout", "--clients", "500,2000,8000", "--rate", "1", "--seconds", "20")
-    ),
-    Part("burst", "A burst of 200 events", ("burst", "--clients", "500")),
-    Part("stalled", "A tenth of the clients reads nothing", ("stalled", "--seconds", "20")),
-    Part(
-        "probe",
-        "An unrelated endpoint meanwhile, server on both cores",
-        ("probe", "--seconds", "10", "--server-cores", "0,1", "--timeout", "60"),
-    ),
-    Part("idle", "Idle clients", ("idle", "--clients", "2000", "--seconds", "20")),
-    Part("churn", "Clients that come and go", ("churn",)),
-    Part("tokens", "Token streams", ("tokens",)),
-)
-MAIN = "sse-starlette,sse-hub,sse-hub handed off,go"
-QUICK = (
-    Part(
-        "quick-fanout",
-        "Steady fan-out",
-        (
-            "fanout",
-            "--clients",
-            "2000",
-            "--rate",
-            "2",
-            "--seconds",
-            "4",
-            "--servers",
-            f"{MAIN},node,bare",
-        ),
-    ),
-    Part("quick-burst", "A burst of 200 events", ("burst", "--clients", "200", "--servers", MAIN)),
-    Part(
-        "quick-stalled",
-        "A tenth of the clients reads nothing",
-        ("stalled", "--clients", "1000", "--seconds", "3", "--servers", MAIN),
-    ),
-)
+from bench import encode, imports, render, report, run
+from bench.parts import FULL, QUICK, Part
 
 
 def parse() -> argparse.Namespace:
@@ -75,33 +26,86 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.suite", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a few servers and workloads, one round")
-    add("--rounds", type=int, help="[5; quick: 1]")
     add("--only", help="comma-separated parts")
-    add("--out", type=Path, default=RESULTS, help="where the results go [bench/results]")
+    add("--rounds", type=int, help="instead of each part's own number")
+    add("--resume", action="store_true", help="go on where the JSON ends; what is complete stays")
+    add("--list", action="store_true", help="name the parts and what they take, and end")
+    add("--out", type=Path, default=render.RESULTS, help="where the results go [bench/results]")
     return parser.parse_args()
 
 
+def asked(args: argparse.Namespace) -> list[Part]:
+    """The parts to run; SystemExit for a name that there is not."""
+    parts = QUICK if args.quick else FULL
+    if not args.only:
+        return [part for part in parts if not part.extra]
+    names = {part.name.removeprefix("quick-"): part for part in parts}
+    wanted = [name.removeprefix("quick-") for name in args.only.split(",")]
+    if unknown := [name for name in wanted if name not in names]:
+        sys.exit(f"no part {', '.join(unknown)}; there are: {', '.join(names)}")
+    return [names[name] for name in wanted]
+
+
+def saved(path: Path) -> report.Document | None:
+    """What an earlier run left there."""
+    if not path.exists():
+        return None
+    document: report.Document = json.loads(path.read_text())
+    return document
+
+
+def alone(part: Part, rounds: int, measure: Callable[[int], report.Document]) -> report.Document:
+    """A measurement without servers, which is short: made whole or not at all."""
+    began = datetime.now(UTC)
+    document = measure(rounds)
+    seconds = (datetime.now(UTC) - began).total_seconds()
+    fixed = {"began": began.isoformat(timespec="seconds"), "seconds": round(seconds, 1), "complete": True}
+    return document | fixed | {"title": part.title}
+
+
+def perform(part: Part, args: argparse.Namespace) -> report.Document:
+    """Run one part, or what is missing of it; its JSON grows with every run."""
+    path = args.out / f"{part.name}.json"
+    rounds = args.rounds or part.rounds
+    previous = saved(path) if args.resume else None
+
+    def save(document: report.Document) -> None:
+        # A run that is killed leaves the last state, not half of one.
+        passing = path.with_suffix(".tmp")
+        passing.write_text(json.dumps(document | {"title": part.title}, indent=1) + "\n")
+        passing.replace(path)
+
+    simple = {"encode": encode.measure, "imports": imports.measure}.get(part.words[0])
+    if simple is None:
+        words = [*part.words, "--rounds", str(rounds), "--baseline", part.baseline]
+        return run.execute(run.parse(words), previous, save)
+    if previous is not None and previous["options"] == {"rounds": rounds}:
+        return previous
+    document = alone(part, rounds, simple)
+    save(document)
+    return document
+
+
 def main() -> None:
-    """Run all parts; what is done is written even where a later one fails."""
+    """Run the parts; the report is made anew after each, so that what is done can be read."""
     args = parse()
-    parts: tuple[Part, ...] = QUICK if args.quick else FULL
-    if args.only:
-        parts = tuple(part for part in parts if part.name.removeprefix("quick-") in args.only.split(","))
-    rounds = str(args.rounds or (1 if args.quick else 5))
+    parts = asked(args)
+    if args.list:
+        for part in QUICK if args.quick else FULL:
+            note = " (only when named)" if part.extra else ""
+            print(f"{part.name:14} {part.minutes:5.1f} min  {part.title}{note}")
+        return
+    run.end_orderly()
     args.out.mkdir(parents=True, exist_ok=True)
-    target = args.out / ("quick.md" if args.quick else "results.md")
-    sections = [f"# The benchmark, {datetime.now(UTC):%Y-%m-%d}"]
     without: list[str] = []
     for part in parts:
-        baseline = "sse-hub" if part.words[0] == "tokens" else "sse-hub handed off"
-        words = [*part.words, "--rounds", rounds, "--baseline", baseline]
-        text, document = run.execute(run.parse(words))
-        print(f"## {part.title}\n\n{text}\n", flush=True)
-        sections.append(f"## {part.title}\n\n{text}")
-        (args.out / f"{part.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        target.write_text("\n\n".join(sections) + "\n")
-        without += [f"{part.name}: {what}" for what in run.failed(document)]
-    print(f"written: {target}", file=sys.stderr)
+        # On standard error, as each run's line: standard output is the report.
+        print(f"== {part.name}, about {part.minutes} min", file=sys.stderr, flush=True)
+        document = perform(part, args)
+        print(f"## {part.title}\n\n{render.section(document)}\n", flush=True)
+        render.render(args.out, quick=args.quick)
+        if "pinning" in document:
+            without += [f"{part.name}: {what}" for what in run.failed(document)]
     if without:
         sys.exit("no valid run: " + "; ".join(without))
 

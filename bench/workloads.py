@@ -26,12 +26,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Workload:
-    """A workload: the load generator's mode, its options from the command line's, columns, clients."""
+    """A workload: the load generator's mode, its options from the command line's, columns, clients.
+
+    Those of `across` have a table of their own, a column for each number of clients, instead.
+    """
 
     mode: str
     options: Callable[[Namespace], dict[str, object]]
     metrics: tuple[Metric, ...]
-    clients: int = 2000
+    clients: str = "2000"
+    across: tuple[Metric, ...] = ()
 
 
 CPU = Metric("CPU per event, µs", "cpu_per_event_us", digits=2, ratio=True)
@@ -50,11 +54,29 @@ def _paced(args: Namespace, rate: float) -> dict[str, object]:
     rate = args.rate if args.rate is not None else rate
     n = args.events or max(1, round(args.seconds * rate))
     probe = {"probe": "/ping"} if args.probe else {}
-    return {"n": n, "rate": rate, "batch": args.batch, "stalled": args.stalled, **probe}
+    return {"n": n, "rate": rate, "batch": args.batch or 1, "stalled": args.stalled, **probe}
 
 
 def _fanout(args: Namespace) -> dict[str, object]:
     return _paced(args, 4.0)
+
+
+def _growth(args: Namespace) -> dict[str, object]:
+    """As many deliveries a second at each size, so that no server is saturated at the large ones only."""
+    rate = min(10.0, 8000 / args.clients) if args.rate is None else args.rate
+    return {"n": args.events or max(4, round(args.seconds * rate)), "rate": rate, "warmup": 2}
+
+
+def _publish(args: Namespace) -> dict[str, object]:
+    """Calls in groups, back to back, a second from one to the next: the call is timed, not the clock."""
+    batch = 20 if args.batch is None else args.batch
+    return {
+        "n": args.events or 3 * batch,
+        "batch": batch,
+        "rate": args.rate if args.rate is not None else batch,
+        "warmup": batch,
+        "publish": args.publish_path,
+    }
 
 
 def _stalled(args: Namespace) -> dict[str, object]:
@@ -93,40 +115,41 @@ LAST = tuple(
 )
 SPEED = Metric("events per s", "received.events_per_s", digits=0)
 DELIVERY = (*LATENCY, *LAST)
+PROBE = tuple(Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, digits=1) for key in ("p50", "p99", "max"))
+PUBLISH = Metric("publish(), µs", "publish_us", digits=2, ratio=True)
+HEARTBEAT = Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True)
+VISIT = Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True)
+REPLAY = (
+    Metric("all have everything, ms", "wall_s", 1e3, digits=0, ratio=True),
+    Metric("median client, ms", "complete.p50_us", 1e-3, digits=0),
+    replace(CPU, title="CPU per replayed event, µs"),
+    PEAK,
+)
+# What is drawn over the number of clients.
+CURVES = (CPU, RSS, LAST[0])
 
 WORKLOADS = {
-    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD)),
+    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD, PUBLISH)),
+    "growth": Workload(
+        "fanout", _growth, (), "100,500,2000,8000,19000", across=(*CURVES, LATENCY[1], CONNECT, BUSY, LOAD)
+    ),
     "burst": Workload(
-        "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD), clients=500
+        "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, PUBLISH), "500"
     ),
-    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD), clients=10_000),
-    "probe": Workload("fanout", _probe, (CPU, *DELIVERY, BUSY, LOAD), clients=8000),
-    "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD), clients=50),
-    "replay": Workload(
-        "replay",
-        _replay,
-        (
-            Metric("all have everything, ms", "wall_s", 1e3, digits=0, ratio=True),
-            Metric("median client, ms", "complete.p50_us", 1e-3, digits=0),
-            replace(CPU, title="CPU per replayed event, µs"),
-            PEAK,
-            BUSY,
-            LOAD,
-        ),
-        clients=1000,
-    ),
-    "idle": Workload(
-        "idle",
-        _timed,
-        (RSS, CONNECT, Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True), BUSY),
-    ),
-    "churn": Workload(
-        "churn",
-        _timed,
-        (Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True), BUSY, LOAD),
-        clients=50,
-    ),
+    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD), "10000"),
+    # The probe's own requests are in the CPU time, so cost per event is not shown with it.
+    "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD), "8000"),
+    "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD), "50"),
+    "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD), "1000"),
+    "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD)),
+    "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, BUSY)),
+    "churn": Workload("churn", _timed, (VISIT, BUSY, LOAD), "50"),
 }
 
-PROBE = tuple(Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, digits=1) for key in ("p50", "p99", "max"))
-PUBLISH = Metric("publish(), µs", "publish_us", digits=2)
+
+def columns(options: dict[str, Any]) -> tuple[Metric, ...]:
+    """The columns of the table for these options of the command line."""
+    workload = WORKLOADS[options["workload"]]
+    if options.get("probe") and options["workload"] != "probe":
+        return PROBE + tuple(metric for metric in workload.metrics if metric is not CPU)
+    return workload.metrics

@@ -1,0 +1,118 @@
+"""What the suite consists of.
+
+The sizes are chosen so that all parts together take about half an hour on a machine with two cores, the quick
+ones under two minutes, after what is compiled is compiled.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the suite.
+
+    `words` are `bench.run`'s, or name a measurement without servers (encode, imports). `minutes` is what it
+    takes on two cores. `baseline` is what ratios refer to. One that is `extra` runs only when it is named.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+    rounds: int
+    minutes: float
+    baseline: str = "sse-hub handed off"
+    extra: bool = False
+
+
+def _part(name: str, title: str, words: str, servers: str, rounds: int, minutes: float) -> Part:
+    chosen = ("--servers", servers) if servers else ()
+    return Part(name, title, (*words.split(), *chosen), rounds, minutes)
+
+
+OURS = "sse-hub,sse-hub handed off"
+MAIN = f"sse-starlette,{OURS},go,axum"
+# Who sends heartbeats of its own accord.
+BEATS = f"sse-starlette,{OURS},fastapi.sse,axum"
+# fastapi.sse would be saturated for minutes.
+WIDE = f"{MAIN},starlette,raw-asgi,node,nchan,bare,sse-hub on granian,sse-hub on hypercorn"
+
+FULL = (
+    _part("fanout", "Steady fan-out", "fanout --clients 2000 --rate 2 --seconds 5", "", 3, 6),
+    _part("growth", "Growth", "growth --seconds 4", MAIN, 2, 10),
+    _part("burst", "A burst of 200 events", "burst --clients 500", WIDE, 3, 2),
+    _part("replay", "1,000 clients come back at once, 1,000 events behind", "replay", "", 2, 2.5),
+    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 1.5, "sse-hub"),
+    Part(
+        "tokens-pause",
+        "Token streams that wait before each event",
+        ("tokens", "--events", "1000", "--pause", "0"),
+        3,
+        2,
+        "sse-hub",
+    ),
+    _part(
+        "stalled",
+        "A tenth of the clients reads nothing",
+        "stalled --clients 4000 --rate 1 --seconds 6",
+        f"{MAIN},node",
+        1,
+        2.5,
+    ),
+    _part(
+        "probe",
+        "An unrelated endpoint meanwhile, server on both cores",
+        "probe --clients 4000 --rate 4 --seconds 6 --server-cores 0,1",
+        MAIN,
+        2,
+        2.5,
+    ),
+    _part("idle", "Idle clients and their heartbeats", "idle --clients 2000 --seconds 16", BEATS, 1, 2),
+    _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 2, 1.5),
+    _part(
+        "publish",
+        "What publish() costs its caller",
+        "publish --events 40 --limit sse-starlette=1000",
+        f"{OURS},sse-starlette",
+        2,
+        2,
+    ),
+    Part("encode", "Encoding alone", ("encode",), 31, 0.2),
+    Part("imports", "What an import costs a process that starts", ("imports",), 11, 0.2),
+    Part(
+        "fanout-8000",
+        "Steady fan-out to 8,000",
+        ("fanout", "--clients", "500,8000", "--rate", "0.5", "--seconds", "8", "--servers", WIDE),
+        2,
+        14,
+        extra=True,
+    ),
+)
+QUICK = (
+    _part(
+        "quick-fanout",
+        "Steady fan-out",
+        "fanout --clients 2000 --rate 2 --seconds 4",
+        f"{MAIN},node,bare",
+        1,
+        1.0,
+    ),
+    _part("quick-burst", "A burst of 200 events", "burst --clients 200", f"{OURS},sse-starlette,go", 1, 0.3),
+    _part(
+        "quick-replay",
+        "200 clients come back at once, 1,000 events behind",
+        "replay --clients 200",
+        f"{OURS},sse-starlette",
+        1,
+        0.2,
+    ),
+    Part(
+        "quick-tokens",
+        "Token streams that never wait",
+        ("tokens", "--events", "1000", "--servers", "sse-starlette,sse-hub"),
+        1,
+        0.2,
+        "sse-hub",
+    ),
+    Part("quick-encode", "Encoding alone", ("encode",), 7, 0.1),
+    Part("quick-imports", "What an import costs a process that starts", ("imports",), 3, 0.1),
+)
