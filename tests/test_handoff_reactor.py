@@ -196,6 +196,29 @@ def test_also_during_a_broadcast_to_many(
     print(f"gone after {slowest * 1000:.1f} ms at most")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts wake-ups in /proc")
+def test_many_heartbeats_cost_few_wake_ups(
+    site: Site, crowd: Callable[[Hub, int], list[socket.socket]]
+) -> None:
+    hub = site.hub(heartbeat=1.0)
+    crowd(hub, 500)
+    (reactor,) = [
+        path.parent
+        for path in Path("/proc/self/task").glob("*/comm")
+        if path.read_text().startswith("sse-hub-reactor")
+    ]
+
+    def wake_ups() -> int:
+        status = (reactor / "status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    before, beats = wake_ups(), hub.stats()["heartbeats"]
+    until(lambda: hub.stats()["heartbeats"] >= beats + 1000)
+    woken = wake_ups() - before
+    print(f"1000 heartbeats, {woken} wake-ups")
+    assert woken < 300
+
+
 def test_a_client_that_sends_rubbish_is_closed(site: Site) -> None:
     hub = site.hub()
     with site.stream(hub) as talker, site.stream(hub) as stays:

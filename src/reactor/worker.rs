@@ -25,6 +25,9 @@ const BATCH: usize = 256;
 const SLICE: Duration = Duration::from_millis(1);
 /// How long a client has to close after the end of its stream.
 const LINGER: Duration = Duration::from_secs(1);
+/// Heartbeats and looks at who is stalled that are due within this time of each other cost one wake-up: with
+/// thousands of clients there is hardly a millisecond in which none is due.
+const TICK_MS: u64 = 20;
 const SIGNAL: Token = Token(usize::MAX);
 const NOBODY: usize = usize::MAX;
 
@@ -171,7 +174,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let next = self.next.filter(|_| !self.hub.clock.is_manual());
-        let hub = next.map(|next| next.saturating_sub(self.hub.clock.now()));
+        let hub = next.map(|next| round_up(next).saturating_sub(self.hub.clock.now()));
         let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
         // mio's timeouts are in whole milliseconds, rounded up.
         [hub, ending].into_iter().flatten().min()
@@ -416,6 +419,12 @@ impl Worker {
             self.gone(token, &CloseReason::HubClosed);
         }
     }
+}
+
+/// The next moment of a tick.
+fn round_up(at: Duration) -> Duration {
+    let ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX - TICK_MS);
+    Duration::from_millis((ms + 1).next_multiple_of(TICK_MS))
 }
 
 impl Drop for Worker {
