@@ -20,7 +20,7 @@ from handoff_serving import (
 from servers import Client, ThreadServer
 from sse_hub import _handed
 from sse_hub._handed import handed_off
-from wire import WAYS, Site, Stream, quiet
+from wire import WAYS, Site, Stream, quiet, until
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -163,3 +163,29 @@ def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
     for stream in [stalled, *streams]:
         stream.close()
     site.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("way", "http"),
+    [("protocol", PROTOCOL), ("middleware", "httptools"), ("middleware", "h11")],
+)
+def test_each_of_uvicorns_protocols_and_loops(way: str, http: str, loop: str) -> None:
+    site = Site(way, http=http, loop=loop)
+    with quiet():
+        hub = site.hub()
+        site.app = hub.endpoint("t")
+        streams = [Stream(site.port) for _ in range(20)]  # all at once
+        for stream in streams:
+            stream.opened()
+        assert hub.stats()["handed_off"] == 20
+        for n in range(100):
+            hub.publish("t", n)
+        streams.pop().close()
+        until(lambda: hub.count() == 19, 1.0)
+        site.server.stop()
+        for stream in streams:
+            assert [event.json() for event in stream.rest()] == [*range(100)]
+            assert stream.ended
+            stream.close()
+        site.close()

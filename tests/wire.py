@@ -121,10 +121,11 @@ class Stream(Client):
 
 
 class Site:
-    """One server in a thread; what it serves changes with each test."""
+    """One server in a thread; what it serves changes with each test. ``other`` options of uvicorn win."""
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, way: str, **other: Any) -> None:
         self.path, options = WAYS[way]
+        options = {**options, **other}
         self.app: Any = None
         self._hubs: list[Hub] = []
 
