@@ -67,7 +67,8 @@ impl CloseReason {
     }
 
     /// Whether what is queued still goes out.
-    fn drains(&self) -> bool {
+    #[must_use]
+    pub fn drains(&self) -> bool {
         !matches!(self, Self::Client | Self::Overflow | Self::Stalled)
     }
 }

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from sse_hub import _core
 from sse_hub._handed import handed_off
 from sse_hub._handoff import EXTENSION, Offer
 from starlette.types import Receive, Scope, Send
@@ -108,6 +109,7 @@ class Taking(Response):
         assert offer is not None
         assert not os.get_blocking(descriptor)
         assert not os.get_inheritable(descriptor)
+        assert _core._release(descriptor)
         sock = socket.socket(fileno=descriptor)
         if self.keep:
             self.observed.streams.open[sock] = offer.server
@@ -171,13 +173,14 @@ def build(
     return app
 
 
-def use_up_descriptors() -> None:
-    """Leave this process not one descriptor."""
+def use_up_descriptors(left: int = 0) -> None:
+    """Leave this process not one descriptor, or ``left``."""
     import resource
 
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(left + 1)]
+    for number in free:
+        os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def factory(*middleware: tuple[Any, dict[str, Any]]) -> FastAPI:

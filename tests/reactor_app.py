@@ -40,9 +40,9 @@ async def publish(data: str) -> Response:
 
 
 @app.get("/exhausted")
-async def exhausted() -> Response:
-    """Leave no descriptor, and ask for one."""
-    use_up_descriptors()
+async def exhausted(left: int = 0) -> Response:
+    """Leave no descriptor, or few, and ask for some."""
+    use_up_descriptors(left)
     return hub.response("t")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 import pytest
 from handoff_serving import PROTOCOL
 from servers import Client, Command, _unacknowledged, program, run, uvicorn
-from sse_hub import Hub
+from sse_hub import Hub, _core
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -377,6 +379,99 @@ def test_without_descriptors_only_newcomers_suffer() -> None:
             assert stream.rest() == []
             assert stream.ended
         assert server.wait() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+def test_without_descriptors_for_a_reactor_the_first_stream_stays_with_its_server() -> None:
+    with run(app()) as server, ExitStack() as stack:
+        control = stack.enter_context(Client(server.port, "/restored"))
+        answer(control)
+        # One for the loop's reader, one to hand over, none for a thread with its own.
+        with Stream(server.port, "/exhausted?left=2") as stream:
+            stream.opened()
+            assert ask(control, "/publish?data=1") == "published to loop."
+            assert stream.take(1) == ["1"]
+            ask(control, "/restored")
+            with Stream(server.port, "/events") as later:
+                later.opened()
+                assert ask(control, "/publish?data=2") == "published to loop+reactor."
+                assert (stream.take(1), later.take(1)) == (["2"], ["2"])
+
+
+FORKS = """
+import os, signal, socket
+from sse_hub import _core
+
+client, server = socket.socketpair()
+taken = [_core._duplicate(server.fileno()) for _ in range(2)]
+server.close()
+client.settimeout(10)
+child = os.fork()
+if child == 0:
+    signal.pause()
+_core._close(taken[0])
+assert _core._release(taken[1])
+os.close(taken[1])
+assert client.recv(1) == b"", "the child keeps no copy"
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+
+# A number that was given back may be another's.
+reused = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+assert set(taken) < set(reused)
+child = os.fork()
+if child == 0:
+    for number in reused:
+        os.fstat(number)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0, "closed in the child, although nobody's but the program's"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_connection_is_on_its_way_keeps_no_copy() -> None:
+    command = program(FORKS)
+    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
+    done = subprocess.run(command.args, env={**os.environ, **command.env}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+class Something:
+    """What an application gives with a stream."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_was_given_with_a_stream_is_let_go_although_its_loop_is_closed(when: str) -> None:
+    with Hub() as hub:
+        clients: list[socket.socket] = []
+
+        async def hand_over(info: object) -> None:
+            client, server = socket.socketpair()
+            clients.append(client)
+            fd = _core._duplicate(server.fileno())
+            server.close()
+            options = {"replay": 0, "last_event_id": None, "user": None, "overflow": None}
+            options |= {"capacity": None, "max_age": None, "initial": False}
+            hub._hand_over(fd, "t", server=0, on_end=lambda reason: None, info=info, **options)
+
+        async def another_loop() -> None:
+            hub.subscribe("u")
+
+        info = Something()
+        asyncio.run(hand_over(info))
+        is_there = weakref.ref(info)
+        del info
+        gc.collect()
+        assert is_there() is not None, "the stream goes on"
+        if when == "after":
+            asyncio.run(another_loop())
+        clients[0].close()
+        until(lambda: hub.count("t") == 0)
+        asyncio.run(another_loop())
+        asyncio.run(hand_over(None))
+        gc.collect()
+        assert is_there() is None
+    clients[1].close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

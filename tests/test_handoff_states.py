@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from sse_hub import _core
 from sse_hub._handoff import Offer, State
 
 
@@ -35,6 +36,7 @@ class Descriptor:
 
     def close(self) -> None:
         if not self.is_closed():
+            _core._release(self.number)
             os.close(self.number)
         os.close(self._other)
 

@@ -114,6 +114,28 @@ def test_send_reaches_one_without_an_id_and_in_order(site: Site) -> None:
         back.silent()
 
 
+@pytest.mark.parametrize("reason", ["client", "overflow", "stalled", "closed", "shutdown"])
+def test_a_kick_may_have_a_reason_that_the_hub_has_too(site: Site, reason: str) -> None:
+    hub = site.hub()
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+
+    async def events(request: Request) -> Response:
+        # With an option of sse-starlette: on no path of this server it is handed off.
+        return EventSourceResponse(hub.subscribe("t"), ping=60)
+
+    for app in (hub.endpoint("t"), Starlette(routes=[Route("/", events)])):
+        site.app = app
+        with site.raw() as stream:
+            stream.opened()
+            hub.publish("t", 1)
+            assert hub.disconnect(id=only(hub).id, reason=reason) == 1
+            assert [event.data for event in stream.rest() if not event.is_comment] == ["1"]
+            assert stream.ended, "not cut off"
+        until(lambda: hub.count() == 0)
+    until(lambda: reasons == [reason, reason])
+
+
 def test_a_kick_by_id_or_user_ends_the_body(site: Site) -> None:
     hub = site.hub()
     reasons: list[tuple[str | None, str]] = []

@@ -12,13 +12,21 @@ __all__ = [
     "Hub",
     "Publication",
     "Subscription",
+    "_close",
+    "_duplicate",
     "_end",
+    "_own",
+    "_release",
     "dumps",
     "encode_fields",
     "json_text",
 ]
 
+def _close(fd: int) -> None: ...
+def _duplicate(fd: int) -> int: ...
 def _end() -> None: ...
+def _own(fd: int) -> None: ...
+def _release(fd: int) -> bool: ...
 
 @final
 class Publication:
@@ -116,6 +124,8 @@ class Subscription:
     def aclose(self) -> Awaitable[None]:
         """``close()``, to be awaited: what ``contextlib.aclosing`` expects."""
 
+    @property
+    def _cut(self) -> Literal["client", "overflow", "stalled"] | None: ...
     def _on_close(self, callback: Callable[[str], object] | None) -> None: ...
     def _initial(self, events: list[Any]) -> None: ...
     def _can_hand_over(self) -> bool: ...

@@ -122,7 +122,7 @@ class EventStream:
         for task in self._tasks:
             task.add_done_callback(self._task_done)
         if isinstance(source, Subscription):
-            source._on_close(self._subscription_closed)
+            source._on_close(lambda _: self._subscription_closed(source))
             cast("Hub", source._hub)._look_at_workers(self._receive)
         live_streams.add(self)
         self._stopping = AppStatus._ends_all
@@ -229,9 +229,9 @@ class EventStream:
         self._overdue = True
         self._interrupt()
 
-    def _subscription_closed(self, reason: str) -> None:
+    def _subscription_closed(self, source: Subscription) -> None:
         # A stalled client never lets `send` return: its connection is aborted, or else the body cancelled.
-        if reason == "stalled" and not abort(self._receive):
+        if source._cut == "stalled" and not abort(self._receive):
             self._tasks[0].cancel()
 
     # Pings.

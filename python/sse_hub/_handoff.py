@@ -31,9 +31,10 @@ This module knows no server; ``uvicorn.py`` has the other side of it for uvicorn
 from __future__ import annotations
 
 import asyncio
-import os
 from enum import Enum
 from typing import Protocol
+
+from sse_hub import _core
 
 __all__ = ["EXTENSION", "Connection", "Offer", "State"]
 
@@ -109,7 +110,8 @@ class Offer:
         Returns:
             A duplicate of the socket's descriptor (non-blocking, close-on-exec) that belongs to the caller
             from here on, with everything sent before already given to the kernel; or None: the connection
-            stays with the server, and the body goes on through ``send``. A second call returns None.
+            stays with the server, and the body goes on through ``send``. A second call returns None. A forked
+            child closes it: before closing it yourself, or to keep it there, call ``_core._release``.
 
         Cancelling it closes a descriptor that was taken and withdraws the offer otherwise.
         """
@@ -140,6 +142,7 @@ class Offer:
     def take(self, descriptor: int) -> None:
         """Give ``descriptor`` to the response; only while the state is ``PENDING``."""
         assert self.state is State.PENDING
+        _core._own(descriptor)
         self._descriptor = descriptor
         self._decide(State.TAKEN)
 
@@ -153,7 +156,7 @@ class Offer:
         self._connection = None
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            _core._close(descriptor)
 
     def _decide(self, state: State) -> None:
         if self.state is State.PENDING:

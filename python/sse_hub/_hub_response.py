@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sse_hub._core import _close as close_descriptor
 from sse_hub._leaving import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._serving import DisconnectWatch, abort, serving
 from sse_hub.exceptions import HubClosed, HubFull
@@ -139,7 +139,7 @@ class HubResponse(Response):
             )
         except BaseException as error:
             if not isinstance(error, HubFull | HubClosed):
-                os.close(fd)
+                close_descriptor(fd)
                 raise
             end_on_socket(fd, COME_BACK_LATER)
             return False
@@ -203,7 +203,7 @@ class HubResponse(Response):
                 snapshot.cancel()
         if snapshot is not None and snapshot.done():
             snapshot.result()  # raises what went wrong
-        if subscription.closed not in ("client", "stalled"):
+        if subscription._cut not in ("client", "stalled"):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _give_initial(self, subscription: Subscription) -> None:
@@ -262,9 +262,10 @@ class _Stream:
     def _closed(self, reason: str) -> None:
         if self._body.done():
             return
-        if reason in ("stalled", "overflow"):
+        cut = self._subscription._cut  # not `reason`, which may be the application's
+        if cut in ("stalled", "overflow"):
             self._abort()
-        elif reason != "client":
+        elif cut is None:
             # What is queued still goes out, unless the client takes nothing.
             self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self._abort)
 

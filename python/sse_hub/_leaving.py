@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Scope, Send
 
+from sse_hub._core import _release as release_descriptor
 from sse_hub._handoff import EXTENSION
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ async def end_of_response(send: Send) -> None:
 
 def end_on_socket(descriptor: int, last: bytes = b"") -> None:
     """Write ``last`` and the end of the body to a descriptor that was taken, and close it."""
+    if not release_descriptor(descriptor):
+        return  # a forked child, where it is closed
     chunk = b"%x\r\n%s\r\n" % (len(last), last) if last else b""
     with socket.socket(fileno=descriptor) as connection, suppress(OSError):
         connection.setblocking(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -16,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._app_status import AppStatus
 from sse_hub._core import Subscription
+from sse_hub._core import _close as close_descriptor
 from sse_hub._event_stream import EventStream, send_within
 from sse_hub._leaving import end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub.event import ServerSentEvent
@@ -225,7 +225,7 @@ class EventSourceResponse(Response):
         try:
             handed = subscription._hand_over(fd, server, on_end)
         except BaseException:
-            os.close(fd)
+            close_descriptor(fd)
             raise
         if not handed:  # it was iterated meanwhile, or its hub has ended
             end_on_socket(fd)

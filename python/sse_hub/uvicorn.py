@@ -21,6 +21,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sse_hub import _core
 from sse_hub._handed import is_stopping, server_number
 from sse_hub._handoff import EXTENSION, Offer, State
 from sse_hub._servers.uvicorn import is_cycle
@@ -216,12 +217,9 @@ _logged_no_descriptor = False
 
 def _duplicate(descriptor: int) -> int | None:
     """A duplicate of ``descriptor``; None if there is none to be had (EMFILE)."""
-    import fcntl  # not on Windows, where nothing gets here
-
     global _logged_no_descriptor
     try:
-        # From 3 on: a program that closed its standard streams must not get a socket in their place.
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        return _core._duplicate(descriptor)
     except OSError as error:
         if not _logged_no_descriptor:
             _logged_no_descriptor = True

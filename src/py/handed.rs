@@ -1,6 +1,7 @@
 //! Streams that were handed to reactors, as Python sees them: nothing per client but what the application gave,
 //! and a way for the reactor's thread to report an end without touching Python.
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,40 +11,106 @@ use rustc_hash::FxHashMap;
 use super::fork;
 use crate::entry::SubscriberId;
 use crate::hub::Hub;
-use crate::reactor::{Listener, Reactor};
+use crate::reactor::{Listener, Reactor, descriptors};
 use crate::reader::{Reader, ReaderId};
 use crate::subscriber::{CloseReason, Identity};
 use crate::sync::Mutex;
 
+/// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
+/// gives it to a hub, to `_close`, or to `_release`.
+///
+/// Raises OSError when there is none to be had.
+#[pyfunction]
+pub fn _duplicate(fd: i32) -> PyResult<i32> {
+    // From 3 on: a program that closed its standard streams must not get a socket in their place.
+    // SAFETY: fcntl with this command takes no pointers.
+    let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    descriptors::own(duplicate);
+    Ok(duplicate)
+}
+
+/// Private: a forked child is to close this descriptor, too.
+#[pyfunction]
+pub fn _own(fd: i32) {
+    descriptors::own(fd);
+}
+
+/// Private: no longer. True unless this is a forked child, which has closed it.
+#[pyfunction]
+pub fn _release(fd: i32) -> bool {
+    descriptors::disown(fd)
+}
+
+/// Private: close such a descriptor. In a forked child it is closed, and nothing happens.
+#[pyfunction]
+pub fn _close(fd: i32) {
+    if descriptors::disown(fd) {
+        // SAFETY: it was owned, and its owner gives it up.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+type Ends = Vec<(Arc<Identity>, CloseReason)>;
+
 /// Ends that an event loop has to be told of.
 pub struct Reports {
-    queue: Mutex<Vec<(Arc<Identity>, CloseReason)>>,
+    /// None once the loop is closed.
+    queue: Mutex<Option<Ends>>,
     /// Its bell makes the loop look.
     reader: Arc<Reader>,
 }
 
 impl Reports {
     pub fn new(reader: Arc<Reader>) -> Self {
-        Self { queue: Mutex::default(), reader }
+        Self { queue: Mutex::new(Some(Vec::new())), reader }
     }
 
-    pub fn take(&self) -> Vec<(Arc<Identity>, CloseReason)> {
-        std::mem::take(&mut *self.queue.lock())
+    pub fn take(&self) -> Ends {
+        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The loop is closed: nobody is to be told any more. What it was not told of yet.
+    pub fn close(&self) -> Ends {
+        self.queue.lock().take().unwrap_or_default()
+    }
+
+    /// False when the loop is closed.
+    fn push(&self, identity: &Arc<Identity>, reason: &CloseReason) -> bool {
+        let is_open = match &mut *self.queue.lock() {
+            Some(queue) => {
+                queue.push((identity.clone(), reason.clone()));
+                true
+            }
+            None => false,
+        };
+        if is_open {
+            self.reader.bell.ring();
+        }
+        is_open
     }
 }
 
 /// Which loop each handed-off stream came from.
 #[derive(Default)]
-struct Homes(Mutex<FxHashMap<SubscriberId, Arc<Reports>>>);
+struct Homes {
+    loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
+    /// Streams that ended when their loop was closed. What the application gave with them is let go by the next
+    /// thread that has Python.
+    orphans: Mutex<Vec<SubscriberId>>,
+}
 
 struct HomeListener(Arc<Homes>);
 
 impl Listener for HomeListener {
     fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason) {
-        let home = self.0.0.lock().remove(&identity.id);
-        if let Some(home) = home {
-            home.queue.lock().push((identity.clone(), reason.clone()));
-            home.reader.bell.ring();
+        let home = self.0.loops.lock().remove(&identity.id);
+        if let Some(home) = home
+            && !home.push(identity, reason)
+        {
+            self.0.orphans.lock().push(identity.id);
         }
     }
 }
@@ -91,7 +158,8 @@ impl Reactors {
     }
 
     pub fn remember(&self, identity: &Identity, home: Arc<Reports>, client: HandedClient) {
-        self.homes.0.lock().insert(identity.id, home);
+        self.forget_orphans();
+        self.homes.loops.lock().insert(identity.id, home);
         if client.info.is_some() || client.on_end.is_some() {
             self.clients.lock().insert(identity.id, client);
         }
@@ -111,8 +179,16 @@ impl Reactors {
     }
 
     pub fn forget(&self, id: SubscriberId) -> HandedClient {
-        self.homes.0.lock().remove(&id);
+        self.homes.loops.lock().remove(&id);
         self.clients.lock().remove(&id).unwrap_or_default()
+    }
+
+    /// Let go of what was given with streams whose loop was closed before they ended.
+    pub fn forget_orphans(&self) {
+        let orphans = std::mem::take(&mut *self.homes.orphans.lock());
+        for id in orphans {
+            drop(self.forget(id));
+        }
     }
 
     pub fn open(&self, server: Option<u64>) -> usize {

@@ -203,6 +203,13 @@ impl PyHub {
             if reader.is_ours() {
                 reader.hub.remove_reader(&reader.reader);
                 reader.forget_clients();
+                let ends = reader.reports.close();
+                if let Some(reactors) = self.reactors_of(&reader.hub) {
+                    for (identity, _) in ends {
+                        drop(reactors.forget(identity.id));
+                    }
+                    reactors.forget_orphans();
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ mod _core {
     #[pymodule_export]
     use super::exit::_end;
     #[pymodule_export]
+    use super::handed::{_close, _duplicate, _own, _release};
+    #[pymodule_export]
     use super::hub::PyHub;
     #[pymodule_export]
     use super::publication::PyPublication;

@@ -262,11 +262,13 @@ impl LoopReader {
         identity: &Arc<Identity>,
         reason: &CloseReason,
     ) -> PyResult<()> {
-        let (Some(hub), Some(event_loop)) = (self.owner.bind(py).upgrade(), self.event_loop(py)) else {
-            return Ok(());
-        };
+        let Some(hub) = self.owner.bind(py).upgrade() else { return Ok(()) };
         let hub = hub.cast::<PyHub>()?;
         let Some(reactors) = hub.get().reactors_of(&self.hub) else { return Ok(()) };
+        let Some(event_loop) = self.event_loop(py) else {
+            drop(reactors.forget(identity.id));
+            return Ok(());
+        };
         let soon = intern!(py, "call_soon_threadsafe");
         let mut outcome = Ok(());
         if hub.get().tells_of_disconnects()
@@ -280,11 +282,13 @@ impl LoopReader {
         if let Some(on_end) = reactors.on_end(py, identity.id) {
             outcome = event_loop.call_method1(soon, (on_end, reason.as_str())).map(drop);
         }
-        outcome = outcome.and_then(|()| {
-            let forget = Forget { reactors, id: identity.id };
-            event_loop.call_method1(soon, (forget,)).map(drop)
-        });
-        unless_closed(py, outcome)
+        let forget = Forget { reactors: reactors.clone(), id: identity.id };
+        let told = outcome.and_then(|()| event_loop.call_method1(soon, (forget,)).map(drop));
+        if told.is_err() {
+            // Nobody is left to be called.
+            drop(reactors.forget(identity.id));
+        }
+        unless_closed(py, told)
     }
 
     /// Come again at `next`, on the loop's clock.

@@ -261,6 +261,13 @@ impl PySubscription {
         self.now().closed.get().map(CloseReason::as_str)
     }
 
+    /// Private: why the hub ended it without letting out what is queued: "client", "overflow" or "stalled"; else
+    /// None. What the application called a reason is never one of them.
+    #[getter]
+    fn _cut(&self) -> Option<&str> {
+        self.now().closed.get().filter(|reason| !reason.drains()).map(CloseReason::as_str)
+    }
+
     /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
     #[getter]
     fn path(&self) -> &'static str {

@@ -2,13 +2,13 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Socket, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 
-use super::descriptors;
+use super::descriptors::Owned;
 use crate::entry::Entry;
 use crate::subscriber::Identity;
 
@@ -48,7 +48,7 @@ pub enum Written {
 
 /// A client's connection.
 pub struct Connection {
-    socket: Socket,
+    socket: Owned,
     pub identity: Arc<Identity>,
     pub phase: Phase,
     /// Whether it stands in the line of those to be served.
@@ -61,8 +61,8 @@ pub struct Connection {
 
 impl Connection {
     /// Take over a socket.
-    pub fn new(socket: OwnedFd, identity: Arc<Identity>, stall_timeout: Duration) -> io::Result<Self> {
-        let socket = Socket::from(socket);
+    pub fn new(owned: Owned, identity: Arc<Identity>, stall_timeout: Duration) -> io::Result<Self> {
+        let socket = SockRef::from(&owned);
         socket.set_nonblocking(true)?;
         // A Unix socket has none of these; then the stall timeout alone finds a peer that vanished.
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -72,9 +72,8 @@ impl Connection {
         }
         let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(Duration::from_secs(1)));
         let _ = socket.set_tcp_keepalive(&keepalive);
-        descriptors::own(socket.as_raw_fd());
         Ok(Self {
-            socket,
+            socket: owned,
             identity,
             phase: Phase::Open,
             in_line: false,
@@ -100,7 +99,7 @@ impl Connection {
 
     /// Write these entries, all in as few calls as can be; what is not taken waits. Nothing waits yet.
     pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>) -> io::Result<Written> {
-        let (whole, offset) = send_all(&self.socket, entries, 0)?;
+        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0)?;
         if whole == entries.len() {
             entries.clear();
             return Ok(Written::All);
@@ -114,7 +113,7 @@ impl Connection {
     /// Write what waits, and the end of the body when it is due.
     pub fn flush(&mut self) -> io::Result<Written> {
         if !self.backlog.is_empty() {
-            let (whole, offset) = send_all(&self.socket, &self.backlog, self.offset)?;
+            let (whole, offset) = send_all(&SockRef::from(&self.socket), &self.backlog, self.offset)?;
             self.offset = offset;
             if whole < self.backlog.len() {
                 self.backlog.drain(..whole);
@@ -124,7 +123,7 @@ impl Connection {
         }
         if let Phase::Ending(sent) = &mut self.phase {
             while *sent < LAST_CHUNK.len() {
-                match self.socket.send_with_flags(&LAST_CHUNK[*sent..], SEND_FLAGS) {
+                match SockRef::from(&self.socket).send_with_flags(&LAST_CHUNK[*sent..], SEND_FLAGS) {
                     Ok(n) => *sent += n,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,14 +137,14 @@ impl Connection {
     /// Send FIN, and wait for the client's.
     pub fn linger(&mut self) -> io::Result<()> {
         self.phase = Phase::Lingering;
-        self.socket.shutdown(std::net::Shutdown::Write)
+        SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)
     }
 
     /// Read and discard; false when the client is gone or sends more than it has any reason to.
     pub fn discard_input(&mut self) -> bool {
         let mut scratch = [MaybeUninit::uninit(); 4096];
         loop {
-            match self.socket.recv(&mut scratch) {
+            match SockRef::from(&self.socket).recv(&mut scratch) {
                 Ok(0) => return false,
                 Ok(n) => {
                     self.received += n;
@@ -158,12 +157,6 @@ impl Connection {
                 Err(_) => return false,
             }
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        descriptors::disown(self.socket.as_raw_fd());
     }
 }
 

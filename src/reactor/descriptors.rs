@@ -1,7 +1,7 @@
 //! Which descriptors the reactors own, so that a forked child can close its copies without touching a lock or
 //! the memory of a thread that does not exist there.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Descriptors beyond this number are not tracked: a forked child keeps them until it ends.
@@ -21,10 +21,40 @@ pub fn own(fd: RawFd) {
     }
 }
 
-/// `fd` is about to be closed.
-pub fn disown(fd: RawFd) {
-    if let Some((word, bit)) = place(fd) {
-        word.fetch_and(!bit, Ordering::Relaxed);
+/// `fd` is about to be closed, or is somebody else's from now on; whether it was owned. In a forked child it is
+/// not any more: it was closed there, and its number may be another's.
+#[allow(clippy::must_use_candidate, reason = "its owner in this process knows")]
+pub fn disown(fd: RawFd) -> bool {
+    place(fd).is_none_or(|(word, bit)| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0)
+}
+
+/// A descriptor that a forked child closes.
+#[derive(Debug)]
+pub struct Owned(OwnedFd);
+
+impl From<OwnedFd> for Owned {
+    fn from(fd: OwnedFd) -> Self {
+        own(fd.as_raw_fd());
+        Self(fd)
+    }
+}
+
+impl AsFd for Owned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Owned {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Before it is closed: from then on its number may be another's.
+        disown(self.as_raw_fd());
     }
 }
 

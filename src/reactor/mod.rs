@@ -23,6 +23,7 @@ use crate::reader::Reader;
 use crate::subscriber::{CloseReason, Identity};
 use crate::sync::Mutex;
 use crate::waker::Wake;
+use descriptors::Owned;
 use worker::{Signal, Worker};
 
 /// Is told, on the reactor's thread and without a lock, that a stream ended.
@@ -33,7 +34,7 @@ pub trait Listener: Send + Sync {
 
 enum Command {
     Adopt {
-        socket: OwnedFd,
+        socket: Owned,
         identity: Arc<Identity>,
     },
     /// Look at a subscriber that was closed from outside.
@@ -126,7 +127,7 @@ impl Reactor {
     /// subscribed with this reactor's reader.
     pub fn adopt(&self, socket: OwnedFd, identity: Arc<Identity>) {
         self.shared.opened(identity.server);
-        self.shared.tell(Command::Adopt { socket, identity });
+        self.shared.tell(Command::Adopt { socket: Owned::from(socket), identity });
     }
 
     /// Let a subscriber that was closed from outside take what is left.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::connection::{Connection, Phase, Written};
+use super::descriptors::Owned;
 use super::{Command, Listener, Shared, descriptors};
-use crate::entry::Entry;
+use crate::entry::{Entry, SubscriberId};
 use crate::hub::Hub;
 use crate::reader::{Effects, Reader};
 use crate::subscriber::{CloseReason, Identity, Taken};
@@ -92,7 +93,7 @@ pub struct Worker {
     rung: bool,
     /// Connections whose stream is over, and when they are closed as they are: a client that does not take the
     /// end, or does not close.
-    ending: BinaryHeap<Reverse<(Instant, usize, i32)>>,
+    ending: BinaryHeap<Reverse<(Instant, usize, SubscriberId)>>,
     effects: Effects,
     out: Vec<Arc<Entry>>,
     /// When the hub wants to be drained again, on the hub's clock.
@@ -212,7 +213,7 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, socket: OwnedFd, identity: &Arc<Identity>) {
+    fn adopt(&mut self, socket: Owned, identity: &Arc<Identity>) {
         let key = identity.key;
         let server = identity.server;
         let adopted =
@@ -372,13 +373,13 @@ impl Worker {
     /// Close the connections whose time after the end is over.
     fn close_late(&mut self) {
         let now = Instant::now();
-        while let Some(&Reverse((at, token, fd))) = self.ending.peek() {
+        while let Some(&Reverse((at, token, id))) = self.ending.peek() {
             if at > now {
                 return;
             }
             self.ending.pop();
             // The place may have been given to another client since.
-            let is_it = |found: &Connection| found.fd() == fd && found.identity.closed.get().is_some();
+            let is_it = |found: &Connection| found.identity.id == id && found.identity.closed.get().is_some();
             if self.connections.get(token).is_some_and(is_it) {
                 self.gone(token, &CloseReason::Stalled);
             }
@@ -388,7 +389,7 @@ impl Worker {
     /// A stream is over: its client has this long to take what is left.
     fn close_after(&mut self, token: usize, patience: Duration) {
         if let Some(connection) = self.connections.get(token) {
-            self.ending.push(Reverse((Instant::now() + patience, token, connection.fd())));
+            self.ending.push(Reverse((Instant::now() + patience, token, connection.identity.id)));
         }
     }
 
