@@ -24,6 +24,9 @@ from typing import Any
 from bench import load, report, servers, toolchains, verify
 from bench.workloads import WORKLOADS
 
+# A load average above this before the first run is worth a word: the suite itself leaves about 1.5 behind.
+BUSY = 2.0
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -121,6 +124,9 @@ def _note(args: argparse.Namespace, clients: int, number: int, name: str, result
     why = "" if result.get("valid") else f" INVALID: {'; '.join(result['invalid_because'])}"
     cpu = result.get("cpu_per_event_us")
     note = f" {cpu:.2f} µs/event" if cpu else ""
+    share = result.get("server_wait_share", 0)
+    # Its own threads wait for each other too; an idle machine shows what is usual.
+    note += f", waited for its core {share:.0%} of the time" if share > 0.05 else ""
     where = f"{args.workload} {clients} round {number + 1}/{args.rounds} {name}"
     print(f"{where}:{note}{why}", file=sys.stderr, flush=True)
 
@@ -198,8 +204,14 @@ def execute(
     load.build()
     raise_limit()
     document = begun(args, picked, skipped)
+    if document["machine"]["load_average"] > BUSY:
+        busy = document["machine"]["load_average"]
+        print(f"others are at work here: load average {busy:.1f}", file=sys.stderr, flush=True)
     if previous is not None and resumable(previous, document):
-        document = previous
+        loads = [each["machine"]["load_average"] for each in (previous, document)]
+        document = previous | {"machine": previous["machine"] | {"load_average": max(loads)}}
+    elif previous is not None:
+        print("options, machine or versions are others now: measured anew", file=sys.stderr, flush=True)
     for number in range(args.rounds):
         turn = number % len(picked)
         for result in document["results"]:

@@ -44,6 +44,8 @@ PEAK = Metric("RSS at most, MB", "rss_peak", 1e-6, digits=0)
 CONNECT = Metric("CPU per connect, µs", "cpu_per_connect_us", digits=0)
 BUSY = Metric("server busy, %", "server_cpu_share", 100, 0)
 LOAD = Metric("load busy, %", "load_cpu_share", 100, 0)
+# Much of it says that others were on the load's core.
+WAITED = Metric("load waited for its core, %", "load_wait_share", 100, 0)
 LATENCY = tuple(
     Metric(f"latency {name}, ms", f"received.latency.{key}_us", 1e-3)
     for name, key in (("p50", "p50"), ("p99", "p99"), ("max", "max"))
@@ -129,21 +131,25 @@ REPLAY = (
 CURVES = (CPU, RSS, LAST[0])
 
 WORKLOADS = {
-    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD, PUBLISH)),
+    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD, WAITED, PUBLISH)),
     "growth": Workload(
-        "fanout", _growth, (), "100,500,2000,8000,19000", across=(*CURVES, LATENCY[1], CONNECT, BUSY, LOAD)
+        "fanout",
+        _growth,
+        (),
+        "100,500,2000,8000,19000",
+        across=(*CURVES, LATENCY[1], CONNECT, BUSY, LOAD, WAITED),
     ),
     "burst": Workload(
-        "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, PUBLISH), "500"
+        "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, WAITED, PUBLISH), "500"
     ),
-    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD), "10000"),
+    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD, WAITED), "10000"),
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
-    "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD), "8000"),
-    "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD), "50"),
-    "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD), "1000"),
-    "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD)),
+    "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000"),
+    "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
+    "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD, WAITED), "1000"),
+    "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
     "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, BUSY)),
-    "churn": Workload("churn", _timed, (VISIT, BUSY, LOAD), "50"),
+    "churn": Workload("churn", _timed, (VISIT, BUSY, LOAD, WAITED), "50"),
 }
 
 

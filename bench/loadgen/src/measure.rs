@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::args::Args;
 use crate::engine::Engine;
-use crate::process::{Cpu, now, own_cpu};
+use crate::process::{Cpu, now, own_cpu, own_wait};
 
-/// A run in which this process computed for more than this share of the time measured the load, not the server.
+/// A run in which this process computed, or waited for a core, for more than this share of the time measured
+/// the load, not the server.
 const SATURATED: f64 = 0.9;
 
 /// Clocks at the start of a measurement.
@@ -14,13 +15,21 @@ pub struct Mark {
     /// When it was taken.
     pub wall: u64,
     own: u64,
+    waited: u64,
     server: Cpu,
+    server_waited: u64,
 }
 
 impl Mark {
     /// The clocks now.
     pub fn new(engine: &Engine) -> Self {
-        Self { server: engine.server.cpu(), own: own_cpu(), wall: now() }
+        Self {
+            server_waited: engine.server.wait(),
+            server: engine.server.cpu(),
+            own: own_cpu(),
+            waited: own_wait(),
+            wall: now(),
+        }
     }
 
     /// The report's part about CPU. `until` is when the last thing measured happened.
@@ -29,15 +38,19 @@ impl Mark {
         let wall = until.saturating_sub(self.wall).max(1);
         let own = own_cpu() - self.own;
         let share = own as f64 / wall as f64;
+        let waited = (own_wait() - self.waited) as f64 / wall as f64;
         report.insert("wall_s".into(), json!(wall as f64 / 1e9));
         report.insert("server_cpu_s".into(), json!(server.total_ns as f64 / 1e9));
         report.insert("server_user_s".into(), json!(server.user_ns as f64 / 1e9));
         report.insert("server_system_s".into(), json!(server.system_ns as f64 / 1e9));
         report.insert("server_cpu_share".into(), json!(server.total_ns as f64 / wall as f64));
+        let server_waited = engine.server.wait().saturating_sub(self.server_waited);
+        report.insert("server_wait_share".into(), json!(server_waited as f64 / wall as f64));
         report.insert("load_cpu_s".into(), json!(own as f64 / 1e9));
         report.insert("load_cpu_share".into(), json!(share));
         report.insert("load_cpu_share_peak".into(), json!(engine.samples.own_share_peak));
-        if share > SATURATED {
+        report.insert("load_wait_share".into(), json!(waited));
+        if share + waited > SATURATED {
             invalid(report, "the load generator was saturated");
         }
     }

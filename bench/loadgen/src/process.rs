@@ -1,6 +1,7 @@
 //! What the kernel says about the server's processes, and about this one.
 
 use std::fs;
+use std::path::Path;
 
 /// CPU time used so far.
 #[allow(clippy::struct_field_names)] // the unit belongs into the name
@@ -64,6 +65,21 @@ impl Server {
         sum
     }
 
+    /// How long its threads that are alive waited for a core, summed, in nanoseconds: for each other, or for
+    /// processes that are no part of the run.
+    pub fn wait(&self) -> u64 {
+        let of_process = |pid: i32| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            tasks
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|task| waited(task.path().join("schedstat")))
+                .sum::<u64>()
+        };
+        self.family().into_iter().map(of_process).sum()
+    }
+
     /// Resident bytes, summed page by page: exact, but it briefly holds the server's memory map.
     pub fn rss(&self) -> u64 {
         let exact = |pid: i32| {
@@ -116,6 +132,17 @@ fn read_clock(clock: libc::clockid_t) -> Option<u64> {
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock that publishers stamp events with.
 pub fn now() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
+}
+
+/// How long this process, of one thread, was ready to run but waited for a core, in nanoseconds; 0 where the
+/// kernel does not count it.
+pub fn own_wait() -> u64 {
+    waited("/proc/self/schedstat")
+}
+
+fn waited(schedstat: impl AsRef<Path>) -> u64 {
+    let text = fs::read_to_string(schedstat).unwrap_or_default();
+    text.split_ascii_whitespace().nth(1).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 /// CPU time of this process in nanoseconds.

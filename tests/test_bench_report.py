@@ -1,0 +1,105 @@
+"""The benchmark's tables, from documents as its runs write them: what a reader relies on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import report, run
+
+
+def ran(cpu: float, **more: Any) -> dict[str, Any]:
+    """A run as the load generator reports it."""
+    return {"valid": True, "cpu_per_event_us": cpu, **more}
+
+
+def document(runs: dict[str, list[dict[str, Any]]], **more: Any) -> report.Document:
+    machine = {
+        "cpu": "A CPU",
+        "cores": 2,
+        "memory_gb": 8.0,
+        "kernel": "6.1",
+        "python": "3.11",
+        "load_average": 0.1,
+    }
+    return {
+        "workload": "fanout",
+        "options": {"workload": "fanout", "baseline": "ours", "rounds": 3, "bytes": 128, "probe": False},
+        "limits": {},
+        "pinning": "server on core 0, load on 1",
+        "machine": machine,
+        "versions": {"peer": "1.2.3"},
+        "skipped": [],
+        "results": [{"clients": 2000, "runs": runs}],
+    } | more
+
+
+def row(text: str, name: str) -> list[str]:
+    """A server's cells."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_median_spread_and_the_ratio_within_the_same_round() -> None:
+    # The ratio of the medians would be 2.40.
+    text = report.section(document({"ours": [ran(4), ran(10), ran(5)], "peer": [ran(8), ran(12), ran(20)]}))
+    assert row(text, "ours")[1] == "5.00 (4.00 to 10.00)"
+    assert row(text, "peer")[1] == "12.00 (8.00 to 20.00) **2.00x**"
+
+
+def test_invalid_runs_are_left_out_and_named() -> None:
+    bad = {"valid": False, "invalid_because": ["the load generator was saturated"], "cpu_per_event_us": 1.0}
+    given = document(
+        {"ours": [ran(4), ran(4), ran(4)], "peer": [ran(8), bad, ran(12)], "broken": [bad, bad, bad]}
+    )
+    text = report.section(given)
+    # The second round is no pair: its ratio would be 0.25.
+    assert row(text, "peer")[1] == "10.00 (8.00 to 12.00) **2.50x**"
+    assert row(text, "broken")[1] == "-"
+    assert "peer at 2,000 clients, 1 of 3 runs left out: the load generator was saturated" in text
+    assert run.failed(given) == ["broken at 2000 clients"]
+
+
+def test_what_was_not_measured_is_named_with_machine_and_versions() -> None:
+    given = document({"ours": [ran(4)]}, skipped=["go: no compiler"], limits={"peer": 1000})
+    text = report.section(given)
+    assert "skipped: go: no compiler" in text
+    assert "peer: measured up to 1,000 clients" in text
+    assert "A CPU, 2 cores, 8 GB, Linux 6.1, Python 3.11, load average before 0.1; peer 1.2.3" in text
+
+
+def test_growth_has_a_column_for_each_size() -> None:
+    runs = [{"ours": [ran(4)], "peer": [ran(8)]}, {"ours": [ran(5)]}]
+    results = [{"clients": clients, "runs": of} for clients, of in zip((100, 19000), runs, strict=True)]
+    text = report.section(document({}, workload="growth", results=results))
+    assert "| CPU per event, µs | 100 clients | 19,000 clients |" in text
+    assert row(text, "ours") == ["ours", "4.00", "5.00"]
+    assert row(text, "peer") == ["peer", "8.00 **2.00x**", "-"]
+
+
+@pytest.mark.parametrize("changed", ["options", "versions", "machine", "skipped"])
+def test_only_what_belongs_together_is_gone_on_with(changed: str) -> None:
+    before, now = document({"ours": [ran(4)]}), document({})
+    now["machine"] = now["machine"] | {"load_average": 3.0}  # of the moment, not of the machine
+    assert run.resumable(before, now)
+    now[changed] = ["other"] if changed == "skipped" else now[changed] | {"python": "other"}
+    assert not run.resumable(before, now)
+
+
+def test_the_report_is_made_from_the_json_alone(tmp_path: Path) -> None:
+    pytest.importorskip("orjson", reason="the dependency group `bench`")
+    from bench import render
+
+    whole = {
+        "title": "Steady fan-out",
+        "began": "2026-01-02T03:04:05+00:00",
+        "seconds": 90.0,
+        "complete": False,
+    }
+    (tmp_path / "fanout.json").write_text(json.dumps(document({"ours": [ran(4)], "peer": [ran(8)]}) | whole))
+    text = render.render(tmp_path).read_text()
+    assert "## Steady fan-out\n\n2026-01-02, 1.5 minutes. **Not all rounds were run.**" in text
+    assert row(text, "peer")[1] == "8.00 **2.00x**"
+    if "![Steady fan-out](fanout.svg)" in text:  # with matplotlib
+        assert "</svg>" in (tmp_path / "fanout.svg").read_text()
