@@ -28,7 +28,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /p
 FULL = os.environ.get("SSE_HUB_CROWDS") == "full"
 VISITS = 100_000 if FULL else 5_000
 AUDIENCE = 19_000 if FULL else 3_000
+STREAMS = 19_000 if FULL else 5_000
 GRACE = 2.0  # of the app's hub
+COMPLAINT = re.compile(r"Traceback|ERROR|Exception|Warning|was never")
 
 
 def crowd_app(*options: str) -> Command:
@@ -54,15 +56,16 @@ def numbers(response: bytes) -> list[int]:
     return [event.json()["n"] for event in events]
 
 
-def test_a_server_with_5000_streams_stops() -> None:
-    with many_descriptors(5000), run(crowd_app()) as server, Crowd(server.port) as crowd:
-        readers = crowd.come(4750, "/events")
+@pytest.mark.timeout(300 if FULL else 60)
+def test_a_server_with_thousands_of_streams_stops() -> None:
+    with many_descriptors(STREAMS), run(crowd_app()) as server, Crowd(server.port) as crowd:
+        readers = crowd.come(STREAMS - 250, "/events")
         late = crowd.come(50, "/events?topics=t,flood", receive_buffer=4096)
         stalled = crowd.come(200, "/events?topics=t,flood", receive_buffer=4096)
         # More than the kernel keeps for one that reads nothing, less than what cuts it.
         ask(server.port, "/publish?topic=flood&n=100&size=4000")
         stats = ask(server.port, "/publish?topic=t&n=20")
-        assert stats["subscribers"] == stats["handed_off"] == 5000
+        assert stats["subscribers"] == stats["handed_off"] == STREAMS
         began = time.monotonic()
         server.terminate()
         for visitor in late:
@@ -80,14 +83,19 @@ def test_a_server_with_5000_streams_stops() -> None:
         crowd.read(stalled, lambda visitor: visitor.ended)
         assert not any(visitor.complete for visitor in stalled)
         assert "lifespan ended" in server.output
-        assert not re.search(r"Traceback|ERROR|Exception|Warning|was never", server.output), server.output
+        assert not COMPLAINT.search(server.output), server.output
 
 
 # --- What stays behind -----------------------------------------------------------------------------
 
 
 def visit(crowd: Crowd, count: int, killed: int) -> None:
-    """Come, get an event, and leave: a third each by FIN, RST and half a close; some are killed."""
+    """Come, get an event, and leave: a third each by FIN, RST and half a close; some are killed. Twenty more
+    leave before their stream begins."""
+    for number in range(20):
+        hasty = socket.create_connection((HOST, crowd.port))
+        hasty.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        [socket.socket.close, reset][number % 2](hasty)
     with Company(crowd.port, killed) if killed else nullcontext():
         visitors = crowd.come(count - killed, "/events")
         ask(crowd.port, "/publish")
@@ -106,9 +114,10 @@ def visit(crowd: Crowd, count: int, killed: int) -> None:
 
 
 @pytest.mark.timeout(900 if FULL else 60)
-def test_visitors_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_visitors_leave_nothing_behind(loop: str) -> None:
     visits, rounds = 500, VISITS // 500
-    with many_descriptors(visits), run(crowd_app("--loop", "uvloop")) as server, Crowd(server.port) as crowd:
+    with many_descriptors(visits), run(crowd_app("--loop", loop)) as server, Crowd(server.port) as crowd:
         visit(crowd, visits, visits // 5)
         before = halfway = ask(server.port, "/left")
         began = time.monotonic()
@@ -119,7 +128,7 @@ def test_visitors_leave_nothing_behind() -> None:
         took = time.monotonic() - began
         until(lambda: ask(server.port, "/left")["descriptors"] == before["descriptors"])
         after = ask(server.port, "/left")
-        assert after["stats"]["connected"] == after["stats"]["disconnected"] == visits * rounds
+        assert after["stats"]["connected"] == after["stats"]["disconnected"] >= visits * rounds
         assert after["stats"]["subscribers"] == after["stats"]["handed_off"] == 0
         assert after["instances"] == before["instances"]
         grown = {name: after[name] - halfway[name] for name in ("objects", "allocated", "resident")}
@@ -128,6 +137,7 @@ def test_visitors_leave_nothing_behind() -> None:
         # Any record that stayed for each visit would be more.
         assert grown["allocated"] < 24_000 + 4 * visits * rounds
         assert grown["resident"] < 4_000_000
+        assert not COMPLAINT.search(server.output), server.output
 
 
 # --- How fast they are gone ------------------------------------------------------------------------
