@@ -480,13 +480,29 @@ impl Hub {
 
     /// What is there for a subscriber whose consumer is here.
     pub fn take(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
+        self.take_for(reader, identity, out, false)
+    }
+
+    /// The same for a consumer that writes at once, on the reader's own thread: it need not come again to be
+    /// parked. One that could not write everything says so ([`Reader::blocked`]) before the reader drains.
+    pub fn take_last(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
+        self.take_for(reader, identity, out, true)
+    }
+
+    fn take_for(
+        &self,
+        reader: &Reader,
+        identity: &Identity,
+        out: &mut Vec<Arc<Entry>>,
+        parks: bool,
+    ) -> Taken {
         let now = self.clock.now();
         let mut page = |replay: &mut crate::history::Replay| {
             let page = self.state.lock().history.page(replay, PAGE_ENTRIES, PAGE_BYTES, now);
             count(&self.counters.resets, u64::from(page.lost));
             page
         };
-        reader.take(identity, now, &self.counters, &mut page, out)
+        reader.take(identity, now, &self.counters, &mut page, out, parks)
     }
 
     /// The application's initial events of a subscriber are complete. Its last one carries the cursor's id.

@@ -147,7 +147,8 @@ impl Reader {
     }
 
     /// The consumer of a subscriber is here: what is there for it? `page` reads history; it is called with
-    /// this reader locked.
+    /// this reader locked. With `parks`, a consumer that writes at once is parked by the same visit
+    /// ([`Taken::Last`]); it must say when its write is [`Self::blocked`].
     pub fn take(
         &self,
         identity: &Identity,
@@ -155,6 +156,7 @@ impl Reader {
         counters: &Counters,
         page: &mut dyn FnMut(&mut Replay) -> Page,
         out: &mut Vec<Arc<Entry>>,
+        parks: bool,
     ) -> Taken {
         let mut state = self.state.lock();
         let State { subscribers, turn, beats, .. } = &mut *state;
@@ -166,8 +168,18 @@ impl Reader {
             beats.get(seen, now)
         };
         let taken = subscriber.take(now, *turn, &mut heartbeat, page, out);
+        let is_last = parks && taken == Taken::Some && subscriber.park();
         count(&counters.delivered, out.len() as u64);
-        taken
+        if is_last { Taken::Last } else { taken }
+    }
+
+    /// What a subscriber took last did not go out whole.
+    pub fn blocked(&self, identity: &Identity, now: Duration) {
+        let mut state = self.state.lock();
+        let turn = state.turn;
+        if let Some(subscriber) = state.subscriber(identity) {
+            subscriber.blocked(now, turn);
+        }
     }
 
     /// A part of what a subscriber took went out.

@@ -247,8 +247,11 @@ enum Stage {
 /// What [`Subscriber::take`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// There is something to write.
+    /// There is something to write; come again when that is done.
     Some,
+    /// There is something to write, and nothing after it: the consumer is parked already, as if that were done.
+    /// Only for one that asked for it.
+    Last,
     /// Nothing yet: the consumer is parked.
     Nothing,
     /// The stream is over.
@@ -425,6 +428,21 @@ impl Subscriber {
             self.last_seq = self.last_seq.max(entry.seq.unwrap_or(0));
         }
         Taken::Some
+    }
+
+    /// The consumer took something and is about to write it all at once: have it wait for what comes next, unless
+    /// there is more, or the end. Whether it waits.
+    pub fn park(&mut self) -> bool {
+        let is_last = self.replay.is_none() && self.identity.closed.get().is_none();
+        if is_last {
+            self.consumer = Consumer::Parked;
+        }
+        is_last
+    }
+
+    /// The consumer was parked and could not write everything.
+    pub fn blocked(&mut self, now: Duration, turn: u64) {
+        self.consumer = Consumer::Away { since: now, turn };
     }
 
     /// A part of what it took went out.

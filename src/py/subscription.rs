@@ -133,7 +133,7 @@ impl PySubscription {
         let Some(place) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
         let mut out = Vec::new();
         match self.core.take(&self.reader, &self.identity, &mut out) {
-            Taken::Some => Poll::Ready(place.join(py, out)),
+            Taken::Some | Taken::Last => Poll::Ready(place.join(py, out)),
             Taken::Nothing => Poll::Pending,
             Taken::End => Poll::Ended,
         }

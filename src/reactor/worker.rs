@@ -336,16 +336,21 @@ impl Worker {
         if matches!(connection.phase, Phase::Ending(_)) {
             return self.ended(token);
         }
-        // The second look parks a consumer that has taken everything. What it finds beyond that, a piece of a
-        // replay, waits for the next turn.
+        // More than the first look gives is a piece of a replay, or the end. What the second finds beyond that
+        // waits for the next turn.
         for _ in 0..2 {
             self.out.clear();
-            match self.hub.take(&self.reader, &connection.identity, &mut self.out) {
+            let found = self.hub.take_last(&self.reader, &connection.identity, &mut self.out);
+            match found {
                 Taken::Nothing => return,
-                Taken::Some => match connection.write(&mut self.out) {
-                    Ok(Written::All) => {}
-                    Ok(Written::Blocked) => return,
-                    Err(_) => return self.gone(token, &CloseReason::Client),
+                Taken::Some | Taken::Last => match (connection.write(&mut self.out), found) {
+                    (Ok(Written::All), Taken::Last) => return,
+                    (Ok(Written::All), _) => {}
+                    (Ok(Written::Blocked), Taken::Last) => {
+                        return self.reader.blocked(&connection.identity, self.hub.clock.now());
+                    }
+                    (Ok(Written::Blocked), _) => return,
+                    (Err(_), _) => return self.gone(token, &CloseReason::Client),
                 },
                 Taken::End => {
                     connection.phase = Phase::Ending(0);

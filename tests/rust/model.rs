@@ -171,7 +171,7 @@ impl Client {
         loop {
             let mut out = Vec::new();
             match self.world.hub.take(&self.world.reader, &self.identity, &mut out) {
-                Taken::Some => return Some(out),
+                Taken::Some | Taken::Last => return Some(out),
                 Taken::Nothing => self.flag.wait(),
                 Taken::End => return None,
             }

@@ -10,6 +10,7 @@ mod history;
 mod history_model;
 mod moving;
 mod opening;
+mod parking;
 mod queue;
 mod storm;
 mod storm_client;

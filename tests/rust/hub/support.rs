@@ -222,6 +222,18 @@ impl Stream {
         (taken, out.iter().map(|entry| parse(entry)).collect())
     }
 
+    /// What one visit gives to a consumer that writes at once.
+    pub fn poll_last(&self) -> (Taken, Vec<Seen>) {
+        let mut out = Vec::new();
+        let taken = self.hub.take_last(&self.reader, &self.identity, &mut out);
+        (taken, out.iter().map(|entry| parse(entry)).collect())
+    }
+
+    /// Not all of what it took was written.
+    pub fn blocked(&self) {
+        self.reader.blocked(&self.identity, self.hub.clock.now());
+    }
+
     pub fn take(&self) -> Taken {
         self.poll().0
     }
