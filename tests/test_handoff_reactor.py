@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from handoff_serving import PROTOCOL
 from servers import Client, Command, _unacknowledged, program, run, uvicorn
-from sse_hub import Hub, _core
+from sse_hub import Hub, HubClosed, _core
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -287,6 +287,22 @@ def test_two_hubs_share_a_server(site: Site) -> None:
         assert (one.count(), other.count()) == (0, 1)
 
 
+def hand_over(hub: Hub, info: object = None) -> socket.socket:
+    """A client whose socket goes to a reactor of `hub` without a server, on the loop that runs here."""
+    client, server = socket.socketpair()
+    fd = _core._duplicate(server.fileno())
+    server.close()
+    options = {"replay": 0, "last_event_id": None, "user": None, "overflow": None}
+    options |= {"capacity": None, "max_age": None, "initial": False}
+    try:
+        hub._hand_over(fd, "t", server=0, on_end=lambda reason: None, info=info, **options)
+    except BaseException:
+        _core._close(fd)
+        client.close()
+        raise
+    return client
+
+
 def reactors() -> int:
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     return sum(name.startswith("sse-hub-reactor") for name in names)
@@ -314,6 +330,34 @@ def test_a_hub_with_two_reactors(site: Site) -> None:
         assert stream.rest() == []
         assert stream.ended
         stream.close()
+    until(lambda: reactors() == before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_closing_while_others_hand_over_leaves_no_thread() -> None:
+    before = reactors()
+    hub = Hub(grace=0.0)
+    stop = threading.Event()
+    came: list[int] = []
+
+    async def come() -> None:
+        while not stop.is_set():
+            with suppress(HubClosed):
+                hand_over(hub).close()
+                came.append(1)
+            await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=asyncio.run, args=(come(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        seen = len(came)
+        until(lambda seen=seen: len(came) > seen)
+        hub.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    hub.close()
     until(lambda: reactors() == before)
 
 
@@ -443,35 +487,28 @@ class Something:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_was_given_with_a_stream_is_let_go_although_its_loop_is_closed(when: str) -> None:
     with Hub() as hub:
-        clients: list[socket.socket] = []
 
-        async def hand_over(info: object) -> None:
-            client, server = socket.socketpair()
-            clients.append(client)
-            fd = _core._duplicate(server.fileno())
-            server.close()
-            options = {"replay": 0, "last_event_id": None, "user": None, "overflow": None}
-            options |= {"capacity": None, "max_age": None, "initial": False}
-            hub._hand_over(fd, "t", server=0, on_end=lambda reason: None, info=info, **options)
+        async def come(info: object) -> socket.socket:
+            return hand_over(hub, info)
 
         async def another_loop() -> None:
             hub.subscribe("u")
 
         info = Something()
-        asyncio.run(hand_over(info))
+        client = asyncio.run(come(info))
         is_there = weakref.ref(info)
         del info
         gc.collect()
         assert is_there() is not None, "the stream goes on"
         if when == "after":
             asyncio.run(another_loop())
-        clients[0].close()
+        client.close()
         until(lambda: hub.count("t") == 0)
         asyncio.run(another_loop())
-        asyncio.run(hand_over(None))
+        other = asyncio.run(come(None))
         gc.collect()
         assert is_there() is None
-    clients[1].close()
+    other.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

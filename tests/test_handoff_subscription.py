@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -218,6 +220,35 @@ def test_a_subscription_that_is_dropped_after_the_move_goes_on(site: Site) -> No
         gc.collect()
         hub.publish("t", 1)
         assert stream.take(1) == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_many_that_come_and_go_leave_nothing_behind(site: Site) -> None:
+    hub = site.hub()
+    ended: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: ended.append(reason))
+    serve(site, lambda request: EventSourceResponse(hub.subscribe("t", info=object(), max_age=3600)))
+
+    def churn(rounds: int) -> tuple[int, int]:
+        for _ in range(rounds):
+            sockets = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(50)]
+            for sock in sockets:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            until(lambda: hub.stats()["handed_off"] == 50, 10)
+            for sock in sockets:
+                sock.close()
+            until(lambda: hub.count() == 0, 10)
+        until(lambda: len(ended) == hub.stats()["connected"])
+        ended.sort()
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+
+    descriptors, objects = churn(2)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    more = churn(10)[1] - objects
+    assert more < 200
+    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    assert (hub.stats()["disconnected"], hub.stats()["backlog_bytes"]) == (600, 0)
 
 
 # --- The end ---------------------------------------------------------------------------------------
