@@ -151,6 +151,7 @@ impl PyHub {
         // Locked while they start, which needs no Python: who closes the hub meanwhile takes them out after that.
         let mut current = self.reactors.lock();
         if !self.is_now(hub) {
+            drop(current); // what is raised is made by Python
             return Err(Error::HubClosed).or_raise(py);
         }
         let (old, reactors) = match current.take() {
