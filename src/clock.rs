@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::sync::{AtomicU64, Ordering};
 
+/// What the machine's clock shows at first: so that what happened before, in another process, has a time too.
+const BEFORE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// A monotonic clock.
 #[derive(Debug)]
 pub enum Clock {
@@ -32,11 +35,11 @@ impl Clock {
         matches!(self, Self::Manual(_))
     }
 
-    /// Time since the clock was made.
+    /// Time on this clock.
     #[must_use]
     pub fn now(&self) -> Duration {
         match self {
-            Self::Real(start) => start.elapsed(),
+            Self::Real(start) => BEFORE + start.elapsed(),
             Self::Manual(nanos) => Duration::from_nanos(nanos.load(Ordering::SeqCst)),
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entry::{Entry, Target};
-use crate::event::EventId;
+use crate::entry::{Cursor, Entry, Target};
 use crate::frame::{Frame, FrameBuilder};
 
 /// Wraps a frame that is for whoever it is handed to.
-fn entry(frame: Frame, seq: Option<u64>, at: Duration) -> Arc<Entry> {
-    Arc::new(Entry::new(seq, Target::All, at, frame))
+fn entry(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+    let entry = Entry::new(cursor.map(|cursor| cursor.seq), Target::All, at, frame);
+    Arc::new(entry.named(cursor.map(|cursor| cursor.id)))
 }
 
 /// The first bytes of every stream: a comment line (so that a byte order mark could not be eaten, and proxies
@@ -17,10 +17,10 @@ fn entry(frame: Frame, seq: Option<u64>, at: Duration) -> Arc<Entry> {
 /// that is cut before its first event resumes. It has none where a `stream-reset` or initial events follow,
 /// which carry it: a client cut between the two would resume past what it was not told of.
 #[must_use]
-pub fn open(retry_ms: u64, id: Option<EventId>, at: Duration) -> Arc<Entry> {
+pub fn open(retry_ms: u64, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(Some("sse-hub"), Some("stream-open"));
     builder.text("");
-    entry(builder.finish(Some(retry_ms)).seal(id), id.map(|id| id.seq), at)
+    entry(builder.finish(Some(retry_ms)).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }
 
 /// Why a replay cannot be proven complete.
@@ -34,6 +34,8 @@ pub enum ResetReason {
     Ahead,
     /// History no longer reaches back to the id.
     Evicted,
+    /// What the broker keeps does not continue where this hub's order ended.
+    Broker,
 }
 
 impl ResetReason {
@@ -45,17 +47,23 @@ impl ResetReason {
             Self::Epoch => "epoch",
             Self::Ahead => "ahead",
             Self::Evicted => "evicted",
+            Self::Broker => "broker",
         }
     }
 }
 
 /// `stream-reset`: what the client missed cannot be proven complete. With an id, it goes on from there.
 #[must_use]
-pub fn reset(reason: ResetReason, requested: Option<&str>, id: Option<EventId>, at: Duration) -> Arc<Entry> {
+pub fn reset(
+    reason: ResetReason,
+    requested: Option<&str>,
+    cursor: Option<Cursor>,
+    at: Duration,
+) -> Arc<Entry> {
     let data = serde_json::json!({ "reason": reason.as_str(), "requested": requested });
     let mut builder = FrameBuilder::new(None, Some("stream-reset"));
     builder.text(&data.to_string());
-    entry(builder.finish(None).seal(id), id.map(|id| id.seq), at)
+    entry(builder.finish(None).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }
 
 /// `stream-lagged`: this many events were dropped here.
@@ -75,8 +83,8 @@ pub fn heartbeat(at: Duration) -> Arc<Entry> {
 /// A heartbeat for a client whose topics were quiet while the hub's cursor moved on: the new id, so that it
 /// does not fall out of history.
 #[must_use]
-pub fn cursor(id: EventId, at: Duration) -> Arc<Entry> {
+pub fn cursor(cursor: Cursor, at: Duration) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(None, Some("stream-cursor"));
     builder.text("");
-    entry(builder.finish(None).seal(Some(id)), Some(id.seq), at)
+    entry(builder.finish(None).seal(Some(cursor.id)), Some(cursor), at)
 }

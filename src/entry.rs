@@ -3,12 +3,22 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::event::EventId;
 use crate::frame::Frame;
 use crate::topic::{TopicId, TopicIds};
 
 /// A subscriber's number, unique in its hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubscriberId(pub u64);
+
+/// A place in the hub's order, and what the wire calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// The number.
+    pub seq: u64,
+    /// The id.
+    pub id: EventId,
+}
 
 /// Who gets an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct Entry {
     /// Its place in the hub's order if it carries an id. A client that has this id has seen everything of
     /// its topics up to here.
     pub seq: Option<u64>,
+    /// The same as the wire says it: what its frame carries.
+    pub id: Option<EventId>,
     /// Who gets it.
     pub target: Target,
     /// When it was published, on the hub's clock.
@@ -53,7 +65,13 @@ impl Entry {
     /// An entry no ring holds yet.
     #[must_use]
     pub fn new(seq: Option<u64>, target: Target, at: Duration, frame: Frame) -> Self {
-        Self { seq, target, at, frame, rings: AtomicU32::new(0) }
+        Self { seq, id: None, target, at, frame, rings: AtomicU32::new(0) }
+    }
+
+    /// The same with the id that its frame carries.
+    #[must_use]
+    pub fn named(self, id: Option<EventId>) -> Self {
+        Self { id, ..self }
     }
 
     /// Bytes of the event on the wire.

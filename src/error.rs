@@ -44,5 +44,11 @@ pub enum Error {
     },
 }
 
+impl Error {
+    pub(crate) fn no_topics() -> Self {
+        Self::InvalidTopic("publish needs at least one topic; broadcast reaches everybody".into())
+    }
+}
+
 /// The core's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

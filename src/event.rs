@@ -64,6 +64,12 @@ impl Epoch {
         Some(Self { bytes, len: u8::try_from(given.len()).ok()? })
     }
 
+    /// The epoch written as this number; `None` when it has more than sixteen digits.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::parse(itoa::Buffer::new().format(number))
+    }
+
     /// The text of the epoch.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -169,6 +169,35 @@ impl Draft {
         self.buf.len() - CHUNK_ROOM - ID_ROOM - CRLF.len()
     }
 
+    /// What is to be carried to another process: the comment's lines, and what comes after the id.
+    #[must_use]
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        let comment = &self.buf[CHUNK_ROOM..CHUNK_ROOM + self.comment_len];
+        (comment, &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM..self.buf.len() - CRLF.len()])
+    }
+
+    /// The draft that [`Draft::parts`] took apart, in another process; `None` for bytes that it cannot have
+    /// given: the fields of one event, which ends in the only blank line.
+    #[must_use]
+    pub fn from_parts(comment: &[u8], rest: &[u8]) -> Option<Self> {
+        let is_comment = comment.is_empty() || (comment.starts_with(b":") && comment.ends_with(b"\n"));
+        let is_event = rest == b"\n" || rest.ends_with(b"\n\n");
+        let has_blank_line =
+            |bytes: &[u8]| bytes.starts_with(b"\n") || memchr::memmem::find(bytes, b"\n\n").is_some();
+        let ends_once = rest.len() == 1 || !has_blank_line(&rest[..rest.len().saturating_sub(1)]);
+        let has_return = memchr::memchr(b'\r', comment).or_else(|| memchr::memchr(b'\r', rest)).is_some();
+        if !is_comment || !is_event || !ends_once || has_blank_line(comment) || has_return {
+            return None;
+        }
+        let mut buf = Vec::with_capacity(CHUNK_ROOM + comment.len() + ID_ROOM + rest.len() + CRLF.len());
+        buf.resize(CHUNK_ROOM, 0);
+        buf.extend_from_slice(comment);
+        buf.resize(buf.len() + ID_ROOM, 0);
+        buf.extend_from_slice(rest);
+        buf.extend_from_slice(CRLF);
+        Some(Self { buf, comment_len: comment.len() })
+    }
+
     /// Writes the id and the chunk head. Allocates nothing and moves no data.
     #[must_use]
     pub fn seal(mut self, id: Option<EventId>) -> Frame {
@@ -299,6 +328,37 @@ mod tests {
         builder.json().extend_from_slice(b"{}");
         let frame = builder.finish(None).seal(Some(longest));
         assert_eq!(text(&frame), ": c\nid: zzzzzzzzzzzzzzzz-18446744073709551615\ndata: {}\n\n");
+    }
+
+    #[test]
+    fn a_draft_travels_in_parts() {
+        let mut builder = FrameBuilder::new(Some("one\ntwo"), Some("tick"));
+        builder.text("a\n\nb");
+        let draft = builder.finish(Some(1500));
+        let (comment, rest) = draft.parts();
+        let copy = Draft::from_parts(comment, rest).unwrap();
+        assert_eq!(copy.len(), draft.len());
+        assert_eq!(copy.seal(Some(id(7))).chunk(), draft.seal(Some(id(7))).chunk());
+        let nothing = FrameBuilder::new(None, None).finish(None);
+        let (comment, rest) = nothing.parts();
+        assert_eq!(Draft::from_parts(comment, rest).unwrap().seal(None).sse(), b"\n");
+    }
+
+    #[test]
+    fn only_one_whole_event_is_taken_from_elsewhere() {
+        for (comment, rest) in [
+            ("", ""),
+            ("", "data: x\n"),
+            ("", "data: x\n\ndata: y\n\n"),
+            ("", "\ndata: x\n\n"),
+            ("", "\n\n"),
+            ("", "data: x\r\rdata: y\n\n"),
+            (": c\n\n", "data: x\n\n"),
+            (": c", "data: x\n\n"),
+            ("data: c\n", "data: x\n\n"),
+        ] {
+            assert!(Draft::from_parts(comment.as_bytes(), rest.as_bytes()).is_none(), "{comment:?} {rest:?}");
+        }
     }
 
     #[test]

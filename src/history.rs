@@ -15,7 +15,7 @@ use crate::entry::Entry;
 use crate::topic::TopicId;
 
 /// What one kept entry costs beside its bytes: the entry, its places in ring and budget, the allocator's part.
-const ENTRY_OVERHEAD: usize = 192;
+const ENTRY_OVERHEAD: usize = 224;
 
 /// How much a topic keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +133,18 @@ impl History {
         self.empty(topic);
         if let Some(ring) = self.rings.remove(&topic) {
             self.forgotten = self.forgotten.max(ring.lost);
+        }
+    }
+
+    /// Nothing up to `seq` is here, nor was: a new order begins.
+    pub fn begin(&mut self, seq: u64) {
+        self.forgotten = seq;
+        let topics: Vec<TopicId> = self.rings.keys().copied().collect();
+        for topic in topics {
+            self.empty(topic);
+            if let Some(ring) = self.rings.get_mut(&topic) {
+                ring.lost = seq;
+            }
         }
     }
 

@@ -18,6 +18,8 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use crate::broker::outcome::Outcome;
+use crate::broker::{Broker, PresenceChange};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::ResetReason;
@@ -28,13 +30,19 @@ use crate::frame::Draft;
 use crate::heartbeat::spread;
 use crate::history::{History, Past, Retention};
 use crate::log::{CursorKey, Item, Log};
+use crate::numbering::{Names, Numbering, Place};
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::reader::{Effects, Reader, ReaderId};
 use crate::stats::{Counters, count};
-use crate::subscriber::{Change, CloseReason, Identity, Plan, Subscriber, Taken, Terms, Who};
+use crate::subscriber::{Change, CloseReason, Fetch, Identity, Plan, Subscriber, Taken, Terms, Who};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::topic::{Topic, TopicId, TopicIds, TopicPattern, TopicTable};
 use crate::waker::Wake;
+
+mod stream;
+
+use stream::Question;
+pub use stream::Verdict;
 
 /// A drain takes at most this many items and bytes, then lets the loop's other work run.
 const BATCH_ITEMS: usize = 1024;
@@ -68,6 +76,13 @@ pub struct Request {
     pub server: u64,
 }
 
+impl Request {
+    /// The id it came back with, if it did.
+    fn given(&self) -> Option<&str> {
+        self.last_event_id.as_deref().filter(|id| !id.is_empty())
+    }
+}
+
 /// What a drain found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -86,10 +101,13 @@ struct ReaderSlot {
 struct Registered {
     identity: Arc<Identity>,
     topics: TopicIds,
+    /// What it asked for, while the broker finds out where it begins.
+    waits: Option<Box<Request>>,
 }
 
 struct State {
     seq: u64,
+    numbering: Numbering,
     log: Log,
     history: History,
     topics: TopicTable,
@@ -113,6 +131,7 @@ pub struct Hub {
     pub clock: Clock,
     /// Bytes that wait for the slowest reader, as of the last append or drain.
     waiting: AtomicU64,
+    broker: OnceLock<Arc<dyn Broker>>,
     state: Mutex<State>,
 }
 
@@ -130,13 +149,25 @@ fn random() -> u64 {
 }
 
 impl Hub {
-    /// A new hub.
+    /// A new hub of this process.
     #[must_use]
     pub fn new(config: Config, clock: Clock) -> Self {
+        let epoch = Epoch::random();
+        Self::numbered(config, clock, epoch, Numbering::Own(epoch))
+    }
+
+    /// A new hub that a broker's stream feeds.
+    #[must_use]
+    pub fn of_stream(config: Config, clock: Clock) -> Self {
+        Self::numbered(config, clock, Epoch::random(), Numbering::Stream(Names::default()))
+    }
+
+    fn numbered(config: Config, clock: Clock, epoch: Epoch, numbering: Numbering) -> Self {
         let mut history = History::new(config.history_total_bytes);
         history.open(TopicId::BROADCAST, config.retention);
         let state = State {
             seq: 0,
+            numbering,
             log: Log::default(),
             history,
             topics: TopicTable::default(),
@@ -148,11 +179,12 @@ impl Hub {
             closing: false,
         };
         Self {
-            epoch: Epoch::random(),
+            epoch,
             config,
             counters: Counters::default(),
             clock,
             waiting: AtomicU64::new(0),
+            broker: OnceLock::new(),
             state: Mutex::new(state),
         }
     }
@@ -178,9 +210,7 @@ impl Hub {
     /// [`Error::HubClosed`]; nothing was published then.
     pub fn publish(&self, topics: &[Topic], draft: Draft) -> Result<EventId> {
         if topics.is_empty() {
-            return Err(Error::InvalidTopic(
-                "publish needs at least one topic; broadcast reaches everybody".into(),
-            ));
+            return Err(Error::no_topics());
         }
         self.append(draft, |state, hub| Target::Topics(state.intern(&hub.config, topics)))
     }
@@ -201,7 +231,7 @@ impl Hub {
         let target = target(&mut state, self);
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
-        let entry = Arc::new(Entry::new(Some(id.seq), target, now, draft.seal(Some(id))));
+        let entry = Arc::new(Entry::new(Some(id.seq), target, now, draft.seal(Some(id))).named(Some(id)));
         state.history.append(&entry);
         state.log.push(Item::Event(entry));
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
@@ -257,7 +287,7 @@ impl Hub {
         let mut state = self.state.lock();
         state.last_reader += 1;
         let id = ReaderId(state.last_reader);
-        let reader = Arc::new(Reader::new(id, self.epoch, wake));
+        let reader = Arc::new(Reader::new(id, wake));
         state.readers.insert(id, ReaderSlot { reader: reader.clone(), cursor: None, subscribers: 0 });
         reader
     }
@@ -272,7 +302,7 @@ impl Hub {
             .map(|registered| registered.identity.clone())
             .collect();
         for identity in &lost {
-            state.unregister(identity.id);
+            self.unregister(&mut state, identity.id);
         }
         if let Some(cursor) = state.readers.remove(&reader.id).and_then(|slot| slot.cursor) {
             state.log.remove_reader(cursor);
@@ -309,31 +339,70 @@ impl Hub {
                 recovered: OnceLock::new(),
                 closed: OnceLock::new(),
                 last_topics: OnceLock::new(),
+                settling: OnceLock::new(),
             });
             made = Some(identity.clone());
             Subscriber::new(identity, terms, now, turn)
         });
         let identity = made.expect("insert makes the subscriber");
         match self.register(&identity, request, now) {
-            Ok(plan) => {
-                let _ = identity.recovered.set(plan.recovered);
-                count(&self.counters.connected, 1);
-                match plan.recovered {
-                    Some(true) => count(&self.counters.resumed, 1),
-                    Some(false) => count(&self.counters.resets, 1),
-                    None => {}
+            Ok(Ok(plan)) => self.begin(reader, &identity, plan, now),
+            Ok(Err(Question(asked))) => {
+                if let Some(broker) = self.broker.get() {
+                    broker.settle(id, asked);
                 }
-                let (least, most) = self.config.reconnect_ms;
-                let retry_ms = least + (random >> 16) % (most - least + 1);
-                reader.begin(&identity, plan, self.epoch, retry_ms, now);
-                reader.bell.ring();
-                Ok(identity)
             }
             Err(error) => {
                 reader.remove(&identity);
-                Err(error)
+                return Err(error);
             }
         }
+        count(&self.counters.connected, 1);
+        Ok(identity)
+    }
+
+    /// It is known where a subscriber begins.
+    fn begin(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
+        let _ = identity.recovered.set(plan.recovered);
+        match plan.recovered {
+            Some(true) => count(&self.counters.resumed, 1),
+            Some(false) => count(&self.counters.resets, 1),
+            None => {}
+        }
+        let (retry_ms, mut plan) = (self.retry_ms(identity.id), Some(plan));
+        self.wherever(reader, identity, |reader, identity| {
+            let _ = identity.recovered.set(plan.as_ref().and_then(|plan| plan.recovered));
+            reader.begin(identity, &mut plan, retry_ms, now)
+        });
+    }
+
+    /// Do something to a subscriber that may be moved to another reader meanwhile, and wake the one it is at.
+    /// False when it is nowhere any more.
+    fn wherever(
+        &self,
+        reader: &Arc<Reader>,
+        identity: &Arc<Identity>,
+        mut act: impl FnMut(&Reader, &Arc<Identity>) -> bool,
+    ) -> bool {
+        let (mut reader, mut identity) = (reader.clone(), identity.clone());
+        loop {
+            if act(&reader, &identity) {
+                reader.bell.ring();
+                return true;
+            }
+            let Some(next) = identity.moved.get().cloned() else { return false };
+            match self.state.lock().readers.get(&next.reader) {
+                Some(slot) => reader = slot.reader.clone(),
+                None => return false,
+            }
+            identity = next;
+        }
+    }
+
+    /// A client's own `retry:`, in milliseconds; its number is random.
+    fn retry_ms(&self, subscriber: SubscriberId) -> u64 {
+        let (least, most) = self.config.reconnect_ms;
+        least + (subscriber.0 >> 16) % (most - least + 1)
     }
 
     fn terms(&self, request: &Request, random: u64, now: Duration) -> Terms {
@@ -350,7 +419,13 @@ impl Hub {
         }
     }
 
-    fn register(&self, identity: &Arc<Identity>, request: &Request, now: Duration) -> Result<Plan> {
+    /// How its stream begins; or, when the broker has to find out, the id it came back with.
+    fn register(
+        &self,
+        identity: &Arc<Identity>,
+        request: &Request,
+        now: Duration,
+    ) -> Result<Result<Plan, Question>> {
         let mut state = self.state.lock();
         if state.closing {
             return Err(Error::HubClosed);
@@ -365,12 +440,21 @@ impl Hub {
             state.topics.enter(topic);
         }
         topics.push(TopicId::BROADCAST);
-        let plan = state.plan(self.epoch, request, &topics, now);
-        let registered = Registered { identity: identity.clone(), topics: topics.clone() };
+        let plan = match state.elsewhere(request, &topics, now) {
+            Some(asked) => {
+                let _ = identity.settling.set(Arc::default());
+                Err(asked)
+            }
+            None => Ok(state.plan(request, &topics, now)),
+        };
+        let waits = plan.is_err().then(|| Box::new(request.clone()));
+        let registered = Registered { identity: identity.clone(), topics: topics.clone(), waits };
         state.subscribers.insert(identity.id, registered);
         state.came(identity.reader);
-        let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
-        state.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
+        self.tell_presence(&state, identity, &topics, true);
+        if plan.is_ok() {
+            state.attach(identity, topics);
+        }
         if state.topics.len() >= state.next_sweep {
             state.sweep(now);
         }
@@ -395,6 +479,8 @@ impl Hub {
         }
         if let Some(registered) = state.subscribers.get_mut(&subscriber) {
             registered.topics.extend_from_slice(&topics);
+            let identity = registered.identity.clone();
+            self.tell_presence(&state, &identity, &topics, true);
         }
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         Ok(true)
@@ -410,6 +496,8 @@ impl Hub {
         let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
+        let identity = registered.identity.clone();
+        self.tell_presence(&state, &identity, &topics, false);
         for &topic in &topics {
             state.topics.exit(topic);
         }
@@ -420,11 +508,7 @@ impl Hub {
     /// End the streams of `who` after what was published so far; how many are meant.
     pub fn disconnect(&self, who: Who, reason: CloseReason) -> usize {
         let mut state = self.state.lock();
-        let meant = match &who {
-            Who::Id(id) => usize::from(state.subscribers.contains_key(id)),
-            Who::All => state.subscribers.len(),
-            who => state.subscribers.values().filter(|found| who.means(&found.identity)).count(),
-        };
+        let meant = state.meant(&who);
         if meant > 0 {
             state.log.push(Item::Change(Arc::new(Change::Close { who, reason })));
         }
@@ -432,6 +516,12 @@ impl Hub {
         drop(state);
         ring(&readers);
         meant
+    }
+
+    /// How many subscribers are meant.
+    #[must_use]
+    pub fn meant(&self, who: &Who) -> usize {
+        self.state.lock().meant(who)
     }
 
     /// Begin to close: nothing is published or joined any more, all streams end after what was published.
@@ -473,9 +563,18 @@ impl Hub {
             return;
         }
         let mut state = self.state.lock();
-        let gone = subscribers.filter(|&subscriber| state.unregister(subscriber)).count();
+        let gone = subscribers.filter(|&subscriber| self.unregister(&mut state, subscriber)).count();
         drop(state);
         count(&self.counters.disconnected, gone as u64);
+    }
+
+    fn unregister(&self, state: &mut State, subscriber: SubscriberId) -> bool {
+        let Some(registered) = state.unregister(subscriber) else { return false };
+        self.tell_presence(state, &registered.identity, &registered.topics, false);
+        if let Some(settling) = registered.identity.settling.get() {
+            settling.complete(Ok(None));
+        }
+        true
     }
 
     /// What is there for a subscriber whose consumer is here.
@@ -535,7 +634,7 @@ impl Hub {
     /// The identity of the subscriber with this public id.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Identity>> {
-        let id = SubscriberId(u64::from_str_radix(name.strip_prefix("c-")?, 36).ok()?);
+        let id = number(name)?;
         let state = self.state.lock();
         state.subscribers.get(&id).map(|found| found.identity.clone()).filter(|found| &*found.name == name)
     }
@@ -629,6 +728,11 @@ fn public_id(number: u64) -> String {
     "c-".chars().chain(digits.into_iter().rev()).collect()
 }
 
+/// The number behind a public id.
+fn number(name: &str) -> Option<SubscriberId> {
+    Some(SubscriberId(u64::from_str_radix(name.strip_prefix("c-")?, 36).ok()?))
+}
+
 impl State {
     fn check_open(&mut self, hub: &Hub, size: usize) -> Result<()> {
         if self.closing {
@@ -641,6 +745,14 @@ impl State {
             return Err(Error::HubFull { waiting, limit });
         }
         Ok(())
+    }
+
+    fn meant(&self, who: &Who) -> usize {
+        match who {
+            Who::Id(id) => usize::from(self.subscribers.contains_key(id)),
+            Who::All => self.subscribers.len(),
+            who => self.subscribers.values().filter(|found| who.means(&found.identity)).count(),
+        }
     }
 
     /// The readers that have subscribers.
@@ -676,44 +788,63 @@ impl State {
         names
     }
 
-    /// How a stream begins.
-    fn plan(&mut self, epoch: Epoch, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
+    /// It gets what is published from here on.
+    fn attach(&mut self, identity: &Identity, topics: TopicIds) {
+        let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
+        self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
+    }
+
+    /// How a stream begins, by what this process has.
+    fn plan(&mut self, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
         let head = self.seq;
-        let given = request.last_event_id.as_deref().filter(|id| !id.is_empty());
-        let asked = given.map(|text| match EventId::parse(text) {
-            None => Err((ResetReason::Unknown, 0)),
-            Some(id) if id.epoch != epoch => Err((ResetReason::Epoch, 0)),
-            Some(id) if id.seq > head => Err((ResetReason::Ahead, 0)),
-            Some(id) if !self.history.reaches(topics, id.seq, now) => Err((ResetReason::Evicted, id.seq)),
-            Some(id) => Ok(id.seq),
+        let asked = request.given().map(|text| match self.numbering.find(text, head) {
+            Place::Nowhere(reason) => Err((reason, 0)),
+            Place::Elsewhere(_) => Err((ResetReason::Evicted, head)),
+            Place::Here(seq) if !self.history.reaches(topics, seq, now) => Err((ResetReason::Evicted, seq)),
+            Place::Here(seq) => Ok(seq),
         });
         if let Some(Ok(seq)) = asked {
             let replay = (seq < head).then(|| self.history.resume(topics, seq, head));
-            return Plan { cursor: seq, reset: None, replay, initial: false, recovered: Some(true) };
+            let (id, recovered) = (self.numbering.id(seq), Some(true));
+            return Plan { cursor: seq, id, reset: None, replay, fetch: None, initial: false, recovered };
         }
-        let reset = asked
-            .and_then(Result::err)
-            .map(|(reason, _)| (reason, given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into)));
-        let replay = match asked {
+        self.plan_without(request, asked.and_then(Result::err), topics, now)
+    }
+
+    /// How a newcomer's stream begins, or that of one whose gap cannot be closed: why, and behind what number
+    /// what is left of it begins.
+    fn plan_without(
+        &mut self,
+        request: &Request,
+        gap: Option<(ResetReason, u64)>,
+        topics: &TopicIds,
+        now: Duration,
+    ) -> Plan {
+        let head = self.seq;
+        let given = request.given();
+        let requested = || given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);
+        let reset = gap.map(|(reason, _)| (reason, requested()));
+        let replay = match gap {
             // Its gap was announced; what is left of what it missed still comes, unless a snapshot does.
-            Some(Err((ResetReason::Evicted, seq))) if !request.initial => {
+            Some((ResetReason::Evicted, seq)) if !request.initial => {
                 Some(self.history.remains(topics, seq, head))
             }
             _ => request.past.map(|past| self.history.past(topics, past, head, now)),
         };
         let cursor = replay.as_ref().map_or(head, |replay| replay.from().min(head));
         let recovered = reset.as_ref().map(|_| false);
-        Plan { cursor, reset, replay, initial: request.initial, recovered }
+        let id = self.numbering.id(cursor);
+        Plan { cursor, id, reset, replay, fetch: None, initial: request.initial, recovered }
     }
 
-    fn unregister(&mut self, subscriber: SubscriberId) -> bool {
-        let Some(registered) = self.subscribers.remove(&subscriber) else { return false };
+    fn unregister(&mut self, subscriber: SubscriberId) -> Option<Registered> {
+        let registered = self.subscribers.remove(&subscriber)?;
         let _ = registered.identity.last_topics.set(self.names(&registered.topics));
         for &topic in &registered.topics {
             self.topics.exit(topic);
         }
         self.left(registered.identity.reader);
-        true
+        Some(registered)
     }
 
     /// A reader has one subscriber more: from here on it reads the log.

@@ -1,8 +1,10 @@
 //! The core of sse-hub: a Server-Sent Events hub that compiles, and is tested, without Python.
 //!
-//! Arrows go one way: `event <- frame <- {log, history, queue} <- subscriber <- reader <- hub <- py`.
+//! Arrows go one way: `event <- frame <- {log, history, queue} <- subscriber <- reader <- hub <- {reactor,
+//! broker} <- py`; of a broker the hub knows the trait.
 //! Only `py` knows Python.
 
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -14,6 +16,7 @@ pub mod heartbeat;
 pub mod history;
 pub mod hub;
 pub mod log;
+pub mod numbering;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod queue;

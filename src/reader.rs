@@ -11,15 +11,15 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::control;
-use crate::entry::{Entry, SubscriberId, Target};
-use crate::event::{Epoch, EventId};
+use crate::entry::{Cursor, Entry, SubscriberId, Target};
+use crate::event::EventId;
 use crate::frame::Draft;
 use crate::heartbeat::Deadlines;
 use crate::history::{Page, Replay};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{Change, CloseReason, Due, Identity, Plan, Subscriber, Taken, Who};
+use crate::subscriber::{Change, CloseReason, Due, Fetched, Identity, Plan, Subscriber, Taken, Who};
 use crate::sync::Mutex;
 use crate::topic::{TopicId, TopicIds};
 use crate::waker::{Bell, Wake};
@@ -50,6 +50,8 @@ struct State {
     subscribers: Slab<Subscriber>,
     keys: FxHashMap<SubscriberId, usize>,
     by_topic: FxHashMap<TopicId, Vec<usize>>,
+    /// Consumers that another thread has something for.
+    resumed: Vec<usize>,
     deadlines: Deadlines,
     /// How often it drained: the measure of "has not come back".
     turn: u64,
@@ -60,9 +62,9 @@ struct State {
 
 /// Heartbeats, made once and shared.
 struct Beats {
-    epoch: Epoch,
-    /// The newest id that was dispatched.
+    /// The newest number that was dispatched, and its id.
     cursor: u64,
+    id: Option<EventId>,
     comment: Option<Arc<Entry>>,
     moved: Option<Arc<Entry>>,
 }
@@ -70,14 +72,14 @@ struct Beats {
 impl Beats {
     /// The heartbeat for a client that has seen everything up to `seen`.
     fn get(&mut self, seen: u64, now: Duration) -> Arc<Entry> {
-        if self.cursor <= seen {
+        let Some(id) = self.id.filter(|_| self.cursor > seen) else {
             return self.comment.get_or_insert_with(|| control::heartbeat(now)).clone();
-        }
+        };
         let seq = self.cursor;
         match &self.moved {
             Some(entry) if entry.seq == Some(seq) => entry.clone(),
             _ => {
-                let entry = control::cursor(EventId { epoch: self.epoch, seq }, now);
+                let entry = control::cursor(Cursor { seq, id }, now);
                 self.moved.insert(entry).clone()
             }
         }
@@ -87,12 +89,13 @@ impl Beats {
 impl Reader {
     /// A reader without subscribers, woken through `wake`.
     #[must_use]
-    pub fn new(id: ReaderId, epoch: Epoch, wake: Box<dyn Wake>) -> Self {
-        let beats = Beats { epoch, cursor: 0, comment: None, moved: None };
+    pub fn new(id: ReaderId, wake: Box<dyn Wake>) -> Self {
+        let beats = Beats { cursor: 0, id: None, comment: None, moved: None };
         let state = State {
             subscribers: Slab::new(),
             keys: FxHashMap::default(),
             by_topic: FxHashMap::default(),
+            resumed: Vec::new(),
             deadlines: Deadlines::default(),
             turn: 0,
             serial: 0,
@@ -111,18 +114,46 @@ impl Reader {
         key
     }
 
-    /// The hub let it join: begin as it decided.
-    pub fn begin(&self, identity: &Identity, plan: Plan, epoch: Epoch, retry_ms: u64, now: Duration) {
-        if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.begin(plan, epoch, retry_ms, now);
+    /// The hub let it join: begin as it decided. False, and the plan stays, when it is not here. The bell is
+    /// to be rung after this.
+    pub fn begin(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
+        let begin = |found: &mut Subscriber, turn| {
+            plan.take().is_some_and(|plan| found.begin(plan, retry_ms, now, turn))
+        };
+        self.act_on(identity, begin)
+    }
+
+    /// Open the stream of a subscriber of which is not known yet where it begins; false when it is not here. The
+    /// bell is to be rung after this.
+    pub fn open_early(&self, identity: &Identity, retry_ms: u64, now: Duration) -> bool {
+        self.act_on(identity, |found, turn| found.open_early(retry_ms, now, turn))
+    }
+
+    /// A piece of what a subscriber missed was fetched; false when it is not here. The piece stays when it does
+    /// not wait for it. The bell is to be rung after this.
+    pub fn fetched(&self, identity: &Identity, piece: &mut Option<Fetched>, now: Duration) -> bool {
+        let give = |found: &mut Subscriber, turn| {
+            found.waits_for_piece() && piece.take().is_some_and(|piece| found.fetched(piece, now, turn))
+        };
+        self.act_on(identity, give)
+    }
+
+    /// Do something to a subscriber on another thread than the reader's, which resumes the consumer.
+    fn act_on(&self, identity: &Identity, act: impl FnOnce(&mut Subscriber, u64) -> bool) -> bool {
+        let mut state = self.state.lock();
+        let turn = state.turn;
+        let Some(wakes) = state.subscriber(identity).map(|found| act(found, turn)) else { return false };
+        if wakes {
+            state.resumed.push(identity.key);
         }
+        true
     }
 
     /// The initial events of a subscriber are complete; true when its consumer is to be resumed.
     pub fn initial(&self, identity: &Identity, events: Vec<Draft>, now: Duration) -> bool {
         let mut state = self.state.lock();
-        let (turn, epoch) = (state.turn, state.beats.epoch);
-        state.subscriber(identity).is_some_and(|found| found.initial_done(events, epoch, now, turn))
+        let turn = state.turn;
+        state.subscriber(identity).is_some_and(|found| found.initial_done(events, now, turn))
     }
 
     /// Deliver a batch of the log to the subscribers' queues.
@@ -140,6 +171,7 @@ impl Reader {
     /// Do what time has made due; when to come again.
     pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
         let mut state = self.state.lock();
+        effects.wake.append(&mut state.resumed);
         while let Some((id, key)) = state.deadlines.pop_due(now) {
             state.look_at(id, key, now, counters, effects);
         }
@@ -279,6 +311,7 @@ impl State {
         self.serial += 1;
         if let Some(seq) = entry.seq {
             self.beats.cursor = seq;
+            self.beats.id = entry.id;
         }
         let mut overflowed = Vec::new();
         let State { subscribers, by_topic, serial, turn, keys, .. } = self;

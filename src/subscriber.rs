@@ -5,22 +5,25 @@
 //! ```
 //! * *Opening*: `stream-open`, and `stream-reset` where history does not reach back to the client's id.
 //! * *Initial*: the application makes its snapshot; nothing newer goes out before it.
-//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining.
+//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining; what this
+//!   process does not keep is fetched from the broker before that, also piece by piece.
 //! * *Live*: what was published since the joining, which was queued all the time.
 //! * *Closed*: most reasons let what is queued go out first; an overflow or a stall does not.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::broker::outcome::Outcome;
 use crate::control;
 use crate::control::ResetReason;
-use crate::entry::{Entry, SubscriberId, Target};
-use crate::event::{Epoch, EventId};
+use crate::entry::{Cursor, Entry, SubscriberId, Target};
+use crate::event::EventId;
 use crate::frame::Draft;
 use crate::history::{Page, Replay};
 use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
 use crate::reader::ReaderId;
 use crate::topic::TopicIds;
+use crate::waker::Wake;
 
 /// A consumer that was woken counts as stuck behind an unfinished write when it has not come back for this
 /// many turns of its reader *and* [`STUCK_AFTER`]: middleware may need several turns of the event loop to
@@ -97,6 +100,8 @@ pub struct Identity {
     pub closed: OnceLock<CloseReason>,
     /// The names of the topics it had, once it is gone.
     pub last_topics: OnceLock<Vec<Arc<str>>>,
+    /// Done when it is known where it begins; none when that was known at once.
+    pub settling: OnceLock<Arc<Outcome>>,
 }
 
 impl Identity {
@@ -115,6 +120,7 @@ impl Identity {
             recovered: self.recovered.clone(),
             closed: self.closed.clone(),
             last_topics: self.last_topics.clone(),
+            settling: self.settling.clone(),
         }
     }
 
@@ -211,18 +217,52 @@ pub struct Terms {
 }
 
 /// How a stream begins: what the hub decided on joining.
-#[derive(Debug)]
 pub struct Plan {
-    /// The cursor at which it joined: the id of `stream-open`, or of the end of the initial events.
+    /// The cursor at which it joined.
     pub cursor: u64,
+    /// The id of `stream-open`, or of the end of the initial events; none when it is not known.
+    pub id: Option<EventId>,
     /// Why it cannot be resumed, with the id the client gave.
     pub reset: Option<(ResetReason, Option<Box<str>>)>,
     /// What is read from history first.
     pub replay: Option<Replay>,
+    /// What is fetched from elsewhere even before that.
+    pub fetch: Option<Fetch>,
     /// Whether the application's initial events are awaited.
     pub initial: bool,
     /// For `recovered`.
     pub recovered: Option<bool>,
+}
+
+/// A piece of what a client missed, from elsewhere.
+#[derive(Default)]
+pub struct Fetched {
+    /// In order.
+    pub entries: Vec<Arc<Entry>>,
+    /// What comes between the last piece and this one is not to be had any more.
+    pub lost: bool,
+    /// There is nothing after this piece.
+    pub done: bool,
+}
+
+/// What is being fetched for one subscriber.
+pub struct Fetch {
+    next: Box<dyn Wake>,
+    piece: Option<Fetched>,
+}
+
+impl Fetch {
+    /// Nothing was fetched yet. `next` is woken when the next piece is wanted, and when none is any more.
+    #[must_use]
+    pub fn new(next: Box<dyn Wake>) -> Self {
+        Self { next, piece: Some(Fetched::default()) }
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.next.wake();
+    }
 }
 
 #[derive(Debug)]
@@ -279,7 +319,11 @@ pub struct Subscriber {
     pub serial: u64,
     terms: Terms,
     lead: Vec<Arc<Entry>>,
+    opened: bool,
     initial: bool,
+    /// The id of the end of the initial events.
+    cursor_id: Option<EventId>,
+    fetch: Option<Fetch>,
     replay: Option<Replay>,
     queue: Queue,
     consumer: Consumer,
@@ -302,7 +346,10 @@ impl Subscriber {
             serial: 0,
             terms,
             lead: Vec::new(),
+            opened: false,
             initial: true,
+            cursor_id: None,
+            fetch: None,
             replay: None,
             queue,
             consumer: Consumer::Away { since: now, turn },
@@ -314,36 +361,69 @@ impl Subscriber {
         }
     }
 
-    /// It joined: begin as the hub decided.
-    pub fn begin(&mut self, plan: Plan, epoch: Epoch, retry_ms: u64, now: Duration) {
+    /// It joined: begin as the hub decided. True when the consumer is to be woken.
+    pub fn begin(&mut self, plan: Plan, retry_ms: u64, now: Duration, turn: u64) -> bool {
         // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.
-        let id = (!plan.initial).then_some(EventId { epoch, seq: plan.cursor });
-        self.lead.push(control::open(retry_ms, id.filter(|_| plan.reset.is_none()), now));
-        if let Some((reason, requested)) = &plan.reset {
-            self.lead.push(control::reset(*reason, requested.as_deref(), id, now));
+        let id = plan.id.filter(|_| !plan.initial);
+        let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
+        if !std::mem::replace(&mut self.opened, true) {
+            self.lead.push(control::open(retry_ms, cursor.filter(|_| plan.reset.is_none()), now));
+        } else if let Some(cursor) = cursor.filter(|_| plan.reset.is_none()) {
+            self.lead.push(control::cursor(cursor, now));
         }
-        self.initial = plan.initial;
+        if let Some((reason, requested)) = &plan.reset {
+            self.lead.push(control::reset(*reason, requested.as_deref(), cursor, now));
+        }
+        let closed = self.identity.closed.get().is_some();
+        self.initial = plan.initial && !closed;
+        self.cursor_id = plan.id;
+        self.fetch = plan.fetch.filter(|_| !closed);
         self.replay = plan.replay;
         self.last_seq = plan.cursor;
+        self.wake(now, turn)
+    }
+
+    /// Where it begins is not known yet, and will not be soon: open the stream without an id. True when the
+    /// consumer is to be woken.
+    pub fn open_early(&mut self, retry_ms: u64, now: Duration, turn: u64) -> bool {
+        if self.identity.closed.get().is_some() || std::mem::replace(&mut self.opened, true) {
+            return false;
+        }
+        self.lead.push(control::open(retry_ms, None, now));
+        self.wake(now, turn)
+    }
+
+    /// Whether a piece of what it missed is to come.
+    #[must_use]
+    pub fn waits_for_piece(&self) -> bool {
+        self.fetch.is_some()
+    }
+
+    /// A piece of what it missed is here. True when the consumer is to be woken.
+    pub fn fetched(&mut self, piece: Fetched, now: Duration, turn: u64) -> bool {
+        let Some(fetch) = &mut self.fetch else { return false };
+        fetch.piece = Some(piece);
+        self.wake(now, turn)
     }
 
     /// The application's initial events are complete; true when the consumer is to be woken. The last one
     /// carries the cursor's id: with it on an earlier one, a client cut between the two would resume past the
     /// rest. Without any event the cursor goes out alone.
-    pub fn initial_done(&mut self, events: Vec<Draft>, epoch: Epoch, now: Duration, turn: u64) -> bool {
+    pub fn initial_done(&mut self, events: Vec<Draft>, now: Duration, turn: u64) -> bool {
         if !self.initial {
             return false;
         }
         self.initial = false;
-        let id = EventId { epoch, seq: self.last_seq };
-        if events.is_empty() {
-            self.lead.push(control::cursor(id, now));
+        let id = self.cursor_id;
+        if let Some(id) = id.filter(|_| events.is_empty()) {
+            self.lead.push(control::cursor(Cursor { seq: self.last_seq, id }, now));
         }
         let last = events.len().saturating_sub(1);
         for (at, event) in events.into_iter().enumerate() {
-            let id = (at == last).then_some(id);
+            let id = id.filter(|_| at == last);
             let target = Target::One(self.identity.id);
-            self.lead.push(Arc::new(Entry::new(id.map(|id| id.seq), target, now, event.seal(id))));
+            let seq = id.map(|_| self.last_seq);
+            self.lead.push(Arc::new(Entry::new(seq, target, now, event.seal(id)).named(id)));
         }
         self.wake(now, turn)
     }
@@ -367,6 +447,8 @@ impl Subscriber {
     /// Whether it waits behind an unfinished write.
     fn is_stuck(&self, now: Duration, turn: u64) -> bool {
         match self.consumer {
+            // What is fetched for it comes first, however long that takes: history may take over.
+            _ if self.fetch.is_some() => true,
             Consumer::Parked => false,
             // What is made ready for a newcomer is not its write.
             Consumer::Away { .. } if self.initial => false,
@@ -405,8 +487,11 @@ impl Subscriber {
         }
         out.append(&mut self.lead);
         if !self.initial {
-            self.take_replay(now, page, out);
-            if self.replay.is_none() {
+            self.take_fetched(now, out);
+            if self.fetch.is_none() {
+                self.take_replay(now, page, out);
+            }
+            if self.fetch.is_none() && self.replay.is_none() {
                 self.take_queue(now, out);
             }
         }
@@ -448,6 +533,20 @@ impl Subscriber {
     /// A part of what it took went out.
     pub fn progressed(&mut self, now: Duration) {
         self.progress = now;
+    }
+
+    fn take_fetched(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
+        let Some(fetch) = &mut self.fetch else { return };
+        let Some(mut piece) = fetch.piece.take() else { return };
+        if piece.lost {
+            out.push(control::reset(ResetReason::Evicted, None, None, now));
+        }
+        out.append(&mut piece.entries);
+        if piece.done {
+            self.fetch = None;
+        } else {
+            fetch.next.wake();
+        }
     }
 
     fn take_replay(
@@ -528,7 +627,7 @@ impl Subscriber {
     /// The cursor a heartbeat may speak of: 0 while an id would skip something.
     #[must_use]
     pub fn heartbeat_from(&self) -> u64 {
-        if self.initial { u64::MAX } else { self.last_seq }
+        if self.initial || self.fetch.is_some() { u64::MAX } else { self.last_seq }
     }
 
     /// Send a heartbeat to a parked consumer.
@@ -544,8 +643,9 @@ impl Subscriber {
         }
         // A stream that ends does not wait for the application's snapshot; what is newer, with its ids, would
         // make the client resume past it.
-        if !reason.drains() || self.initial {
+        if !reason.drains() || self.initial || self.fetch.is_some() {
             self.queue.clear();
+            self.fetch = None;
             self.replay = None;
         }
         self.initial = false;

@@ -154,9 +154,15 @@ def test_a_hub_checks_its_options(option: str, value: Any) -> None:
         Hub(**{option: value})
 
 
-def test_a_broker_is_not_available_yet() -> None:
-    with pytest.raises(NotImplementedError, match="redis://"):
-        Hub("redis://localhost")  # type: ignore[arg-type]
+def test_a_brokers_url_is_checked() -> None:
+    with pytest.raises(ValueError, match="redis://"):
+        Hub("amqp://localhost")
+    with pytest.raises(TypeError, match="broker"):
+        Hub(1234)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="history"):
+        Hub("redis://localhost", history=0)
+    with pytest.raises(ValueError, match="history"):
+        Hub("redis://localhost").topic("chat:*", history=5)
 
 
 async def test_an_event_as_large_as_allowed_is_taken() -> None:

@@ -18,6 +18,7 @@
 """
 
 from sse_hub._hub_response import HubResponse
+from sse_hub.brokers import RedisBroker
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
     BrokerError,
@@ -28,7 +29,7 @@ from sse_hub.exceptions import (
     InvalidEvent,
     OutcomeUnknown,
 )
-from sse_hub.hub import Hub, Publication, Subscription
+from sse_hub.hub import Hub, Presence, Publication, Subscription
 from sse_hub.responses import EventSourceResponse
 
 __all__ = [
@@ -43,7 +44,9 @@ __all__ = [
     "InvalidEvent",
     "JSONServerSentEvent",
     "OutcomeUnknown",
+    "Presence",
     "Publication",
+    "RedisBroker",
     "ServerSentEvent",
     "Subscription",
 ]

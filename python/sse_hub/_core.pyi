@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
@@ -11,6 +12,7 @@ __all__ = [
     "EventEncoder",
     "Hub",
     "Publication",
+    "RedisBroker",
     "Subscription",
     "_close",
     "_duplicate",
@@ -33,19 +35,33 @@ class Publication:
     """The outcome of a publication.
 
     Await it, or call ``result()`` in sync code, for the event's id (None for an event sent to one
-    subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits.
+    subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits. With
+    one, it raises BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the
+    event may have been published or not, and was not sent a second time. A failure that nobody looks at is
+    logged.
     """
 
     @property
     def id(self) -> str | None:
-        """The event's id once it is known: opaque, never reused, what a browser sends as Last-Event-ID."""
+        """The event's id once it is known: opaque, never reused, what a browser sends as Last-Event-ID.
 
-    @staticmethod
-    def done() -> bool:
+        None before, for an event to one subscriber, and when publishing failed.
+        """
+
+    def done(self) -> bool:
         """Whether the outcome is known."""
 
     def result(self, timeout: float | None = None) -> str | None:
-        """The event's id, waiting for it at most ``timeout`` seconds (None: as long as it takes)."""
+        """The event's id, waiting for it at most ``timeout`` seconds.
+
+        None waits as long as it takes, which is bounded by the broker's own timeouts. Not for the thread of
+        an event loop, which it would stop: await it there.
+
+        Raises:
+            TimeoutError: it is not known after ``timeout`` seconds.
+            BrokerError: nothing was published.
+            OutcomeUnknown: the broker's reply was lost.
+        """
 
     def __await__(self) -> Generator[Any, None, str | None]: ...
 
@@ -127,6 +143,7 @@ class Subscription:
     @property
     def _cut(self) -> Literal["client", "overflow", "stalled"] | None: ...
     def _on_close(self, callback: Callable[[str], object] | None) -> None: ...
+    def _settled(self) -> Awaitable[None]: ...
     def _initial(self, events: list[Any]) -> None: ...
     def _can_hand_over(self) -> bool: ...
     def _hand_over(self, fd: int, server: int, on_end: Callable[[str], object] | None) -> bool: ...
@@ -141,6 +158,40 @@ class Subscription:
     ) -> Awaitable[None]: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class RedisBroker:
+    """Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
+
+    ``Hub("redis://localhost:6379")`` is short for ``Hub(RedisBroker("redis://localhost:6379"))``. Nothing is
+    connected before the hub's first use, and one broker may serve several hubs.
+
+    Args:
+        url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, or
+            ``unix:///path?db=0&user=&pass=``. Valkey's names ``valkey://`` and ``valkeys://`` mean the same.
+        prefix: what the keys begin with, after the brace of their hash tag.
+        timeout: how long a publication may wait to be sent, and then for its reply, in seconds.
+        connect_timeout: how long connecting may take, in seconds.
+        ca_certs: a file with the certificates (PEM) of who signs the server's; None for the system's.
+        certfile: a file with the client's own certificate (PEM).
+        keyfile: a file with its key (PEM).
+
+    Raises:
+        ValueError: the URL or an option breaks a rule.
+        OSError: a file cannot be read.
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        *,
+        prefix: str = "sse-hub",
+        timeout: float = 5.0,
+        connect_timeout: float = 1.5,
+        ca_certs: str | PathLike[str] | None = None,
+        certfile: str | PathLike[str] | None = None,
+        keyfile: str | PathLike[str] | None = None,
+    ) -> Self: ...
 
 @disjoint_base
 class Hub:
@@ -163,6 +214,8 @@ class Hub:
         max_event_bytes: int,
         max_subscribers: int | None,
         threads: int = 1,
+        broker: RedisBroker | None = None,
+        name: str = "default",
         manual_clock: bool = False,
     ) -> Self: ...
     def publish(
@@ -227,14 +280,16 @@ class Hub:
     ) -> Publication:
         """Send an event to one subscriber: in order with everything else, without an id, not replayed.
 
-        A subscriber that is gone is no error: ``stats()["undeliverable"]`` counts it. Arguments and errors
+        A subscriber that is gone is no error: without a broker ``stats()["undeliverable"]`` counts it; with
+        one, it may be in another process. Arguments and errors
         as ``publish``.
         """
 
     def disconnect(self, *, id: str | None = None, user: str | None = None, reason: str = "kicked") -> int:
         """End the streams of one subscriber, or of all of a user's, after what was published so far.
 
-        Returns how many are meant. Their browsers come back unless the endpoint refuses them.
+        Returns how many are meant; with a broker, how many of them are in this process, and those elsewhere
+        end too. Their browsers come back unless the endpoint refuses them.
         """
 
     def count(self, topic: str | None = None) -> int:
@@ -296,6 +351,8 @@ class Hub:
     def _handed(self, server: int) -> int: ...
     def _abort_handed(self, server: int) -> None: ...
     def _tell_of_disconnects(self) -> None: ...
+    def _refuse(self) -> tuple[int, bool] | None: ...
+    def _present(self, topic: str | None = None) -> Awaitable[list[str]]: ...
     def _begin_close(self) -> str | None: ...
     def _unfinished(self, epoch: str) -> int: ...
     def _finish_close(self, epoch: str) -> None: ...

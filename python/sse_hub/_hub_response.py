@@ -207,6 +207,10 @@ class HubResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _give_initial(self, subscription: Subscription) -> None:
+        # With a broker, whether the client resumes may have to be asked first.
+        await subscription._settled()
+        if subscription.recovered is True or subscription.closed is not None:
+            return
         try:
             subscription._initial(await self._initial_events(subscription))
         except BaseException:

@@ -49,7 +49,7 @@ class EventTooLarge(InvalidEvent):
 
 
 class BrokerError(HubError):
-    """The broker cannot be reached, or it refused."""
+    """The broker cannot be reached, or it refused. Nothing was published."""
 
 
 class OutcomeUnknown(BrokerError):

@@ -8,6 +8,7 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
@@ -17,11 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sse_hub import _core, _servers
 from sse_hub._app_status import handed_over
-from sse_hub._core import Publication, Subscription
+from sse_hub._core import Publication, RedisBroker, Subscription
 from sse_hub._handed import handed_off
 from sse_hub._hub_response import HubResponse, Initial
 
-__all__ = ["Hub", "Overflow", "Publication", "Replay", "Subscription", "Topics"]
+__all__ = ["Hub", "Overflow", "Presence", "Publication", "Replay", "Subscription", "Topics"]
 
 Topics: TypeAlias = str | Iterable[str]
 """One topic, or some."""
@@ -46,6 +47,17 @@ _MIB = 1024 * 1024
 _POLL = 0.01  # seconds between two looks at what is still to be delivered while a hub closes
 
 
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is in a topic, in all processes of a hub."""
+
+    count: int
+    """How many subscribers there are."""
+
+    ids: tuple[str, ...]
+    """Their ids, sorted: what ``send`` and ``disconnect`` take."""
+
+
 class Hub(_core.Hub):
     """Fans events out to every subscriber, in one order, and replays what a client missed.
 
@@ -57,11 +69,14 @@ class Hub(_core.Hub):
     a duplicate of an event whose id the client reported.
 
     Args:
-        broker: None for a hub of this process. Brokers (``"redis://…"``) are not available in this version:
-            anything else is a NotImplementedError.
-        history: events each topic keeps for replay; 0 keeps none.
+        broker: None for a hub of this process. A URL (``"redis://localhost:6379"``) or a ``RedisBroker``
+            makes the hubs of the same ``name`` in all processes and on all hosts one hub, by a stream in
+            Redis.
+        history: events each topic keeps for replay; 0 keeps none. With a broker: events that the stream
+            keeps, about, of all topics together; at least 1.
         history_bytes: bytes each topic keeps.
-        history_age: seconds each topic keeps an event; None for as long as there is room.
+        history_age: seconds each topic keeps an event; None for as long as there is room. With a broker, the
+            same of the stream.
         history_total_bytes: bytes all topics keep together; the oldest events of all go first.
         heartbeat: seconds of silence after which a client gets a heartbeat, so that proxies do not close the
             connection; None for none. Each client's own is up to a quarter shorter, to spread them.
@@ -80,7 +95,8 @@ class Hub(_core.Hub):
             programs; a browser never comes back after it.
         grace: seconds that streams get to end when the hub or the server closes.
         threads: threads that own handed-off sockets; started when the first is handed over.
-        name: what the hub is called in the log.
+        name: what the hub is called in the log; with a broker, also in Redis: hubs of different names share
+            nothing.
 
     Raises:
         ValueError: an option is out of its range.
@@ -88,11 +104,12 @@ class Hub(_core.Hub):
 
     name: str
     grace: float
+    broker: RedisBroker | None
     _handed_streams: _HandedStreams
 
     def __new__(
         cls,
-        broker: None = None,
+        broker: str | RedisBroker | None = None,
         *,
         history: int = 1024,
         history_bytes: int = 8 * _MIB,
@@ -113,10 +130,12 @@ class Hub(_core.Hub):
         name: str = "default",
         _manual_clock: bool = False,
     ) -> Self:
-        if broker is not None:
-            raise NotImplementedError(
-                f"brokers are not available in this version, so not {broker!r}: Hub() is"
-            )
+        if isinstance(broker, str):
+            broker = RedisBroker(broker)
+        if broker is not None and not isinstance(broker, RedisBroker):
+            raise TypeError(f"broker must be a URL, a RedisBroker or None, not {broker!r}")
+        if broker is not None and history < 1:
+            raise ValueError(f"history must be at least 1 with a broker, not {history}")
         if not 0 <= grace < float("inf"):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
         if full_status not in (200, 503):
@@ -137,9 +156,12 @@ class Hub(_core.Hub):
             max_event_bytes=max_event_bytes,
             max_subscribers=max_subscribers,
             threads=threads,
+            broker=broker,
+            name=name,
             manual_clock=_manual_clock,
         )
         self.name = name
+        self.broker = broker
         self._handed_streams = _HandedStreams(self)
         self.grace = float(grace)
         self._looked_at_workers = False
@@ -175,8 +197,11 @@ class Hub(_core.Hub):
         pattern. What is kept already is brought within the new limits.
 
         Raises:
-            ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it.
+            ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it; or
+                the hub has a broker, whose stream keeps all topics together.
         """
+        if self.broker is not None:
+            raise ValueError("with a broker, history is the hub's, not a topic's: Hub(history=…) sets it")
         count, size, age = self._retention
         self._set_retention(
             pattern,
@@ -233,7 +258,7 @@ class Hub(_core.Hub):
 
     def _look_at_workers(self, receive: Receive) -> None:
         """Warn, once, of a server whose other processes this hub does not reach."""
-        if not self._looked_at_workers:
+        if not self._looked_at_workers and self.broker is None:
             self._looked_at_workers = True
             if (workers := _servers.workers(receive)) > 1:
                 logger.warning(
@@ -385,12 +410,32 @@ class Hub(_core.Hub):
         if not future.cancelled() and (error := future.exception()) is not None:
             logger.error("hub %r: a callback failed", self.name, exc_info=error)
 
+    async def presence(self, topic: str | None = None) -> Presence:
+        """Who is in ``topic``, or in the hub, in all processes.
+
+        Without a broker, and of this process alone, ``count`` and ``subscribers`` say it without waiting.
+        With one, every process writes its own subscribers to Redis a few times a second, and they expire
+        there 15 seconds after a process died.
+
+        Raises:
+            BrokerError: Redis did not answer.
+        """
+        if self.broker is None:
+            ids = sorted(subscriber.id for subscriber in self.subscribers(topic))
+        else:
+            ids = await self._present(topic)
+        return Presence(len(ids), tuple(ids))
+
     async def aclose(self, grace: float | None = None) -> None:
         """End all streams: what was published still goes out, for at most ``grace`` seconds.
 
-        Publishing and subscribing meanwhile raise ``HubClosed``. The hub's next use starts it anew, with a
-        new epoch and an empty history. May be called again, and concurrently.
+        Publishing and subscribing meanwhile raise ``HubClosed``. The hub's next use starts it anew; without a
+        broker with a new epoch and an empty history. With one, everything that was published is sent first:
+        for that it waits as long as the broker's timeouts allow. May be called again, and concurrently.
         """
+        sent_by = time.monotonic() + (self.grace if grace is None else grace)
+        while self._waits_for_broker(sent_by):  # noqa: ASYNC110  (as below)
+            await asyncio.sleep(_POLL)
         deadline = time.monotonic() + (self.grace if grace is None else grace)
         if (closing := self._begin_close()) is None:
             return
@@ -407,6 +452,9 @@ class Hub(_core.Hub):
         Called on an event loop's own thread it cannot wait for the streams of that loop: they end as soon as
         the loop runs again.
         """
+        sent_by = time.monotonic() + (self.grace if grace is None else grace)
+        while self._waits_for_broker(sent_by):
+            time.sleep(_POLL)
         if (closing := self._begin_close()) is None:
             return
         try:
@@ -420,6 +468,16 @@ class Hub(_core.Hub):
                 self._finish_close(closing)
         else:
             self._finish_close(closing)
+
+    def _waits_for_broker(self, deadline: float) -> bool:
+        """Whether a broker has yet to answer what was published, or, until ``deadline``, to give it back.
+
+        Nothing more is published from now on.
+        """
+        if (left := self._refuse()) is None:
+            return False
+        unsent, late = left
+        return unsent > 0 or (late and time.monotonic() < deadline)
 
     async def __aenter__(self) -> Self:
         return self

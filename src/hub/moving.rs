@@ -58,7 +58,10 @@ impl State {
         if let Some(registered) = self.subscribers.get_mut(&id) {
             registered.identity = identity;
             let topics = registered.topics.clone();
-            self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
+            // One that waits for the broker is in the log when it is known where it begins.
+            if registered.waits.is_none() {
+                self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
+            }
         }
         // Its end was on its way to the old reader. Nothing that came after it was given to the subscriber.
         if let Some(reason) = end {

@@ -6,6 +6,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::exit;
+use crate::broker::outcome::Failure;
 use crate::error::Error;
 
 /// One of our exception classes.
@@ -39,6 +40,17 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
         Error::HubFull { .. } | Error::TooManySubscribers { .. } => make(py, &FULL, "HubFull", message),
         Error::HubClosed => make(py, &CLOSED, "HubClosed", message),
         Error::InvalidTopic(_) | Error::InvalidOption(_) => PyValueError::new_err(message),
+    }
+}
+
+/// The exception that says why a publication has no id.
+pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
+    static REFUSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static UNKNOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let message = failure.to_string();
+    match failure {
+        Failure::Refused(_) => make(py, &REFUSED, "BrokerError", message),
+        Failure::Unknown(_) => make(py, &UNKNOWN, "OutcomeUnknown", message),
     }
 }
 

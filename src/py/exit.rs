@@ -49,6 +49,11 @@ pub fn enter(py: Python<'_>) -> Inside {
     }
 }
 
+/// Whether the interpreter ends.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
 /// A forked child has none of the other threads.
 pub fn in_child() {
     INSIDE.store(0, Ordering::SeqCst);
@@ -58,6 +63,8 @@ pub fn in_child() {
 #[pyfunction]
 pub fn _end(py: Python<'_>) {
     ENDS.set(true);
+    super::broker::end(py);
+    super::awaiting::end(py);
     ENDING.store(true, Ordering::SeqCst);
     py.detach(|| {
         let deadline = Instant::now() + PATIENCE;

@@ -12,14 +12,20 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::awaiting;
+use super::broker::{Link, PyRedisBroker};
 use super::convert::{Fields, Given, topics};
-use super::exceptions::{OrRaise, while_dropping};
+use super::exceptions::{OrRaise, from_core, from_failure, while_dropping};
 use super::exit;
 use super::fork;
 use super::handed::{HandedClient, Reactors};
 use super::publication::PyPublication;
 use super::reader::LoopReader;
 use super::subscription::{PySubscription, who};
+use crate::broker::Broker;
+use crate::broker::envelope::{Letter, To, Whose};
+use crate::broker::redis::RedisBroker;
+use crate::broker::redis::options::Kept;
 use crate::clock::Clock;
 use crate::config::{Config, positive_seconds, seconds};
 use crate::error::Error;
@@ -42,6 +48,9 @@ pub struct PyHub {
     tells_of_disconnects: AtomicBool,
     threads: usize,
     reactors: Mutex<Option<Arc<Reactors>>>,
+    /// How it is connected to other processes, if it is to be.
+    link: Option<Link>,
+    broker: Mutex<Option<Arc<RedisBroker>>>,
 }
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
@@ -108,6 +117,7 @@ impl PyHub {
                 std::mem::forget(inherited);
                 let reactors = self.reactors.lock().take();
                 std::mem::forget(reactors);
+                std::mem::forget(self.broker.lock().take());
             }
         }
     }
@@ -120,11 +130,47 @@ impl PyHub {
 
     fn make(&self) -> Hub {
         let clock = if self.manual_clock { Clock::manual() } else { Clock::real() };
-        let hub = Hub::new(self.config.clone(), clock);
+        let hub = match self.link {
+            None => Hub::new(self.config.clone(), clock),
+            Some(_) => Hub::of_stream(self.config.clone(), clock),
+        };
         for (pattern, retention) in &*self.families.lock() {
             hub.set_retention(pattern, *retention);
         }
         hub
+    }
+
+    /// The hub of now, connected to its broker if it has one: what publishes and subscribes needs that.
+    fn live(&self) -> PyResult<Arc<Hub>> {
+        let hub = self.core();
+        let Some(link) = self.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
+        let mut broker = self.broker.lock();
+        if hub.broker().is_none() {
+            *broker = Some(link.start(&hub)?);
+        }
+        drop(broker);
+        Ok(hub)
+    }
+
+    /// Publish through the broker, or here.
+    fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
+        let hub = self.live()?;
+        if hub.is_pressed(draft.len()) {
+            self.prune(py);
+        }
+        if let Some(broker) = hub.broker() {
+            let outcome = hub.post(Letter::Event { to, draft }).or_raise(py)?;
+            return Ok(PyPublication::later(outcome, broker.clone()));
+        }
+        let id = match to {
+            To::Topics(topics) => Some(hub.publish(&topics, draft).or_raise(py)?),
+            To::All => Some(hub.broadcast(draft).or_raise(py)?),
+            To::One(name) => {
+                hub.send(hub.get(&name).map(|found| found.id), draft).or_raise(py)?;
+                None
+            }
+        };
+        Ok(PyPublication::known(id))
     }
 
     /// Whether `_disconnected` wants to know of streams that ended.
@@ -239,15 +285,6 @@ impl PyHub {
         }
         Ok(reader)
     }
-
-    /// The hub of now, without the readers of closed loops if they are what fills it.
-    fn core_for(&self, py: Python<'_>, draft: &Draft) -> Arc<Hub> {
-        let hub = self.core();
-        if hub.is_pressed(draft.len()) {
-            self.prune(py);
-        }
-        hub
-    }
 }
 
 /// The event loop that runs here, or whose worker thread this is; and whether it runs here.
@@ -306,7 +343,7 @@ impl PyHub {
     #[new]
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
-                        max_subscribers, threads=1, manual_clock=false))]
+                        max_subscribers, threads=1, broker=None, name="default", manual_clock=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
@@ -324,6 +361,8 @@ impl PyHub {
         max_event_bytes: i64,
         max_subscribers: Option<i64>,
         threads: i64,
+        broker: Option<&PyRedisBroker>,
+        name: &str,
         manual_clock: bool,
     ) -> PyResult<Self> {
         let capacity = Capacity {
@@ -345,10 +384,17 @@ impl PyHub {
             max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,
             max_subscribers: max_subscribers.map(|n| at_least("max_subscribers", n, 0)).transpose()?,
         };
+        let kept = Kept {
+            count: config.retention.count,
+            age: config.retention.age,
+            bytes: config.history_total_bytes,
+        };
+        let link = broker.map(|broker| Link::new(py, broker, name, kept)).transpose()?;
         let clock = if manual_clock { Clock::manual() } else { Clock::real() };
+        let hub = if link.is_some() { Hub::of_stream } else { Hub::new };
         Ok(Self {
             current: ArcSwap::from_pointee(Current {
-                hub: Arc::new(Hub::new(config.clone(), clock)),
+                hub: Arc::new(hub(config.clone(), clock)),
                 generation: fork::generation(),
                 closed: AtomicBool::new(false),
             }),
@@ -364,6 +410,8 @@ impl PyHub {
                 ))),
             })?,
             reactors: Mutex::default(),
+            link,
+            broker: Mutex::default(),
         })
     }
 
@@ -389,8 +437,7 @@ impl PyHub {
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
         let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        let id = self.core_for(py, &draft).publish(&topics, draft).or_raise(py)?;
-        Ok(PyPublication(Some(id)))
+        self.post(py, To::Topics(topics), draft)
     }
 
     /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
@@ -408,8 +455,7 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        let id = self.core_for(py, &draft).broadcast(draft).or_raise(py)?;
-        Ok(PyPublication(Some(id)))
+        self.post(py, To::All, draft)
     }
 
     /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
@@ -430,19 +476,35 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        let hub = self.core_for(py, &draft);
-        hub.send(hub.get(subscriber_id).map(|found| found.id), draft).or_raise(py)?;
-        Ok(PyPublication(None))
+        self.post(py, To::One(subscriber_id.into()), draft)
     }
 
     /// End the streams of one subscriber, or of all of a user's, after what was published so far. Returns how
-    /// many are meant. Their browsers come back unless the endpoint refuses them.
+    /// many are meant; with a broker, how many of them are in this process, and those elsewhere end too. Their
+    /// browsers come back unless the endpoint refuses them.
     #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
-    fn disconnect(&self, id: Option<&str>, user: Option<&str>, reason: &str) -> PyResult<usize> {
-        Ok(match who(self, id, user)? {
-            Some(who) => self.core().disconnect(who, CloseReason::Kicked(reason.into())),
-            None => 0,
-        })
+    fn disconnect(
+        &self,
+        py: Python<'_>,
+        id: Option<&str>,
+        user: Option<&str>,
+        reason: &str,
+    ) -> PyResult<usize> {
+        let who = who(self, id, user)?;
+        if self.link.is_none() {
+            return Ok(who.map_or(0, |who| self.core().disconnect(who, CloseReason::Kicked(reason.into()))));
+        }
+        let hub = self.live()?;
+        let here = who.map_or(0, |who| hub.meant(&who));
+        let whose = match (id, user) {
+            (Some(id), _) => Whose::Id(id.into()),
+            (_, user) => Whose::User(user.unwrap_or_default().into()),
+        };
+        if let Some(broker) = hub.broker() {
+            let outcome = hub.post(Letter::Kick { whose, reason: reason.into() }).or_raise(py)?;
+            drop(PyPublication::later(outcome, broker.clone()));
+        }
+        Ok(here)
     }
 
     /// How many subscribers `topic` has, or the hub.
@@ -481,6 +543,13 @@ impl PyHub {
         }
         let handed_off = self.reactors_of(&hub).map_or(0, |reactors| reactors.open(None));
         stats.set_item("handed_off", handed_off)?;
+        let broker = hub.broker();
+        let said =
+            |broker: &Arc<dyn Broker>| if broker.is_connected() { "connected" } else { "disconnected" };
+        let idle = || self.link.as_ref().map(|_| "disconnected");
+        stats.set_item("broker", broker.map(said).or_else(idle))?;
+        stats.set_item("unsent", broker.map_or(0, |broker| broker.unsent()))?;
+        stats.set_item("publish_failed", broker.map_or(0, |broker| broker.failed()))?;
         Ok(stats)
     }
 
@@ -539,7 +608,7 @@ impl PyHub {
         };
         let _inside = exit::enter(py);
         let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().core();
+        let hub = slf.get().live()?;
         let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;
         let identity = hub.subscribe(&reader.get().reader, &request).or_raise(py)?;
         reader.get().adopt(&identity, info);
@@ -589,7 +658,7 @@ impl PyHub {
         };
         let _inside = exit::enter(py);
         let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().core();
+        let hub = slf.get().live()?;
         let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
         let reactors = slf.get().start_reactors(py, &hub)?;
         let reactor = reactors.pick();
@@ -642,6 +711,37 @@ impl PyHub {
         self.tells_of_disconnects.store(true, Ordering::Relaxed);
     }
 
+    /// Private: nothing is published or joined any more, streams go on. Returns how much has no answer from the
+    /// broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
+    fn _refuse(&self) -> Option<(usize, bool)> {
+        let current = self.current.load_full();
+        if !current.is_open() {
+            return None;
+        }
+        let hub = &current.hub;
+        hub.refuse();
+        let broker = self.broker.lock().clone().filter(|broker| broker.is_of(hub));
+        let left =
+            |broker: Arc<RedisBroker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
+        Some(broker.map_or((0, false), left))
+    }
+
+    /// Private: the ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
+    #[pyo3(signature = (topic=None))]
+    fn _present<'py>(&self, py: Python<'py>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
+        self.live()?;
+        let broker = self.broker.lock().clone();
+        let answer = broker.map(|broker| broker.present(topic));
+        awaiting::into_python(py, async move {
+            let Some(answer) = answer else { return Ok(Vec::new()) };
+            match answer.await {
+                Ok(Ok(ids)) => Ok(ids),
+                Ok(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+                Err(_) => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+            }
+        })
+    }
+
     /// Private: nothing is published or joined any more, all streams end after what was published. Returns
     /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
     /// before they are called. None when there is nothing to close.
@@ -666,6 +766,11 @@ impl PyHub {
         let Some(current) = self.current(epoch) else { return Ok(()) };
         if current.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
+        }
+        // A hub that was started since has one of its own.
+        let is_its = |broker: &mut Arc<RedisBroker>| broker.is_of(&current.hub);
+        if let Some(broker) = self.broker.lock().take_if(is_its) {
+            broker.stop();
         }
         // Reactors that another thread has begun to start are there by the time of the lock.
         let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
@@ -715,6 +820,12 @@ impl PyHub {
 
 impl Drop for PyHub {
     fn drop(&mut self) {
+        if self.current.load().generation == fork::generation()
+            && let Some(broker) = self.broker.lock().take()
+        {
+            // It ends when everything was sent.
+            broker.stop();
+        }
         // A loop that goes on would keep the descriptor of every hub it ever had.
         while_dropping(|py| self.stop_readers(py, None));
     }

@@ -6,6 +6,8 @@
 use pyo3::prelude::*;
 
 mod awaitable;
+mod awaiting;
+mod broker;
 mod convert;
 pub mod encode;
 mod exceptions;
@@ -23,6 +25,8 @@ mod subscription;
 /// The native part of `sse_hub`.
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::broker::PyRedisBroker;
     #[pymodule_export]
     use super::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]

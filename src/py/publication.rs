@@ -1,53 +1,151 @@
 //! What `publish` returns.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::awaitable::Ready;
+use super::awaiting;
+use super::exceptions::{OrRaise, from_failure};
+use super::fork;
+use crate::broker::Broker;
+use crate::broker::outcome::{Outcome, Sent, Waiting};
+use crate::config::seconds;
 use crate::event::EventId;
+
+/// How long a thread that waits is deaf to signals.
+const SLICE: Duration = Duration::from_millis(50);
+
+enum State {
+    Known(Option<EventId>),
+    Later { outcome: Arc<Outcome>, broker: Arc<dyn Broker>, generation: u64 },
+}
 
 /// The outcome of a publication.
 ///
 /// Await it, or call `result()` in sync code, for the event's id (None for an event sent to one
-/// subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits.
+/// subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits. With one,
+/// it raises BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the event may
+/// have been published or not, and was not sent a second time. A failure that nobody looks at is logged.
 #[pyclass(frozen, name = "Publication", module = "sse_hub._core")]
-pub struct PyPublication(pub Option<EventId>);
+pub struct PyPublication(State);
 
 impl PyPublication {
-    fn text(&self, py: Python<'_>) -> Option<Py<PyString>> {
-        self.0.map(|id| PyString::new(py, &id.to_string()).unbind())
+    pub fn known(id: Option<EventId>) -> Self {
+        Self(State::Known(id))
+    }
+
+    pub fn later(outcome: Arc<Outcome>, broker: Arc<dyn Broker>) -> Self {
+        Self(State::Later { outcome, broker, generation: fork::generation() })
+    }
+
+    fn raise(py: Python<'_>, sent: &Sent) -> PyResult<Option<Py<PyString>>> {
+        match sent {
+            Ok(id) => Ok(text(py, *id)),
+            Err(failure) => Err(from_failure(py, failure)),
+        }
+    }
+
+    /// The outcome, if it is known and may be looked at: a forked child's parent waits for it, not the child.
+    fn get(&self) -> Option<Sent> {
+        match &self.0 {
+            State::Known(id) => Some(Ok(*id)),
+            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome.get(),
+            State::Later { .. } => None,
+        }
+    }
+}
+
+fn text(py: Python<'_>, id: Option<EventId>) -> Option<Py<PyString>> {
+    id.map(|id| PyString::new(py, &id.to_string()).unbind())
+}
+
+impl Drop for PyPublication {
+    fn drop(&mut self) {
+        if let State::Later { outcome, broker, generation } = &self.0
+            && *generation == fork::generation()
+            && let Some(failure) = outcome.abandon()
+        {
+            broker.tell_unseen(&failure);
+        }
     }
 }
 
 #[pymethods]
 impl PyPublication {
     /// The event's id once it is known: opaque, never reused, what a browser sends back as `Last-Event-ID`.
+    /// None before, for an event to one subscriber, and when publishing failed.
     #[getter]
     fn id(&self, py: Python<'_>) -> Option<Py<PyString>> {
-        self.text(py)
+        self.get().and_then(Result::ok).and_then(|id| text(py, id))
     }
 
     /// Whether the outcome is known.
-    #[staticmethod]
-    fn done() -> bool {
-        true
+    fn done(&self) -> bool {
+        self.get().is_some()
     }
 
-    /// The event's id, waiting for it at most `timeout` seconds (None: as long as it takes).
+    /// The event's id, waiting for it at most `timeout` seconds (None: as long as it takes, which is bounded by
+    /// the broker's own timeouts). Not for the thread of an event loop, which it would stop: await it there.
+    ///
+    /// Raises TimeoutError, and what awaiting raises.
     #[pyo3(signature = (timeout=None))]
-    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> Option<Py<PyString>> {
-        let _ = timeout;
-        self.text(py)
+    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyString>>> {
+        let outcome = match &self.0 {
+            State::Known(id) => return Ok(text(py, *id)),
+            State::Later { outcome, .. } => outcome,
+        };
+        let deadline = timeout
+            .map(|timeout| PyResult::Ok(Instant::now() + seconds("timeout", timeout).or_raise(py)?))
+            .transpose()?;
+        loop {
+            let now = Instant::now();
+            let until = deadline.map_or(now + SLICE, |deadline| deadline.min(now + SLICE));
+            let sent = py.detach(|| outcome.wait_until(until));
+            if let Some(sent) = sent {
+                return Self::raise(py, &sent);
+            }
+            py.check_signals()?;
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(PyTimeoutError::new_err(format!(
+                    "the outcome is not known after {} seconds",
+                    timeout.unwrap_or_default()
+                )));
+            }
+        }
     }
 
-    fn __await__(&self, py: Python<'_>) -> PyResult<Ready> {
-        Ok(Ready(self.text(py).into_pyobject(py)?.unbind()))
+    fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let outcome = match &self.0 {
+            State::Known(id) => return ready(py, text(py, *id)),
+            State::Later { outcome, .. } => outcome,
+        };
+        if let Some(sent) = outcome.look() {
+            return ready(py, Self::raise(py, &sent)?);
+        }
+        let waiting = Waiting(outcome.clone());
+        let future = awaiting::into_python(py, async move {
+            let sent = waiting.await;
+            Python::attach(|py| Self::raise(py, &sent))
+        })?;
+        future.call_method0(intern!(py, "__await__"))
     }
 
     fn __repr__(&self) -> String {
-        match self.0 {
-            Some(id) => format!("<Publication id={id}>"),
-            None => "<Publication to one subscriber>".into(),
+        match (&self.0, self.get()) {
+            (_, None) => "<Publication under way>".into(),
+            (_, Some(Ok(Some(id)))) => format!("<Publication id={id}>"),
+            (_, Some(Ok(None))) => "<Publication to one subscriber>".into(),
+            (_, Some(Err(failure))) => format!("<Publication failed: {failure}>"),
         }
     }
+}
+
+fn ready(py: Python<'_>, value: Option<Py<PyString>>) -> PyResult<Bound<'_, PyAny>> {
+    let ready = Ready(value.into_pyobject(py)?.unbind());
+    Ok(Bound::new(py, ready)?.into_any())
 }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::awaitable::{Next, Ready};
+use super::awaiting;
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, while_dropping};
 use super::handed::{HandedClient, Reactors};
@@ -16,6 +17,8 @@ use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
 use super::{exit, fork};
+use crate::broker::envelope::{Letter, To};
+use crate::broker::outcome::Waiting;
 use crate::hub::Hub;
 use crate::reader::Reader;
 use crate::subscriber::{CloseReason, Identity, Taken, Who};
@@ -311,10 +314,16 @@ impl PySubscription {
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        if self.is_ours() {
-            self.core.send(Some(self.identity.id), draft).or_raise(py)?;
+        if !self.is_ours() {
+            return Ok(PyPublication::known(None));
         }
-        Ok(PyPublication(None))
+        if let Some(broker) = self.core.broker() {
+            let letter = Letter::Event { to: To::One(self.identity.name.clone()), draft };
+            let outcome = self.core.post(letter).or_raise(py)?;
+            return Ok(PyPublication::later(outcome, broker.clone()));
+        }
+        self.core.send(Some(self.identity.id), draft).or_raise(py)?;
+        Ok(PyPublication::known(None))
     }
 
     /// End the stream: what is queued still goes out, unless the reason is "client".
@@ -339,6 +348,20 @@ impl PySubscription {
     fn _on_close(&self, callback: Option<Py<PyAny>>) {
         if let Some(reader) = self.loop_reader() {
             reader.set_on_close(&self.identity, callback);
+        }
+    }
+
+    /// Private: an awaitable that is done when it is known where the stream begins, and so `recovered`.
+    fn _settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.identity.settling.get().filter(|settling| self.is_ours() && settling.get().is_none()) {
+            None => Ok(Bound::new(py, Ready(py.None()))?.into_any()),
+            Some(settling) => {
+                let waiting = Waiting(settling.clone());
+                awaiting::into_python(py, async move {
+                    let _ = waiting.await;
+                    Ok(())
+                })
+            }
         }
     }
 

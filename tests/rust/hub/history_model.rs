@@ -6,7 +6,7 @@ use std::time::Duration;
 use sse_hub::history::Retention;
 
 /// What keeping an event costs beside its bytes; the one number taken from the real one.
-pub const OVERHEAD: usize = 192;
+pub const OVERHEAD: usize = 224;
 
 pub struct Event {
     pub seq: u64,

@@ -1,0 +1,163 @@
+//! What became of a publication that a broker carries: known later, to any number of waiters.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use thiserror::Error;
+
+use crate::event::EventId;
+
+/// Why a publication has no id.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// Nothing was published.
+    #[error("{0}; nothing was published")]
+    Refused(Arc<str>),
+    /// It was sent, and the reply was lost: it may have been published.
+    #[error("{0}; the event may have been published or not")]
+    Unknown(Arc<str>),
+}
+
+/// The id, none for what carries none, or why there is none.
+pub type Sent = Result<Option<EventId>, Failure>;
+
+#[derive(Debug, Default)]
+struct State {
+    sent: Option<Sent>,
+    wakers: Vec<Waker>,
+    /// Somebody asked for it after it was known, or waits for it.
+    seen: bool,
+    /// Nobody can ask any more.
+    dropped: bool,
+}
+
+/// An outcome that is known later. Any thread may wait for it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    state: Mutex<State>,
+    known: Condvar,
+}
+
+impl Outcome {
+    /// The outcome, if it is known.
+    #[must_use]
+    pub fn get(&self) -> Option<Sent> {
+        self.state.lock().sent.clone()
+    }
+
+    /// As [`Outcome::get`], by somebody who deals with a failure.
+    #[must_use]
+    pub fn look(&self) -> Option<Sent> {
+        let mut state = self.state.lock();
+        state.seen |= state.sent.is_some();
+        state.sent.clone()
+    }
+
+    /// The outcome is known. True when it is a failure and nobody is left to see it.
+    pub fn complete(&self, sent: Sent) -> bool {
+        let mut state = self.state.lock();
+        if state.sent.is_some() {
+            return false;
+        }
+        let unseen = sent.is_err() && state.dropped && !state.seen;
+        state.sent = Some(sent);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.known.notify_all();
+        for waker in wakers {
+            waker.wake();
+        }
+        unseen
+    }
+
+    /// Nobody can ask any more; the failure that nobody saw.
+    pub fn abandon(&self) -> Option<Failure> {
+        let mut state = self.state.lock();
+        state.dropped = true;
+        let unseen = !state.seen;
+        state.sent.clone().and_then(Result::err).filter(|_| unseen)
+    }
+
+    /// Wait for it, at most until `deadline`.
+    #[must_use]
+    pub fn wait_until(&self, deadline: Instant) -> Option<Sent> {
+        let mut state = self.state.lock();
+        while state.sent.is_none() {
+            if self.known.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.seen |= state.sent.is_some();
+        state.sent.clone()
+    }
+
+    /// Wait for it, in slices so that the caller can look up between them.
+    #[must_use]
+    pub fn wait_for(&self, slice: Duration) -> Option<Sent> {
+        self.wait_until(Instant::now() + slice)
+    }
+}
+
+/// Waits for an outcome in async code.
+pub struct Waiting(pub Arc<Outcome>);
+
+impl Future for Waiting {
+    type Output = Sent;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sent> {
+        let mut state = self.0.state.lock();
+        state.seen = true;
+        if let Some(sent) = &state.sent {
+            return Poll::Ready(sent.clone());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Sent {
+        Err(Failure::Refused("no".into()))
+    }
+
+    #[test]
+    fn the_first_outcome_stays() {
+        let outcome = Outcome::default();
+        assert_eq!(outcome.get(), None);
+        assert!(!outcome.complete(Ok(None)));
+        assert!(!outcome.complete(refused()));
+        assert_eq!(outcome.look(), Some(Ok(None)));
+    }
+
+    #[test]
+    fn a_failure_nobody_sees_is_told_once() {
+        let told_on_drop = Outcome::default();
+        assert!(!told_on_drop.complete(refused()), "somebody may still look");
+        assert_eq!(told_on_drop.abandon(), Some(Failure::Refused("no".into())));
+        let told_when_known = Outcome::default();
+        assert_eq!(told_when_known.abandon(), None);
+        assert!(told_when_known.complete(refused()));
+        let seen = Outcome::default();
+        let _ = seen.complete(refused());
+        assert!(seen.look().is_some());
+        assert_eq!(seen.abandon(), None);
+    }
+
+    #[test]
+    fn a_thread_waits() {
+        let outcome = Arc::new(Outcome::default());
+        assert_eq!(outcome.wait_for(Duration::from_millis(1)), None);
+        let other = outcome.clone();
+        let waiter = std::thread::spawn(move || other.wait_for(Duration::from_secs(60)));
+        let _ = outcome.complete(Ok(None));
+        assert_eq!(waiter.join().unwrap(), Some(Ok(None)));
+    }
+}

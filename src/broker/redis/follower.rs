@@ -1,0 +1,249 @@
+//! The way from Redis: one connection that follows the stream, and proves at every entry that none is missing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use tokio::time::timeout;
+
+use super::link::{Backoff, connect, describe};
+use super::{Shared, reply};
+use crate::broker::envelope::Arrived;
+use crate::numbering::StreamId;
+
+/// Entries asked for at once.
+const PAGE: usize = 512;
+/// How long Redis holds a question for new entries. When it answers that there are none, the stream is looked
+/// at: one that was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
+const HELD: Duration = Duration::from_secs(1);
+/// How long to wait for event loops that are behind.
+const BEHIND: Duration = Duration::from_millis(5);
+
+/// Follow the stream until the task is dropped.
+pub async fn run(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new();
+    let mut follower = Follower { shared: shared.clone(), cursor: None };
+    let mut lost: Option<Instant> = None;
+    loop {
+        let reason = match connect(&shared.server).await {
+            Err(reason) => reason,
+            Ok(connection) => {
+                let reason = follower.follow(connection, &mut backoff, &mut lost).await;
+                shared.commands.broke().await;
+                reason
+            }
+        };
+        shared.connected.store(false, Ordering::Release);
+        shared.settles_changed.notify_waiters();
+        if lost.is_none() {
+            lost = Some(Instant::now());
+            shared.warn(&format!(
+                "no connection to {}: {reason}; clients stay connected, and get what was published meanwhile \
+                 when it is back",
+                shared.server.shown
+            ));
+        }
+        backoff.pause().await;
+    }
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    /// Up to here everything was delivered; none before the first connection.
+    cursor: Option<StreamId>,
+}
+
+impl Follower {
+    /// Follow on this connection until it fails; why.
+    async fn follow(
+        &mut self,
+        mut connection: MultiplexedConnection,
+        backoff: &mut Backoff,
+        lost: &mut Option<Instant>,
+    ) -> String {
+        if let Err(reason) = self.catch_up(&mut connection).await {
+            return reason;
+        }
+        *backoff = Backoff::new();
+        self.shared.connected.store(true, Ordering::Release);
+        self.shared.settles_changed.notify_waiters();
+        if let Some(since) = lost.take() {
+            self.shared.warn(&format!(
+                "connected to {} again, after {:.1} seconds",
+                self.shared.server.shown,
+                since.elapsed().as_secs_f64()
+            ));
+        }
+        loop {
+            match self.next(&mut connection).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    if let Err(reason) = self.catch_up(&mut connection).await {
+                        return reason;
+                    }
+                }
+                Err(reason) => return reason,
+            }
+        }
+    }
+
+    /// Read what is new; false when nothing came.
+    async fn next(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
+        while self.shared.hub.upgrade().is_some_and(|hub| hub.is_behind()) {
+            tokio::time::sleep(BEHIND).await;
+        }
+        let cursor = self.cursor.unwrap_or_default();
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(HELD.as_millis().to_string());
+        command.arg("STREAMS").arg(&self.shared.keys.events).arg(cursor.to_string());
+        let value = self.ask(connection, &command, HELD).await?;
+        let arrived = reply::read(&value).ok_or("XREAD gave no entries of a stream")?;
+        if arrived.is_empty() {
+            return Ok(false);
+        }
+        self.deliver(arrived, cursor);
+        Ok(true)
+    }
+
+    /// Deliver entries, each of which has to name the one before it.
+    fn deliver(&mut self, arrived: Vec<Arrived>, mut cursor: StreamId) {
+        let Some(hub) = self.shared.hub.upgrade() else { return };
+        let mut whole = Vec::with_capacity(arrived.len());
+        for Arrived { id, before, letter } in arrived {
+            let (Some(before), Some(letter)) = (before, letter) else {
+                hub.deliver(std::mem::take(&mut whole));
+                self.shared.warn(&format!(
+                    "entry {id} of {} was not written by a hub of this version: clients are told of a gap",
+                    self.shared.keys.events
+                ));
+                hub.break_stream(id);
+                cursor = id;
+                continue;
+            };
+            if before != cursor {
+                hub.deliver(std::mem::take(&mut whole));
+                self.shared.warn(&format!(
+                    "what followed {cursor} in {} is not there any more: clients are told of a gap up to {before}",
+                    self.shared.keys.events
+                ));
+                hub.break_stream(before);
+            }
+            whole.push((id, letter));
+            cursor = id;
+        }
+        hub.deliver(whole);
+        self.moved(cursor);
+    }
+
+    fn moved(&mut self, cursor: StreamId) {
+        self.cursor = Some(cursor);
+        self.shared.progress.send_replace(Some(cursor));
+    }
+
+    /// Compare the stream with where this process stands.
+    async fn catch_up(&mut self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        let last = self.last_id(connection).await?;
+        let Some(cursor) = self.cursor else { return self.begin(connection, last).await };
+        if last >= cursor {
+            return Ok(());
+        }
+        // It was emptied, or is another: what it has is new to everybody.
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.shared.keys.events).arg("-").arg("+").arg("COUNT").arg(1);
+        let value = self.ask(connection, &command, Duration::ZERO).await?;
+        let first = reply::range(&value).ok_or("XRANGE gave no entries")?.into_iter().next();
+        let base = first.and_then(|entry| entry.before).unwrap_or(last);
+        self.shared.warn(&format!(
+            "{} goes on at {last}, before {cursor}: it was emptied, and clients are told of a gap",
+            self.shared.keys.events
+        ));
+        if let Some(hub) = self.shared.hub.upgrade() {
+            hub.break_stream(base);
+        }
+        self.moved(base);
+        Ok(())
+    }
+
+    /// The first connection: take over what the stream keeps, and begin behind its end.
+    async fn begin(&mut self, connection: &mut MultiplexedConnection, last: StreamId) -> Result<(), String> {
+        let value = self.ask(connection, &redis::cmd("TIME"), Duration::ZERO).await?;
+        let now = reply::time(&value).ok_or("TIME gave no time")?;
+        let kept = self.kept(connection, last, now).await?;
+        let base = kept.front().and_then(|entry| entry.before).unwrap_or(last);
+        if let Some(hub) = self.shared.hub.upgrade() {
+            let age = |entry: &Arrived| Duration::from_millis(now.saturating_sub(entry.id.ms));
+            hub.begin_stream(
+                base,
+                kept.into_iter().map(|entry| (age(&entry), entry)).map(|(age, it)| (it, age)).collect(),
+            );
+        }
+        self.moved(last);
+        Ok(())
+    }
+
+    /// What the stream keeps up to `last`, as far as it is whole and this process has room for it.
+    async fn kept(
+        &self,
+        connection: &mut MultiplexedConnection,
+        last: StreamId,
+        now: u64,
+    ) -> Result<VecDeque<Arrived>, String> {
+        let wanted = self.shared.kept;
+        let mut kept: VecDeque<Arrived> = VecDeque::new();
+        let (mut bytes, mut expected, mut end) = (0, last, last.to_string());
+        while kept.len() < wanted.count && bytes < wanted.bytes {
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(&self.shared.keys.events).arg(&end).arg("-").arg("COUNT").arg(PAGE);
+            let value = self.ask(connection, &command, Duration::ZERO).await?;
+            let page = reply::range(&value).ok_or("XREVRANGE gave no entries")?;
+            if page.is_empty() {
+                break;
+            }
+            for entry in page {
+                let old = wanted
+                    .age
+                    .is_some_and(|age| u128::from(now.saturating_sub(entry.id.ms)) > age.as_millis());
+                let (Some(before), Some(letter)) = (entry.before, &entry.letter) else { return Ok(kept) };
+                if entry.id != expected || old || kept.len() >= wanted.count {
+                    return Ok(kept);
+                }
+                bytes += letter.len();
+                expected = before;
+                kept.push_front(entry);
+            }
+            end = format!("({}", kept.front().map_or(last, |entry| entry.id));
+        }
+        Ok(kept)
+    }
+
+    async fn last_id(&self, connection: &mut MultiplexedConnection) -> Result<StreamId, String> {
+        let mut command = redis::cmd("XINFO");
+        command.arg("STREAM").arg(&self.shared.keys.events);
+        match timeout(self.shared.server.timeout, command.query_async::<Value>(connection)).await {
+            Ok(Ok(value)) => reply::last_id(&value).ok_or_else(|| "XINFO gave no last-generated-id".into()),
+            Ok(Err(error)) if error.to_string().contains("no such key") => Ok(StreamId::default()),
+            Ok(Err(error)) => Err(describe(&error)),
+            Err(_) => Err(self.no_reply()),
+        }
+    }
+
+    /// Ask something to which the answer may be held back for so long.
+    async fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+        command: &Cmd,
+        held: Duration,
+    ) -> Result<Value, String> {
+        match timeout(held + self.shared.server.timeout, command.query_async(connection)).await {
+            Ok(answer) => answer.map_err(|error| describe(&error)),
+            Err(_) => Err(self.no_reply()),
+        }
+    }
+
+    fn no_reply(&self) -> String {
+        format!("no reply within {:?}", self.shared.server.timeout)
+    }
+}

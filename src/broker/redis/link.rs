@@ -1,0 +1,102 @@
+//! Connections to Redis: made again when they break, at a bounded pace.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::options::Server;
+
+/// The first pause between two attempts.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest: with the time to connect, recovery stays within two seconds.
+const MOST_PAUSE: Duration = Duration::from_millis(400);
+
+/// Pauses that grow.
+pub struct Backoff(Duration);
+
+impl Backoff {
+    pub fn new() -> Self {
+        Self(LEAST_PAUSE)
+    }
+
+    /// Wait before the next attempt.
+    pub async fn pause(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(MOST_PAUSE);
+    }
+}
+
+/// A new connection whose commands may take as long as they like.
+pub async fn connect(server: &Server) -> Result<MultiplexedConnection, String> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    let connecting = server.client.get_multiplexed_async_connection_with_config(&config);
+    // Around all of it: a stopped server takes the connection and never answers.
+    match timeout(server.connect_timeout, connecting).await {
+        Ok(made) => made.map_err(|error| describe(&error)),
+        Err(_) => Err(format!("no connection within {:?}", server.connect_timeout)),
+    }
+}
+
+/// What an error says, in one line.
+pub fn describe(error: &RedisError) -> String {
+    error.to_string().replace(['\r', '\n'], " ")
+}
+
+/// The connection for everything but following the stream. Shared: its commands are pipelined.
+#[derive(Default)]
+pub struct Commands(Mutex<Option<MultiplexedConnection>>);
+
+impl Commands {
+    /// The connection, made anew if it broke.
+    pub async fn get(&self, server: &Server) -> Result<MultiplexedConnection, String> {
+        let mut current = self.0.lock().await;
+        if let Some(connection) = &*current {
+            return Ok(connection.clone());
+        }
+        Ok(current.insert(connect(server).await?).clone())
+    }
+
+    /// It broke.
+    pub async fn broke(&self) {
+        self.0.lock().await.take();
+    }
+
+    /// Run a command, at most for the server's timeout; a connection that fails is not used again.
+    pub async fn run<T: redis::FromRedisValue>(
+        &self,
+        server: &Server,
+        command: &redis::Cmd,
+    ) -> Result<T, String> {
+        let mut connection = self.get(server).await?;
+        let failed = match timeout(server.timeout, command.query_async(&mut connection)).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => {
+                if is_useless(&error) {
+                    self.broke().await;
+                }
+                describe(&error)
+            }
+            Err(_) => {
+                self.broke().await;
+                format!("no reply within {:?}", server.timeout)
+            }
+        };
+        Err(failed)
+    }
+}
+
+/// Whether the connection an error came from is of no more use: it broke, or leads to a server that cannot do
+/// what is asked of it, such as a primary that became a replica.
+pub fn is_useless(error: &RedisError) -> bool {
+    use redis::{ErrorKind, ServerErrorKind as Server};
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Server(kind) => {
+            matches!(kind, Server::ReadOnly | Server::MasterDown | Server::BusyLoading | Server::ClusterDown)
+        }
+        _ => error.is_unrecoverable_error(),
+    }
+}

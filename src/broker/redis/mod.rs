@@ -1,0 +1,236 @@
+//! Redis Streams as a hub's broker: one thread, which never touches Python, with a connection that follows the
+//! stream and one for everything else.
+//!
+//! One stream is one hub. Every process reads all of it, in its order, which so is everybody's; what each entry
+//! says of the one before proves that nothing is missing. What cannot be proven becomes a `stream-reset`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::envelope::{Letter, Whose};
+use super::outcome::{Failure, Outcome};
+use super::{Broker, PresenceChange};
+use crate::entry::SubscriberId;
+use crate::error::Result;
+use crate::hub::Hub;
+use crate::numbering::StreamId;
+use crate::subscriber::{CloseReason, Who};
+
+mod follower;
+mod link;
+pub mod options;
+mod presence;
+mod publisher;
+mod reply;
+mod resume;
+mod scripts;
+
+use link::Commands;
+use options::{Kept, Keys, Server};
+use publisher::Outbox;
+
+/// The longest a process waits for a worker's goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Hears what an operator should know. Called on the broker's thread, which must not wait.
+pub trait Observer: Send + Sync {
+    /// Something went wrong, or is right again.
+    fn warn(&self, message: String);
+}
+
+/// What the broker's tasks share.
+struct Shared {
+    server: Server,
+    keys: Keys,
+    kept: Kept,
+    backlog_bytes: usize,
+    hub: Weak<Hub>,
+    observer: Box<dyn Observer>,
+    /// This process among the workers.
+    worker: Box<str>,
+    publish_sha: String,
+    commands: Commands,
+    outbox: Outbox,
+    failed: AtomicU64,
+    connected: AtomicBool,
+    /// The connection came or went.
+    settles_changed: Notify,
+    /// Up to where the stream was delivered.
+    progress: watch::Sender<Option<StreamId>>,
+    /// The newest entry that this process wrote.
+    last_sent: watch::Sender<StreamId>,
+    presence: Mutex<presence::Changes>,
+    writing_presence: tokio::sync::Mutex<()>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn warn(&self, message: &str) {
+        self.observer.warn(message.to_owned());
+    }
+
+    /// A letter that did not get through: streams that were to end still do, those of this process.
+    fn fallback(&self, letter: &Letter) {
+        let Letter::Kick { whose, reason } = letter else { return };
+        let Some(hub) = self.hub.upgrade() else { return };
+        let who = match whose {
+            Whose::Id(name) => hub.get(name).map(|found| Who::Id(found.id)),
+            Whose::User(user) => Some(Who::User(user.clone())),
+        };
+        if let Some(who) = who {
+            hub.disconnect(who, CloseReason::Kicked(reason.clone()));
+        }
+    }
+}
+
+/// A hub's connection to Redis.
+pub struct RedisBroker {
+    shared: Arc<Shared>,
+    settles: mpsc::UnboundedSender<resume::Asked>,
+    runtime: Handle,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl RedisBroker {
+    /// Start the thread that connects `hub`, which was made with [`Hub::of_stream`], and give the hub its
+    /// broker. Does not wait for the connection.
+    ///
+    /// # Errors
+    /// What the system says when it has no thread or descriptor to give.
+    pub fn start(
+        hub: &Arc<Hub>,
+        server: Server,
+        keys: Keys,
+        kept: Kept,
+        observer: Box<dyn Observer>,
+    ) -> std::io::Result<Arc<Self>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (settles, asked) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            server,
+            keys,
+            kept,
+            backlog_bytes: hub.config.backlog_bytes,
+            hub: Arc::downgrade(hub),
+            observer,
+            worker: hub.epoch.as_str().into(),
+            publish_sha: sha1(scripts::PUBLISH),
+            commands: Commands::default(),
+            outbox: Outbox::default(),
+            failed: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            settles_changed: Notify::new(),
+            progress: watch::Sender::new(None),
+            last_sent: watch::Sender::new(StreamId::default()),
+            presence: Mutex::default(),
+            writing_presence: tokio::sync::Mutex::default(),
+            stopping: watch::Sender::new(false),
+        });
+        let handle = runtime.handle().clone();
+        let tasks = shared.clone();
+        let thread = std::thread::Builder::new().name("sse-hub-redis".into()).spawn(move || {
+            runtime.block_on(async move {
+                tokio::spawn(follower::run(tasks.clone()));
+                tokio::spawn(resume::run(tasks.clone(), asked));
+                let presence = tokio::spawn(presence::run(tasks.clone()));
+                // It ends when the broker stops and everything was sent.
+                let _ = tokio::spawn(publisher::run(tasks)).await;
+                let _ = tokio::time::timeout(GOODBYE, presence).await;
+            });
+            // The name of a server is looked up in a thread that may take its time.
+            runtime.shutdown_background();
+        })?;
+        let broker = Arc::new(Self { shared, settles, runtime: handle, thread: Mutex::new(Some(thread)) });
+        hub.set_broker(broker.clone());
+        Ok(broker)
+    }
+
+    /// Whether it is the broker of this hub.
+    #[must_use]
+    pub fn is_of(&self, hub: &Arc<Hub>) -> bool {
+        std::ptr::eq(self.shared.hub.as_ptr(), Arc::as_ptr(hub))
+    }
+
+    /// Stop as soon as everything was sent.
+    pub fn stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+
+    /// Wait for the thread's end, at most until `deadline`. True when it ended.
+    pub fn join(&self, deadline: Instant) -> bool {
+        let Some(thread) = self.thread.lock().take() else { return true };
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                *self.thread.lock() = Some(thread);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        thread.join().is_ok()
+    }
+
+    /// The longest that sending can take.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.shared.server.timeout * 2 + self.shared.server.connect_timeout + GOODBYE
+    }
+
+    /// Whether this process has not yet delivered all that it published itself.
+    #[must_use]
+    pub fn is_behind_itself(&self) -> bool {
+        let sent = *self.shared.last_sent.borrow();
+        self.is_connected() && self.shared.progress.borrow().is_some_and(|at| at < sent)
+    }
+
+    /// Ask who is in a topic, at all workers; none: in the hub.
+    #[must_use]
+    pub fn present(&self, topic: Option<String>) -> oneshot::Receiver<Result<Vec<String>, Failure>> {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let _ = answer.send(shared.present(topic).await);
+        });
+        answered
+    }
+}
+
+impl Broker for RedisBroker {
+    fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
+        self.shared.outbox.post(letter, self.shared.backlog_bytes)
+    }
+
+    fn settle(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
+        let _ = self.settles.send((subscriber, asked));
+    }
+
+    fn presence_changed(&self, change: PresenceChange) {
+        self.shared.note_presence(change);
+    }
+
+    fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Acquire)
+    }
+
+    fn unsent(&self) -> usize {
+        self.shared.outbox.unsent()
+    }
+
+    fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    fn tell_unseen(&self, failure: &Failure) {
+        self.shared.warn(&format!("1 of what was published failed: {failure}"));
+    }
+}
+
+/// The name by which Redis knows a script.
+fn sha1(text: &str) -> String {
+    redis::Script::new(text).get_hash().to_owned()
+}

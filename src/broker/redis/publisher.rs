@@ -1,0 +1,231 @@
+//! The way to Redis: letters are queued, sent in pipelines, and each learns what became of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::{Pipeline, RedisError};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::link::{Backoff, describe, is_useless};
+use super::scripts::PUBLISH;
+use crate::broker::envelope::Letter;
+use crate::broker::outcome::{Failure, Outcome, Sent};
+use crate::error::{Error, Result};
+use crate::numbering::StreamId;
+
+/// Letters sent in one pipeline, at most; and about how many bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A letter and who waits to hear of it.
+struct Posted {
+    letter: Letter,
+    outcome: Arc<Outcome>,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Queue {
+    letters: VecDeque<Posted>,
+    bytes: usize,
+    /// Letters that were sent and have no reply yet.
+    sent: usize,
+}
+
+/// What waits for the connection.
+#[derive(Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    posted: Notify,
+}
+
+impl Outbox {
+    /// Queue a letter.
+    pub fn post(&self, letter: Letter, limit: usize) -> Result<Arc<Outcome>> {
+        let size = letter.len();
+        let mut queue = self.queue.lock();
+        if queue.bytes > 0 && queue.bytes + size > limit {
+            return Err(Error::HubFull { waiting: queue.bytes, limit });
+        }
+        let outcome = Arc::new(Outcome::default());
+        queue.bytes += size;
+        queue.letters.push_back(Posted { letter, outcome: outcome.clone(), at: Instant::now() });
+        drop(queue);
+        self.posted.notify_one();
+        Ok(outcome)
+    }
+
+    /// How many letters have no outcome yet.
+    pub fn unsent(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.letters.len() + queue.sent
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.lock().letters.is_empty()
+    }
+
+    fn take(&self) -> Vec<Posted> {
+        let mut queue = self.queue.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(posted) = queue.letters.front() {
+            let size = posted.letter.len();
+            if batch.len() == BATCH || (bytes > 0 && bytes + size > BATCH_BYTES) {
+                break;
+            }
+            bytes += size;
+            batch.extend(queue.letters.pop_front());
+        }
+        queue.bytes -= bytes;
+        queue.sent += batch.len();
+        batch
+    }
+
+    /// The letters that have waited too long.
+    fn expired(&self, age: Duration) -> Vec<Posted> {
+        let mut queue = self.queue.lock();
+        let mut expired = Vec::new();
+        while queue.letters.front().is_some_and(|posted| posted.at.elapsed() >= age) {
+            if let Some(posted) = queue.letters.pop_front() {
+                queue.bytes -= posted.letter.len();
+                queue.sent += 1;
+                expired.push(posted);
+            }
+        }
+        expired
+    }
+
+    fn done(&self, count: usize) {
+        self.queue.lock().sent -= count;
+    }
+}
+
+/// Send what is posted, until the broker stops and everything was sent.
+pub async fn run(shared: Arc<Shared>) {
+    let mut stopping = shared.stopping.subscribe();
+    loop {
+        while shared.outbox.is_empty() {
+            if *stopping.borrow_and_update() {
+                return;
+            }
+            tokio::select! {
+                () = shared.outbox.posted.notified() => {}
+                _ = stopping.changed() => {}
+            }
+        }
+        let mut backoff = Backoff::new();
+        let connection = loop {
+            match shared.commands.get(&shared.server).await {
+                Ok(connection) => break Some(connection),
+                Err(reason) => {
+                    let late = shared.outbox.expired(shared.server.timeout);
+                    let text = format!("{} cannot be reached: {reason}", shared.server.shown);
+                    shared.give(late, |_| Err(Failure::Refused(text.as_str().into())));
+                    if shared.outbox.is_empty() {
+                        break None;
+                    }
+                    backoff.pause().await;
+                }
+            }
+        };
+        let Some(mut connection) = connection else { continue };
+        let batch = shared.outbox.take();
+        let pipeline = shared.pipeline(&batch);
+        let replies = pipeline.query_async::<Vec<std::result::Result<String, RedisError>>>(&mut connection);
+        match timeout(shared.server.timeout, replies).await {
+            Ok(Ok(replies)) => shared.replied(batch, replies).await,
+            failed => {
+                shared.commands.broke().await;
+                let reason: Arc<str> = match failed {
+                    Ok(Err(error)) => {
+                        format!("the reply of {} was lost: {}", shared.server.shown, describe(&error))
+                    }
+                    _ => format!("{} did not reply within {:?}", shared.server.shown, shared.server.timeout),
+                }
+                .into();
+                shared.give(batch, |_| Err(Failure::Unknown(reason.clone())));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn pipeline(&self, batch: &[Posted]) -> Pipeline {
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
+        for (at, posted) in batch.iter().enumerate() {
+            // The first brings the script along: were it unknown to the server, and only loaded after an error,
+            // letters would overtake each other.
+            let command = if at == 0 {
+                pipeline.cmd("EVAL").arg(PUBLISH)
+            } else {
+                pipeline.cmd("EVALSHA").arg(&self.publish_sha)
+            };
+            command.arg(1).arg(&self.keys.events).arg(self.kept.count).arg(&age);
+            for (field, value) in posted.letter.fields() {
+                command.arg(field).arg(value);
+            }
+        }
+        pipeline
+    }
+
+    async fn replied(&self, batch: Vec<Posted>, replies: Vec<std::result::Result<String, RedisError>>) {
+        let mut useless = false;
+        let mut replies = replies.into_iter();
+        let outcomes: Vec<Sent> = batch
+            .iter()
+            .map(|posted| match replies.next() {
+                Some(Ok(id)) => Ok(self.published(&id, &posted.letter)),
+                Some(Err(error)) => {
+                    useless |= is_useless(&error);
+                    Err(Failure::Refused(
+                        format!("{} refused the event: {}", self.server.shown, describe(&error)).into(),
+                    ))
+                }
+                None => Err(Failure::Unknown("a reply is missing".into())),
+            })
+            .collect();
+        if useless {
+            self.commands.broke().await;
+        }
+        let mut outcomes = outcomes.into_iter();
+        self.give(batch, |_| outcomes.next().unwrap_or(Ok(None)));
+    }
+
+    fn published(&self, id: &str, letter: &Letter) -> Option<crate::event::EventId> {
+        let id = StreamId::parse(id)?;
+        self.last_sent.send_if_modified(|last| {
+            let newer = id > *last;
+            *last = id.max(*last);
+            newer
+        });
+        id.event_id().filter(|_| letter.carries_id())
+    }
+
+    /// Tell everybody what became of their letters.
+    fn give(&self, batch: Vec<Posted>, mut outcome: impl FnMut(&Posted) -> Sent) {
+        let count = batch.len();
+        let (mut failed, mut unseen, mut why) = (0, 0, None);
+        for posted in batch {
+            let sent = outcome(&posted);
+            if let Err(failure) = &sent {
+                failed += 1;
+                why = Some(failure.clone());
+                self.fallback(&posted.letter);
+            }
+            unseen += usize::from(posted.outcome.complete(sent));
+        }
+        self.outbox.done(count);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+        if let Some(why) = why.filter(|_| unseen > 0) {
+            self.warn(&format!("{unseen} of what was published failed: {why}"));
+        }
+    }
+}

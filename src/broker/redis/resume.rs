@@ -1,0 +1,185 @@
+//! Clients that come back with an id this process does not know: another worker's newest, or one from before
+//! this process began. Redis is asked where it stands, and for what followed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::sync::{Notify, mpsc};
+
+use super::link::Backoff;
+use super::{Shared, reply};
+use crate::broker::envelope::Arrived;
+use crate::control::ResetReason;
+use crate::entry::SubscriberId;
+use crate::hub::Verdict;
+use crate::numbering::StreamId;
+use crate::waker::Wake;
+
+/// How long this process gets to read what another delivered, before the stream is looked at again.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// Entries fetched at once.
+const PAGE: usize = 256;
+
+/// Asks to find out where a subscriber begins: it, and the id it came back with.
+pub type Asked = (SubscriberId, Option<StreamId>);
+
+struct Next(Arc<Notify>);
+
+impl Wake for Next {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Answer what is asked, each beside the others.
+pub async fn run(shared: Arc<Shared>, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    while let Some((subscriber, id)) = asked.recv().await {
+        tokio::spawn(settle(shared.clone(), subscriber, id));
+    }
+}
+
+/// What the stream says of an id.
+enum Standing {
+    /// Nothing is missing behind it.
+    Whole,
+    /// It is not of this stream, or what followed is gone.
+    Lost(ResetReason),
+}
+
+async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<StreamId>) {
+    shared.until_connected(subscriber).await;
+    let mut progress = shared.progress.subscribe();
+    if progress.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let (hub, id) = loop {
+        let Some(hub) = shared.hub.upgrade() else { return };
+        let Some(id) = asked.filter(|_| !hub.is_here(subscriber)) else {
+            hub.settle(subscriber, Verdict::Here);
+            return;
+        };
+        drop(hub);
+        if let Standing::Lost(reason) = shared.standing(subscriber, id).await {
+            shared.settle(subscriber, Verdict::Lost(reason));
+            return;
+        }
+        // Another worker was faster in delivering it than this one is in reading it. Not for ever: the stream
+        // may be emptied meanwhile.
+        let reached = progress.wait_for(|at| at.is_some_and(|at| at >= id));
+        if tokio::time::timeout(CATCH_UP, reached).await.is_err() {
+            continue;
+        }
+        let Some(hub) = shared.hub.upgrade() else { return };
+        if hub.is_here(subscriber) {
+            hub.settle(subscriber, Verdict::Here);
+            return;
+        }
+        break (hub, id);
+    };
+    let wanted = Arc::new(Notify::new());
+    let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
+    drop(hub);
+    if let Some(end) = end {
+        fetch(&shared, subscriber, id, end, &wanted).await;
+    }
+}
+
+/// Fetch what stands in the stream between two ids, a piece at a time.
+async fn fetch(shared: &Shared, subscriber: SubscriberId, after: StreamId, end: StreamId, wanted: &Notify) {
+    let mut at = after;
+    loop {
+        wanted.notified().await;
+        let page = shared.page(at, PAGE).await;
+        let Some(hub) = shared.hub.upgrade() else { return };
+        let mut lost = false;
+        let mut piece = Vec::new();
+        for entry in page.iter().flatten() {
+            lost |= entry.before != Some(at) || entry.letter.is_none();
+            at = entry.id;
+        }
+        let done = page.as_ref().is_none_or(Vec::is_empty) || at >= end;
+        lost |= page.as_ref().is_none_or(Vec::is_empty) && at < end;
+        piece.extend(page.into_iter().flatten().filter(|entry| entry.id <= end));
+        if !hub.fetched(subscriber, piece, lost, done) || done {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn settle(&self, subscriber: SubscriberId, verdict: Verdict) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.settle(subscriber, verdict);
+        }
+    }
+
+    /// Wait for a connection; meanwhile the client's stream opens.
+    async fn until_connected(&self, subscriber: SubscriberId) {
+        let mut told = false;
+        loop {
+            let changed = self.settles_changed.notified();
+            if self.connected.load(Ordering::Acquire) {
+                return;
+            }
+            if told {
+                changed.await;
+                continue;
+            }
+            // A process that has just begun is about to be connected.
+            let patience = tokio::time::timeout(self.server.connect_timeout, changed);
+            if patience.await.is_err() || !self.connected.load(Ordering::Acquire) {
+                told = true;
+                self.settle(subscriber, Verdict::Later);
+            }
+        }
+    }
+
+    /// Ask Redis what it has of an id, as long as it takes.
+    async fn standing(&self, subscriber: SubscriberId, id: StreamId) -> Standing {
+        let mut backoff = Backoff::new();
+        loop {
+            let mut command = redis::cmd("XINFO");
+            command.arg("STREAM").arg(&self.keys.events);
+            let last = match self.commands.run::<Value>(&self.server, &command).await {
+                Ok(value) => reply::last_id(&value),
+                Err(error) if error.contains("no such key") => Some(StreamId::default()),
+                Err(_) => None,
+            };
+            if let Some(last) = last {
+                if id > last {
+                    return Standing::Lost(ResetReason::Ahead);
+                }
+                if let Some(page) = self.page_once(id, 1).await {
+                    return match page.first() {
+                        None if id == last => Standing::Whole,
+                        Some(first) if first.before == Some(id) => Standing::Whole,
+                        _ => Standing::Lost(ResetReason::Evicted),
+                    };
+                }
+            }
+            self.settle(subscriber, Verdict::Later);
+            backoff.pause().await;
+        }
+    }
+
+    /// What follows `after`, as long as it takes to get it; none when it is not to be read.
+    async fn page(&self, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(page) = self.page_once(after, count).await {
+                return Some(page);
+            }
+            self.hub.upgrade()?;
+            backoff.pause().await;
+        }
+    }
+
+    async fn page_once(&self, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.keys.events).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
+        let value = self.commands.run::<Value>(&self.server, &command).await.ok()?;
+        reply::range(&value)
+    }
+}

@@ -1,0 +1,328 @@
+//! A hub whose order is a broker's stream: what the broker tells it, and what it asks the broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Fetch, Hub, Identity, Outcome, Plan, PresenceChange, Registered, Request, State, TopicIds, ring,
+};
+use crate::broker::Broker;
+use crate::broker::envelope::{Arrived, Letter, To, Whose};
+use crate::control::{self, ResetReason};
+use crate::entry::{Cursor, Entry, SubscriberId, Target};
+use crate::error::{Error, Result};
+use crate::event::EventId;
+use crate::frame::Frame;
+use crate::log::Item;
+use crate::numbering::{Numbering, Place, StreamId};
+use crate::stats::count;
+use crate::subscriber::{Change, CloseReason, Fetched, Who};
+use crate::sync::Ordering;
+use crate::topic::TopicId;
+use crate::waker::Wake;
+
+/// Where a client begins, as the broker found.
+pub enum Verdict {
+    /// This hub's own order has its place now, or it is a newcomer.
+    Here,
+    /// The broker still has everything after this id, this process has not: what it missed is fetched, a
+    /// piece whenever the waker is woken.
+    Kept(StreamId, Box<dyn Wake>),
+    /// Its gap cannot be closed.
+    Lost(ResetReason),
+    /// It will take a while: its stream opens.
+    Later,
+}
+
+/// What the broker is to find out: where a newcomer begins, or one that came back with this id.
+pub(super) struct Question(pub Option<StreamId>);
+
+/// One entry of the stream, ready to be delivered.
+enum Delivery {
+    Event(EventId, To, Frame),
+    Kick(Whose, Arc<str>),
+}
+
+impl Delivery {
+    fn new(id: StreamId, letter: Letter) -> Option<Self> {
+        Some(match letter {
+            Letter::Event { to: to @ To::One(_), draft } => Self::Event(id.event_id()?, to, draft.seal(None)),
+            Letter::Event { to, draft } => {
+                let id = id.event_id()?;
+                Self::Event(id, to, draft.seal(Some(id)))
+            }
+            Letter::Kick { whose, reason } => Self::Kick(whose, reason),
+        })
+    }
+}
+
+impl Hub {
+    /// Give the hub its broker; it has only one.
+    pub fn set_broker(&self, broker: Arc<dyn Broker>) {
+        let _ = self.broker.set(broker);
+    }
+
+    /// Its broker, if it has one and it was started.
+    #[must_use]
+    pub fn broker(&self) -> Option<&Arc<dyn Broker>> {
+        self.broker.get()
+    }
+
+    /// Hand a letter to the broker. Its outcome is known later.
+    ///
+    /// # Errors
+    /// As [`Hub::publish`]; nothing was published then.
+    pub fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
+        if let Letter::Event { to, draft } = &letter {
+            if matches!(to, To::Topics(topics) if topics.is_empty()) {
+                return Err(Error::no_topics());
+            }
+            self.check_size(draft)?;
+        }
+        let Some(broker) = self.broker.get().filter(|_| !self.state.lock().closing) else {
+            return Err(Error::HubClosed);
+        };
+        broker.post(letter).inspect_err(|_| count(&self.counters.refused, 1))
+    }
+
+    /// Nothing is published or joined any more.
+    pub fn refuse(&self) {
+        self.state.lock().closing = true;
+    }
+
+    /// Where the stream was found to stand: the hub's order begins behind `base`. `kept` is what the stream
+    /// keeps behind that; it becomes history and is not delivered to anybody.
+    pub fn begin_stream(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.seq += 1;
+        let seq = state.seq;
+        state.numbering.begin(base, seq);
+        state.history.begin(seq);
+        for (arrived, age) in kept {
+            let delivery = arrived.letter.and_then(|letter| Delivery::new(arrived.id, letter));
+            state.follow(self, arrived.id, delivery, now.saturating_sub(age));
+        }
+    }
+
+    /// Deliver what comes next in the stream. The caller has checked that nothing is missing.
+    pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) {
+        let now = self.clock.now();
+        let deliveries: Vec<_> =
+            arrived.into_iter().map(|(id, letter)| (id, Delivery::new(id, letter))).collect();
+        let published = deliveries.iter().filter(|(_, it)| matches!(it, Some(Delivery::Event(..)))).count();
+        let mut state = self.state.lock();
+        for (id, delivery) in deliveries {
+            if let Some(item) = state.follow(self, id, delivery, now) {
+                state.log.push(item);
+            }
+        }
+        self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
+        let readers = state.listening();
+        if state.topics.len() >= state.next_sweep {
+            state.sweep(now);
+        }
+        drop(state);
+        count(&self.counters.published, published as u64);
+        ring(&readers);
+    }
+
+    /// What the stream has next does not follow what was delivered: everybody is told, and the hub's order
+    /// goes on behind `base`.
+    pub fn break_stream(&self, base: StreamId) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.seq += 1;
+        let seq = state.seq;
+        state.numbering.begin(base, seq);
+        state.history.begin(seq);
+        let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
+        let cursor = base.event_id().map(|id| Cursor { seq, id });
+        state.log.push(Item::Event(control::reset(ResetReason::Broker, None, cursor, now)));
+        let readers = state.listening();
+        drop(state);
+        count(&self.counters.resets, told as u64);
+        ring(&readers);
+    }
+
+    /// Whether readers are so far behind that nothing more should be read from the stream now.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.is_pressed(0)
+    }
+
+    /// Whether a client that saw `id` last can go on from what this process has, whatever its topics.
+    #[must_use]
+    pub fn is_here(&self, subscriber: SubscriberId) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let Some(registered) = state.subscribers.get(&subscriber) else { return true };
+        let Some(request) = registered.waits.clone() else { return true };
+        let topics = registered.topics.clone();
+        state.elsewhere(&request, &topics, now).is_none()
+    }
+
+    /// Where a client begins was found out. Gives the end of what is to be fetched for it, if anything is.
+    pub fn settle(&self, subscriber: SubscriberId, verdict: Verdict) -> Option<StreamId> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let registered = state.subscribers.get_mut(&subscriber)?;
+        let identity = registered.identity.clone();
+        let topics = registered.topics.clone();
+        registered.waits.as_ref()?;
+        let reader = state.readers.get(&identity.reader)?.reader.clone();
+        if let Verdict::Later = verdict {
+            drop(state);
+            let retry_ms = self.retry_ms(subscriber);
+            self.wherever(&reader, &identity, |reader, identity| reader.open_early(identity, retry_ms, now));
+            return None;
+        }
+        let request = state.subscribers.get_mut(&subscriber)?.waits.take()?;
+        let end = state.numbering.end();
+        let fetches = matches!(verdict, Verdict::Kept(..));
+        let plan = match verdict {
+            Verdict::Kept(id, next) => state.plan_fetch(id, next, &topics),
+            Verdict::Lost(reason) => {
+                let seq = state.seq;
+                state.plan_without(&request, Some((reason, seq)), &topics, now)
+            }
+            Verdict::Here | Verdict::Later => state.plan(&request, &topics, now),
+        };
+        state.attach(&identity, topics);
+        drop(state);
+        self.begin(&reader, &identity, plan, now);
+        if let Some(settling) = identity.settling.get() {
+            settling.complete(Ok(None));
+        }
+        end.filter(|_| fetches)
+    }
+
+    /// A piece of what a client missed was fetched; false when nobody waits for it any more.
+    pub fn fetched(&self, subscriber: SubscriberId, arrived: Vec<Arrived>, lost: bool, done: bool) -> bool {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        let Some(registered) = state.subscribers.get(&subscriber) else { return false };
+        let identity = registered.identity.clone();
+        let Some(slot) = state.readers.get(&identity.reader) else { return false };
+        let reader = slot.reader.clone();
+        let mut entries = Vec::new();
+        for Arrived { id, letter, .. } in arrived {
+            let Some(Letter::Event { to, draft }) = letter else { continue };
+            let is_meant = match &to {
+                To::All => true,
+                To::One(name) => **name == *identity.name,
+                To::Topics(names) => names.iter().any(|name| {
+                    state.topics.find(name.as_str()).is_some_and(|id| registered.topics.contains(&id))
+                }),
+            };
+            let id = id.event_id().filter(|_| !matches!(to, To::One(_)));
+            if is_meant {
+                let frame = draft.seal(id);
+                entries.push(Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id)));
+            }
+        }
+        drop(state);
+        count(&self.counters.resets, u64::from(lost));
+        let mut piece = Some(Fetched { entries, lost, done });
+        self.wherever(&reader, &identity, |reader, identity| reader.fetched(identity, &mut piece, now));
+        piece.is_none()
+    }
+
+    /// Everybody who is in a topic here, for a broker that has to be told from the beginning.
+    #[must_use]
+    pub fn presence(&self) -> Vec<PresenceChange> {
+        let state = self.state.lock();
+        let tell = |found: &Registered| state.presence(&found.identity, &found.topics, true);
+        state.subscribers.values().map(tell).collect()
+    }
+
+    pub(super) fn tell_presence(&self, state: &State, identity: &Identity, topics: &TopicIds, is_in: bool) {
+        if let Some(broker) = self.broker.get()
+            && !topics.is_empty()
+        {
+            broker.presence_changed(state.presence(identity, topics, is_in));
+        }
+    }
+}
+
+impl State {
+    /// The next entry of the stream, which has the next number. Gives what is to be delivered of it.
+    fn follow(&mut self, hub: &Hub, id: StreamId, delivery: Option<Delivery>, at: Duration) -> Option<Item> {
+        self.seq += 1;
+        self.numbering.follow(id);
+        Some(match delivery? {
+            Delivery::Event(_, To::One(name), frame) => {
+                let found = self.named(&name)?;
+                Item::Event(Arc::new(Entry::new(None, Target::One(found), at, frame)))
+            }
+            Delivery::Event(id, to, frame) => {
+                let target = match to {
+                    To::Topics(topics) => Target::Topics(self.intern(&hub.config, &topics)),
+                    _ => Target::All,
+                };
+                let entry = Arc::new(Entry::new(Some(self.seq), target, at, frame).named(Some(id)));
+                self.history.append(&entry);
+                Item::Event(entry)
+            }
+            Delivery::Kick(whose, reason) => {
+                let who = match whose {
+                    Whose::Id(name) => Who::Id(self.named(&name)?),
+                    Whose::User(user) => Who::User(user),
+                };
+                let reason = CloseReason::Kicked(reason);
+                Item::Change(Arc::new(Change::Close { who, reason }))
+            }
+        })
+    }
+
+    fn named(&self, name: &str) -> Option<SubscriberId> {
+        let id = super::number(name)?;
+        self.subscribers.get(&id).filter(|found| *found.identity.name == *name).map(|_| id)
+    }
+
+    /// Whether the broker has to find out where a client begins: then the id it came back with.
+    pub(super) fn elsewhere(
+        &mut self,
+        request: &Request,
+        topics: &TopicIds,
+        now: Duration,
+    ) -> Option<Question> {
+        let Numbering::Stream(_) = &self.numbering else { return None };
+        let Some(text) = request.given() else {
+            return (!self.numbering.has_started()).then_some(Question(None));
+        };
+        match self.numbering.find(text, self.seq) {
+            Place::Elsewhere(id) => Some(Question(Some(id))),
+            Place::Nowhere(_) => (!self.numbering.has_started()).then_some(Question(None)),
+            Place::Here(seq) if self.history.reaches(topics, seq, now) => None,
+            Place::Here(_) => Some(Question(StreamId::parse(text))),
+        }
+    }
+
+    /// The stream of a client whose missed events the broker keeps: they are fetched, up to here; what comes
+    /// meanwhile is in history.
+    fn plan_fetch(&mut self, id: StreamId, next: Box<dyn Wake>, topics: &TopicIds) -> Plan {
+        let cursor = self.seq;
+        Plan {
+            cursor,
+            id: id.event_id(),
+            reset: None,
+            replay: Some(self.history.resume(topics, cursor, cursor)),
+            fetch: Some(Fetch::new(next)),
+            initial: false,
+            recovered: Some(true),
+        }
+    }
+
+    fn presence(&self, identity: &Identity, topics: &TopicIds, is_in: bool) -> PresenceChange {
+        let name = |&id: &TopicId| match id {
+            TopicId::BROADCAST => Some(Arc::from("")),
+            _ => Some(self.topics.get(id)?.name.clone()),
+        };
+        PresenceChange {
+            subscriber: identity.name.clone(),
+            topics: topics.iter().filter_map(name).collect(),
+            is_in,
+        }
+    }
+}

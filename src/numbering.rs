@@ -1,0 +1,220 @@
+//! How the hub's order is written on the wire, and read back.
+//!
+//! Inside, every event has a sequence number, one after the other. Outside, it has an id: of a hub of one
+//! process the hub's epoch and the number; of a hub that is fed by a broker the id that the broker's stream
+//! gave it, so that every process calls an event by the same name.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::control::ResetReason;
+use crate::event::{Epoch, EventId};
+
+/// Ids of a stream that are remembered: a client that comes back with an older one is looked up at the broker.
+const REMEMBERED: usize = 1 << 16;
+
+/// The id of an entry of a stream: milliseconds and a counter within them (Redis Streams, "Entry IDs").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct StreamId {
+    /// Milliseconds since 1970, by the broker's clock.
+    pub ms: u64,
+    /// Counter of the entries of one millisecond.
+    pub seq: u64,
+}
+
+impl StreamId {
+    /// Reads an id as the broker writes it; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::from_event_id(EventId::parse(text)?)
+    }
+
+    fn from_event_id(id: EventId) -> Option<Self> {
+        let ms: u64 = id.epoch.as_str().parse().ok()?;
+        // Not the id of another spelling, such as one with leading zeros.
+        (Epoch::from_number(ms)? == id.epoch).then_some(Self { ms, seq: id.seq })
+    }
+
+    /// The same as an event's id; `None` for a time so far away that it has more digits than an id has room
+    /// for.
+    #[must_use]
+    pub fn event_id(self) -> Option<EventId> {
+        Some(EventId { epoch: Epoch::from_number(self.ms)?, seq: self.seq })
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// Where the id that a client came back with stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In this hub's own order.
+    Here(u64),
+    /// Not in what this process remembers: the broker has to be asked.
+    Elsewhere(StreamId),
+    /// Nowhere: the client's gap cannot be closed.
+    Nowhere(ResetReason),
+}
+
+/// The names of a stream's entries, in the hub's order.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// The sequence number of `ids[0]`.
+    first: u64,
+    /// What this process has read, without a gap. Empty until the stream's end was found.
+    ids: VecDeque<StreamId>,
+}
+
+/// How a hub numbers what it publishes.
+#[derive(Debug)]
+pub enum Numbering {
+    /// By itself.
+    Own(Epoch),
+    /// As the broker's stream does.
+    Stream(Names),
+}
+
+impl Names {
+    fn find(&self, id: StreamId) -> Option<u64> {
+        self.ids.binary_search(&id).ok().map(|at| self.first + at as u64)
+    }
+}
+
+impl Numbering {
+    /// The wire's name for what has the number `seq`; none when it is not remembered.
+    #[must_use]
+    pub fn id(&self, seq: u64) -> Option<EventId> {
+        match self {
+            Self::Own(epoch) => Some(EventId { epoch: *epoch, seq }),
+            Self::Stream(names) => {
+                let at = usize::try_from(seq.checked_sub(names.first)?).ok()?;
+                names.ids.get(at)?.event_id()
+            }
+        }
+    }
+
+    /// Whether the hub knows where its order stands.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        match self {
+            Self::Own(_) => true,
+            Self::Stream(names) => !names.ids.is_empty(),
+        }
+    }
+
+    /// Where the id of a client stands; `head` is the newest number.
+    #[must_use]
+    pub fn find(&self, text: &str, head: u64) -> Place {
+        let Some(id) = EventId::parse(text) else { return Place::Nowhere(ResetReason::Unknown) };
+        match self {
+            Self::Own(epoch) if id.epoch != *epoch => Place::Nowhere(ResetReason::Epoch),
+            Self::Own(_) if id.seq > head => Place::Nowhere(ResetReason::Ahead),
+            Self::Own(_) => Place::Here(id.seq),
+            Self::Stream(names) => match StreamId::from_event_id(id) {
+                None => Place::Nowhere(ResetReason::Unknown),
+                Some(id) => names.find(id).map_or(Place::Elsewhere(id), Place::Here),
+            },
+        }
+    }
+
+    /// The stream is followed from behind `id`, which gets the number `seq`; what was before is not followed
+    /// from here any more.
+    pub fn begin(&mut self, id: StreamId, seq: u64) {
+        if let Self::Stream(names) = self {
+            names.first = seq;
+            names.ids.clear();
+            names.ids.push_back(id);
+        }
+    }
+
+    /// The next entry of the stream.
+    pub fn follow(&mut self, id: StreamId) {
+        if let Self::Stream(names) = self {
+            names.ids.push_back(id);
+            if names.ids.len() > REMEMBERED {
+                names.ids.pop_front();
+                names.first += 1;
+            }
+        }
+    }
+
+    /// The id of the stream up to which it was followed.
+    #[must_use]
+    pub fn end(&self) -> Option<StreamId> {
+        match self {
+            Self::Own(_) => None,
+            Self::Stream(names) => names.ids.back().copied(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ms: u64, seq: u64) -> StreamId {
+        StreamId { ms, seq }
+    }
+
+    #[test]
+    fn a_streams_ids_round_trip() {
+        for id in [id(0, 0), id(1_732_170_000_000, 5), id(9_999_999_999_999_999, u64::MAX)] {
+            assert_eq!(StreamId::parse(&id.to_string()), Some(id));
+            assert_eq!(id.event_id().unwrap().to_string(), id.to_string());
+        }
+        for text in ["", "1", "1-", "-1", "01-1", "1-01", "a-1", "1-1-1", "k3f9x2-1042"] {
+            assert_eq!(StreamId::parse(text), None, "{text:?}");
+        }
+        assert_eq!(id(u64::MAX, 0).event_id(), None, "more digits than an id has room for");
+    }
+
+    #[test]
+    fn a_streams_entries_are_found_by_their_exact_name() {
+        let mut numbering = Numbering::Stream(Names::default());
+        assert!(!numbering.has_started());
+        assert_eq!(numbering.find("5-0", 0), Place::Elsewhere(id(5, 0)));
+        numbering.begin(id(5, 0), 41);
+        numbering.follow(id(7, 0));
+        numbering.follow(id(7, 1));
+        assert!(numbering.has_started());
+        assert_eq!(numbering.end(), Some(id(7, 1)));
+        assert_eq!(numbering.find("5-0", 43), Place::Here(41));
+        assert_eq!(numbering.find("7-1", 43), Place::Here(43));
+        // Between two entries: from another life of the stream, so nothing is known of what followed it.
+        assert_eq!(numbering.find("6-0", 43), Place::Elsewhere(id(6, 0)));
+        assert_eq!(numbering.find("8-0", 43), Place::Elsewhere(id(8, 0)));
+        assert_eq!(numbering.find("k3f9x2-1", 43), Place::Nowhere(ResetReason::Unknown));
+        assert_eq!(numbering.id(42).unwrap().to_string(), "7-0");
+        assert_eq!(numbering.id(40), None);
+        assert_eq!(numbering.id(44), None);
+    }
+
+    #[test]
+    fn a_new_beginning_forgets_the_old_names() {
+        let mut numbering = Numbering::Stream(Names::default());
+        numbering.begin(id(5, 0), 1);
+        numbering.follow(id(6, 0));
+        numbering.begin(id(2, 0), 3);
+        assert_eq!(numbering.find("6-0", 3), Place::Elsewhere(id(6, 0)));
+        assert_eq!(numbering.find("2-0", 3), Place::Here(3));
+        assert_eq!(numbering.id(2), None);
+    }
+
+    #[test]
+    fn only_so_many_names_are_remembered() {
+        let mut numbering = Numbering::Stream(Names::default());
+        numbering.begin(id(0, 0), 1);
+        for ms in 1..=REMEMBERED as u64 + 10 {
+            numbering.follow(id(ms, 0));
+        }
+        let head = REMEMBERED as u64 + 11;
+        assert_eq!(numbering.find("10-0", head), Place::Elsewhere(id(10, 0)));
+        assert_eq!(numbering.find("11-0", head), Place::Here(12));
+        assert_eq!(numbering.id(12).unwrap().to_string(), "11-0");
+        assert_eq!(numbering.id(head).unwrap().to_string(), format!("{}-0", head - 1));
+    }
+}

@@ -1,0 +1,145 @@
+//! Python awaits what a broker does: a small runtime of its own, on which pyo3-async-runtimes resolves futures.
+//! It never touches delivery. A forked child starts its own, and the interpreter's end waits for it.
+
+use std::cell::OnceCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3_async_runtimes::TaskLocals;
+use pyo3_async_runtimes::generic::{self, ContextExt, JoinError};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::{self, JoinHandle};
+
+use super::{exit, fork};
+
+/// The longest the interpreter's end waits for what is being told to event loops.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The runtime, and the process it was started in.
+static RUNTIME: Mutex<Option<(u64, Runtime)>> = Mutex::new(None);
+
+tokio::task_local! {
+    static LOCALS: OnceCell<TaskLocals>;
+}
+
+/// The runtime of now, started on first use.
+fn handle() -> Handle {
+    let mut runtime = RUNTIME.lock();
+    let generation = fork::generation();
+    if let Some((made, runtime)) = &*runtime
+        && *made == generation
+    {
+        return runtime.handle().clone();
+    }
+    // What a forked child inherited has threads that do not exist in it: never dropped, which would wait.
+    std::mem::forget(runtime.take());
+    let made = Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .thread_name("sse-hub-await")
+        .build()
+        .expect("the system gives two threads");
+    let handle = made.handle().clone();
+    *runtime = Some((generation, made));
+    handle
+}
+
+/// The interpreter ends.
+pub fn end(py: Python<'_>) {
+    py.detach(|| {
+        let runtime = RUNTIME.try_lock_for(PATIENCE).and_then(|mut runtime| runtime.take());
+        match runtime {
+            Some((made, runtime)) if made == fork::generation() => runtime.shutdown_timeout(PATIENCE),
+            inherited => std::mem::forget(inherited),
+        }
+    });
+}
+
+/// `pyo3_async_runtimes`' name for the runtime.
+struct Awaiting;
+
+/// Why a task has no result.
+struct Failed(task::JoinError);
+
+impl JoinError for Failed {
+    fn is_panic(&self) -> bool {
+        self.0.is_panic()
+    }
+
+    fn into_panic(self) -> Box<dyn std::any::Any + Send + 'static> {
+        self.0.into_panic()
+    }
+}
+
+/// A task's end, as the crate wants it.
+struct Joined(JoinHandle<()>);
+
+impl Future for Joined {
+    type Output = Result<(), Failed>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(Failed)
+    }
+}
+
+impl generic::Runtime for Awaiting {
+    type JoinError = Failed;
+    type JoinHandle = Joined;
+
+    fn spawn<F>(future: F) -> Joined
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Joined(handle().spawn(future))
+    }
+
+    fn spawn_blocking<F>(act: F) -> Joined
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        Joined(handle().spawn_blocking(act))
+    }
+}
+
+impl ContextExt for Awaiting {
+    fn scope<F, R>(locals: TaskLocals, future: F) -> Pin<Box<dyn Future<Output = R> + Send>>
+    where
+        F: Future<Output = R> + Send + 'static,
+    {
+        let cell = OnceCell::new();
+        let _ = cell.set(locals);
+        Box::pin(LOCALS.scope(cell, future))
+    }
+
+    fn get_task_locals() -> Option<TaskLocals> {
+        LOCALS.try_with(|cell| cell.get().cloned()).unwrap_or_default()
+    }
+}
+
+/// An asyncio future, on the loop that runs here, of what `future` gives.
+pub fn into_python<'py, F, T>(py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
+where
+    F: Future<Output = PyResult<T>> + Send + 'static,
+    T: for<'any> IntoPyObject<'any> + Send + 'static,
+{
+    let _inside = exit::enter(py);
+    generic::future_into_py::<Awaiting, _, _>(py, future)
+}
+
+/// Call Python soon, from a thread that must not wait for it.
+pub fn soon(act: impl FnOnce(Python<'_>) -> PyResult<()> + Send + 'static) {
+    if exit::is_ending() {
+        return;
+    }
+    handle().spawn_blocking(move || {
+        let _ = Python::try_attach(|py| {
+            let _inside = exit::enter(py);
+            if let Err(error) = act(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+    });
+}

@@ -1,0 +1,140 @@
+//! `RedisBroker`: where a hub's broker is, and the brokers that run in this process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::exceptions::OrRaise;
+use super::{awaiting, fork};
+use crate::broker::redis::options::{Certificates, Kept, Keys, Server};
+use crate::broker::redis::{Observer, RedisBroker};
+use crate::config::positive_seconds;
+use crate::hub::Hub;
+
+/// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
+///
+/// `Hub("redis://localhost:6379")` is short for `Hub(RedisBroker("redis://localhost:6379"))`. Nothing is
+/// connected before the hub's first use, and one broker may serve several hubs.
+///
+/// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or `unix:///path?db=0&user=&pass=`;
+/// Valkey's names `valkey://` and `valkeys://` mean the same. `prefix` is what the keys begin with, after the
+/// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait to be sent, and then for
+/// its reply; `connect_timeout` how long connecting may take. `ca_certs` is a file with the certificates (PEM)
+/// of who signs the server's, None for the system's; `certfile` and `keyfile` are the client's own.
+///
+/// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
+#[pyclass(frozen, name = "RedisBroker", module = "sse_hub._core")]
+pub struct PyRedisBroker {
+    server: Server,
+    prefix: String,
+}
+
+fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
+    Ok(path.map(std::fs::read).transpose()?)
+}
+
+#[pymethods]
+impl PyRedisBroker {
+    #[new]
+    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, ca_certs=None,
+                        certfile=None, keyfile=None),
+           text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, ca_certs=None, certfile=None, keyfile=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the options of a broker, by keyword")]
+    fn new(
+        py: Python<'_>,
+        url: &str,
+        prefix: String,
+        timeout: f64,
+        connect_timeout: f64,
+        ca_certs: Option<PathBuf>,
+        certfile: Option<PathBuf>,
+        keyfile: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
+        let connect_timeout = positive_seconds("connect_timeout", connect_timeout).or_raise(py)?;
+        let client = match (read(certfile)?, read(keyfile)?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                return Err(pyo3::exceptions::PyValueError::new_err(
+                    "certfile and keyfile belong together: give both or none",
+                ));
+            }
+        };
+        let certificates = Certificates { ca: read(ca_certs)?, client };
+        let server = Server::new(url, certificates, timeout, connect_timeout).or_raise(py)?;
+        Keys::new(&prefix, "default").or_raise(py)?;
+        Ok(Self { server, prefix })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<RedisBroker {} prefix={:?}>", self.server.shown, self.prefix)
+    }
+}
+
+/// How one hub uses a broker.
+pub struct Link {
+    server: Server,
+    keys: Keys,
+    kept: Kept,
+    name: String,
+}
+
+/// Says it to Python's logging.
+struct Logger {
+    hub: String,
+}
+
+impl Observer for Logger {
+    fn warn(&self, message: String) {
+        let hub = self.hub.clone();
+        awaiting::soon(move |py| {
+            let logger =
+                py.import(intern!(py, "logging"))?.call_method1(intern!(py, "getLogger"), ("sse_hub",))?;
+            let text = format!("hub {hub:?}: {message}");
+            logger.call_method1(intern!(py, "warning"), ("%s", text)).map(drop)
+        });
+    }
+}
+
+impl Link {
+    pub fn new(py: Python<'_>, broker: &PyRedisBroker, name: &str, kept: Kept) -> PyResult<Self> {
+        let keys = Keys::new(&broker.prefix, name).or_raise(py)?;
+        Ok(Self { server: broker.server.clone(), keys, kept, name: name.into() })
+    }
+
+    /// Connect a hub.
+    pub fn start(&self, hub: &Arc<Hub>) -> PyResult<Arc<RedisBroker>> {
+        let observer = Logger { hub: self.name.clone() };
+        let (server, keys) = (self.server.clone(), self.keys.clone());
+        let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
+        let mut running = RUNNING.lock();
+        running.retain(|(made, broker)| *made == fork::generation() && !broker.join(Instant::now()));
+        running.push((fork::generation(), broker.clone()));
+        Ok(broker)
+    }
+}
+
+/// Brokers that may have something to send, and the process they were started in.
+static RUNNING: Mutex<Vec<(u64, Arc<RedisBroker>)>> = Mutex::new(Vec::new());
+
+/// The interpreter ends: what was published is sent.
+pub fn end(py: Python<'_>) {
+    py.detach(|| {
+        let Some(mut running) = RUNNING.try_lock_for(Duration::from_secs(1)) else { return };
+        let running = std::mem::take(&mut *running);
+        let ours: Vec<_> = running.iter().filter(|(made, _)| *made == fork::generation()).collect();
+        for (_, broker) in &ours {
+            broker.stop();
+        }
+        for (_, broker) in &ours {
+            broker.join(Instant::now() + broker.patience());
+        }
+        // A forked child must not drop what it inherited.
+        std::mem::forget(running);
+    });
+}
