@@ -193,6 +193,24 @@ def test_another_origin_is_allowed(block: Block) -> None:
         assert server.http.options("/events", headers=origin | asked).status_code == 200
 
 
+@exercises("README.md", "Several workers and hosts")
+def test_scaling_out_begins_with_one_variable(block: Block) -> None:
+    with serve(block.run()["app"]) as server, server.stream("/events") as events:
+        events.opened()
+        answer = server.http.post("/push", json={"gold": 1}).json()
+        event = events.next()
+        assert (event.json(), event.id) == ({"gold": 1}, answer["id"])
+        assert answer["online"] == 1
+
+
+@exercises("scaling-out.md", "Publishing")
+def test_an_endpoint_says_what_became_of_its_event(block: Block) -> None:
+    with serve(block.run()["app"]) as server, server.stream("/events") as events:
+        events.opened()
+        answer = server.http.post("/orders", json={"item": 7}).json()
+        assert events.next().id == answer["id"]
+
+
 @exercises("operations.md", "What to watch")
 def test_the_numbers_are_those_of_the_tables(block: Block) -> None:
     names = block.run()

@@ -61,11 +61,24 @@ pub struct Reports {
     queue: Mutex<Option<Ends>>,
     /// Its bell makes the loop look.
     reader: Arc<Reader>,
+    /// Whose streams they are: a hub that closes lets go of its reactors before the loop was told of the ends.
+    reactors: Mutex<Option<Arc<Reactors>>>,
 }
 
 impl Reports {
     pub fn new(reader: Arc<Reader>) -> Self {
-        Self { queue: Mutex::new(Some(Vec::new())), reader }
+        Self { queue: Mutex::new(Some(Vec::new())), reader, reactors: Mutex::default() }
+    }
+
+    /// The reactors whose streams' ends are told here.
+    pub fn reactors(&self) -> Option<Arc<Reactors>> {
+        self.reactors.lock().clone().filter(|reactors| reactors.is_ours())
+    }
+
+    /// The loop was told of everything, or is closed.
+    pub fn release(&self) {
+        let reactors = self.reactors.lock().take();
+        drop(reactors);
     }
 
     pub fn take(&self) -> Ends {
@@ -157,7 +170,9 @@ impl Reactors {
         self.threads.iter().find(|reactor| reactor.reader.id == reader)
     }
 
-    pub fn remember(&self, identity: &Identity, home: Arc<Reports>, client: HandedClient) {
+    pub fn remember(self: &Arc<Self>, identity: &Identity, home: Arc<Reports>, client: HandedClient) {
+        let old = home.reactors.lock().replace(self.clone());
+        drop(old);
         self.forget_orphans();
         self.homes.loops.lock().insert(identity.id, home);
         if client.info.is_some() || client.on_end.is_some() {

@@ -808,10 +808,14 @@ impl PyHub {
             |reader: &mut Py<LoopReader>| hub.is_none_or(|hub| Arc::ptr_eq(&reader.get().hub, hub));
         let readers: Vec<_> = self.readers.lock().extract_if(.., is_meant).collect();
         for reader in readers {
-            let Some(event_loop) = reader.get().event_loop(py) else { continue };
-            if reader.get().is_ours() && reader.get().is_alive(py) {
-                let stop = reader.getattr(py, intern!(py, "_stop"))?;
-                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
+            let event_loop = reader.get().event_loop(py).filter(|_| reader.get().is_ours());
+            match event_loop.filter(|_| reader.get().is_alive(py)) {
+                Some(event_loop) => {
+                    let stop = reader.getattr(py, intern!(py, "_stop"))?;
+                    event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
+                }
+                None if reader.get().is_ours() => reader.get().reports.release(),
+                None => {}
             }
         }
         Ok(())

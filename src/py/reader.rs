@@ -190,6 +190,7 @@ impl LoopReader {
         // Its handle holds this object.
         let timer = std::mem::take(&mut *self.timer.lock());
         drop(timer);
+        self.reports.release();
     }
 
     /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
@@ -264,7 +265,7 @@ impl LoopReader {
     ) -> PyResult<()> {
         let Some(hub) = self.owner.bind(py).upgrade() else { return Ok(()) };
         let hub = hub.cast::<PyHub>()?;
-        let Some(reactors) = hub.get().reactors_of(&self.hub) else { return Ok(()) };
+        let Some(reactors) = self.reports.reactors() else { return Ok(()) };
         let Some(event_loop) = self.event_loop(py) else {
             drop(reactors.forget(identity.id));
             return Ok(());
@@ -395,6 +396,7 @@ impl LoopReader {
         // A hub that closes without waiting, or a loop that was blocked meanwhile: what was published, and
         // that the streams end, has not been heard yet.
         while Self::drain(slf)? {}
+        this.reports.release();
         let timer = std::mem::take(&mut *this.timer.lock());
         if let Some(handle) = timer.handle {
             handle.call_method0(py, intern!(py, "cancel"))?;
