@@ -33,21 +33,28 @@ OURS = "sse-hub,sse-hub handed off"
 MAIN = f"sse-starlette,{OURS},go,axum"
 # Who sends heartbeats of its own accord.
 BEATS = f"sse-starlette,{OURS},fastapi.sse,axum"
-# fastapi.sse would be saturated for minutes.
+# fastapi.sse would be saturated for minutes: so it is in replay too.
 WIDE = f"{MAIN},starlette,raw-asgi,node,nchan,bare,sse-hub on granian,sse-hub on hypercorn"
 
 FULL = (
     _part("fanout", "Steady fan-out", "fanout --clients 2000 --rate 2 --seconds 5", "", 3, 6),
     _part("growth", "Growth", "growth --seconds 4", MAIN, 2, 10),
-    _part("burst", "A burst of 200 events", "burst --clients 500", WIDE, 3, 2),
-    _part("replay", "1,000 clients come back at once, 1,000 events behind", "replay", "", 2, 2.5),
-    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 1.5, "sse-hub"),
+    _part("burst", "A burst of 200 events", "burst --clients 500", WIDE, 3, 1.5),
+    _part(
+        "replay",
+        "1,000 clients come back at once, 1,000 events behind",
+        "replay",
+        f"sse-starlette,{OURS},nchan",
+        3,
+        1.5,
+    ),
+    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 1, "sse-hub"),
     Part(
         "tokens-pause",
         "Token streams that wait before each event",
         ("tokens", "--events", "1000", "--pause", "0"),
         3,
-        2,
+        1,
         "sse-hub",
     ),
     _part(
@@ -55,8 +62,8 @@ FULL = (
         "A tenth of the clients reads nothing",
         "stalled --clients 4000 --rate 1 --seconds 6",
         f"{MAIN},node",
-        1,
-        2.5,
+        2,
+        4,
     ),
     _part(
         "probe",
@@ -64,17 +71,17 @@ FULL = (
         "probe --clients 4000 --rate 4 --seconds 6 --server-cores 0,1",
         MAIN,
         2,
-        2.5,
+        2,
     ),
-    _part("idle", "Idle clients and their heartbeats", "idle --clients 2000 --seconds 16", BEATS, 1, 2),
-    _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 2, 1.5),
+    _part("idle", "Idle clients and their heartbeats", "idle --clients 2000 --seconds 16", BEATS, 2, 3),
+    _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 2, 1),
     _part(
         "publish",
         "What publish() costs its caller",
         "publish --events 40 --limit sse-starlette=1000",
         f"{OURS},sse-starlette",
         2,
-        2,
+        2.5,
     ),
     Part("encode", "Encoding alone", ("encode",), 31, 0.2),
     Part("imports", "What an import costs a process that starts", ("imports",), 11, 0.2),
