@@ -289,12 +289,10 @@ impl Worker {
             if !self.connections.get(token).is_some_and(Connection::is_blocked) {
                 continue;
             }
-            if matches!(reason, CloseReason::Overflow | CloseReason::Stalled) {
-                // Its write is unfinished: no proper end can be written.
-                self.gone(token, &reason);
-            } else {
-                self.close_after(token, self.hub.config.stall_timeout);
-            }
+            // One whose write is unfinished gets no proper end. It is not closed here: thousands that stalled
+            // together overflow at the same event, and closing them takes longer than a slice.
+            let cut = matches!(reason, CloseReason::Overflow | CloseReason::Stalled);
+            self.close_after(token, if cut { Duration::ZERO } else { self.hub.config.stall_timeout });
         }
     }
 
@@ -375,19 +373,26 @@ impl Worker {
         }
     }
 
-    /// Close the connections whose time after the end is over.
+    /// Close the connections whose time after the end is over; what takes too long waits for the next turn.
     fn close_late(&mut self) {
         let now = Instant::now();
-        while let Some(&Reverse((at, token, id))) = self.ending.peek() {
-            if at > now {
+        for closed in 1.. {
+            match self.ending.peek() {
+                Some(&Reverse((at, token, id))) if at <= now => self.close_if_over(token, id),
+                _ => return,
+            }
+            if closed % 16 == 0 && now.elapsed() >= SLICE {
                 return;
             }
-            self.ending.pop();
-            // The place may have been given to another client since.
-            let is_it = |found: &Connection| found.identity.id == id && found.identity.closed.get().is_some();
-            if self.connections.get(token).is_some_and(is_it) {
-                self.gone(token, &CloseReason::Stalled);
-            }
+        }
+    }
+
+    fn close_if_over(&mut self, token: usize, id: SubscriberId) {
+        self.ending.pop();
+        // The place may have been given to another client since.
+        let is_it = |found: &Connection| found.identity.id == id && found.identity.closed.get().is_some();
+        if self.connections.get(token).is_some_and(is_it) {
+            self.gone(token, &CloseReason::Stalled);
         }
     }
 
