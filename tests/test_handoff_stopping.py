@@ -188,4 +188,5 @@ def test_each_of_uvicorns_protocols_and_loops(way: str, http: str, loop: str) ->
             assert [event.json() for event in stream.rest()] == [*range(100)]
             assert stream.ended
             stream.close()
+        site.close_hubs()
         site.close()
