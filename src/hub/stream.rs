@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Fetch, Hub, Identity, Outcome, Plan, PresenceChange, Registered, Request, State, TopicIds, ring,
-};
-use crate::broker::Broker;
+use super::{Hub, Registered, Request, State, ring};
 use crate::broker::envelope::{Arrived, Letter, To, Whose};
+use crate::broker::outcome::Outcome;
+use crate::broker::{Broker, PresenceChange};
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, SubscriberId, Target};
 use crate::error::{Error, Result};
@@ -16,9 +15,9 @@ use crate::frame::Frame;
 use crate::log::Item;
 use crate::numbering::{Numbering, Place, StreamId};
 use crate::stats::count;
-use crate::subscriber::{Change, CloseReason, Fetched, Who};
+use crate::subscriber::{Change, CloseReason, Fetch, Fetched, Identity, Plan, Who};
 use crate::sync::Ordering;
-use crate::topic::TopicId;
+use crate::topic::{TopicId, TopicIds};
 use crate::waker::Wake;
 
 /// Where a client begins, as the broker found.
@@ -276,7 +275,7 @@ impl State {
     }
 
     fn named(&self, name: &str) -> Option<SubscriberId> {
-        let id = super::number(name)?;
+        let id = super::looking::number(name)?;
         self.subscribers.get(&id).filter(|found| *found.identity.name == *name).map(|_| id)
     }
 

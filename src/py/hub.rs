@@ -1,24 +1,26 @@
 //! `Hub`, the native base of `sse_hub.Hub`. It holds the core hub of now: a hub that was closed, or forked,
 //! starts anew on its next use, with a new epoch.
 
+mod current;
+
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::awaiting;
 use super::broker::{Link, PyRedisBroker};
 use super::convert::{Fields, Given, topics};
-use super::exceptions::{OrRaise, from_core, from_failure, while_dropping};
+use super::exceptions::{OrRaise, from_core, from_failure};
 use super::exit;
 use super::fork;
 use super::handed::{HandedClient, Reactors};
+use super::options::{at_least, reconnect, request, retention};
 use super::publication::PyPublication;
 use super::reader::LoopReader;
 use super::subscription::{PySubscription, who};
@@ -27,15 +29,16 @@ use crate::broker::envelope::{Letter, To, Whose};
 use crate::broker::redis::RedisBroker;
 use crate::broker::redis::options::Kept;
 use crate::clock::Clock;
-use crate::config::{Config, positive_seconds, seconds};
+use crate::config::{Config, positive_seconds};
 use crate::error::Error;
-use crate::frame::Draft;
-use crate::history::{Past, Retention};
+use crate::history::Retention;
 use crate::hub::{Hub, Request};
 use crate::queue::{Capacity, OverflowPolicy};
-use crate::subscriber::{CloseReason, Identity, Who};
+use crate::subscriber::{CloseReason, Who};
 use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
+
+use current::{Current, running_loop};
 
 /// The native part of a hub.
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
@@ -53,290 +56,8 @@ pub struct PyHub {
     broker: Mutex<Option<Arc<RedisBroker>>>,
 }
 
-/// A core hub, from its start to its close or the fork that leaves it behind.
-struct Current {
-    hub: Arc<Hub>,
-    generation: u64,
-    closed: AtomicBool,
-}
-
-impl Current {
-    fn is_open(&self) -> bool {
-        self.generation == fork::generation() && !self.closed.load(Ordering::Acquire)
-    }
-}
-
 /// Most threads of one hub: more than any machine has use for.
 const MAX_THREADS: usize = 1024;
-
-/// A limit as the core takes it.
-fn at_least(option: &str, value: i64, least: i64) -> PyResult<usize> {
-    if value < least {
-        return Err(PyValueError::new_err(format!("{option} must be at least {least}, not {value}")));
-    }
-    usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{option} is too large: {value}")))
-}
-
-fn retention(py: Python<'_>, count: i64, bytes: i64, age: Option<f64>) -> PyResult<Retention> {
-    Ok(Retention {
-        count: at_least("history", count, 0)?,
-        bytes: at_least("history_bytes", bytes, 0)?,
-        age: age.map(|age| positive_seconds("history_age", age)).transpose().or_raise(py)?,
-    })
-}
-
-/// The range of `retry:`, from seconds.
-fn reconnect(py: Python<'_>, (least, most): (f64, f64)) -> PyResult<(u64, u64)> {
-    let millis = |value| -> PyResult<u64> {
-        let duration = seconds("reconnect", value).or_raise(py)?;
-        Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    };
-    let (low, high) = (millis(least)?, millis(most)?);
-    if low > high {
-        return Err(PyValueError::new_err(format!("reconnect must be (least, most), not ({least}, {most})")));
-    }
-    Ok((low, high))
-}
-
-impl PyHub {
-    /// The hub of now.
-    pub fn core(&self) -> Arc<Hub> {
-        loop {
-            let current = self.current.load();
-            if current.is_open() {
-                return current.hub.clone();
-            }
-            let old = Guard::into_inner(current);
-            let hub = Arc::new(self.make());
-            let next = Current { hub, generation: fork::generation(), closed: AtomicBool::new(false) };
-            let replaced = self.current.compare_and_swap(&old, Arc::new(next));
-            if Arc::ptr_eq(&old, &replaced) && old.generation != fork::generation() {
-                // A forked child: what it inherited may be locked for ever. It is left alone, never dropped.
-                std::mem::forget(old);
-                let inherited = std::mem::take(&mut *self.readers.lock());
-                std::mem::forget(inherited);
-                let reactors = self.reactors.lock().take();
-                std::mem::forget(reactors);
-                std::mem::forget(self.broker.lock().take());
-            }
-        }
-    }
-
-    /// Whether this is the hub of now.
-    pub fn is_now(&self, hub: &Arc<Hub>) -> bool {
-        let current = self.current.load();
-        current.is_open() && Arc::ptr_eq(&current.hub, hub)
-    }
-
-    fn make(&self) -> Hub {
-        let clock = if self.manual_clock { Clock::manual() } else { Clock::real() };
-        let hub = match self.link {
-            None => Hub::new(self.config.clone(), clock),
-            Some(_) => Hub::of_stream(self.config.clone(), clock),
-        };
-        for (pattern, retention) in &*self.families.lock() {
-            hub.set_retention(pattern, *retention);
-        }
-        hub
-    }
-
-    /// The hub of now, connected to its broker if it has one: what publishes and subscribes needs that.
-    fn live(&self) -> PyResult<Arc<Hub>> {
-        let hub = self.core();
-        let Some(link) = self.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
-        let mut broker = self.broker.lock();
-        if hub.broker().is_none() {
-            *broker = Some(link.start(&hub)?);
-        }
-        drop(broker);
-        Ok(hub)
-    }
-
-    /// Publish through the broker, or here.
-    fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
-        let hub = self.live()?;
-        if hub.is_pressed(draft.len()) {
-            self.prune(py);
-        }
-        if let Some(broker) = hub.broker() {
-            let outcome = hub.post(Letter::Event { to, draft }).or_raise(py)?;
-            return Ok(PyPublication::later(outcome, broker.clone()));
-        }
-        let id = match to {
-            To::Topics(topics) => Some(hub.publish(&topics, draft).or_raise(py)?),
-            To::All => Some(hub.broadcast(draft).or_raise(py)?),
-            To::One(name) => {
-                hub.send(hub.get(&name).map(|found| found.id), draft).or_raise(py)?;
-                None
-            }
-        };
-        Ok(PyPublication::known(id))
-    }
-
-    /// Whether `_disconnected` wants to know of streams that ended.
-    pub fn tells_of_disconnects(&self) -> bool {
-        self.tells_of_disconnects.load(Ordering::Relaxed)
-    }
-
-    /// The hub of now, if it has this epoch.
-    fn current(&self, epoch: &str) -> Option<Arc<Current>> {
-        let current = self.current.load_full();
-        (current.is_open() && current.hub.epoch.as_str() == epoch).then_some(current)
-    }
-
-    /// The reactors of that hub, if any were started.
-    pub fn reactors_of(&self, hub: &Arc<Hub>) -> Option<Arc<Reactors>> {
-        self.reactors.lock().clone().filter(|reactors| Arc::ptr_eq(&reactors.hub, hub) && reactors.is_ours())
-    }
-
-    /// The reactors of that hub, started on first use.
-    pub fn start_reactors(&self, py: Python<'_>, hub: &Arc<Hub>) -> PyResult<Arc<Reactors>> {
-        if let Some(reactors) = self.reactors_of(hub) {
-            return Ok(reactors);
-        }
-        // Locked while they start, which needs no Python: who closes the hub meanwhile takes them out after that.
-        let mut current = self.reactors.lock();
-        if !self.is_now(hub) {
-            drop(current); // what is raised is made by Python
-            return Err(Error::HubClosed).or_raise(py);
-        }
-        let (old, reactors) = match current.take() {
-            Some(existing) if Arc::ptr_eq(&existing.hub, hub) => (None, Ok(existing)),
-            old => (old, Reactors::start(hub.clone(), self.threads).map(Arc::new)),
-        };
-        *current = reactors.as_ref().ok().cloned();
-        drop(current);
-        drop(old);
-        Ok(reactors?)
-    }
-
-    /// A handle to a subscriber, wherever it is.
-    fn handle<'py>(
-        slf: &Bound<'py, Self>,
-        hub: &Arc<Hub>,
-        identity: Arc<Identity>,
-    ) -> PyResult<Option<Bound<'py, PySubscription>>> {
-        let py = slf.py();
-        if let Some(reactors) = slf.get().reactors_of(hub)
-            && let Some(reactor) = reactors.find(identity.reader)
-        {
-            let reader = reactor.reader.clone();
-            return Bound::new(py, PySubscription::on_reactor(slf, &reactors, reader, identity)).map(Some);
-        }
-        let is_its = |reader: &Py<LoopReader>| {
-            Arc::ptr_eq(&reader.get().hub, hub) && reader.get().reader.id == identity.reader
-        };
-        match slf.get().readers(py).into_iter().find(is_its) {
-            Some(reader) => Bound::new(py, PySubscription::on_loop(slf, reader.bind(py), identity)).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
-        self.readers.lock().iter().map(|reader| reader.clone_ref(py)).collect()
-    }
-
-    /// Forget the readers whose loops are closed, with what they still held back.
-    fn prune(&self, py: Python<'_>) {
-        let (alive, dead): (Vec<_>, Vec<_>) =
-            self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
-        if dead.is_empty() {
-            return;
-        }
-        let old = std::mem::replace(&mut *self.readers.lock(), alive);
-        drop(old);
-        for reader in dead {
-            let reader = reader.get();
-            if reader.is_ours() {
-                reader.hub.remove_reader(&reader.reader);
-                reader.forget_clients();
-                let ends = reader.reports.close();
-                if let Some(reactors) = self.reactors_of(&reader.hub) {
-                    for (identity, _) in ends {
-                        drop(reactors.forget(identity.id));
-                    }
-                    reactors.forget_orphans();
-                }
-            }
-        }
-    }
-
-    /// The reader of `event_loop`, for the hub of now.
-    fn reader_for<'py>(
-        slf: &Bound<'py, Self>,
-        hub: &Arc<Hub>,
-        event_loop: &Bound<'py, PyAny>,
-        is_here: bool,
-    ) -> PyResult<Bound<'py, LoopReader>> {
-        let py = slf.py();
-        let this = slf.get();
-        for reader in this.readers(py) {
-            let found = reader.get();
-            if Arc::ptr_eq(&found.hub, hub) && found.event_loop(py).is_some_and(|it| it.is(event_loop)) {
-                return Ok(reader.into_bound(py));
-            }
-        }
-        this.prune(py);
-        let reader = LoopReader::start(slf, hub.clone(), event_loop, is_here)?;
-        this.readers.lock().push(reader.clone().unbind());
-        if !this.is_now(hub) {
-            // Closed meanwhile, perhaps before the reader was there to be stopped.
-            this.stop_readers(py, Some(hub))?;
-        }
-        Ok(reader)
-    }
-}
-
-/// The event loop that runs here, or whose worker thread this is; and whether it runs here.
-fn running_loop(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, bool)> {
-    let asyncio = py.import(intern!(py, "asyncio"))?;
-    match asyncio.call_method0(intern!(py, "get_running_loop")) {
-        Ok(event_loop) => Ok((event_loop, true)),
-        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {
-            // FastAPI runs `def` endpoints in a worker thread, which knows its loop.
-            let from_thread = py.import(intern!(py, "anyio.from_thread"))?;
-            let get = asyncio.getattr(intern!(py, "get_running_loop"))?;
-            match from_thread.call_method1(intern!(py, "run_sync"), (get,)) {
-                Ok(event_loop) => Ok((event_loop, false)),
-                Err(_) => Err(PyRuntimeError::new_err(
-                    "subscribe() needs a running event loop: call it in async code, or in a worker thread of one",
-                )),
-            }
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// A newcomer's past.
-fn past(replay: &Bound<'_, PyAny>) -> PyResult<Option<Past>> {
-    if let Ok(word) = replay.cast::<PyString>() {
-        if word.to_str()? == "all" {
-            return Ok(Some(Past::All));
-        }
-    } else if let Ok(n) = replay.extract::<i64>() {
-        return Ok(Some(at_least("replay", n, 0)?).filter(|&n| n > 0).map(Past::Last));
-    }
-    Err(PyValueError::new_err(format!("replay must be a number of events or 'all', not {}", replay.repr()?)))
-}
-
-/// What a subscriber asks for, checked.
-fn request(
-    topics: &Bound<'_, PyAny>,
-    replay: &Bound<'_, PyAny>,
-    overflow: Option<&str>,
-    capacity: Option<i64>,
-    max_age: Option<f64>,
-) -> PyResult<Request> {
-    let py = topics.py();
-    Ok(Request {
-        topics: self::topics(topics)?,
-        past: past(replay)?,
-        overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
-        capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
-        max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
-        ..Request::default()
-    })
-}
 
 #[pymethods]
 impl PyHub {
@@ -798,39 +519,5 @@ impl PyHub {
         }
         hub.wake_all();
         Ok(())
-    }
-}
-
-impl PyHub {
-    /// Stop watching, each on its own loop: the readers of one hub, or all.
-    fn stop_readers(&self, py: Python<'_>, hub: Option<&Arc<Hub>>) -> PyResult<()> {
-        let is_meant =
-            |reader: &mut Py<LoopReader>| hub.is_none_or(|hub| Arc::ptr_eq(&reader.get().hub, hub));
-        let readers: Vec<_> = self.readers.lock().extract_if(.., is_meant).collect();
-        for reader in readers {
-            let event_loop = reader.get().event_loop(py).filter(|_| reader.get().is_ours());
-            match event_loop.filter(|_| reader.get().is_alive(py)) {
-                Some(event_loop) => {
-                    let stop = reader.getattr(py, intern!(py, "_stop"))?;
-                    event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
-                }
-                None if reader.get().is_ours() => reader.get().reports.release(),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for PyHub {
-    fn drop(&mut self) {
-        if self.current.load().generation == fork::generation()
-            && let Some(broker) = self.broker.lock().take()
-        {
-            // It ends when everything was sent.
-            broker.stop();
-        }
-        // A loop that goes on would keep the descriptor of every hub it ever had.
-        while_dropping(|py| self.stop_readers(py, None));
     }
 }

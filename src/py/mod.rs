@@ -17,6 +17,7 @@ mod handed;
 mod hub;
 pub mod json;
 mod json_kinds;
+mod options;
 mod publication;
 mod reader;
 mod signal;

@@ -1,0 +1,125 @@
+//! Ending: streams that are closed, subscribers that are gone, and a hub that closes.
+
+use std::sync::Arc;
+
+use super::{Hub, Registered, State, ring};
+use crate::entry::SubscriberId;
+use crate::log::Item;
+use crate::reader::{Reader, ReaderId};
+use crate::stats::count;
+use crate::subscriber::{Change, CloseReason, Identity, Who};
+
+impl Hub {
+    /// End the streams of `who` after what was published so far; how many are meant.
+    pub fn disconnect(&self, who: Who, reason: CloseReason) -> usize {
+        let mut state = self.state.lock();
+        let meant = state.meant(&who);
+        if meant > 0 {
+            state.log.push(Item::Change(Arc::new(Change::Close { who, reason })));
+        }
+        let readers = state.listening();
+        drop(state);
+        ring(&readers);
+        meant
+    }
+
+    /// How many subscribers are meant.
+    #[must_use]
+    pub fn meant(&self, who: &Who) -> usize {
+        self.state.lock().meant(who)
+    }
+
+    /// Begin to close: nothing is published or joined any more, all streams end after what was published.
+    pub fn begin_close(&self) {
+        self.state.lock().closing = true;
+        self.disconnect(Who::All, CloseReason::HubClosed);
+    }
+
+    pub(super) fn forget(&self, subscribers: impl Iterator<Item = SubscriberId>) {
+        let mut subscribers = subscribers.peekable();
+        if subscribers.peek().is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let gone = subscribers.filter(|&subscriber| self.unregister(&mut state, subscriber)).count();
+        drop(state);
+        count(&self.counters.disconnected, gone as u64);
+    }
+
+    pub(super) fn unregister(&self, state: &mut State, subscriber: SubscriberId) -> bool {
+        let Some(registered) = state.unregister(subscriber) else { return false };
+        self.tell_presence(state, &registered.identity, &registered.topics, false);
+        if let Some(settling) = registered.identity.settling.get() {
+            settling.complete(Ok(None));
+        }
+        true
+    }
+
+    /// End one stream at once; true when its consumer is to be resumed, none when it was closed before.
+    pub fn close(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> Option<bool> {
+        let wake = reader.close(identity, reason, self.clock.now());
+        if wake.is_some() {
+            self.forget(std::iter::once(identity.id));
+        }
+        wake
+    }
+
+    /// The consumer of a subscriber is gone: nothing of it stays. True when it was not closed before.
+    pub fn drop_subscriber(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> bool {
+        let closed = self.close(reader, identity, reason).is_some();
+        reader.remove(identity);
+        closed
+    }
+
+    /// Forget a reader whose loop is gone, with its subscribers.
+    pub fn remove_reader(&self, reader: &Reader) -> Vec<Arc<Identity>> {
+        let mut state = self.state.lock();
+        let lost: Vec<_> = state
+            .subscribers
+            .values()
+            .filter(|registered| registered.identity.reader == reader.id)
+            .map(|registered| registered.identity.clone())
+            .collect();
+        for identity in &lost {
+            self.unregister(&mut state, identity.id);
+        }
+        if let Some(cursor) = state.readers.remove(&reader.id).and_then(|slot| slot.cursor) {
+            state.log.remove_reader(cursor);
+        }
+        drop(state);
+        count(&self.counters.disconnected, lost.len() as u64);
+        lost
+    }
+}
+
+impl State {
+    pub(super) fn meant(&self, who: &Who) -> usize {
+        match who {
+            Who::Id(id) => usize::from(self.subscribers.contains_key(id)),
+            Who::All => self.subscribers.len(),
+            who => self.subscribers.values().filter(|found| who.means(&found.identity)).count(),
+        }
+    }
+
+    pub(super) fn unregister(&mut self, subscriber: SubscriberId) -> Option<Registered> {
+        let registered = self.subscribers.remove(&subscriber)?;
+        let _ = registered.identity.last_topics.set(self.names(&registered.topics));
+        for &topic in &registered.topics {
+            self.topics.exit(topic);
+        }
+        self.left(registered.identity.reader);
+        Some(registered)
+    }
+
+    /// A reader has one subscriber less; one without any holds nothing back.
+    pub(super) fn left(&mut self, reader: ReaderId) {
+        if let Some(slot) = self.readers.get_mut(&reader) {
+            slot.subscribers -= 1;
+            if slot.subscribers == 0
+                && let Some(cursor) = slot.cursor.take()
+            {
+                self.log.remove_reader(cursor);
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Joining: what a subscriber asks for, how its stream begins, and its topics after that.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Hub, Question, Registered, State};
+use crate::control::ResetReason;
+use crate::entry::SubscriberId;
+use crate::error::{Error, Result};
+use crate::event::MAX_ID_BYTES;
+use crate::frame::Draft;
+use crate::heartbeat::spread;
+use crate::history::Past;
+use crate::log::Item;
+use crate::numbering::Place;
+use crate::queue::{Capacity, OverflowPolicy};
+use crate::reader::{Reader, ReaderId};
+use crate::stats::count;
+use crate::subscriber::{Change, Identity, Plan, Subscriber, Terms};
+use crate::topic::{Topic, TopicId, TopicIds};
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Its topics; may be empty, `broadcast` and `send` still reach it.
+    pub topics: Vec<Topic>,
+    /// The id it saw last, as the client gave it.
+    pub last_event_id: Option<String>,
+    /// How much past a newcomer gets.
+    pub past: Option<Past>,
+    /// Whether the application will give initial events, unless it resumes completely.
+    pub initial: bool,
+    /// Whose it is.
+    pub user: Option<Arc<str>>,
+    /// Instead of the hub's.
+    pub overflow: Option<OverflowPolicy>,
+    /// Instead of the hub's, in events.
+    pub capacity: Option<usize>,
+    /// How long the stream may last.
+    pub max_age: Option<Duration>,
+    /// The server that hands the connection over; 0 for one that streams it itself.
+    pub server: u64,
+}
+
+impl Request {
+    /// The id it came back with, if it did.
+    pub(super) fn given(&self) -> Option<&str> {
+        self.last_event_id.as_deref().filter(|id| !id.is_empty())
+    }
+}
+
+impl Hub {
+    /// Join: from now on everything published to the topics is queued for the subscriber; what it missed is
+    /// read from history before that. Gap-free: the place in the log and the cursor are taken under one lock.
+    ///
+    /// # Errors
+    /// [`Error::HubClosed`], [`Error::TooManySubscribers`].
+    ///
+    /// # Panics
+    /// When the system gives no random numbers.
+    pub fn subscribe(&self, reader: &Arc<Reader>, request: &Request) -> Result<Arc<Identity>> {
+        let now = self.clock.now();
+        let random = random();
+        let terms = self.terms(request, random, now);
+        let id = SubscriberId(random);
+        let mut made = None;
+        reader.insert(|key, turn| {
+            let identity = Arc::new(Identity {
+                id,
+                name: public_id(random).into(),
+                user: request.user.clone(),
+                server: request.server,
+                reader: reader.id,
+                key,
+                moved: OnceLock::new(),
+                is_moved: false,
+                recovered: OnceLock::new(),
+                closed: OnceLock::new(),
+                last_topics: OnceLock::new(),
+                settling: OnceLock::new(),
+            });
+            made = Some(identity.clone());
+            Subscriber::new(identity, terms, now, turn)
+        });
+        let identity = made.expect("insert makes the subscriber");
+        match self.register(&identity, request, now) {
+            Ok(Ok(plan)) => self.begin(reader, &identity, plan, now),
+            Ok(Err(Question(asked))) => {
+                if let Some(broker) = self.broker.get() {
+                    broker.settle(id, asked);
+                }
+            }
+            Err(error) => {
+                reader.remove(&identity);
+                return Err(error);
+            }
+        }
+        count(&self.counters.connected, 1);
+        Ok(identity)
+    }
+
+    /// It is known where a subscriber begins.
+    pub(super) fn begin(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
+        let _ = identity.recovered.set(plan.recovered);
+        match plan.recovered {
+            Some(true) => count(&self.counters.resumed, 1),
+            Some(false) => count(&self.counters.resets, 1),
+            None => {}
+        }
+        let (retry_ms, mut plan) = (self.retry_ms(identity.id), Some(plan));
+        self.wherever(reader, identity, |reader, identity| {
+            let _ = identity.recovered.set(plan.as_ref().and_then(|plan| plan.recovered));
+            reader.begin(identity, &mut plan, retry_ms, now)
+        });
+    }
+
+    /// Do something to a subscriber that may be moved to another reader meanwhile, and wake the one it is at.
+    /// False when it is nowhere any more.
+    pub(super) fn wherever(
+        &self,
+        reader: &Arc<Reader>,
+        identity: &Arc<Identity>,
+        mut act: impl FnMut(&Reader, &Arc<Identity>) -> bool,
+    ) -> bool {
+        let (mut reader, mut identity) = (reader.clone(), identity.clone());
+        loop {
+            if act(&reader, &identity) {
+                reader.bell.ring();
+                return true;
+            }
+            let Some(next) = identity.moved.get().cloned() else { return false };
+            match self.state.lock().readers.get(&next.reader) {
+                Some(slot) => reader = slot.reader.clone(),
+                None => return false,
+            }
+            identity = next;
+        }
+    }
+
+    /// A client's own `retry:`, in milliseconds; its number is random.
+    pub(super) fn retry_ms(&self, subscriber: SubscriberId) -> u64 {
+        let (least, most) = self.config.reconnect_ms;
+        least + (subscriber.0 >> 16) % (most - least + 1)
+    }
+
+    pub(super) fn terms(&self, request: &Request, random: u64, now: Duration) -> Terms {
+        let config = &self.config;
+        Terms {
+            capacity: Capacity {
+                events: request.capacity.unwrap_or(config.capacity.events),
+                ..config.capacity
+            },
+            overflow: request.overflow.unwrap_or(config.overflow),
+            heartbeat: config.heartbeat.map(|heartbeat| spread(heartbeat, random)),
+            stall_timeout: config.stall_timeout,
+            expires: request.max_age.map(|age| now + age),
+        }
+    }
+
+    /// How its stream begins; or, when the broker has to find out, the id it came back with.
+    pub(super) fn register(
+        &self,
+        identity: &Arc<Identity>,
+        request: &Request,
+        now: Duration,
+    ) -> Result<Result<Plan, Question>> {
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(Error::HubClosed);
+        }
+        if let Some(limit) = self.config.max_subscribers.filter(|&limit| state.subscribers.len() >= limit) {
+            drop(state);
+            count(&self.counters.turned_away, 1);
+            return Err(Error::TooManySubscribers { limit });
+        }
+        let mut topics = state.intern(&self.config, &request.topics);
+        for &topic in &topics {
+            state.topics.enter(topic);
+        }
+        topics.push(TopicId::BROADCAST);
+        let plan = match state.elsewhere(request, &topics, now) {
+            Some(asked) => {
+                let _ = identity.settling.set(Arc::default());
+                Err(asked)
+            }
+            None => Ok(state.plan(request, &topics, now)),
+        };
+        let waits = plan.is_err().then(|| Box::new(request.clone()));
+        let registered = Registered { identity: identity.clone(), topics: topics.clone(), waits };
+        state.subscribers.insert(identity.id, registered);
+        state.came(identity.reader);
+        self.tell_presence(&state, identity, &topics, true);
+        if plan.is_ok() {
+            state.attach(identity, topics);
+        }
+        if state.topics.len() >= state.next_sweep {
+            state.sweep(now);
+        }
+        Ok(plan)
+    }
+
+    /// Add topics to a subscriber, from the next event on. False when it is not there (any more).
+    ///
+    /// # Errors
+    /// [`Error::HubClosed`].
+    pub fn join(&self, subscriber: SubscriberId, topics: &[Topic]) -> Result<bool> {
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(Error::HubClosed);
+        }
+        let Some(registered) = state.subscribers.get(&subscriber) else { return Ok(false) };
+        let has = registered.topics.clone();
+        let mut topics = state.intern(&self.config, topics);
+        topics.retain(|topic| !has.contains(topic));
+        for &topic in &topics {
+            state.topics.enter(topic);
+        }
+        if let Some(registered) = state.subscribers.get_mut(&subscriber) {
+            registered.topics.extend_from_slice(&topics);
+            let identity = registered.identity.clone();
+            self.tell_presence(&state, &identity, &topics, true);
+        }
+        state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
+        Ok(true)
+    }
+
+    /// Take topics from a subscriber, from the next event on. False when it is not there (any more).
+    pub fn leave(&self, subscriber: SubscriberId, topics: &[Topic]) -> bool {
+        let mut state = self.state.lock();
+        let mut topics: TopicIds =
+            topics.iter().filter_map(|topic| state.topics.find(topic.as_str())).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
+        topics.retain(|topic| registered.topics.contains(topic));
+        registered.topics.retain(|topic| !topics.contains(topic));
+        let identity = registered.identity.clone();
+        self.tell_presence(&state, &identity, &topics, false);
+        for &topic in &topics {
+            state.topics.exit(topic);
+        }
+        state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
+        true
+    }
+
+    /// The application's initial events of a subscriber are complete. Its last one carries the cursor's id.
+    ///
+    /// # Errors
+    /// [`Error::EventTooLarge`]; nothing was queued then.
+    pub fn initial(&self, reader: &Reader, identity: &Identity, events: Vec<Draft>) -> Result<bool> {
+        for event in &events {
+            self.check_size(event)?;
+        }
+        Ok(reader.initial(identity, events, self.clock.now()))
+    }
+}
+
+impl State {
+    /// It gets what is published from here on.
+    pub(super) fn attach(&mut self, identity: &Identity, topics: TopicIds) {
+        let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
+        self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
+    }
+
+    /// How a stream begins, by what this process has.
+    pub(super) fn plan(&mut self, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
+        let head = self.seq;
+        let asked = request.given().map(|text| match self.numbering.find(text, head) {
+            Place::Nowhere(reason) => Err((reason, 0)),
+            Place::Elsewhere(_) => Err((ResetReason::Evicted, head)),
+            Place::Here(seq) if !self.history.reaches(topics, seq, now) => Err((ResetReason::Evicted, seq)),
+            Place::Here(seq) => Ok(seq),
+        });
+        if let Some(Ok(seq)) = asked {
+            let replay = (seq < head).then(|| self.history.resume(topics, seq, head));
+            let (id, recovered) = (self.numbering.id(seq), Some(true));
+            return Plan { cursor: seq, id, reset: None, replay, fetch: None, initial: false, recovered };
+        }
+        self.plan_without(request, asked.and_then(Result::err), topics, now)
+    }
+
+    /// How a newcomer's stream begins, or that of one whose gap cannot be closed: why, and behind what number
+    /// what is left of it begins.
+    pub(super) fn plan_without(
+        &mut self,
+        request: &Request,
+        gap: Option<(ResetReason, u64)>,
+        topics: &TopicIds,
+        now: Duration,
+    ) -> Plan {
+        let head = self.seq;
+        let given = request.given();
+        let requested = || given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);
+        let reset = gap.map(|(reason, _)| (reason, requested()));
+        let replay = match gap {
+            // Its gap was announced; what is left of what it missed still comes, unless a snapshot does.
+            Some((ResetReason::Evicted, seq)) if !request.initial => {
+                Some(self.history.remains(topics, seq, head))
+            }
+            _ => request.past.map(|past| self.history.past(topics, past, head, now)),
+        };
+        let cursor = replay.as_ref().map_or(head, |replay| replay.from().min(head));
+        let recovered = reset.as_ref().map(|_| false);
+        let id = self.numbering.id(cursor);
+        Plan { cursor, id, reset, replay, fetch: None, initial: request.initial, recovered }
+    }
+
+    /// A reader has one subscriber more: from here on it reads the log.
+    pub(super) fn came(&mut self, reader: ReaderId) {
+        let Self { readers, log, .. } = self;
+        if let Some(slot) = readers.get_mut(&reader) {
+            slot.subscribers += 1;
+            slot.cursor.get_or_insert_with(|| log.add_reader());
+        }
+    }
+}
+
+/// 64 random bits: for ids nobody should guess, and for spreading.
+fn random() -> u64 {
+    getrandom::u64().expect("the system gives random numbers")
+}
+
+/// A subscriber's public id.
+fn public_id(number: u64) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut digits = Vec::with_capacity(13);
+    let mut rest = number;
+    while rest > 0 || digits.is_empty() {
+        digits.push(DIGITS[usize::try_from(rest % 36).unwrap_or(0)] as char);
+        rest /= 36;
+    }
+    "c-".chars().chain(digits.into_iter().rev()).collect()
+}
