@@ -169,6 +169,8 @@ class RedisBroker:
     Args:
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, or
             ``unix:///path?db=0&user=&pass=``. Valkey's names ``valkey://`` and ``valkeys://`` mean the same.
+            By sentinels: ``redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]``. In a
+            cluster: any node's.
         prefix: what the keys begin with, after the brace of their hash tag.
         timeout: how long a publication may wait to be sent, and then for its reply, in seconds.
         connect_timeout: how long connecting may take, in seconds.

@@ -21,7 +21,8 @@ use crate::hub::Hub;
 /// connected before the hub's first use, and one broker may serve several hubs.
 ///
 /// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or `unix:///path?db=0&user=&pass=`;
-/// Valkey's names `valkey://` and `valkeys://` mean the same. `prefix` is what the keys begin with, after the
+/// Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels it is
+/// `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any node's. `prefix` is what the keys begin with, after the
 /// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait to be sent, and then for
 /// its reply; `connect_timeout` how long connecting may take. `ca_certs` is a file with the certificates (PEM)
 /// of who signs the server's, None for the system's; `certfile` and `keyfile` are the client's own.

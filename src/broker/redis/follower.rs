@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisError, Value};
 use tokio::time::timeout;
 
 use super::link::{Backoff, connect, describe};
@@ -28,7 +28,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut follower = Follower { shared: shared.clone(), cursor: None };
     let mut lost: Option<Instant> = None;
     loop {
-        let reason = match connect(&shared.server).await {
+        let reason = match connect(&shared.server, &shared.commands.moved).await {
             Err(reason) => reason,
             Ok(connection) => {
                 let reason = follower.follow(connection, &mut backoff, &mut lost).await;
@@ -38,7 +38,7 @@ pub async fn run(shared: Arc<Shared>) {
         };
         shared.connected.store(false, Ordering::Release);
         shared.settles_changed.notify_waiters();
-        if lost.is_none() {
+        if lost.is_none() && !shared.commands.moved.is_news() {
             lost = Some(Instant::now());
             shared.warn(&format!(
                 "no connection to {}: {reason}; clients stay connected, and get what was published meanwhile \
@@ -225,7 +225,7 @@ impl Follower {
         match timeout(self.shared.server.timeout, command.query_async::<Value>(connection)).await {
             Ok(Ok(value)) => reply::last_id(&value).ok_or_else(|| "XINFO gave no last-generated-id".into()),
             Ok(Err(error)) if error.to_string().contains("no such key") => Ok(StreamId::default()),
-            Ok(Err(error)) => Err(describe(&error)),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(self.no_reply()),
         }
     }
@@ -238,9 +238,14 @@ impl Follower {
         held: Duration,
     ) -> Result<Value, String> {
         match timeout(held + self.shared.server.timeout, command.query_async(connection)).await {
-            Ok(answer) => answer.map_err(|error| describe(&error)),
+            Ok(answer) => answer.map_err(|error| self.failed(&error)),
             Err(_) => Err(self.no_reply()),
         }
+    }
+
+    fn failed(&self, error: &RedisError) -> String {
+        self.shared.commands.moved.says(error);
+        describe(error)
     }
 
     fn no_reply(&self) -> String {

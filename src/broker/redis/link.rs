@@ -1,5 +1,6 @@
 //! Connections to Redis: made again when they break, at a bounded pace.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -29,15 +30,49 @@ impl Backoff {
     }
 }
 
+/// Where a cluster has the hub's keys, once one of its nodes has said so.
+#[derive(Default)]
+pub struct Moved {
+    to: parking_lot::Mutex<Option<(String, u16)>>,
+    /// It was said since the last connection was made.
+    fresh: AtomicBool,
+}
+
+impl Moved {
+    /// Whether the error says that the keys are elsewhere, which is remembered.
+    pub fn says(&self, error: &RedisError) -> bool {
+        let Some((node, _)) = error.redirect_node() else { return false };
+        let Some((host, port)) = node.rsplit_once(':') else { return false };
+        let Ok(port) = port.parse() else { return false };
+        *self.to.lock() = Some((host.trim_matches(['[', ']']).to_owned(), port));
+        self.fresh.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether it was said since this was asked last: then a connection that ended was not lost.
+    pub fn is_news(&self) -> bool {
+        self.fresh.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A new connection whose commands may take as long as they like.
-pub async fn connect(server: &Server) -> Result<MultiplexedConnection, String> {
+pub async fn connect(server: &Server, moved: &Moved) -> Result<MultiplexedConnection, String> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let connecting = server.client.get_multiplexed_async_connection_with_config(&config);
+    let moved_to = moved.to.lock().clone();
+    let connecting = async {
+        let client = server.client(moved_to).await?;
+        client.get_multiplexed_async_connection_with_config(&config).await
+    };
     // Around all of it: a stopped server takes the connection and never answers.
-    match timeout(server.connect_timeout, connecting).await {
+    let made = match timeout(server.connect_timeout, connecting).await {
         Ok(made) => made.map_err(|error| describe(&error)),
         Err(_) => Err(format!("no connection within {:?}", server.connect_timeout)),
+    };
+    if made.is_err() {
+        // Another node knows where the keys are by now.
+        moved.to.lock().take();
     }
+    made
 }
 
 /// What an error says, in one line.
@@ -47,21 +82,25 @@ pub fn describe(error: &RedisError) -> String {
 
 /// The connection for everything but following the stream. Shared: its commands are pipelined.
 #[derive(Default)]
-pub struct Commands(Mutex<Option<MultiplexedConnection>>);
+pub struct Commands {
+    current: Mutex<Option<MultiplexedConnection>>,
+    /// Of all connections.
+    pub moved: Moved,
+}
 
 impl Commands {
     /// The connection, made anew if it broke.
     pub async fn get(&self, server: &Server) -> Result<MultiplexedConnection, String> {
-        let mut current = self.0.lock().await;
+        let mut current = self.current.lock().await;
         if let Some(connection) = &*current {
             return Ok(connection.clone());
         }
-        Ok(current.insert(connect(server).await?).clone())
+        Ok(current.insert(connect(server, &self.moved).await?).clone())
     }
 
     /// It broke.
     pub async fn broke(&self) {
-        self.0.lock().await.take();
+        self.current.lock().await.take();
     }
 
     /// Run a command, at most for the server's timeout; a connection that fails is not used again.
@@ -74,7 +113,7 @@ impl Commands {
         let failed = match timeout(server.timeout, command.query_async(&mut connection)).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => {
-                if is_useless(&error) {
+                if self.moved.says(&error) || is_useless(&error) {
                     self.broke().await;
                 }
                 describe(&error)

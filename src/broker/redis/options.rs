@@ -4,7 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{Client, ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult,
+    TlsCertificates,
+};
 
 use crate::error::{Error, Result};
 
@@ -23,8 +27,7 @@ pub struct Certificates {
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct Server {
-    /// Makes connections.
-    pub client: Client,
+    target: Target,
     /// Where it is, without the password: for messages.
     pub shown: String,
     /// Longest time that a publication may take.
@@ -33,14 +36,30 @@ pub struct Server {
     pub connect_timeout: Duration,
 }
 
+/// What is asked for a connection.
+#[derive(Clone)]
+enum Target {
+    /// A server, which may be any of a cluster.
+    Node { info: ConnectionInfo, certificates: Option<Certificates> },
+    /// Sentinels, which know the primary.
+    Sentinels { sentinels: Vec<ConnectionInfo>, service: String, node: SentinelNodeConnectionInfo },
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Server({})", self.shown)
     }
 }
 
+/// What is wrong with a URL, without the URL: it may have a password in it.
+fn unusable(scheme: &str, error: &RedisError) -> Error {
+    let detail = error.detail().map_or_else(|| error.to_string(), ToString::to_string);
+    Error::InvalidOption(format!("the broker's {scheme}:// URL cannot be used: {detail}"))
+}
+
 impl Server {
-    /// The server at `url`: `redis://`, `rediss://` (TLS), `unix://`, or the same with Valkey's name.
+    /// The server at `url`: `redis://`, `rediss://` (TLS), `unix://`, the same with Valkey's name, or
+    /// `redis+sentinel://`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a URL that is none of these. Nothing is connected yet.
@@ -51,39 +70,111 @@ impl Server {
         connect_timeout: Duration,
     ) -> Result<Self> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        if !matches!(
-            scheme,
-            "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix"
-        ) {
-            // The URL itself may have a password in it.
-            return Err(Error::InvalidOption(format!(
-                "a broker's URL must begin with redis://, rediss://, valkey://, valkeys:// or unix://, not with \
-                 {scheme:?}"
-            )));
-        }
-        let wrong = |error: &redis::RedisError| {
-            let detail = error.detail().map_or_else(|| error.to_string(), ToString::to_string);
-            Error::InvalidOption(format!("the broker's {scheme}:// URL cannot be used: {detail}"))
-        };
-        let info = url.into_connection_info().map_err(|error| wrong(&error))?;
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let shown = shown(&info, scheme);
         let is_tls = matches!(scheme, "rediss" | "valkeys");
-        let given = certificates.ca.is_some() || certificates.client.is_some();
-        if given && !is_tls {
+        if (certificates.ca.is_some() || certificates.client.is_some()) && !is_tls {
             return Err(Error::InvalidOption(format!("certificates are for rediss://, not for {scheme}://")));
         }
-        let client = if is_tls {
-            let client_tls = certificates
-                .client
-                .map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-            Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: certificates.ca })
-        } else {
-            Client::open(info)
+        let (target, shown) = match scheme {
+            "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
+                let info = url.into_connection_info().map_err(|error| unusable(scheme, &error))?;
+                let info = info.set_tcp_settings(tcp_settings());
+                let shown = shown(&info, scheme);
+                let target = Target::Node { info, certificates: is_tls.then_some(certificates) };
+                (target, shown)
+            }
+            "redis+sentinel" | "valkey+sentinel" => sentinels(scheme, url)?,
+            _ => {
+                return Err(Error::InvalidOption(format!(
+                    "a broker's URL must begin with redis://, rediss://, valkey://, valkeys://, unix:// or \
+                     redis+sentinel://, not with {scheme:?}"
+                )));
+            }
         };
-        let client = client.map_err(|error| wrong(&error))?;
-        Ok(Self { client, shown, timeout, connect_timeout })
+        let server = Self { target, shown, timeout, connect_timeout };
+        // What is wrong with certificates is said now.
+        if let Target::Node { info, certificates } = &server.target {
+            client(info.clone(), certificates.as_ref()).map_err(|error| unusable(scheme, &error))?;
+        }
+        Ok(server)
     }
+
+    /// What makes connections to where the hub's keys are now: `moved_to` is what a node of a cluster said.
+    ///
+    /// # Errors
+    /// What the sentinels say, or fail to.
+    pub async fn client(&self, moved_to: Option<(String, u16)>) -> RedisResult<Client> {
+        match &self.target {
+            Target::Node { info, certificates } => {
+                let info = match moved_to {
+                    None => info.clone(),
+                    Some((host, port)) => {
+                        let addr = at_node(info.addr(), host, port);
+                        info.clone().set_addr(addr)
+                    }
+                };
+                client(info, certificates.as_ref())
+            }
+            Target::Sentinels { sentinels, service, node } => {
+                Sentinel::build(sentinels.clone())?.async_master_for(service, Some(node)).await
+            }
+        }
+    }
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+fn client(info: ConnectionInfo, certificates: Option<&Certificates>) -> RedisResult<Client> {
+    let Some(Certificates { ca, client }) = certificates.cloned() else { return Client::open(info) };
+    let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: ca })
+}
+
+/// Another node of a cluster, reached as the first one was.
+fn at_node(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
+    match first {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    }
+}
+
+/// `redis+sentinel://[[user]:password@]host:port[,host:port…]/service[?db=0]`. User and password are those of
+/// the servers that the sentinels watch.
+fn sentinels(scheme: &str, url: &str) -> Result<(Target, String)> {
+    let rest = &url[scheme.len() + 3..];
+    let (login, rest) = rest.rsplit_once('@').map_or(("", rest), |(login, rest)| (login, rest));
+    let rule = || {
+        Error::InvalidOption(format!(
+            "a {scheme}:// URL is {scheme}://[[user]:password@]host:port[,host:port]/service[?db=0]"
+        ))
+    };
+    let (hosts, service) = rest.split_once('/').ok_or_else(rule)?;
+    let (service, query) = service.split_once('?').unwrap_or((service, ""));
+    let db = match query {
+        "" => "0",
+        query => query.strip_prefix("db=").ok_or_else(rule)?,
+    };
+    if service.is_empty() || service.contains('/') || hosts.is_empty() {
+        return Err(rule());
+    }
+    let login = if login.is_empty() { String::new() } else { format!("{login}@") };
+    let info = |url: String| url.into_connection_info().map_err(|error| unusable(scheme, &error));
+    let node = info(format!("redis://{login}host/{db}"))?.redis_settings().clone();
+    let sentinels: Vec<ConnectionInfo> = hosts
+        .split(',')
+        .map(|host| {
+            let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:26379") };
+            info(format!("redis://{with_port}")).map(|info| info.set_tcp_settings(tcp_settings()))
+        })
+        .collect::<Result<_>>()?;
+    let shown = format!("{scheme}://{hosts}/{service}");
+    let node = SentinelNodeConnectionInfo::default()
+        .set_redis_connection_info(node)
+        .set_tcp_settings(tcp_settings());
+    Ok((Target::Sentinels { sentinels, service: service.into(), node }, shown))
 }
 
 fn shown(info: &ConnectionInfo, scheme: &str) -> String {
@@ -153,6 +244,7 @@ mod tests {
             ("rediss://:secret@localhost", "rediss://localhost:6379/0"),
             ("valkey://localhost", "valkey://localhost:6379/0"),
             ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock/2"),
+            ("redis+sentinel://a:secret@one:26379,two/main?db=2", "redis+sentinel://one:26379,two/main"),
         ] {
             assert_eq!(server(url).unwrap().shown, shown);
         }

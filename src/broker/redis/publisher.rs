@@ -87,6 +87,16 @@ impl Outbox {
         batch
     }
 
+    /// Nothing of this was taken: it is sent elsewhere, in the same order.
+    fn put_back(&self, batch: Vec<Posted>) {
+        let mut queue = self.queue.lock();
+        queue.sent -= batch.len();
+        for posted in batch.into_iter().rev() {
+            queue.bytes += posted.letter.len();
+            queue.letters.push_front(posted);
+        }
+    }
+
     /// The letters that have waited too long.
     fn expired(&self, age: Duration) -> Vec<Posted> {
         let mut queue = self.queue.lock();
@@ -177,6 +187,18 @@ impl Shared {
     }
 
     async fn replied(&self, batch: Vec<Posted>, replies: Vec<std::result::Result<String, RedisError>>) {
+        // All keys of a hub are at one node of a cluster: it took all of it, or nothing.
+        let is_elsewhere = |reply: &std::result::Result<String, RedisError>| matches!(reply, Err(error) if self.commands.moved.says(error));
+        if !replies.is_empty() && replies.iter().all(is_elsewhere) {
+            self.commands.broke().await;
+            self.outbox.put_back(batch);
+            // A cluster that is being changed may send us around for a while.
+            let late = self.outbox.expired(self.server.timeout);
+            let reason: Arc<str> = format!("{} has moved the hub's keys", self.server.shown).into();
+            self.give(late, |_| Err(Failure::Refused(reason.clone())));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            return;
+        }
         let mut useless = false;
         let mut replies = replies.into_iter();
         let outcomes: Vec<Sent> = batch
