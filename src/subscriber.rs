@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::broker::outcome::Outcome;
 use crate::control;
 use crate::control::ResetReason;
-use crate::entry::{Cursor, Entry, SubscriberId, Target};
+use crate::entry::{Cursor, Entry, PublicId, SubscriberId, Target};
 use crate::event::EventId;
 use crate::frame::Draft;
 use crate::history::{Page, Replay};
@@ -80,8 +80,6 @@ impl CloseReason {
 pub struct Identity {
     /// Its number.
     pub id: SubscriberId,
-    /// Its public id.
-    pub name: Box<str>,
     /// Whose it is, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
     /// The server that handed its connection over; 0 for one that streams it itself.
@@ -105,12 +103,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Its public id.
+    #[must_use]
+    pub fn name(&self) -> PublicId {
+        self.id.public()
+    }
+
     /// The same subscriber, at another reader.
     #[must_use]
     pub fn at(&self, reader: ReaderId, key: usize, server: u64) -> Self {
         Self {
             id: self.id,
-            name: self.name.clone(),
             user: self.user.clone(),
             server,
             reader,
@@ -321,10 +324,11 @@ pub struct Subscriber {
     lead: Vec<Arc<Entry>>,
     opened: bool,
     initial: bool,
-    /// The id of the end of the initial events.
-    cursor_id: Option<EventId>,
-    fetch: Option<Fetch>,
-    replay: Option<Replay>,
+    // Few have any of these at a time, and there may be many thousands of them: each is a pointer.
+    /// The id of the end of the initial events, while they are awaited.
+    cursor_id: Option<Box<EventId>>,
+    fetch: Option<Box<Fetch>>,
+    replay: Option<Box<Replay>>,
     queue: Queue,
     consumer: Consumer,
     last_write: Duration,
@@ -376,9 +380,9 @@ impl Subscriber {
         }
         let closed = self.identity.closed.get().is_some();
         self.initial = plan.initial && !closed;
-        self.cursor_id = plan.id;
-        self.fetch = plan.fetch.filter(|_| !closed);
-        self.replay = plan.replay;
+        self.cursor_id = plan.id.filter(|_| self.initial).map(Box::new);
+        self.fetch = plan.fetch.filter(|_| !closed).map(Box::new);
+        self.replay = plan.replay.map(Box::new);
         self.last_seq = plan.cursor;
         self.wake(now, turn)
     }
@@ -414,7 +418,7 @@ impl Subscriber {
             return false;
         }
         self.initial = false;
-        let id = self.cursor_id;
+        let id = self.cursor_id.take().map(|id| *id);
         if let Some(id) = id.filter(|_| events.is_empty()) {
             self.lead.push(control::cursor(Cursor { seq: self.last_seq, id }, now));
         }
@@ -485,7 +489,8 @@ impl Subscriber {
             self.stage = Stage::Over;
             return Taken::End;
         }
-        out.append(&mut self.lead);
+        // With its memory: most clients have nothing of their own to say ever again.
+        out.extend(std::mem::take(&mut self.lead));
         if !self.initial {
             self.take_fetched(now, out);
             if self.fetch.is_none() {

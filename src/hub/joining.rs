@@ -67,7 +67,6 @@ impl Hub {
         reader.insert(|key, turn| {
             let identity = Arc::new(Identity {
                 id,
-                name: public_id(random).into(),
                 user: request.user.clone(),
                 server: request.server,
                 reader: reader.id,
@@ -189,8 +188,8 @@ impl Hub {
         let registered = Registered { identity: identity.clone(), topics: topics.clone(), waits };
         state.subscribers.insert(identity.id, registered);
         state.came(identity.reader);
-        self.tell_presence(&state, identity, &topics, true);
         if plan.is_ok() {
+            self.tell_presence(&state, identity, &topics, true);
             state.attach(identity, topics);
         }
         if state.topics.len() >= state.next_sweep {
@@ -318,16 +317,4 @@ impl State {
 /// 64 random bits: for ids nobody should guess, and for spreading.
 fn random() -> u64 {
     getrandom::u64().expect("the system gives random numbers")
-}
-
-/// A subscriber's public id.
-fn public_id(number: u64) -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut digits = Vec::with_capacity(13);
-    let mut rest = number;
-    while rest > 0 || digits.is_empty() {
-        digits.push(DIGITS[usize::try_from(rest % 36).unwrap_or(0)] as char);
-        rest /= 36;
-    }
-    "c-".chars().chain(digits.into_iter().rev()).collect()
 }

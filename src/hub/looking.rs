@@ -12,9 +12,9 @@ impl Hub {
     /// The identity of the subscriber with this public id.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Identity>> {
-        let id = number(name)?;
+        let id = SubscriberId::from_public(name)?;
         let state = self.state.lock();
-        state.subscribers.get(&id).map(|found| found.identity.clone()).filter(|found| &*found.name == name)
+        state.subscribers.get(&id).map(|found| found.identity.clone())
     }
 
     /// The subscribers of a topic, or all, in no particular order.
@@ -101,9 +101,4 @@ impl State {
         names.sort_unstable();
         names
     }
-}
-
-/// The number behind a public id.
-pub(super) fn number(name: &str) -> Option<SubscriberId> {
-    Some(SubscriberId(u64::from_str_radix(name.strip_prefix("c-")?, 36).ok()?))
 }

@@ -187,6 +187,8 @@ impl Hub {
             }
             Verdict::Here | Verdict::Later => state.plan(&request, &topics, now),
         };
+        // Who is there for others to see has its place in the order: nothing published from now on is missed.
+        self.tell_presence(&state, &identity, &topics, true);
         state.attach(&identity, topics);
         drop(state);
         self.begin(&reader, &identity, plan, now);
@@ -209,7 +211,7 @@ impl Hub {
             let Some(Letter::Event { to, draft }) = letter else { continue };
             let is_meant = match &to {
                 To::All => true,
-                To::One(name) => **name == *identity.name,
+                To::One(name) => **name == *identity.name(),
                 To::Topics(names) => names.iter().any(|name| {
                     state.topics.find(name.as_str()).is_some_and(|id| registered.topics.contains(&id))
                 }),
@@ -275,8 +277,7 @@ impl State {
     }
 
     fn named(&self, name: &str) -> Option<SubscriberId> {
-        let id = super::looking::number(name)?;
-        self.subscribers.get(&id).filter(|found| *found.identity.name == *name).map(|_| id)
+        SubscriberId::from_public(name).filter(|id| self.subscribers.contains_key(id))
     }
 
     /// Whether the broker has to find out where a client begins: then the id it came back with.
@@ -319,7 +320,7 @@ impl State {
             _ => Some(self.topics.get(id)?.name.clone()),
         };
         PresenceChange {
-            subscriber: identity.name.clone(),
+            subscriber: (*identity.name()).into(),
             topics: topics.iter().filter_map(name).collect(),
             is_in,
         }

@@ -229,8 +229,8 @@ impl Drop for PySubscription {
 impl PySubscription {
     /// The client's id: what `send` and `disconnect` take. Opaque and not to be guessed.
     #[getter]
-    fn id(&self) -> &str {
-        &self.identity.name
+    fn id(&self) -> String {
+        self.identity.name().to_string()
     }
 
     /// The names of its topics, sorted; those it had, once it is closed.
@@ -318,7 +318,7 @@ impl PySubscription {
             return Ok(PyPublication::known(None));
         }
         if let Some(broker) = self.core.broker() {
-            let letter = Letter::Event { to: To::One(self.identity.name.clone()), draft };
+            let letter = Letter::Event { to: To::One((*self.identity.name()).into()), draft };
             let outcome = self.core.post(letter).or_raise(py)?;
             return Ok(PyPublication::later(outcome, broker.clone()));
         }
@@ -434,7 +434,7 @@ impl PySubscription {
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| other.get().identity.name == self.identity.name)
+        other.cast::<Self>().is_ok_and(|other| other.get().identity.id == self.identity.id)
     }
 
     fn __hash__(&self) -> u64 {
@@ -443,7 +443,7 @@ impl PySubscription {
 
     fn __repr__(&self) -> String {
         let state = self.closed().map_or_else(|| "open".into(), |reason| format!("closed: {reason}"));
-        format!("<Subscription {} ({state})>", self.identity.name)
+        format!("<Subscription {} ({state})>", &*self.identity.name())
     }
 
     /// Private: the event loop that delivers to it; None when it is gone.

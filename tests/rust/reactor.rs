@@ -24,7 +24,7 @@ struct Ends(Mutex<Sender<(String, String)>>);
 
 impl Listener for Ends {
     fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason) {
-        let _ = self.0.lock().unwrap().send((identity.name.to_string(), reason.as_str().to_string()));
+        let _ = self.0.lock().unwrap().send((identity.name().to_string(), reason.as_str().to_string()));
     }
 }
 
@@ -171,7 +171,7 @@ fn events_arrive_in_order_and_the_body_ends_properly() {
     assert_eq!(client.event().unwrap(), "last");
     assert_eq!(client.event(), None);
     assert!(client.closes());
-    assert_eq!(setup.ended(), (identity.name.to_string(), "enough".to_string()));
+    assert_eq!(setup.ended(), (identity.name().to_string(), "enough".to_string()));
     until("the stream is not counted", || setup.reactor.open(7) == 0);
     assert_eq!(setup.hub.count(None), 0);
 }
@@ -200,7 +200,7 @@ fn a_client_that_leaves_is_noticed() {
     for leave in [Shutdown::Both, Shutdown::Write] {
         let (client, identity) = setup.connect(None);
         client.stream.shutdown(leave).unwrap();
-        assert_eq!(setup.ended(), (identity.name.to_string(), "client".to_string()));
+        assert_eq!(setup.ended(), (identity.name().to_string(), "client".to_string()));
         assert_eq!(setup.hub.count(None), 0);
     }
 }
@@ -214,7 +214,7 @@ fn a_client_that_sends_rubbish_is_closed_beyond_a_limit() {
     assert_eq!(client.event().unwrap(), "still here");
     // The rest may find the connection closed already.
     let _ = client.stream.write_all(&vec![b'x'; 1 << 20]);
-    assert_eq!(setup.ended(), (identity.name.to_string(), "client".to_string()));
+    assert_eq!(setup.ended(), (identity.name().to_string(), "client".to_string()));
     assert!(client.closes());
 }
 
@@ -226,13 +226,13 @@ fn a_stalled_client_delays_nobody_and_overflows_alone() {
     let filler = "x".repeat(100_000);
     let mut number = 0;
     // Until the stalled one's socket and queue are full, whatever the kernel's buffers are.
-    while setup.hub.get(&stalled.name).is_some() {
+    while setup.hub.get(&stalled.name()).is_some() {
         setup.publish(&format!("{number} {filler}"));
         assert_eq!(healthy.event().unwrap(), format!("{number} {filler}"));
         number += 1;
         assert!(number < 5000, "a client that reads nothing is never cut");
     }
-    assert_eq!(setup.ended(), (stalled.name.to_string(), "overflow".to_string()));
+    assert_eq!(setup.ended(), (stalled.name().to_string(), "overflow".to_string()));
     assert_eq!(setup.hub.count(None), 1);
     until("the connection is closed", || setup.reactor.open(7) == 1);
 }
@@ -247,7 +247,7 @@ fn a_client_that_takes_nothing_is_freed_by_the_stall_timeout() {
     for _ in 0..100 {
         setup.publish(&filler);
     }
-    assert_eq!(setup.ended(), (stalled.name.to_string(), "stalled".to_string()));
+    assert_eq!(setup.ended(), (stalled.name().to_string(), "stalled".to_string()));
     until("the connection is closed", || setup.reactor.open(7) == 0);
 }
 

@@ -330,13 +330,13 @@ fn a_stream_knows_what_it_was_asked_for() {
     assert_eq!(stream.identity.user.as_deref(), Some("ann"));
     let names = world.hub.topics_of(&stream.identity);
     assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
-    let found = world.hub.get(&stream.identity.name).expect("found by its public id");
+    let found = world.hub.get(&stream.identity.name()).expect("found by its public id");
     assert_eq!(found.id, stream.identity.id);
-    for name in ["", "c-", "c-zzzzzzzzzzzzzzzzzzzz", "x", &stream.identity.name.to_uppercase()] {
+    for name in ["", "c-", "c-zzzzzzzzzzzzzzzzzzzz", "x", &stream.identity.name().to_uppercase()] {
         assert!(world.hub.get(name).is_none(), "{name:?}");
     }
     stream.leave();
     world.pass(Duration::from_secs(1));
     assert_eq!(world.hub.topics_of(&stream.identity).len(), 2, "those it had");
-    assert!(world.hub.get(&stream.identity.name).is_none());
+    assert!(world.hub.get(&stream.identity.name()).is_none());
 }
