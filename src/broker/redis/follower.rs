@@ -25,7 +25,7 @@ const BEHIND: Duration = Duration::from_millis(5);
 /// Follow the stream until the task is dropped.
 pub async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new();
-    let mut follower = Follower { shared: shared.clone(), cursor: None };
+    let mut follower = Follower { shared: shared.clone(), joined: None, cursor: None };
     let mut lost: Option<Instant> = None;
     loop {
         let reason = match connect(&shared.server, &shared.commands.moved).await {
@@ -52,6 +52,8 @@ pub async fn run(shared: Arc<Shared>) {
 
 struct Follower {
     shared: Arc<Shared>,
+    /// The end of the stream when this process first saw it: what came before is history.
+    joined: Option<StreamId>,
     /// Up to here everything was delivered; none before the first connection.
     cursor: Option<StreamId>,
 }
@@ -169,6 +171,9 @@ impl Follower {
 
     /// The first connection: take over what the stream keeps, and begin behind its end.
     async fn begin(&mut self, connection: &mut MultiplexedConnection, last: StreamId) -> Result<(), String> {
+        // An attempt before this one may have failed when the publisher was already told to go on.
+        let last = last.min(*self.joined.get_or_insert(last));
+        self.shared.joined.send_replace(true);
         let value = self.ask(connection, &redis::cmd("TIME"), Duration::ZERO).await?;
         let now = reply::time(&value).ok_or("TIME gave no time")?;
         let kept = self.kept(connection, last, now).await?;

@@ -61,6 +61,8 @@ struct Shared {
     connected: AtomicBool,
     /// The connection came or went.
     settles_changed: Notify,
+    /// It is known from where on this process delivers the stream.
+    joined: watch::Sender<bool>,
     /// Up to where the stream was delivered.
     progress: watch::Sender<Option<StreamId>>,
     /// The newest entry that this process wrote.
@@ -126,6 +128,7 @@ impl RedisBroker {
             failed: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             settles_changed: Notify::new(),
+            joined: watch::Sender::new(false),
             progress: watch::Sender::new(None),
             last_sent: watch::Sender::new(StreamId::default()),
             presence: Mutex::default(),

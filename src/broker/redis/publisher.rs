@@ -18,6 +18,8 @@ use crate::broker::outcome::{Failure, Outcome, Sent};
 use crate::error::{Error, Result};
 use crate::numbering::StreamId;
 
+/// How long to wait for the follower before another look at what waits.
+const JOINING: Duration = Duration::from_millis(250);
 /// Letters sent in one pipeline, at most; and about how many bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
@@ -131,18 +133,18 @@ pub async fn run(shared: Arc<Shared>) {
         }
         let mut backoff = Backoff::new();
         let connection = loop {
-            match shared.commands.get(&shared.server).await {
-                Ok(connection) => break Some(connection),
-                Err(reason) => {
-                    let late = shared.outbox.expired(shared.server.timeout);
-                    let text = format!("{} cannot be reached: {reason}", shared.server.shown);
-                    shared.give(late, |_| Err(Failure::Refused(text.as_str().into())));
-                    if shared.outbox.is_empty() {
-                        break None;
-                    }
-                    backoff.pause().await;
-                }
+            let reason = match shared.commands.get(&shared.server).await {
+                Ok(connection) if shared.has_joined().await => break Some(connection),
+                Ok(_) => "its stream cannot be followed".to_owned(),
+                Err(reason) => reason,
+            };
+            let late = shared.outbox.expired(shared.server.timeout);
+            let text = format!("{} cannot be reached: {reason}", shared.server.shown);
+            shared.give(late, |_| Err(Failure::Refused(text.as_str().into())));
+            if shared.outbox.is_empty() {
+                break None;
             }
+            backoff.pause().await;
         };
         let Some(mut connection) = connection else { continue };
         let batch = shared.outbox.take();
@@ -166,6 +168,13 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Whether this process will deliver what it sends now. Before it has joined the stream, that would be the past
+    /// to it, and what is for one of its own clients would reach nobody.
+    async fn has_joined(&self) -> bool {
+        let mut joined = self.joined.subscribe();
+        timeout(JOINING, joined.wait_for(|joined| *joined)).await.is_ok()
+    }
+
     fn pipeline(&self, batch: &[Posted]) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
