@@ -1,24 +1,33 @@
-"""The demo's server: one hub, one stream for each page, and ordinary POST requests the other way."""
+"""The demo's server: one hub, one stream for each page, and ordinary POST requests the other way.
+
+With SSE_HUB_BROKER the hubs of all workers are one, and nothing a page shows is in one worker's memory: what
+was said is in the hub's history, who is online is published, and one worker keeps the market for all.
+"""
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Header, HTTPException, Query, Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from sse_hub import EventSourceResponse, Hub, HubClosed, Subscription
+from sse_hub import BrokerError, EventSourceResponse, Hub, HubClosed, Subscription
 
 from .answers import stream_answer
-from .market import Market
+from .exchange import run_market, share_market
 from .models import (
     Change,
     ChatMessage,
     Cut,
     Delivered,
+    Hello,
     Name,
     NewChatMessage,
     NewNotice,
@@ -27,53 +36,72 @@ from .models import (
     Person,
     Presence,
     Whisper,
+    now,
 )
 from .settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 PRICES, NOTICES, LOBBY, PRESENCE = "prices", "notices", "chat:lobby", "presence"
-HEAD_START = 120  # ticks
+WORKER = f"{socket.gethostname()}-{os.getpid()}"
+BEAT = 5.0  # seconds after which a worker says anew who is there, so that one that died is noticed
 
 logger = logging.getLogger(__name__)
 settings = Settings.from_environment()
-hub = Hub(heartbeat=settings.heartbeat, reconnect=settings.reconnect)
-# How much a newcomer is shown, and how long a page may be away without missing anything.
-hub.topic(PRICES, history=settings.tick_history)
-hub.topic(NOTICES, history=20)
-hub.topic("chat:*", history=200)
-hub.topic(PRESENCE, history=50)
-
-
-async def run_market() -> None:
-    """Publish prices for ever, whether anybody looks or not: publishing costs the same."""
-    market = Market()
-    # The exchange has been open for a while, so that the first visitor finds a chart, too.
-    for steps_ago in range(HEAD_START, 0, -1):
-        hub.publish(PRICES, market.tick(ago=steps_ago * settings.tick), event="tick")
-    while True:
-        hub.publish(PRICES, market.tick(), event="tick")
-        await asyncio.sleep(settings.tick)
+# How much is kept says how long a page may be away without missing anything. `replay`: what a newcomer is
+# shown of it.
+replay: int | Literal["all"]
+if settings.broker is None:
+    hub = Hub(heartbeat=settings.heartbeat, reconnect=settings.reconnect)
+    hub.topic(PRICES, history=settings.tick_history)
+    hub.topic(NOTICES, history=20)
+    hub.topic("chat:*", history=200)
+    hub.topic(PRESENCE, history=50)
+    replay = "all"
+else:
+    # The stream keeps all topics together.
+    hub = Hub(
+        settings.broker,
+        name="demo",
+        history=settings.history,
+        heartbeat=settings.heartbeat,
+        reconnect=settings.reconnect,
+    )
+    replay = settings.tick_history
 
 
 def report(task: asyncio.Task[None]) -> None:
     """Say so at once when a task that should run for ever has failed."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the market has closed", exc_info=error)
+        logger.error("%s has ended", task.get_name(), exc_info=error)
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Run the market while the app runs; close the hub with it."""
     async with hub:
-        market = asyncio.create_task(run_market())
-        market.add_done_callback(report)
+        if settings.broker is None:
+            works = {"the market": run_market(hub, PRICES, settings.tick)}
+        else:
+            market = share_market(settings.broker, hub, PRICES, settings.tick)
+            works = {"the market": market, "the roll call": call_roll()}
+        tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+        for task in tasks:
+            task.add_done_callback(report)
         yield
-        market.cancel()
-        with suppress(asyncio.CancelledError):
-            await market
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 app = FastAPI(title="sse-hub demo", lifespan=lifespan)
+
+
+@app.exception_handler(BrokerError)
+async def broker_is_away(_: Request, error: BrokerError) -> JSONResponse:
+    """Redis did not take it. The page shows why."""
+    return JSONResponse({"detail": str(error)}, 503)
+
+
 app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
@@ -85,6 +113,15 @@ async def page() -> FileResponse:
 
 # --- The stream ------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """What the hub keeps for us of each subscriber."""
+
+    client: str
+    since: datetime = field(default_factory=now)
+
+
 ClientId = Annotated[str, Query(pattern=r"^[a-z0-9]{8,32}$")]
 
 
@@ -94,8 +131,8 @@ async def events(client: ClientId, name: Annotated[Name, Query()], prices: bool 
     topics = [NOTICES, LOBBY, PRESENCE]
     if prices:
         topics.append(PRICES)
-    # A newcomer gets all that is kept; one who comes back, what came after the id its browser names.
-    return hub.response(topics, replay="all", user=name, info=client)
+    # A newcomer gets what is kept; one who comes back, what came after the id its browser names.
+    return hub.response(topics, replay=replay, user=name, info=Visitor(client))
 
 
 @hub.on_connect
@@ -103,9 +140,15 @@ def connected(subscriber: Subscription) -> None:
     """Tell the page its stream's id, and everybody that it is here."""
     # A line that broke without a word is noticed late: the page's new stream takes the old one's place.
     for other in hub.subscribers():
-        if other.info == subscriber.info and other.id != subscriber.id:
+        if other.info.client == subscriber.info.client and other.id != subscriber.id:
             hub.disconnect(id=other.id, reason="replaced")
-    hello = {"id": subscriber.id, "recovered": subscriber.recovered, "path": subscriber.path}
+    hello = Hello(
+        id=subscriber.id,
+        recovered=subscriber.recovered,
+        path=subscriber.path,
+        worker=WORKER,
+        broker=settings.shown_broker,
+    )
     subscriber.send(hello, event="hello")
     what: Literal["came back", "joined"] = "came back" if subscriber.recovered else "joined"
     announce(Change(what=what, name=subscriber.user or "?"))
@@ -117,16 +160,36 @@ def disconnected(subscriber: Subscription, reason: str) -> None:
     announce(Change(what="left", name=subscriber.user or "?", why=str(reason)), without=subscriber.id)
 
 
-def announce(change: Change, *, without: str | None = None) -> None:
-    """Publish who is online. The list is short here; with thousands, publish the change alone."""
+def announce(change: Change | None, *, without: str | None = None) -> None:
+    """Publish who is online here. The list is short; with thousands, publish the change alone."""
     people = [
-        Person(id=one.id, client=one.info, name=one.user or "?", recovered=one.recovered)
+        Person(
+            id=one.id,
+            client=one.info.client,
+            since=one.info.since,
+            name=one.user or "?",
+            recovered=one.recovered,
+        )
         for one in hub.subscribers()
         if one.id != without
     ]
-    presence = Presence(count=len(people), people=people[:50], change=change)
+    presence = Presence(
+        worker=WORKER,
+        good_for=None if settings.broker is None else 3 * BEAT,
+        count=len(people),
+        people=people[:50],
+        change=change,
+    )
     with suppress(HubClosed):  # The server stops: nobody is left to be told.
         hub.publish(PRESENCE, presence, event="presence")
+
+
+async def call_roll() -> None:
+    """Say again and again who is here: pages forget the people of a worker that does not."""
+    while True:
+        await asyncio.sleep(BEAT)
+        if hub.count():
+            announce(None)
 
 
 # --- The other way: ordinary POST requests ---------------------------------------------------------
@@ -136,20 +199,20 @@ def announce(change: Change, *, without: str | None = None) -> None:
 async def notify(body: NewNotice) -> Delivered:
     """Push a notice to everybody."""
     event_id = await hub.publish(NOTICES, Notice(**body.model_dump()), event="notice")
-    return Delivered(id=event_id, online=hub.count(NOTICES))
+    return Delivered(id=event_id, online=(await hub.presence(NOTICES)).count)
 
 
 @app.post("/api/chat")
 async def chat(body: NewChatMessage) -> Delivered:
     """Say something in the lobby."""
     event_id = await hub.publish(LOBBY, ChatMessage(**body.model_dump()), event="chat")
-    return Delivered(id=event_id, online=hub.count(LOBBY))
+    return Delivered(id=event_id, online=(await hub.presence(LOBBY)).count)
 
 
 @app.post("/api/whispers")
 async def whisper(body: NewWhisper) -> Delivered:
     """Send to one stream only. Such an event has no id and is not replayed."""
-    if hub.get(body.to) is None:
+    if body.to not in (await hub.presence()).ids:
         raise HTTPException(404, "That page is no longer online.")
     hub.send(body.to, Whisper(author=body.author, text=body.text), event="whisper")
     return Delivered(id=None, online=1)
@@ -159,7 +222,7 @@ async def whisper(body: NewWhisper) -> Delivered:
 async def cut(body: Cut) -> Delivered:
     """End a stream. Its browser will be back. (A real app would ask who may do this.)"""
     hub.disconnect(id=body.id, reason="cut by button")
-    return Delivered(id=None, online=hub.count())
+    return Delivered(id=None, online=(await hub.presence()).count)
 
 
 # --- A stream of one's own: an answer, token by token ------------------------------------------------

@@ -56,7 +56,8 @@ class Share:
 class Market:
     """The exchange: call `tick` for the next prices."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: Tick | None = None) -> None:
+        """Open, or go on from `last`."""
         self.number = 0
         self.shares = [
             Share("FERN", "Fern & Moss", 84.20, 0.0022),
@@ -64,6 +65,10 @@ class Market:
             Share("KITE", "Kite Logistics", 37.40, 0.0030),
             Share("TIDE", "Tidewater Labs", 128.10, 0.0019),
         ]
+        if last is not None:
+            self.number = last.number
+            for share, quote in zip(self.shares, last.quotes, strict=True):
+                share.price = quote.price
 
     def tick(self, *, ago: float = 0.0) -> Tick:
         """The next prices, as of `ago` seconds before now."""

@@ -75,10 +75,11 @@ class Cut(BaseModel):
 
 
 class Person(BaseModel):
-    """One open page."""
+    """One open page, and since when its stream is."""
 
     id: str
     client: str
+    since: datetime
     name: str
     # True: came back and missed nothing. False: came back too late. None: is new here.
     recovered: bool | None
@@ -93,11 +94,25 @@ class Change(BaseModel):
 
 
 class Presence(BaseModel):
-    """Who is online."""
+    """Who is online at one worker. A page puts the lists of all workers together."""
 
+    worker: str
+    at: datetime = Field(default_factory=now)
+    # Seconds within which the next one comes, while the worker lives. None: it is the only one.
+    good_for: float | None
     count: int
     people: list[Person]
-    change: Change
+    change: Change | None
+
+
+class Hello(BaseModel):
+    """What a page is told of its own stream."""
+
+    id: str
+    recovered: bool | None
+    path: str
+    worker: str
+    broker: str | None
 
 
 class Delivered(BaseModel):

@@ -8,10 +8,13 @@ SSE_HUB_RECONNECT    "min,max" seconds a browser waits before it reconnects (def
 SSE_HUB_TICK         seconds between two price ticks (default 0.5)
 SSE_HUB_TOKEN        seconds between two tokens of an answer, about (default 0.045)
 SSE_HUB_TICK_HISTORY how many ticks are kept for those who join or come back (default 240)
+SSE_HUB_BROKER       redis://… makes all workers one hub; it needs redis-py (default: none, so one worker)
+SSE_HUB_HISTORY      with a broker: how many events of all kinds are kept (default 5000)
 """
 
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,16 @@ class Settings:
     tick: float
     tick_history: int
     token: float
+    broker: str | None
+    history: int
+
+    @property
+    def shown_broker(self) -> str | None:
+        """The broker's address without user and password, for everybody to see."""
+        if self.broker is None:
+            return None
+        url = urlsplit(self.broker)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -41,4 +54,6 @@ class Settings:
             tick=float(env.get("SSE_HUB_TICK", "0.5")),
             tick_history=int(env.get("SSE_HUB_TICK_HISTORY", "240")),
             token=float(env.get("SSE_HUB_TOKEN", "0.045")),
+            broker=env.get("SSE_HUB_BROKER") or None,
+            history=int(env.get("SSE_HUB_HISTORY", "5000")),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser_support import Proxy, Server, running
+from demo_page import visitor
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -45,6 +46,12 @@ def new_page(browser: Browser) -> Iterator[Callable[[], Page]]:
     for context in contexts:
         context.close()
     assert errors == []
+
+
+@pytest.fixture
+def visit(new_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the demo under a name, and wait until its stream is open."""
+    return visitor(new_page)
 
 
 @pytest.fixture

@@ -1,20 +1,13 @@
 """The demo, as somebody who opens it in a browser sees it."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 
 import pytest
 from browser_support import Proxy, Server, running
-from playwright.sync_api import Locator, Page, expect
+from demo_page import DEMO, QUICK, log_line, notify, number, say, state, ticks_go_on, write
+from playwright.sync_api import Page, expect
 
-DEMO = ["-m", "examples.demo"]
-QUICK = {
-    "SSE_HUB_TICK": "0.1",
-    "SSE_HUB_RECONNECT": "0.3,0.5",
-    "SSE_HUB_HEARTBEAT": "0.3",
-    "SSE_HUB_TOKEN": "0.01",
-}
 NewPage = Callable[..., Page]
 Serve = Callable[..., Server]
 
@@ -23,60 +16,6 @@ Serve = Callable[..., Server]
 def demo() -> Iterator[Server]:
     with running(*DEMO, **QUICK) as server:
         yield server
-
-
-@pytest.fixture
-def visit(new_page: NewPage) -> Callable[..., Page]:
-    """Open the demo under a name, and wait until its stream is open."""
-
-    def go(url: str, name: str, **options: object) -> Page:
-        page = new_page(**options)
-        page.add_init_script(f"sessionStorage.setItem('name', {json.dumps(name)})")
-        page.goto(url)
-        expect(page.locator("#fact-stream")).to_have_text(re.compile(r"\w"))
-        return page
-
-    return go
-
-
-def state(page: Page, wanted: str) -> None:
-    expect(page.locator("#state")).to_have_attribute("data-state", wanted)
-
-
-def log_line(page: Page, event: str) -> Locator:
-    return page.locator(f"#log tr[data-event='{event}']")
-
-
-def number(page: Page, name: str) -> int:
-    return int(page.locator(f"#{name}").inner_text())
-
-
-def ticks_go_on(page: Page, more: int = 3) -> None:
-    """Wait for more ticks; none may be missing, none may have come twice."""
-    received = number(page, "ticks-received")
-    for _ in range(more):
-        expect(page.locator("#ticks-received")).not_to_have_text(str(received))
-        received = number(page, "ticks-received")
-    assert (number(page, "ticks-missing"), number(page, "ticks-twice")) == (0, 0)
-
-
-def say(page: Page, text: str) -> None:
-    page.fill("#chat-text", text)
-    page.press("#chat-text", "Enter")
-    expect(page.locator("#chat-text")).to_have_value("")
-
-
-def write(page: Page, to: str, text: str) -> None:
-    page.select_option("#whisper-to", label=to)
-    page.fill("#whisper-text", text)
-    page.press("#whisper-text", "Enter")
-    expect(page.locator("#whisper-outcome")).to_have_text(f"Sent to {to}, and to nobody else.")
-
-
-def notify(page: Page, text: str) -> None:
-    page.fill("#notice-text", text)
-    page.press("#notice-text", "Enter")
-    expect(page.locator("#notice-text")).to_have_value("")
 
 
 def test_prices_move_and_nothing_is_loaded_from_elsewhere(demo: Server, new_page: NewPage) -> None:

@@ -18,7 +18,7 @@ export class Log {
       if (name in MEANINGS) this.add(name, id, MEANINGS[name](data ?? {}));
     });
     stream.on("presence", ({ change }, { replayed }) => {
-      if (!replayed) this.add("presence", stream.lastEventId, `${change.name} ${change.what}${change.why ? ` (${change.why})` : ""}.`);
+      if (change && !replayed) this.add("presence", stream.lastEventId, `${change.name} ${change.what}${change.why ? ` (${change.why})` : ""}.`);
     });
     byId("log-clear").addEventListener("click", () => byId("log").replaceChildren());
   }

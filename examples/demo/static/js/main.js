@@ -28,7 +28,7 @@ const market = new Market(stream);
 const notices = new Notices(stream, me);
 const complain = (error) => notices.complain(error);
 const chat = new Chat(stream, me, complain);
-new People(stream, me, complain);
+const people = new People(stream, me, complain);
 new Answer();
 
 // --- State ---------------------------------------------------------------------------------------
@@ -55,17 +55,19 @@ stream.on("state", (state) => {
 stream.addEventListener("any", () => {
   byId("fact-id").textContent = stream.lastEventId ?? "–";
 });
-stream.on("hello", ({ id, path }) => {
+stream.on("hello", ({ id, path, worker, broker }) => {
   me.stream = id;
   byId("fact-stream").textContent = id;
   byId("fact-path").textContent = PATHS[path];
   byId("fact-path").dataset.path = path;
+  byId("fact-broker").textContent = broker ?? "none (one worker)";
+  byId("fact-worker").textContent = worker;
 });
 
 // What we missed cannot be proven complete (the server restarted, or we were away too long):
 // forget what we have and start again as a newcomer, who gets what the history still holds.
 stream.on("stream-reset", ({ requested }) => {
-  for (const part of [market, chat, notices]) part.clear();
+  for (const part of [market, chat, notices, people]) part.clear();
   if (requested === null) return; // We are a newcomer already: go on with what comes.
   notices.toast("warning", "Starting afresh", "The history no longer reaches back to where this page was.");
   stream.open();

@@ -5,6 +5,7 @@ import { avatar, byId, make } from "./dom.js";
 
 export class People {
   #select = byId("whisper-to");
+  #workers = new Map(); // who is online at each worker: its last list
   #chosen = null; // the client picked in the list or by a button
   #me;
   #complain;
@@ -12,7 +13,7 @@ export class People {
   constructor(stream, me, complain) {
     this.#me = me;
     this.#complain = complain;
-    stream.on("presence", (presence) => this.#show(presence));
+    stream.on("presence", (presence) => this.#hear(presence));
     this.#select.addEventListener("change", () => {
       this.#chosen = this.#select.value;
     });
@@ -22,7 +23,28 @@ export class People {
     });
   }
 
-  #show({ count, people }) {
+  clear() {
+    this.#workers.clear();
+  }
+
+  /** Each worker says who is at it; one that was not heard of for too long has died, and its pages are elsewhere. */
+  #hear(presence) {
+    const at = Date.parse(presence.at); // the workers' time, not ours
+    this.#workers.set(presence.worker, { ...presence, at });
+    for (const [name, list] of this.#workers) {
+      if (list.good_for !== null && list.at + list.good_for * 1000 < at) this.#workers.delete(name);
+    }
+    const lists = [...this.#workers.values()];
+    // A line that broke without a word: its worker notices late. The page's newest stream is the one.
+    const pages = new Map();
+    for (const person of lists.flatMap((list) => list.people).sort((a, b) => Date.parse(a.since) - Date.parse(b.since))) {
+      pages.set(person.client, person);
+    }
+    const unlisted = lists.reduce((sum, list) => sum + list.count - list.people.length, 0);
+    this.#show(pages.size + unlisted, [...pages.values()]);
+  }
+
+  #show(count, people) {
     byId("people-count").textContent = count;
     const sorted = [...people].sort((a, b) => this.#isMe(b) - this.#isMe(a) || a.name.localeCompare(b.name));
     byId("people").replaceChildren(...sorted.map((person) => this.#row(person)));

@@ -1,0 +1,105 @@
+"""The demo with two workers and a real Redis between them, as people in their browsers see it."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser_support import Server
+from demo_page import QUICK, log_line, notify, number, say, state, ticks_go_on, write
+from playwright.sync_api import Page, expect
+from servers import free_port, redis_running
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def demo(serve: Callable[..., Server]) -> Iterator[Server]:
+    with redis_running() as url:
+        command = ["-m", "uvicorn", "examples.demo.app:app", "--workers", "2"]
+        command += ["--http", "sse_hub.uvicorn:Protocol", "--port", str(free_port())]
+        server = serve(*command, **QUICK, SSE_HUB_BROKER=url.replace("//", "//default:any@"))
+        workers_started(server, 2)
+        yield server
+    server.stop()  # before Redis
+
+
+def workers_started(server: Server, count: int) -> None:
+    """Wait until so many workers have started since the server is there."""
+    end = time.monotonic() + 20
+    while server.output.count("Application startup complete") < count:
+        assert time.monotonic() < end, server.output
+        time.sleep(0.05)
+
+
+def worker(page: Page) -> str:
+    """Who has the page's stream."""
+    return page.locator("#fact-worker").inner_text()
+
+
+def move_from(page: Page, other: str) -> None:
+    """Cut the page's line until it comes back to another worker than that."""
+    for _ in range(30):
+        if worker(page) != other:
+            return
+        stream = page.locator("#fact-stream").inner_text()
+        page.click("#cut")
+        expect(page.locator("#fact-stream")).not_to_have_text(stream)
+        state(page, "open")
+    pytest.fail(f"always at {other}")
+
+
+def test_two_workers_are_one(demo: Server, visit: Visit) -> None:
+    ada, bob = visit(demo.url, "Ada"), visit(demo.url, "Bob")
+    move_from(bob, worker(ada))
+    for page in (ada, bob):
+        expect(page.locator("#people-count")).to_have_text("2")
+        # Where Redis is, but not who signs in there.
+        expect(page.locator("#fact-broker")).to_contain_text("redis://127.0.0.1:")
+        expect(page.locator("#people b")).to_have_text(["Ada", "Bob"] if page is ada else ["Bob", "Ada"])
+    say(ada, "Hello, Bob")
+    expect(bob.locator("#messages .text")).to_have_text(["Hello, Bob"])
+    say(bob, "Hello, Ada")
+    write(ada, "Bob", "for your eyes only")
+    expect(bob.locator("#feed li[data-level=whisper] .text")).to_have_text(["for your eyes only"])
+    notify(bob, "to all of you")
+    eve = visit(demo.url, "Eve")
+    for page in (ada, bob, eve):
+        expect(page.locator("#feed li[data-level=info] .text")).to_have_text(["to all of you"])
+        expect(page.locator("#messages .text")).to_have_text(["Hello, Bob", "Hello, Ada"])
+        expect(page.locator("#people-count")).to_have_text("3")
+        ticks_go_on(page)
+        # One market, not one for each worker, and it opened before the pages did.
+        assert number(page, "ticks-received") > 100
+    stream = bob.locator("#fact-stream").inner_text()
+    ada.get_by_label("Cut: Bob").click()
+    expect(bob.locator("#fact-stream")).not_to_have_text(stream)
+    state(bob, "open")
+    ticks_go_on(bob)
+    move_from(ada, worker(ada))
+    for page in (ada, bob, eve):
+        expect(log_line(page, "stream-reset")).to_have_count(0)
+        expect(page.locator("#people-count")).to_have_text("3")
+
+
+def test_nothing_is_lost_when_workers_die_and_the_server_restarts(demo: Server, visit: Visit) -> None:
+    ada, bob = visit(demo.url, "Ada"), visit(demo.url, "Bob")
+    move_from(bob, worker(ada))
+    say(ada, "before")
+    # One of the two keeps the market.
+    for started, page in enumerate((ada, bob), 3):
+        died = worker(page)
+        os.kill(int(died.rpartition("-")[2]), signal.SIGKILL)
+        expect(page.locator("#fact-worker")).not_to_have_text(died)
+        workers_started(demo, started)
+        for each in (ada, bob):
+            state(each, "open")
+            ticks_go_on(each)
+    demo.restart()
+    for page in (ada, bob):
+        state(page, "open")
+        ticks_go_on(page)
+        expect(page.locator("#messages .text")).to_have_text(["before"])
+        expect(page.locator("#people-count")).to_have_text("2")
+        expect(log_line(page, "stream-reset")).to_have_count(0)
