@@ -546,9 +546,12 @@ server.install_signal_handlers = lambda: None
 threading.Thread(target=server.run, daemon=True).start()
 
 def publish():
-    while True:
-        hub.publish("t", "tick")
-        time.sleep(0.001)
+    try:
+        while True:
+            hub.publish("t", "tick")
+            time.sleep(0.001)
+    except NameError:
+        pass  # The main thread deleted it.
 
 while hub.stats()["handed_off"] < 5:
     time.sleep(0.01)
