@@ -83,6 +83,15 @@ FULL = (
         2,
         2.5,
     ),
+    _part(
+        "redis",
+        "Through Redis, one event after another",
+        "redis --rate 4 --seconds 5",
+        "",
+        3,
+        1.5,
+    ),
+    _part("redis-burst", "Through Redis, 200 events at once", "redis-burst", "", 3, 1),
     Part("encode", "Encoding alone", ("encode",), 31, 0.2),
     Part("imports", "What an import costs a process that starts", ("imports",), 11, 0.2),
     Part(

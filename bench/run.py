@@ -46,7 +46,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="how long fanout publishes, idle and churn run [%(default)s]",
     )
     add("--rate", type=float, help="events per second [4; probe 10; stalled 1; growth 10, less from 800 on]")
-    add("--events", type=int, help="events [burst 200, tokens 2000, replay 1000, publish 60; from --seconds]")
+    add(
+        "--events", type=int, help="events [bursts 200, tokens 2000, replay 1000, publish 60; from --seconds]"
+    )
     add("--batch", type=int, help="events published at a time [1; publish 20]")
     add("--publish-path", default="/publish", help="publish: sse-hub also has /publish-bytes [%(default)s]")
     add("--bytes", type=int, default=128, help="size of an event's data [%(default)s]")

@@ -85,6 +85,30 @@ def hypercorn(app: str) -> Callable[[int, Path], list[str]]:
     ]  # fmt: skip
 
 
+REDIS_PORT = "redis.port"  # a file in a server's directory
+
+
+def redis(_port: int, directory: Path) -> list[str]:
+    """redis-server on a free port, which the directory then names. It writes nothing to disk."""
+    port = str(free_port())
+    (directory / REDIS_PORT).write_text(port)
+    fixed = ["--bind", "127.0.0.1", "--unixsocket", str(directory / CONTROL), "--dir", str(directory)]
+    fixed += ["--save", "", "--appendonly", "no", "--logfile", str(directory / "redis.log")]
+    return ["redis-server", "--port", port, *fixed]
+
+
+def over_redis(name: str, app: str, packages: tuple[str, ...], *options: str) -> "Server":
+    """A Python server with a Redis beside it."""
+    start = uvicorn(app, *options)
+
+    def command(port: int, directory: Path) -> list[str]:
+        url = f"redis://127.0.0.1:{(directory / REDIS_PORT).read_text()}"
+        return ["env", f"BENCH_REDIS={url}", *start(port, directory)]
+
+    packages = (*packages, "redis", "fastapi", *WEB)
+    return Server(name, command, REDIS, packages, toolchains.redis_version, toolchains.redis, companion=redis)
+
+
 def program(*words: str) -> Callable[[int, Path], list[str]]:
     """A program that takes its port as the last argument."""
     return lambda port, _directory: [*words, str(port)]
@@ -94,6 +118,7 @@ FANOUT = frozenset({"fanout", "growth", "burst", "publish", "idle", "churn", "st
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
 FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
+REDIS = frozenset({"redis", "redis-burst"})
 # The hub's own, and nchan's; the others' users write a history of their own.
 REPLAY = frozenset({"replay"})
 WEB = ("uvicorn", "uvloop", "httptools", "starlette")
@@ -120,14 +145,25 @@ SERVERS = [
     Server(
         "sse-hub",
         uvicorn("bench.peers.sse_hub_fanout:app"),
-        FANOUT | REPLAY,
+        FANOUT | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     Server(
         "sse-hub handed off",
         uvicorn("bench.peers.sse_hub_fanout:app", "--http", "sse_hub.uvicorn:Protocol"),
-        FANOUT | REPLAY,
+        FANOUT | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
+    ),
+    over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",)),
+    over_redis(
+        "sse-hub over Redis handed off",
+        "bench.peers.sse_hub_redis:app",
+        ("sse-hub",),
+        "--http",
+        "sse_hub.uvicorn:Protocol",
+    ),
+    over_redis(
+        "sse-starlette over Redis", "bench.peers.sse_starlette_redis:app", ("sse-starlette",)
     ),
     Server(
         "sse-hub on granian",

@@ -64,6 +64,17 @@ def nchan() -> None:
         _run(["sh", "tools/system-packages.sh", "libnginx-mod-nchan"])
 
 
+@cache
+def redis() -> None:
+    """A Redis server of Debian's, where none is installed."""
+    _need("redis-server", "redis-server")
+
+
+def redis_version() -> dict[str, str]:
+    """The server's version."""
+    return {"Redis": _run(["redis-server", "--version"]).split("v=")[1].split()[0]}
+
+
 def binary(name: str) -> str:
     """The program of a peer that is a crate."""
     return str(PEERS / name / "target" / "release" / f"peer-{name}")

@@ -119,6 +119,7 @@ SPEED = Metric("events per s", "received.events_per_s", digits=0)
 DELIVERY = (*LATENCY, *LAST)
 PROBE = tuple(Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, digits=1) for key in ("p50", "p99", "max"))
 PUBLISH = Metric("publish(), µs", "publish_us", digits=2, ratio=True)
+REDIS = Metric("Redis CPU per published event, µs", "publisher.redis_us", digits=0)
 HEARTBEAT = Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True)
 VISIT = Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True)
 REPLAY = (
@@ -143,6 +144,10 @@ WORKLOADS = {
         "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, WAITED, PUBLISH), "500"
     ),
     "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD, WAITED), "10000"),
+    "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500"),
+    "redis-burst": Workload(
+        "fanout", _burst, (replace(SPEED, ratio=True), CPU, REDIS, *DELIVERY, BUSY, LOAD, WAITED), "500"
+    ),
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
     "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000"),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),

@@ -22,12 +22,13 @@ def text(seq: int, size: int) -> str:
 class Publisher:
     """Numbers events, publishes them at a steady pace, and times what `publish` costs its caller.
 
-    `encode` hands the text over as UTF-8 bytes.
+    `encode` hands the text over as UTF-8 bytes. `awaits`: what `publish` returns is awaited, and not timed.
     """
 
-    def __init__(self, publish: Callable[[Any], object], *, encode: bool = False) -> None:
+    def __init__(self, publish: Callable[[Any], Any], *, encode: bool = False, awaits: bool = False) -> None:
         self._publish = publish
         self._encode = encode
+        self._awaits = awaits
         self._seq = 0
 
     async def run(self, n: int, rate: float, size: int, batch: int) -> dict[str, Any]:
@@ -45,8 +46,11 @@ class Publisher:
             self._seq += len(texts)
             before = time.thread_time_ns()
             for data in texts:
-                publish(data)
-            costs.append((time.thread_time_ns() - before) / len(texts))
+                made = publish(data)
+                if self._awaits:
+                    await made
+            if not self._awaits:
+                costs.append((time.thread_time_ns() - before) / len(texts))
             # Against the clock, not from one sleep to the next: a slow server does not slow the pace.
             due = begin + (start + batch) / rate if rate else 0.0
             await asyncio.sleep(max(0.0, due - time.monotonic()))
