@@ -19,6 +19,7 @@ use crate::control::ResetReason;
 use crate::entry::{Cursor, Entry, PublicId, SubscriberId, Target};
 use crate::event::EventId;
 use crate::frame::Draft;
+use crate::heartbeat::{Heartbeat, look_after};
 use crate::history::{Page, Replay};
 use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
 use crate::reader::ReaderId;
@@ -211,8 +212,8 @@ pub struct Terms {
     pub capacity: Capacity,
     /// What happens beyond.
     pub overflow: OverflowPolicy,
-    /// Longest silence; none switches heartbeats off. Already spread from client to client.
-    pub heartbeat: Option<Duration>,
+    /// When it gets heartbeats; none switches them off.
+    pub heartbeat: Option<Heartbeat>,
     /// Longest time it may take nothing.
     pub stall_timeout: Duration,
     /// When the stream ends of itself, on the hub's clock.
@@ -586,17 +587,17 @@ impl Subscriber {
     /// When to look at it again.
     #[must_use]
     pub fn deadline(&self, now: Duration) -> Duration {
+        let beat = |heartbeat: Heartbeat| heartbeat.after(self.last_write);
         let silence = match self.consumer {
-            // It may go away unnoticed at any moment: look at least this often, so that a stall is found at
-            // most a quarter late.
+            // It may go away unnoticed at any moment, but cannot have stalled before it was away for as long.
             Consumer::Parked => {
-                let look = now + self.terms.stall_timeout / 4;
-                self.terms.heartbeat.map_or(look, |heartbeat| look.min(self.last_write + heartbeat))
+                let look = look_after(now, self.terms.stall_timeout);
+                self.terms.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
             }
             Consumer::Away { since, .. } => {
                 let stall = since.max(self.progress) + self.terms.stall_timeout;
                 match self.terms.heartbeat {
-                    Some(heartbeat) if !self.owes_heartbeat => stall.min(self.last_write + heartbeat),
+                    Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
                     _ => stall,
                 }
             }
@@ -609,7 +610,7 @@ impl Subscriber {
         if self.terms.expires.is_some_and(|at| now >= at) {
             return Due::Close(CloseReason::MaxAge);
         }
-        let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= self.last_write + heartbeat);
+        let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
         match self.consumer {
             Consumer::Parked if silent => Due::Heartbeat,
             Consumer::Parked => Due::Nothing,

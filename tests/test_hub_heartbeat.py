@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
+import uvloop
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
 
@@ -227,3 +229,31 @@ async def test_any_step_of_the_clock_is_taken(clock: Clock, seconds: float) -> N
     while (await client.next()).data != "1":
         pass
     await client.close()
+
+
+def test_timers_of_a_real_loop_are_not_set_again_and_again() -> None:
+    class Counting(uvloop.Loop):
+        timers = 0
+
+        def call_later(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            self.timers += 1
+            return super().call_later(*args, **kwargs)
+
+    loop = Counting()
+
+    async def wait() -> None:
+        hub = Hub(heartbeat=0.2)
+        streams = [hub.subscribe("t") for _ in range(20)]
+        for stream in streams:
+            await anext(stream)
+        before = loop.timers
+        for _ in range(5):
+            await asyncio.gather(*map(anext, streams))
+        # At most one a heartbeat. A timer that is early is set anew for what is left, many times in a row.
+        assert loop.timers - before <= 100
+        await hub.aclose()
+
+    try:
+        loop.run_until_complete(wait())
+    finally:
+        loop.close()

@@ -9,7 +9,7 @@ use crate::entry::SubscriberId;
 use crate::error::{Error, Result};
 use crate::event::MAX_ID_BYTES;
 use crate::frame::Draft;
-use crate::heartbeat::spread;
+use crate::heartbeat::Heartbeat;
 use crate::history::Past;
 use crate::log::Item;
 use crate::numbering::Place;
@@ -150,7 +150,7 @@ impl Hub {
                 ..config.capacity
             },
             overflow: request.overflow.unwrap_or(config.overflow),
-            heartbeat: config.heartbeat.map(|heartbeat| spread(heartbeat, random)),
+            heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
             stall_timeout: config.stall_timeout,
             expires: request.max_age.map(|age| now + age),
         }

@@ -301,7 +301,7 @@ impl LoopReader {
             return Ok(());
         }
         let Some(event_loop) = this.event_loop(py) else { return Ok(()) };
-        let delay = next.saturating_sub(this.hub.clock.now()).as_secs_f64();
+        let delay = in_timer_ticks(next.saturating_sub(this.hub.clock.now())).as_secs_f64();
         let tick = slf.getattr(intern!(py, "_tick"))?;
         let handle = event_loop.call_method1(intern!(py, "call_later"), (delay, tick))?.unbind();
         let timer = Timer { handle: Some(handle), at: Some(next) };
@@ -345,6 +345,13 @@ impl LoopReader {
         Self::schedule(slf, drained.next)?;
         Ok(drained.more)
     }
+}
+
+/// A delay after which a loop's timer is not early. uvloop counts whole milliseconds: it rounds the delay, and the
+/// time it counts from down. A timer that is early finds nothing due and is set anew, again and again, without any
+/// delay at all in the last half millisecond.
+fn in_timer_ticks(delay: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).saturating_add(2))
 }
 
 /// A closed loop has nobody left to tell.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use sse_hub::config::Config;
 use sse_hub::error::Error;
 use sse_hub::hub::Request;
 use sse_hub::queue::OverflowPolicy;
@@ -215,6 +216,22 @@ fn who_takes_nothing_for_the_stall_timeout_is_ended() {
     assert_eq!((closed[0].0.id, &closed[0].1), (stream.identity.id, &CloseReason::Stalled));
     assert_eq!(stream.take(), Taken::End);
     assert_eq!(world.stat("stalled"), 1);
+}
+
+#[test]
+fn who_was_idle_before_it_stalls_is_ended_as_soon() {
+    for heartbeat in [None, Some(STALL / 2), Some(10 * STALL)] {
+        let world = World::new(Config { heartbeat, ..config() });
+        let stream = world.live(&["a"]);
+        for _ in 0..70 {
+            world.pass(SECOND);
+            stream.all();
+        }
+        publish(&world, 1..=1);
+        world.drain();
+        assert!(world.pass(STALL - MS).is_empty());
+        assert_eq!(world.pass(2 * MS).len(), 1, "{heartbeat:?}");
+    }
 }
 
 #[test]

@@ -166,6 +166,29 @@ fn the_phases_of_many_clients_are_spread() {
 }
 
 #[test]
+fn idle_clients_share_their_wake_ups() {
+    let world = World::new(config());
+    let streams: Vec<_> = (0..500)
+        .map(|_| {
+            world.advance(7 * MS);
+            world.live(&["a"])
+        })
+        .collect();
+    let mut wake_ups = 0;
+    while world.stat("heartbeats") < 5000 {
+        let next = world.turn().0.next.unwrap();
+        world.advance(next.saturating_sub(world.hub.clock.now()));
+        world.drain();
+        for stream in &streams {
+            stream.all();
+        }
+        wake_ups += 1;
+    }
+    // 256 of each 15 s; alone, each heartbeat would be one, and each look at who is stalled.
+    assert!(wake_ups <= 10 * 256, "{wake_ups}");
+}
+
+#[test]
 fn a_hub_without_clients_has_nothing_due() {
     let world = World::new(config());
     let stream = world.live(&["a"]);
