@@ -54,7 +54,6 @@ struct Shared {
     observer: Box<dyn Observer>,
     /// This process among the workers.
     worker: Box<str>,
-    publish_sha: String,
     commands: Commands,
     outbox: Outbox,
     failed: AtomicU64,
@@ -122,7 +121,6 @@ impl RedisBroker {
             hub: Arc::downgrade(hub),
             observer,
             worker: hub.epoch.as_str().into(),
-            publish_sha: sha1(scripts::PUBLISH),
             commands: Commands::default(),
             outbox: Outbox::default(),
             failed: AtomicU64::new(0),
@@ -231,9 +229,4 @@ impl Broker for RedisBroker {
     fn tell_unseen(&self, failure: &Failure) {
         self.shared.warn(&format!("1 of what was published failed: {failure}"));
     }
-}
-
-/// The name by which Redis knows a script.
-fn sha1(text: &str) -> String {
-    redis::Script::new(text).get_hash().to_owned()
 }

@@ -24,6 +24,9 @@ const JOINING: Duration = Duration::from_millis(250);
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
+/// What Redis says, or why it refuses.
+type Reply<T> = std::result::Result<T, RedisError>;
+
 /// A letter and who waits to hear of it.
 struct Posted {
     letter: Letter,
@@ -149,9 +152,9 @@ pub async fn run(shared: Arc<Shared>) {
         let Some(mut connection) = connection else { continue };
         let batch = shared.outbox.take();
         let pipeline = shared.pipeline(&batch);
-        let replies = pipeline.query_async::<Vec<std::result::Result<String, RedisError>>>(&mut connection);
+        let replies = pipeline.query_async::<Vec<Reply<Vec<Reply<String>>>>>(&mut connection);
         match timeout(shared.server.timeout, replies).await {
-            Ok(Ok(replies)) => shared.replied(batch, replies).await,
+            Ok(Ok(mut replies)) => shared.replied(batch, replies.pop()).await,
             failed => {
                 shared.commands.broke().await;
                 let reason: Arc<str> = match failed {
@@ -175,29 +178,33 @@ impl Shared {
         timeout(JOINING, joined.wait_for(|joined| *joined)).await.is_ok()
     }
 
+    /// One call of the script for the whole batch: asking the stream for its last id is most of what an entry costs
+    /// Redis. A pipeline, because it alone gives what was refused beside what was not.
     fn pipeline(&self, batch: &[Posted]) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
-        for (at, posted) in batch.iter().enumerate() {
-            // The first brings the script along: were it unknown to the server, and only loaded after an error,
-            // letters would overtake each other.
-            let command = if at == 0 {
-                pipeline.cmd("EVAL").arg(PUBLISH)
-            } else {
-                pipeline.cmd("EVALSHA").arg(&self.publish_sha)
-            };
-            command.arg(1).arg(&self.keys.events).arg(self.kept.count).arg(&age);
-            for (field, value) in posted.letter.fields() {
+        let command = pipeline.cmd("EVAL").arg(PUBLISH).arg(1).arg(&self.keys.events);
+        command.arg(self.kept.count).arg(age);
+        for posted in batch {
+            let fields = posted.letter.fields();
+            command.arg(2 * fields.len());
+            for (field, value) in fields {
                 command.arg(field).arg(value);
             }
         }
         pipeline
     }
 
-    async fn replied(&self, batch: Vec<Posted>, replies: Vec<std::result::Result<String, RedisError>>) {
+    async fn replied(&self, batch: Vec<Posted>, reply: Option<Reply<Vec<Reply<String>>>>) {
+        let replies = match reply {
+            Some(Ok(replies)) => replies,
+            Some(Err(error)) => vec![Err(error); batch.len()],
+            None => Vec::new(),
+        };
         // All keys of a hub are at one node of a cluster: it took all of it, or nothing.
-        let is_elsewhere = |reply: &std::result::Result<String, RedisError>| matches!(reply, Err(error) if self.commands.moved.says(error));
+        let is_elsewhere =
+            |reply: &Reply<String>| matches!(reply, Err(error) if self.commands.moved.says(error));
         if !replies.is_empty() && replies.iter().all(is_elsewhere) {
             self.commands.broke().await;
             self.outbox.put_back(batch);

@@ -1,12 +1,13 @@
 //! What Redis itself runs.
 
-/// Appends an entry that names the one before it, and trims the stream. Gives the entry's id.
+/// Appends entries, each of which names the one before it, and trims the stream. Gives each one's id, or why Redis
+/// refused it.
 ///
-/// The id before is the last that the stream gave, not that of its newest entry: after trimming or deleting
-/// that one is gone, and the link would skip what was lost.
+/// The id before the first is the last that the stream gave, not that of its newest entry: after trimming or
+/// deleting that one is gone, and the link would skip what was lost. Nothing comes between entries of one call.
 ///
-/// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; the
-/// fields and values.
+/// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; for each
+/// entry, how many fields and values it has together, and these.
 pub const PUBLISH: &str = r"
 local before = '0-0'
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
@@ -17,12 +18,19 @@ else
     if info[i] == 'last-generated-id' then before = info[i + 1] end
   end
 end
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'p', before, unpack(ARGV, 3))
-if ARGV[2] ~= '' then
-  local ms = tonumber(string.match(id, '^%d+')) - tonumber(ARGV[2])
-  if ms > 0 then redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', ms)) end
+local ids, newest, at = {}, nil, 3
+while at < #ARGV do
+  local last = at + ARGV[at]
+  local id = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'p', before, unpack(ARGV, at + 1, last))
+  if type(id) == 'string' then before, newest = id, id end
+  ids[#ids + 1] = id
+  at = last + 1
 end
-return id
+if newest and ARGV[2] ~= '' then
+  local ms = tonumber(string.match(newest, '^%d+')) - tonumber(ARGV[2])
+  if ms > 0 then redis.pcall('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', ms)) end
+end
+return ids
 ";
 
 /// A worker is there: it and its subscribers are believed for a while.

@@ -1,0 +1,77 @@
+"""What a process publishes at once, and while its hub is only about to join the stream in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from redis.asyncio import Redis
+from servers import redis_running
+from sse_hub import BrokerError, Hub
+
+
+@pytest.fixture
+def redis() -> Iterator[str]:
+    with redis_running() as url:
+        yield url
+
+
+async def test_what_is_sent_to_a_client_at_once_reaches_it(redis: str) -> None:
+    # A past that takes a while to read: what the newcomers are sent must not be taken for part of it.
+    async with Hub(redis) as writer:
+        for number in range(1000):
+            last = writer.publish("prices", number)
+        await last
+    for number in range(20):
+        async with Hub(redis, grace=0.0) as hub:
+            client = hub.subscribe("prices")
+            hub.send(client.id, raw_data=f"hello {number}")
+            hub.publish("prices", raw_data=f"price {number}")
+            received = b""
+            async with asyncio.timeout(10):
+                async for chunk in client:
+                    received += chunk
+                    if f"price {number}".encode() in received:
+                        break
+            assert received.index(f"hello {number}".encode()) < received.index(f"price {number}".encode())
+
+
+async def test_a_kick_at_once_ends_the_stream(redis: str) -> None:
+    for _ in range(20):
+        async with Hub(redis, grace=0.0) as hub:
+            client = hub.subscribe("prices", user="ann")
+            hub.disconnect(user="ann", reason="banned")
+            async with asyncio.timeout(10):
+                async for _chunk in client:
+                    pass
+            assert client.closed
+
+
+async def test_many_at_once_each_have_their_own_id_and_keep_their_order(redis: str) -> None:
+    numbers = [str(number) for number in range(1000)]
+    async with Hub(redis, grace=0.0) as hub:
+        client = hub.subscribe("prices")
+        publications = [hub.publish("prices", raw_data=number) for number in numbers]
+        ids = await asyncio.gather(*publications)
+        received = b""
+        async with asyncio.timeout(10):
+            while b"data: 999\n" not in received:
+                received += await anext(client)
+        frames = received.decode().split("\n\n")
+        got = [frame.splitlines() for frame in frames if "\ndata: " in frame and "event:" not in frame]
+        assert got == [[f"id: {id}", f"data: {number}"] for id, number in zip(ids, numbers, strict=True)]
+
+
+async def test_what_redis_refuses_is_refused_for_each(redis: str) -> None:
+    client = Redis.from_url(redis)
+    async with client, Hub(redis, grace=0.0) as hub:
+        await hub.publish("prices", 1)
+        await client.config_set("maxmemory", "1")
+        publications = [hub.publish("prices", number) for number in range(3)]
+        for publication in publications:
+            with pytest.raises(BrokerError, match="OOM"):
+                await publication
+        await client.config_set("maxmemory", "0")
+        await hub.publish("prices", 2)
+        assert await client.xlen("{sse-hub:default}:events") == 2
