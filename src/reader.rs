@@ -258,7 +258,7 @@ impl Reader {
         identity: &Identity,
         server: u64,
         now: Duration,
-        settle: impl FnOnce(&mut Subscriber, TopicIds),
+        settle: impl FnOnce(&mut Subscriber, Option<TopicIds>),
     ) -> Option<Arc<Identity>> {
         // In the order of their numbers, or two that give to each other would wait for ever.
         let (mut own, mut other) = match self.id.0.cmp(&to.id.0) {
@@ -274,6 +274,7 @@ impl Reader {
         };
         let found = own.subscriber(identity).filter(|found| !found.was_taken())?;
         let topics = found.topics.clone();
+        let topics = own.keys.contains_key(&identity.id).then_some(topics);
         let mut subscriber = own.remove(identity)?;
         let (turn, serial) = (other.turn, other.serial);
         let place = other.subscribers.vacant_entry();

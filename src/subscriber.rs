@@ -373,6 +373,9 @@ impl Subscriber {
         let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
         if !std::mem::replace(&mut self.opened, true) {
             self.lead.push(control::open(retry_ms, cursor.filter(|_| plan.reset.is_none()), now));
+        } else if plan.reset.is_none() && plan.recovered.is_none() && !plan.initial {
+            // A newcomer that was told it is here, while nobody knew where that is.
+            self.lead.push(control::reset(ResetReason::Broker, None, cursor, now));
         } else if let Some(cursor) = cursor.filter(|_| plan.reset.is_none()) {
             self.lead.push(control::cursor(cursor, now));
         }

@@ -8,6 +8,7 @@ use crate::log::Item;
 use crate::reader::{Reader, ReaderId};
 use crate::stats::count;
 use crate::subscriber::{Change, CloseReason, Identity, Who};
+use crate::sync::Ordering;
 
 impl Hub {
     /// End the streams of `who` after what was published so far; how many are meant.
@@ -52,6 +53,7 @@ impl Hub {
         if let Some(settling) = registered.identity.settling.get() {
             settling.complete(Ok(None));
         }
+        self.note_waiting(state);
         true
     }
 
@@ -86,9 +88,15 @@ impl Hub {
         if let Some(cursor) = state.readers.remove(&reader.id).and_then(|slot| slot.cursor) {
             state.log.remove_reader(cursor);
         }
+        self.note_waiting(&state);
         drop(state);
         count(&self.counters.disconnected, lost.len() as u64);
         lost
+    }
+
+    /// What waited only for a reader that is gone does not hold publishers back.
+    fn note_waiting(&self, state: &State) {
+        self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
     }
 }
 

@@ -190,8 +190,9 @@ impl Hub {
         state.came(identity.reader);
         if plan.is_ok() {
             self.tell_presence(&state, identity, &topics, true);
-            state.attach(identity, topics);
         }
+        // One that waits for the broker gets no topic's events yet, but heartbeats, what is sent to it, and its end.
+        state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
         if state.topics.len() >= state.next_sweep {
             state.sweep(now);
         }
@@ -216,10 +217,13 @@ impl Hub {
         }
         if let Some(registered) = state.subscribers.get_mut(&subscriber) {
             registered.topics.extend_from_slice(&topics);
-            let identity = registered.identity.clone();
+            let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
             self.tell_presence(&state, &identity, &topics, true);
+            // One that waits for the broker gets all its topics when it is known where it begins.
+            if !waits {
+                state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
+            }
         }
-        state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         Ok(true)
     }
 
@@ -233,12 +237,14 @@ impl Hub {
         let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
-        let identity = registered.identity.clone();
+        let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
         self.tell_presence(&state, &identity, &topics, false);
         for &topic in &topics {
             state.topics.exit(topic);
         }
-        state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
+        if !waits {
+            state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
+        }
         true
     }
 

@@ -40,7 +40,7 @@ impl Hub {
 
 impl State {
     /// Bring a subscriber that left `from` to the head of the log, and let its new reader go on from there.
-    fn settle(&mut self, hub: &Hub, subscriber: &mut Subscriber, topics: TopicIds, from: &Reader) {
+    fn settle(&mut self, hub: &Hub, subscriber: &mut Subscriber, topics: Option<TopicIds>, from: &Reader) {
         let identity = subscriber.identity.clone();
         // One that was closed gets nothing new, and has left the registry, or is about to.
         if identity.closed.get().is_some() {
@@ -57,11 +57,9 @@ impl State {
         let (reader, id, key) = (identity.reader, identity.id, identity.key);
         if let Some(registered) = self.subscribers.get_mut(&id) {
             registered.identity = identity;
-            let topics = registered.topics.clone();
-            // One that waits for the broker is in the log when it is known where it begins.
-            if registered.waits.is_none() {
-                self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
-            }
+            // One that waits for the broker gets them when it is known where it begins.
+            let topics = if registered.waits.is_none() { registered.topics.clone() } else { TopicIds::new() };
+            self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
         }
         // Its end was on its way to the old reader. Nothing that came after it was given to the subscriber.
         if let Some(reason) = end {
@@ -70,14 +68,17 @@ impl State {
     }
 }
 
-/// Give a subscriber in these topics what its reader has yet to dispatch to it; why it is to end, if it is.
+/// Give a subscriber in these topics (none: it has yet to join) what its reader has yet to dispatch to it; why it
+/// is to end, if it is.
 fn catch_up<'a>(
     hub: &Hub,
     subscriber: &mut Subscriber,
-    mut topics: TopicIds,
+    topics: Option<TopicIds>,
     pending: impl Iterator<Item = &'a Item>,
 ) -> Option<CloseReason> {
     let identity = subscriber.identity.clone();
+    let mut joined = topics.is_some();
+    let mut topics = topics.unwrap_or_default();
     for item in pending {
         match item {
             Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
@@ -87,6 +88,7 @@ fn catch_up<'a>(
             Item::Change(change) => match &**change {
                 Change::Attach { subscriber, topics: new, .. } | Change::Join { subscriber, topics: new } => {
                     if *subscriber == identity.id {
+                        joined = true;
                         topics.extend(new.iter().copied());
                     }
                 }
@@ -96,7 +98,7 @@ fn catch_up<'a>(
                     }
                 }
                 // What stands before its joining does not mean it, whoever was meant.
-                Change::Close { who, reason } if !topics.is_empty() && who.means(&identity) => {
+                Change::Close { who, reason } if joined && who.means(&identity) => {
                     return Some(reason.clone());
                 }
                 Change::Close { .. } => {}

@@ -189,7 +189,7 @@ impl Hub {
         };
         // Who is there for others to see has its place in the order: nothing published from now on is missed.
         self.tell_presence(&state, &identity, &topics, true);
-        state.attach(&identity, topics);
+        state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         drop(state);
         self.begin(&reader, &identity, plan, now);
         if let Some(settling) = identity.settling.get() {
@@ -211,12 +211,13 @@ impl Hub {
             let Some(Letter::Event { to, draft }) = letter else { continue };
             let is_meant = match &to {
                 To::All => true,
-                To::One(name) => **name == *identity.name(),
+                // What is sent to it waits in its queue since it joined.
+                To::One(_) => false,
                 To::Topics(names) => names.iter().any(|name| {
                     state.topics.find(name.as_str()).is_some_and(|id| registered.topics.contains(&id))
                 }),
             };
-            let id = id.event_id().filter(|_| !matches!(to, To::One(_)));
+            let id = id.event_id();
             if is_meant {
                 let frame = draft.seal(id);
                 entries.push(Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id)));

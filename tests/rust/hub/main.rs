@@ -14,5 +14,8 @@ mod parking;
 mod queue;
 mod storm;
 mod storm_client;
+mod stream;
+mod stream_storm;
+mod stream_world;
 mod support;
 mod topics;

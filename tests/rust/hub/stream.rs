@@ -1,0 +1,410 @@
+//! A hub whose order is a broker's stream, step by step.
+
+use std::time::Duration;
+
+use sse_hub::history::Past;
+use sse_hub::hub::Request;
+use sse_hub::subscriber::{CloseReason, Who};
+
+use crate::stream_world::{Sent, Stream, Worker};
+use crate::support::{self, HEARTBEAT, SECOND, World, config, request};
+
+fn resuming(names: &[&str], id: &str) -> Request {
+    Request { last_event_id: Some(id.into()), ..request(names) }
+}
+
+/// What a stream gives, with whole ids.
+fn seen(stream: &support::Stream) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let (_, seen) = stream.poll();
+        if seen.is_empty() {
+            return all;
+        }
+        for event in seen {
+            let id = event.id.map(|id| format!("#{id}"));
+            let parts = [Some(event.name), Some(event.data), id].into_iter().flatten();
+            all.push(parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "));
+        }
+    }
+}
+
+/// A stream with so many entries, `e1` at 1-0 and so on, and a worker that has them.
+fn one(entries: usize) -> (Stream, Worker) {
+    let mut stream = Stream::default();
+    for number in 1..=entries {
+        stream.publish(&["t"], &format!("e{number}"));
+    }
+    let worker = Worker::begun(config(), &stream, 100);
+    (stream, worker)
+}
+
+fn undecided() -> (Stream, Worker, support::Stream) {
+    let stream = Stream::default();
+    let worker = Worker::new(config());
+    let client = worker.world.subscribe(&Request { user: Some("ann".into()), ..request(&["t"]) });
+    (stream, worker, client)
+}
+
+fn later(worker: &Worker, client: &support::Stream) {
+    assert!(worker.world.hub.settle(client.identity.id, sse_hub::hub::Verdict::Later).is_none());
+}
+
+#[test]
+fn what_the_stream_keeps_is_history_from_the_beginning() {
+    let (mut stream, mut worker) = one(3);
+    let newcomer = worker.world.subscribe(&request(&["t"]));
+    let curious = worker.world.subscribe(&Request { past: Some(Past::Last(2)), ..request(&["t"]) });
+    let back = worker.world.subscribe(&resuming(&["t"], "1-0"));
+    assert_eq!(worker.open(), 0, "nothing has to be asked");
+    stream.publish(&["t"], "e4");
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    assert_eq!(seen(&newcomer), ["stream-open #3-0", "e4 #4-0"]);
+    assert_eq!(seen(&curious), ["stream-open #1-0", "e2 #2-0", "e3 #3-0", "e4 #4-0"]);
+    assert_eq!(seen(&back), ["stream-open #1-0", "e2 #2-0", "e3 #3-0", "e4 #4-0"]);
+    assert_eq!(back.recovered(), Some(true));
+}
+
+#[test]
+fn what_this_process_lacks_is_fetched_and_live_events_follow() {
+    let (mut stream, _) = one(6);
+    let mut worker = Worker::begun(config(), &stream, 1);
+    let client = worker.world.subscribe(&resuming(&["t"], "2-0"));
+    stream.publish(&["t"], "e7");
+    worker.follow(&stream, 10);
+    assert!(worker.answer(&stream, 0) && worker.answer(&stream, 0), "asked, and settled");
+    stream.publish(&["t"], "e8");
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    assert_eq!(seen(&client), ["stream-open #2-0"], "nothing overtakes what is fetched");
+    worker.answer(&stream, 0);
+    assert_eq!(seen(&client), ["e3 #3-0", "e4 #4-0"]);
+    worker.answer(&stream, 0);
+    assert_eq!(seen(&client), ["e5 #5-0", "e6 #6-0"]);
+    worker.answer(&stream, 0);
+    assert_eq!(seen(&client), ["e7 #7-0", "e8 #8-0"]);
+    assert_eq!((client.recovered(), worker.open()), (Some(true), 0));
+}
+
+#[test]
+fn what_comes_while_more_is_fetched_than_the_queue_takes_is_read_from_history() {
+    let (mut stream, _) = one(4);
+    let mut worker = Worker::begun(config(), &stream, 0);
+    let client = worker.world.subscribe(&resuming(&["t"], "1-0"));
+    worker.answer(&stream, 0);
+    worker.answer(&stream, 0);
+    for number in 5..=20 {
+        stream.publish(&["t"], &format!("e{number}"));
+    }
+    worker.follow(&stream, 100);
+    worker.world.drain();
+    let mut all = seen(&client);
+    while worker.open() > 0 {
+        worker.answer(&stream, 0);
+        all.extend(seen(&client));
+    }
+    let want: Vec<String> = (2..=20).map(|number| format!("e{number} #{number}-0")).collect();
+    assert_eq!(all[1..], want);
+}
+
+#[test]
+fn a_piece_that_is_gone_is_told_where_it_was() {
+    let (mut stream, _) = one(6);
+    let mut worker = Worker::begun(config(), &stream, 0);
+    let client = worker.world.subscribe(&resuming(&["t"], "1-0"));
+    worker.answer(&stream, 0);
+    worker.answer(&stream, 0);
+    assert_eq!(seen(&client), ["stream-open #1-0"]);
+    worker.answer(&stream, 0);
+    assert_eq!(seen(&client), ["e2 #2-0", "e3 #3-0"]);
+    stream.trim(1);
+    worker.answer(&stream, 0);
+    let told = r#"stream-reset {"reason":"evicted","requested":null}"#;
+    assert_eq!(seen(&client), [told, "e6 #6-0"]);
+    assert_eq!(worker.world.stat("resets"), 1);
+}
+
+#[test]
+fn an_id_that_the_stream_cannot_go_on_from_is_reset() {
+    let (mut stream, mut worker) = one(6);
+    stream.trim(2);
+    let mut fresh = Worker::begun(config(), &stream, 100);
+    let evicted = fresh.world.subscribe(&resuming(&["t"], "2-0"));
+    let ahead = fresh.world.subscribe(&resuming(&["t"], "9-0"));
+    let between = fresh.world.subscribe(&resuming(&["t"], "5-7"));
+    let unknown = fresh.world.subscribe(&resuming(&["t"], "what?"));
+    fresh.answer_all(&stream);
+    for (client, reason, requested) in [
+        (evicted, "evicted", "2-0"),
+        (ahead, "ahead", "9-0"),
+        (between, "evicted", "5-7"),
+        (unknown, "unknown", "what?"),
+    ] {
+        let reset = format!(r#"stream-reset {{"reason":"{reason}","requested":"{requested}"}} #6-0"#);
+        assert_eq!(seen(&client), ["stream-open", &reset]);
+        assert_eq!(client.recovered(), Some(false));
+    }
+    // The other process has it all.
+    let whole = worker.world.subscribe(&resuming(&["t"], "2-0"));
+    worker.answer_all(&stream);
+    assert_eq!(seen(&whole).len(), 5);
+}
+
+#[test]
+fn who_comes_from_a_faster_worker_waits_until_this_one_is_there() {
+    let (mut stream, mut worker) = one(1);
+    stream.publish(&["t"], "e2");
+    stream.publish(&["t"], "e3");
+    let client = worker.world.subscribe(&resuming(&["t"], "2-0"));
+    worker.answer_all(&stream);
+    assert_eq!(seen(&client), Vec::<String>::new());
+    worker.follow(&stream, 10);
+    worker.answer_all(&stream);
+    worker.world.drain();
+    assert_eq!(seen(&client), ["stream-open #2-0", "e3 #3-0"], "e2 is not given twice");
+}
+
+#[test]
+fn a_break_is_told_to_everybody_and_ids_go_on_behind_it() {
+    let (mut stream, mut worker) = one(2);
+    let client = worker.world.live(&["t"]);
+    stream.publish(&["t"], "e3");
+    stream.publish(&["t"], "e4");
+    stream.trim(1);
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    let told = r#"stream-reset {"reason":"broker","requested":null} #3-0"#;
+    assert_eq!(seen(&client), [told, "e4 #4-0"]);
+    let back = worker.world.subscribe(&resuming(&["t"], "3-0"));
+    assert_eq!(seen(&back), ["stream-open #3-0", "e4 #4-0"]);
+}
+
+#[test]
+fn a_stream_that_was_emptied_goes_on_with_smaller_ids() {
+    let (mut stream, mut worker) = one(5);
+    let client = worker.world.live(&["t"]);
+    stream.empty();
+    stream.ms = 1;
+    stream.publish(&["t"], "new");
+    assert!(!worker.follow(&stream, 10), "2-0 is not after 5-0");
+    worker.catch_up(&stream);
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    let told = r#"stream-reset {"reason":"broker","requested":null} #0-0"#;
+    assert_eq!(seen(&client), [told, "new #2-0"]);
+    let old = worker.world.subscribe(&resuming(&["t"], "5-0"));
+    worker.answer_all(&stream);
+    assert_eq!(old.recovered(), Some(false));
+}
+
+#[test]
+fn sends_and_kicks_come_in_the_order_of_the_stream() {
+    let (mut stream, mut worker) = one(1);
+    let client = worker.world.live(&["t"]);
+    let name = client.identity.name().to_string();
+    stream.publish(&["t"], "before");
+    stream.add(Sent::One(name.clone(), "mail".into()));
+    stream.add(Sent::One("c-nobody".into(), "not here".into()));
+    stream.publish(&["t"], "after");
+    stream.add(Sent::Kick(name));
+    stream.publish(&["t"], "too late");
+    worker.follow(&stream, 10);
+    let closed = worker.world.drain();
+    assert_eq!(seen(&client), ["before #2-0", "mail", "after #5-0"]);
+    assert_eq!(closed[0].1, CloseReason::Kicked("out".into()));
+}
+
+#[test]
+fn ids_beyond_what_is_remembered_are_asked_for() {
+    let (mut stream, mut worker) = one(1);
+    for _ in 0..70_000 {
+        stream.publish(&["u"], "x");
+        worker.follow(&stream, 1);
+    }
+    stream.publish(&["t"], "e2");
+    worker.follow(&stream, 10);
+    let client = worker.world.subscribe(&resuming(&["t"], "1-0"));
+    assert_eq!(worker.open(), 1);
+    stream.trim(10);
+    worker.answer_all(&stream);
+    assert_eq!(client.recovered(), Some(false));
+}
+
+#[test]
+fn heartbeats_go_to_who_waits_for_the_broker() {
+    let (stream, mut worker, client) = undecided();
+    later(&worker, &client);
+    worker.world.drain();
+    assert_eq!(seen(&client), ["stream-open"]);
+    for _ in 0..3 {
+        worker.world.pass(HEARTBEAT + SECOND);
+        assert_eq!(seen(&client), [""], "a comment");
+    }
+    worker.begin(&stream, 10);
+    worker.answer_all(&stream);
+    worker.world.drain();
+    seen(&client);
+    worker.world.pass(2 * HEARTBEAT + 2 * SECOND);
+    assert_eq!(worker.world.stat("heartbeats"), 4, "not twice as many after it was settled");
+}
+
+#[test]
+fn who_waits_for_the_broker_can_be_told_to_go() {
+    for who in [Who::User("ann".into()), Who::All, Who::Server(0)] {
+        let (_, worker, client) = undecided();
+        later(&worker, &client);
+        assert_eq!(worker.world.hub.disconnect(who, CloseReason::Shutdown), 1);
+        let closed = worker.world.drain();
+        assert_eq!(closed.len(), 1);
+        assert_eq!(seen(&client), ["stream-open"]);
+        assert_eq!((client.closed(), worker.world.hub.count(None)), (Some("shutdown"), 0));
+    }
+    // One that came later is not meant, whether it waits or not.
+    let (_, worker, client) = undecided();
+    worker.world.hub.disconnect(Who::User("ann".into()), CloseReason::Shutdown);
+    let other = worker.world.subscribe(&Request { user: Some("ann".into()), ..request(&["t"]) });
+    worker.world.drain();
+    assert_eq!((client.closed(), other.closed()), (Some("shutdown"), None));
+}
+
+#[test]
+fn who_waits_for_the_broker_reaches_its_greatest_age() {
+    let worker = Worker::new(config());
+    let aged = Request { max_age: Some(5 * SECOND), ..request(&["t"]) };
+    let client = worker.world.subscribe(&aged);
+    later(&worker, &client);
+    worker.world.pass(6 * SECOND);
+    assert_eq!(client.closed(), Some("max_age"));
+}
+
+#[test]
+fn who_waits_for_the_broker_may_join_and_leave_and_move() {
+    let (mut stream, mut worker, client) = undecided();
+    let other = World::of(&worker.world.hub);
+    let hub = worker.world.hub.clone();
+    hub.join(client.identity.id, &support::topics(&["u"])).unwrap();
+    hub.leave(client.identity.id, &support::topics(&["t"]));
+    worker.world.drain();
+    let moved = hub.hand_to(&worker.world.reader, &other.reader, &client.identity, 7).unwrap();
+    let client = other.stream_of(moved);
+    worker.begin(&stream, 10);
+    worker.answer_all(&stream);
+    stream.publish(&["t"], "not its own any more");
+    stream.publish(&["u"], "its own");
+    worker.follow(&stream, 10);
+    other.drain();
+    assert_eq!(seen(&client), ["stream-open #0-0", "its own #2-0"]);
+    assert_eq!(hub.disconnect(Who::Server(7), CloseReason::Shutdown), 1);
+    assert_eq!(other.drain().len(), 1);
+}
+
+#[test]
+fn what_is_sent_to_who_waits_for_the_broker_arrives() {
+    // A newcomer, one that is in history, one that is lost, and one whose past is fetched.
+    for (id, kept, want) in [
+        (None, 100, vec!["stream-open #4-0", "mail", "e5 #6-0"]),
+        (Some("9-9"), 100, vec!["mail", "e5 #6-0"]),
+        (Some("1-0"), 0, vec!["stream-open #1-0", "e2 #2-0", "e3 #3-0", "e4 #4-0", "mail", "e5 #6-0"]),
+    ] {
+        let (mut stream, _) = one(4);
+        let mut worker = Worker::new(config());
+        let asking = Request { last_event_id: id.map(Into::into), ..request(&["t"]) };
+        let client = worker.world.subscribe(&asking);
+        worker.begin(&stream, kept);
+        if id.is_none() {
+            worker.answer_all(&stream);
+        }
+        stream.add(Sent::One(client.identity.name().to_string(), "mail".into()));
+        worker.follow(&stream, 10);
+        worker.world.drain();
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            worker.answer_all(&stream);
+            all.extend(seen(&client));
+        }
+        stream.publish(&["t"], "e5");
+        worker.follow(&stream, 10);
+        worker.world.drain();
+        all.extend(seen(&client));
+        all.retain(|event| want.contains(&event.as_str()));
+        assert_eq!(all, want, "{id:?}");
+    }
+}
+
+#[test]
+fn a_newcomer_whose_stream_opened_early_is_told_that_it_began_later() {
+    let (mut stream, mut worker, client) = undecided();
+    later(&worker, &client);
+    later(&worker, &client);
+    worker.world.drain();
+    assert_eq!(seen(&client), ["stream-open"]);
+    stream.publish(&["t"], "by another process");
+    worker.begin(&stream, 10);
+    worker.answer_all(&stream);
+    worker.world.drain();
+    assert_eq!(seen(&client), [r#"stream-reset {"reason":"broker","requested":null} #1-0"#]);
+    assert_eq!(client.recovered(), None);
+}
+
+#[test]
+fn one_that_left_is_not_waited_for() {
+    let (stream, mut worker, client) = undecided();
+    assert!(client.leave());
+    worker.begin(&stream, 0);
+    worker.answer_all(&stream);
+    assert_eq!((worker.open(), worker.world.hub.count(None)), (0, 0));
+    // Nor one that left while its past was fetched.
+    let (stream, _) = one(6);
+    let mut worker = Worker::begun(config(), &stream, 0);
+    let client = worker.world.subscribe(&resuming(&["t"], "1-0"));
+    worker.answer(&stream, 0);
+    worker.answer(&stream, 0);
+    seen(&client);
+    client.leave();
+    worker.answer_all(&stream);
+    assert_eq!(worker.open(), 0);
+}
+
+#[test]
+fn a_reader_that_is_gone_does_not_hold_the_stream_back() {
+    let mut small = config();
+    small.backlog_bytes = 50;
+    let mut stream = Stream::default();
+    let mut worker = Worker::begun(small, &stream, 0);
+    let other = World::of(&worker.world.hub);
+    let stays = worker.world.live(&["t"]);
+    other.live(&["t"]);
+    for _ in 0..10 {
+        stream.publish(&["t"], "x");
+    }
+    worker.follow(&stream, 100);
+    worker.world.drain();
+    assert_eq!(seen(&stays).len(), 10);
+    assert!(worker.world.hub.is_behind(), "the other has not taken anything");
+    worker.world.hub.remove_reader(&other.reader);
+    assert!(!worker.world.hub.is_behind());
+}
+
+#[test]
+fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
+    use sse_hub::clock::Clock;
+    let mut aged = config();
+    aged.retention.age = Some(10 * SECOND);
+    let hub = std::sync::Arc::new(sse_hub::hub::Hub::of_stream(aged, Clock::manual()));
+    hub.clock.advance(100 * SECOND);
+    let world = World::of(&hub);
+    let kept = |ms| sse_hub::broker::envelope::Arrived {
+        id: sse_hub::numbering::StreamId { ms, seq: 0 },
+        before: None,
+        letter: Some(sse_hub::broker::envelope::Letter::Event {
+            to: sse_hub::broker::envelope::To::All,
+            draft: support::draft(&ms.to_string()),
+        }),
+    };
+    let base = sse_hub::numbering::StreamId::default();
+    hub.begin_stream(base, vec![(kept(1), 8 * SECOND), (kept(2), Duration::ZERO)]);
+    world.advance(5 * SECOND);
+    let client = world.subscribe(&Request { past: Some(Past::All), ..request(&["t"]) });
+    assert_eq!(seen(&client), ["stream-open #1-0", "2 #2-0"]);
+}

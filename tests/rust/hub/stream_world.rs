@@ -1,0 +1,315 @@
+//! A stream in memory that plays the broker, and processes that follow it, one step at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sse_hub::broker::envelope::{Arrived, Letter, To, Whose};
+use sse_hub::broker::outcome::{Failure, Outcome};
+use sse_hub::broker::{Broker, PresenceChange};
+use sse_hub::clock::Clock;
+use sse_hub::config::Config;
+use sse_hub::control::ResetReason;
+use sse_hub::entry::SubscriberId;
+use sse_hub::error::Result;
+use sse_hub::hub::{Hub, Verdict};
+use sse_hub::numbering::StreamId;
+use sse_hub::waker::Wake;
+
+use crate::support::{World, draft, topics};
+
+/// What an entry of the stream carries.
+#[derive(Debug, Clone)]
+pub enum Sent {
+    Event(Vec<&'static str>, String),
+    One(String, String),
+    Kick(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct Kept {
+    id: StreamId,
+    before: StreamId,
+    sent: Sent,
+}
+
+impl Kept {
+    fn letter(&self) -> Letter {
+        match &self.sent {
+            Sent::Event(names, data) => Letter::Event { to: To::Topics(topics(names)), draft: draft(data) },
+            Sent::One(name, data) => Letter::Event { to: To::One(name.as_str().into()), draft: draft(data) },
+            Sent::Kick(name) => Letter::Kick { whose: Whose::Id(name.as_str().into()), reason: "out".into() },
+        }
+    }
+
+    fn arrived(&self) -> Arrived {
+        Arrived { id: self.id, before: Some(self.before), letter: Some(self.letter()) }
+    }
+}
+
+/// The stream, as Redis keeps it.
+#[derive(Debug, Default)]
+pub struct Stream {
+    pub entries: Vec<Kept>,
+    pub last: StreamId,
+    pub ms: u64,
+}
+
+impl Stream {
+    pub fn add(&mut self, sent: Sent) -> StreamId {
+        self.ms += 1;
+        let id = StreamId { ms: self.ms, seq: 0 };
+        self.entries.push(Kept { id, before: self.last, sent });
+        self.last = id;
+        id
+    }
+
+    pub fn publish(&mut self, names: &[&'static str], data: &str) -> StreamId {
+        self.add(Sent::Event(names.to_vec(), data.into()))
+    }
+
+    /// Keep the newest.
+    pub fn trim(&mut self, keep: usize) {
+        let gone = self.entries.len().saturating_sub(keep);
+        self.entries.drain(..gone);
+    }
+
+    /// Delete all, the stream's last id included.
+    pub fn empty(&mut self) {
+        self.entries.clear();
+        self.last = StreamId::default();
+    }
+
+    fn after(&self, id: StreamId, count: usize) -> Vec<Kept> {
+        let first = self.entries.partition_point(|entry| entry.id <= id);
+        self.entries[first..].iter().take(count).cloned().collect()
+    }
+}
+
+/// Where a client's question stands.
+enum Step {
+    Ask,
+    Wait,
+    Fetch { at: StreamId, end: StreamId, wanted: Arc<Wanted> },
+}
+
+struct Question {
+    subscriber: SubscriberId,
+    id: Option<StreamId>,
+    step: Step,
+}
+
+#[derive(Default)]
+pub struct Wanted(AtomicUsize);
+
+impl Wake for Wanted {
+    fn wake(&self) {
+        self.0.store(1, Ordering::SeqCst);
+    }
+}
+
+struct Next(Arc<Wanted>);
+
+impl Wake for Next {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// The hub's side of the broker: it only notes what is asked.
+#[derive(Default)]
+struct Asked(Mutex<Vec<(SubscriberId, Option<StreamId>)>>);
+
+impl Broker for Asked {
+    fn post(&self, _letter: Letter) -> Result<Arc<Outcome>> {
+        Ok(Arc::default())
+    }
+
+    fn settle(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
+        self.0.lock().push((subscriber, asked));
+    }
+
+    fn presence_changed(&self, _change: PresenceChange) {}
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    fn unsent(&self) -> usize {
+        0
+    }
+
+    fn failed(&self) -> u64 {
+        0
+    }
+
+    fn tell_unseen(&self, _failure: &Failure) {}
+}
+
+/// One process: a hub with one reader, and how far it followed the stream.
+pub struct Worker {
+    pub world: World,
+    pub at: Option<StreamId>,
+    asked: Arc<Asked>,
+    questions: Vec<Question>,
+}
+
+impl Worker {
+    pub fn new(config: Config) -> Self {
+        let hub = Arc::new(Hub::of_stream(config, Clock::manual()));
+        let asked = Arc::new(Asked::default());
+        hub.set_broker(asked.clone());
+        Self { world: World::of(&hub), at: None, asked, questions: Vec::new() }
+    }
+
+    /// A worker that has begun.
+    pub fn begun(config: Config, stream: &Stream, kept: usize) -> Self {
+        let mut worker = Self::new(config);
+        worker.begin(stream, kept);
+        worker
+    }
+
+    /// The first connection: take over the newest so many entries, as far as they are whole.
+    pub fn begin(&mut self, stream: &Stream, kept: usize) {
+        let mut taken: Vec<Kept> = Vec::new();
+        let mut expected = stream.last;
+        for entry in stream.entries.iter().rev().take(kept) {
+            if entry.id != expected {
+                break;
+            }
+            expected = entry.before;
+            taken.insert(0, entry.clone());
+        }
+        let base = taken.first().map_or(stream.last, |entry| entry.before);
+        let kept = taken.iter().map(|entry| (entry.arrived(), Duration::ZERO)).collect();
+        self.world.hub.begin_stream(base, kept);
+        self.at = Some(stream.last);
+    }
+
+    /// Deliver at most so many of the next entries. True when there was any.
+    pub fn follow(&mut self, stream: &Stream, count: usize) -> bool {
+        let Some(mut cursor) = self.at else { return false };
+        let page = stream.after(cursor, count);
+        let mut whole = Vec::new();
+        for entry in &page {
+            if entry.before != cursor {
+                self.world.hub.deliver(std::mem::take(&mut whole));
+                self.world.hub.break_stream(entry.before);
+            }
+            whole.push((entry.id, entry.letter()));
+            cursor = entry.id;
+        }
+        self.world.hub.deliver(whole);
+        self.at = Some(cursor);
+        !page.is_empty()
+    }
+
+    /// Look whether the stream was emptied, or what is next is gone.
+    pub fn catch_up(&mut self, stream: &Stream) {
+        let Some(at) = self.at else { return };
+        let base = match stream.last.cmp(&at) {
+            std::cmp::Ordering::Less => stream.entries.first().map_or(stream.last, |entry| entry.before),
+            std::cmp::Ordering::Greater if stream.after(at, 1).is_empty() => stream.last,
+            _ => return,
+        };
+        self.world.hub.break_stream(base);
+        self.at = Some(base);
+    }
+
+    /// Go one step on with the question at this place, if there is one. True when anything was done.
+    pub fn answer(&mut self, stream: &Stream, which: usize) -> bool {
+        let new = std::mem::take(&mut *self.asked.0.lock());
+        let new = new.into_iter().map(|(subscriber, id)| Question { subscriber, id, step: Step::Ask });
+        self.questions.extend(new);
+        let Some(at) = self.at else { return false };
+        if self.questions.is_empty() {
+            return false;
+        }
+        let mut question = self.questions.swap_remove(which % self.questions.len());
+        let (moved, goes_on) = self.step(stream, at, &mut question);
+        if goes_on {
+            self.questions.push(question);
+        }
+        moved
+    }
+
+    fn step(&self, stream: &Stream, at: StreamId, question: &mut Question) -> (bool, bool) {
+        let (hub, subscriber) = (&self.world.hub, question.subscriber);
+        match &mut question.step {
+            Step::Ask => {
+                let Some(id) = question.id.filter(|_| !hub.is_here(subscriber)) else {
+                    hub.settle(subscriber, Verdict::Here);
+                    return (true, false);
+                };
+                if let Some(reason) = lost(stream, id) {
+                    hub.settle(subscriber, Verdict::Lost(reason));
+                    return (true, false);
+                }
+                question.step = Step::Wait;
+                (true, true)
+            }
+            Step::Wait => {
+                let id = question.id.unwrap();
+                if at < id {
+                    question.step = Step::Ask;
+                    return (false, true);
+                }
+                if hub.is_here(subscriber) {
+                    hub.settle(subscriber, Verdict::Here);
+                    return (true, false);
+                }
+                let wanted = Arc::new(Wanted::default());
+                let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
+                let Some(end) = end else { return (true, false) };
+                question.step = Step::Fetch { at: id, end, wanted };
+                (true, true)
+            }
+            Step::Fetch { at, end, wanted } => {
+                if wanted.0.swap(0, Ordering::SeqCst) == 0 {
+                    return (false, true);
+                }
+                let page = stream.after(*at, 2);
+                let mut is_lost = page.is_empty() && *at < *end;
+                for entry in &page {
+                    is_lost |= entry.before != *at;
+                    *at = entry.id;
+                }
+                let done = page.is_empty() || *at >= *end;
+                let piece = page.iter().filter(|entry| entry.id <= *end).map(Kept::arrived).collect();
+                let goes_on = hub.fetched(subscriber, piece, is_lost, done) && !done;
+                (true, goes_on)
+            }
+        }
+    }
+
+    /// How many questions are open.
+    pub fn open(&self) -> usize {
+        self.questions.len() + self.asked.0.lock().len()
+    }
+
+    /// Answer all that can be answered.
+    pub fn answer_all(&mut self, stream: &Stream) {
+        loop {
+            let mut moved = false;
+            for which in 0..self.open().max(1) {
+                moved |= self.answer(stream, which);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+}
+
+/// Why what followed `id` is not to be had.
+fn lost(stream: &Stream, id: StreamId) -> Option<ResetReason> {
+    if id > stream.last {
+        return Some(ResetReason::Ahead);
+    }
+    match stream.after(id, 1).first() {
+        None if id == stream.last => None,
+        Some(first) if first.before == id => None,
+        _ => Some(ResetReason::Evicted),
+    }
+}
