@@ -433,18 +433,21 @@ class Hub(_core.Hub):
         broker with a new epoch and an empty history. With one, everything that was published is sent first:
         for that it waits as long as the broker's timeouts allow. May be called again, and concurrently.
         """
-        sent_by = time.monotonic() + (self.grace if grace is None else grace)
-        while self._waits_for_broker(sent_by):  # noqa: ASYNC110  (as below)
-            await asyncio.sleep(_POLL)
-        deadline = time.monotonic() + (self.grace if grace is None else grace)
-        if (closing := self._begin_close()) is None:
-            return
+        grace = self.grace if grace is None else grace
+        sent_by = time.monotonic() + grace
+        closing = None
         try:
             # Streams may be on several loops and in the core: looking is simpler than being told by each.
+            while self._waits_for_broker(sent_by):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL)
+            deadline = time.monotonic() + grace
+            if (closing := self._begin_close()) is None:
+                return
             while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
         finally:  # Cancelled, it waits no longer; a hub that went on closing could never be used again.
-            self._finish_close(closing)
+            if closing is not None or (closing := self._begin_close()) is not None:
+                self._finish_close(closing)
 
     def close(self, grace: float | None = None) -> None:
         """``aclose`` for sync code.
@@ -452,22 +455,20 @@ class Hub(_core.Hub):
         Called on an event loop's own thread it cannot wait for the streams of that loop: they end as soon as
         the loop runs again.
         """
-        sent_by = time.monotonic() + (self.grace if grace is None else grace)
-        while self._waits_for_broker(sent_by):
-            time.sleep(_POLL)
-        if (closing := self._begin_close()) is None:
-            return
+        grace = self.grace if grace is None else grace
+        sent_by = time.monotonic() + grace
+        closing = None
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            deadline = time.monotonic() + (self.grace if grace is None else grace)
-            try:
-                while self._unfinished(closing) and time.monotonic() < deadline:
-                    time.sleep(_POLL)
-            finally:
+            while self._waits_for_broker(sent_by):
+                time.sleep(_POLL)
+            deadline = time.monotonic() + grace
+            if (closing := self._begin_close()) is None:
+                return
+            while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
+                time.sleep(_POLL)
+        finally:  # Interrupted (Ctrl-C), it waits no longer.
+            if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
-        else:
-            self._finish_close(closing)
 
     def _waits_for_broker(self, deadline: float) -> bool:
         """Whether a broker has yet to answer what was published, or, until ``deadline``, to give it back.
@@ -497,6 +498,14 @@ class Hub(_core.Hub):
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}, {self.count()} subscribers>"
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _HandedStreams:

@@ -161,6 +161,12 @@ impl Hub {
         state.elsewhere(&request, &topics, now).is_none()
     }
 
+    /// Whether a subscriber is still there.
+    #[must_use]
+    pub fn has(&self, subscriber: SubscriberId) -> bool {
+        self.state.lock().subscribers.contains_key(&subscriber)
+    }
+
     /// Where a client begins was found out. Gives the end of what is to be fetched for it, if anything is.
     pub fn settle(&self, subscriber: SubscriberId, verdict: Verdict) -> Option<StreamId> {
         let now = self.clock.now();

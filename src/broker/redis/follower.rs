@@ -1,5 +1,6 @@
 //! The way from Redis: one connection that follows the stream, and proves at every entry that none is missing.
 
+use std::cmp::Ordering as CmpOrdering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +20,15 @@ const PAGE: usize = 512;
 /// How long Redis holds a question for new entries. When it answers that there are none, the stream is looked
 /// at: one that was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
 const HELD: Duration = Duration::from_secs(1);
+/// How long nothing more is said of gaps after one was.
+const QUIET: Duration = Duration::from_secs(10);
 /// How long to wait for event loops that are behind.
 const BEHIND: Duration = Duration::from_millis(5);
 
 /// Follow the stream until the task is dropped.
 pub async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new();
-    let mut follower = Follower { shared: shared.clone(), joined: None, cursor: None };
+    let mut follower = Follower { shared: shared.clone(), joined: None, cursor: None, told: None };
     let mut lost: Option<Instant> = None;
     loop {
         let reason = match connect(&shared.server, &shared.commands.moved).await {
@@ -56,6 +59,8 @@ struct Follower {
     joined: Option<StreamId>,
     /// Up to here everything was delivered; none before the first connection.
     cursor: Option<StreamId>,
+    /// When it was last said that clients are told of a gap.
+    told: Option<Instant>,
 }
 
 impl Follower {
@@ -66,7 +71,11 @@ impl Follower {
         backoff: &mut Backoff,
         lost: &mut Option<Instant>,
     ) -> String {
-        if let Err(reason) = self.catch_up(&mut connection).await {
+        let begun = match self.catch_up(&mut connection).await {
+            Ok(()) => self.probe(&mut connection).await,
+            failed => failed,
+        };
+        if let Err(reason) = begun {
             return reason;
         }
         *backoff = Backoff::new();
@@ -90,6 +99,14 @@ impl Follower {
                 Err(reason) => return reason,
             }
         }
+    }
+
+    /// Whether the stream may be followed at all: with a user who may only look at it, this would be connected and
+    /// disconnected by turns.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("STREAMS").arg(&self.shared.keys.events).arg("$");
+        self.ask(connection, &command, Duration::ZERO).await.map(drop)
     }
 
     /// Read what is new; false when nothing came.
@@ -117,20 +134,14 @@ impl Follower {
         for Arrived { id, before, letter } in arrived {
             let (Some(before), Some(letter)) = (before, letter) else {
                 hub.deliver(std::mem::take(&mut whole));
-                self.shared.warn(&format!(
-                    "entry {id} of {} was not written by a hub of this version: clients are told of a gap",
-                    self.shared.keys.events
-                ));
+                self.tell(&format!("entry {id} was not written by a hub of this version"));
                 hub.break_stream(id);
                 cursor = id;
                 continue;
             };
             if before != cursor {
                 hub.deliver(std::mem::take(&mut whole));
-                self.shared.warn(&format!(
-                    "what followed {cursor} in {} is not there any more: clients are told of a gap up to {before}",
-                    self.shared.keys.events
-                ));
+                self.tell(&format!("what followed {cursor} is not there any more, up to {before}"));
                 hub.break_stream(before);
             }
             whole.push((id, letter));
@@ -149,24 +160,49 @@ impl Follower {
     async fn catch_up(&mut self, connection: &mut MultiplexedConnection) -> Result<(), String> {
         let last = self.last_id(connection).await?;
         let Some(cursor) = self.cursor else { return self.begin(connection, last).await };
-        if last >= cursor {
-            return Ok(());
-        }
-        // It was emptied, or is another: what it has is new to everybody.
-        let mut command = redis::cmd("XRANGE");
-        command.arg(&self.shared.keys.events).arg("-").arg("+").arg("COUNT").arg(1);
-        let value = self.ask(connection, &command, Duration::ZERO).await?;
-        let first = reply::range(&value).ok_or("XRANGE gave no entries")?.into_iter().next();
-        let base = first.and_then(|entry| entry.before).unwrap_or(last);
-        self.shared.warn(&format!(
-            "{} goes on at {last}, before {cursor}: it was emptied, and clients are told of a gap",
-            self.shared.keys.events
-        ));
+        let base = match last.cmp(&cursor) {
+            CmpOrdering::Equal => return Ok(()),
+            CmpOrdering::Greater => {
+                // What is next may have been deleted, or trimmed: the entry after it would tell, whenever it comes.
+                if self.first(connection, &format!("({cursor}")).await?.is_some() {
+                    return Ok(());
+                }
+                self.tell(&format!("what followed {cursor} is not there any more, up to {last}"));
+                last
+            }
+            CmpOrdering::Less => {
+                // It was emptied, or is another: what it has is new to everybody.
+                let first = self.first(connection, "-").await?;
+                self.tell(&format!("it goes on at {last}, before {cursor}: it was emptied"));
+                first.and_then(|entry| entry.before).unwrap_or(last)
+            }
+        };
         if let Some(hub) = self.shared.hub.upgrade() {
             hub.break_stream(base);
         }
         self.moved(base);
         Ok(())
+    }
+
+    /// The first entry from `start` on.
+    async fn first(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        start: &str,
+    ) -> Result<Option<Arrived>, String> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.shared.keys.events).arg(start).arg("+").arg("COUNT").arg(1);
+        let value = self.ask(connection, &command, Duration::ZERO).await?;
+        Ok(reply::range(&value).ok_or("XRANGE gave no entries")?.into_iter().next())
+    }
+
+    /// Say that clients are told of a gap, and why; not for every entry, should all of them be the reason.
+    fn tell(&mut self, why: &str) {
+        if self.told.is_none_or(|at| at.elapsed() >= QUIET) {
+            self.told = Some(Instant::now());
+            let events = &self.shared.keys.events;
+            self.shared.warn(&format!("clients are told of a gap in {events}: {why}"));
+        }
     }
 
     /// The first connection: take over what the stream keeps, and begin behind its end.

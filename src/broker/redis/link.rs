@@ -1,7 +1,7 @@
 //! Connections to Redis: made again when they break, at a bounded pace.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError};
@@ -80,10 +80,32 @@ pub fn describe(error: &RedisError) -> String {
     error.to_string().replace(['\r', '\n'], " ")
 }
 
+#[derive(Default)]
+struct Current {
+    connection: Option<MultiplexedConnection>,
+    /// When connecting failed last, and why.
+    failed: Option<(Instant, String)>,
+}
+
+/// Why a command has no result.
+#[derive(Debug)]
+pub struct Trouble {
+    /// In words.
+    pub text: String,
+    /// The server took the command and refused it: it would do so again.
+    pub is_refusal: bool,
+}
+
+impl From<String> for Trouble {
+    fn from(text: String) -> Self {
+        Self { text, is_refusal: false }
+    }
+}
+
 /// The connection for everything but following the stream. Shared: its commands are pipelined.
 #[derive(Default)]
 pub struct Commands {
-    current: Mutex<Option<MultiplexedConnection>>,
+    current: Mutex<Current>,
     /// Of all connections.
     pub moved: Moved,
 }
@@ -91,16 +113,28 @@ pub struct Commands {
 impl Commands {
     /// The connection, made anew if it broke.
     pub async fn get(&self, server: &Server) -> Result<MultiplexedConnection, String> {
+        let since = Instant::now();
         let mut current = self.current.lock().await;
-        if let Some(connection) = &*current {
+        if let Some(connection) = &current.connection {
             return Ok(connection.clone());
         }
-        Ok(current.insert(connect(server, &self.moved).await?).clone())
+        // Many may wait here while one tries: they share what it found, or the last would wait for an attempt of
+        // each of them, as long as the server does not answer.
+        if let Some((_, reason)) = current.failed.as_ref().filter(|(at, _)| *at >= since) {
+            return Err(reason.clone());
+        }
+        match connect(server, &self.moved).await {
+            Ok(connection) => Ok(current.connection.insert(connection).clone()),
+            Err(reason) => {
+                current.failed = Some((Instant::now(), reason.clone()));
+                Err(reason)
+            }
+        }
     }
 
     /// It broke.
     pub async fn broke(&self) {
-        self.current.lock().await.take();
+        self.current.lock().await.connection.take();
     }
 
     /// Run a command, at most for the server's timeout; a connection that fails is not used again.
@@ -108,22 +142,23 @@ impl Commands {
         &self,
         server: &Server,
         command: &redis::Cmd,
-    ) -> Result<T, String> {
+    ) -> Result<T, Trouble> {
         let mut connection = self.get(server).await?;
-        let failed = match timeout(server.timeout, command.query_async(&mut connection)).await {
+        let text = match timeout(server.timeout, command.query_async(&mut connection)).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => {
-                if self.moved.says(&error) || is_useless(&error) {
+                let is_refusal = !self.moved.says(&error) && !is_useless(&error);
+                if !is_refusal {
                     self.broke().await;
                 }
-                describe(&error)
+                return Err(Trouble { text: describe(&error), is_refusal });
             }
             Err(_) => {
                 self.broke().await;
                 format!("no reply within {:?}", server.timeout)
             }
         };
-        Err(failed)
+        Err(text.into())
     }
 }
 

@@ -69,6 +69,8 @@ struct Shared {
     presence: Mutex<presence::Changes>,
     writing_presence: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
+    /// It was said that Redis refuses to be asked what clients missed.
+    refusal_told: AtomicBool,
 }
 
 impl Shared {
@@ -132,6 +134,7 @@ impl RedisBroker {
             presence: Mutex::default(),
             writing_presence: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
+            refusal_told: AtomicBool::new(false),
         });
         let handle = runtime.handle().clone();
         let tasks = shared.clone();

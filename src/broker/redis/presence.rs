@@ -14,6 +14,8 @@ use crate::broker::outcome::Failure;
 
 /// How often changes are written.
 const EVERY: Duration = Duration::from_millis(200);
+/// How long nothing is written after it failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Members written with one command.
 const CHUNK: usize = 1000;
 /// Changes beyond which all is written anew when the connection is back.
@@ -32,6 +34,7 @@ pub struct Changes {
 /// Write changes, and that this worker is there, until the task is dropped.
 pub async fn run(shared: Arc<Shared>) {
     let mut alive: Option<Instant> = None;
+    let mut failed: Option<Instant> = None;
     let mut stopping = shared.stopping.subscribe();
     while !*stopping.borrow_and_update() {
         let _ = tokio::time::timeout(EVERY, stopping.changed()).await;
@@ -43,7 +46,12 @@ pub async fn run(shared: Arc<Shared>) {
             alive = None;
             continue;
         }
+        // All is written anew after a failure, which is much: not again and again.
+        if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
+            continue;
+        }
         let written = shared.write_presence().await;
+        failed = written.is_err().then(Instant::now);
         let due = alive.is_none_or(|at| at.elapsed() >= PRESENCE_TTL / 3);
         if written.is_ok() && due && shared.stay_alive().await.is_ok() {
             alive = Some(Instant::now());
@@ -145,7 +153,7 @@ impl Shared {
         let mut command = redis::cmd("EVAL");
         command.arg(ALIVE).arg(2).arg(&self.keys.workers).arg(self.presence_key());
         command.arg(&*self.worker).arg(ttl());
-        self.commands.run::<Value>(&self.server, &command).await.map(drop)
+        self.commands.run::<Value>(&self.server, &command).await.map(drop).map_err(|why| why.text)
     }
 
     /// The ids of the subscribers of a topic at all workers, sorted; none: of the hub.
@@ -161,7 +169,8 @@ impl Shared {
         let mut command = redis::cmd("EVAL");
         command.arg(PRESENT).arg(2).arg(&self.keys.workers).arg(&self.keys.presence);
         command.arg(topic.unwrap_or_default());
-        let mut ids: Vec<String> = self.commands.run(&self.server, &command).await.map_err(refuse)?;
+        let mut ids: Vec<String> =
+            self.commands.run(&self.server, &command).await.map_err(|why| refuse(why.text))?;
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)

@@ -26,6 +26,8 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// What Redis says, or why it refuses.
 type Reply<T> = std::result::Result<T, RedisError>;
+/// What a letter costs beside its bytes, about: its topics, its place, its outcome, the allocator's part.
+const LETTER_OVERHEAD: usize = 320;
 
 /// A letter and who waits to hear of it.
 struct Posted {
@@ -34,12 +36,19 @@ struct Posted {
     at: Instant,
 }
 
+/// What a letter that waits costs, about: small ones are many.
+fn size(letter: &Letter) -> usize {
+    letter.len() + LETTER_OVERHEAD
+}
+
 #[derive(Default)]
 struct Queue {
     letters: VecDeque<Posted>,
     bytes: usize,
     /// Letters that were sent and have no reply yet.
     sent: usize,
+    /// Nobody sends any more.
+    closed: bool,
 }
 
 /// What waits for the connection.
@@ -52,8 +61,11 @@ pub struct Outbox {
 impl Outbox {
     /// Queue a letter.
     pub fn post(&self, letter: Letter, limit: usize) -> Result<Arc<Outcome>> {
-        let size = letter.len();
+        let size = size(&letter);
         let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(Error::HubClosed);
+        }
         if queue.bytes > 0 && queue.bytes + size > limit {
             return Err(Error::HubFull { waiting: queue.bytes, limit });
         }
@@ -71,6 +83,13 @@ impl Outbox {
         queue.letters.len() + queue.sent
     }
 
+    /// Nothing is taken any more. False when something waits to be sent.
+    fn close(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.closed = queue.letters.is_empty();
+        queue.closed
+    }
+
     fn is_empty(&self) -> bool {
         self.queue.lock().letters.is_empty()
     }
@@ -80,7 +99,7 @@ impl Outbox {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(posted) = queue.letters.front() {
-            let size = posted.letter.len();
+            let size = size(&posted.letter);
             if batch.len() == BATCH || (bytes > 0 && bytes + size > BATCH_BYTES) {
                 break;
             }
@@ -97,7 +116,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         queue.sent -= batch.len();
         for posted in batch.into_iter().rev() {
-            queue.bytes += posted.letter.len();
+            queue.bytes += size(&posted.letter);
             queue.letters.push_front(posted);
         }
     }
@@ -108,7 +127,7 @@ impl Outbox {
         let mut expired = Vec::new();
         while queue.letters.front().is_some_and(|posted| posted.at.elapsed() >= age) {
             if let Some(posted) = queue.letters.pop_front() {
-                queue.bytes -= posted.letter.len();
+                queue.bytes -= size(&posted.letter);
                 queue.sent += 1;
                 expired.push(posted);
             }
@@ -126,7 +145,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut stopping = shared.stopping.subscribe();
     loop {
         while shared.outbox.is_empty() {
-            if *stopping.borrow_and_update() {
+            if *stopping.borrow_and_update() && shared.outbox.close() {
                 return;
             }
             tokio::select! {

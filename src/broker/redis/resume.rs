@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::{Notify, mpsc};
 
-use super::link::Backoff;
+use super::link::{Backoff, Trouble};
 use super::{Shared, reply};
 use crate::broker::envelope::Arrived;
 use crate::control::ResetReason;
@@ -49,7 +49,9 @@ enum Standing {
 }
 
 async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<StreamId>) {
-    shared.until_connected(subscriber).await;
+    if !shared.until_connected(subscriber).await {
+        return;
+    }
     let mut progress = shared.progress.subscribe();
     if progress.wait_for(Option::is_some).await.is_err() {
         return;
@@ -91,7 +93,7 @@ async fn fetch(shared: &Shared, subscriber: SubscriberId, after: StreamId, end: 
     let mut at = after;
     loop {
         wanted.notified().await;
-        let page = shared.page(at, PAGE).await;
+        let page = shared.page(subscriber, at, PAGE).await;
         let Some(hub) = shared.hub.upgrade() else { return };
         let mut lost = false;
         let mut piece = Vec::new();
@@ -115,15 +117,19 @@ impl Shared {
         }
     }
 
-    /// Wait for a connection; meanwhile the client's stream opens.
-    async fn until_connected(&self, subscriber: SubscriberId) {
+    /// Wait for a connection; meanwhile the client's stream opens. False when it is gone.
+    async fn until_connected(&self, subscriber: SubscriberId) -> bool {
         let mut told = false;
         loop {
             let changed = self.settles_changed.notified();
             if self.connected.load(Ordering::Acquire) {
-                return;
+                return true;
+            }
+            if !self.has(subscriber) {
+                return false;
             }
             if told {
+                // Told of every attempt, this looks at each whether the client is still there.
                 changed.await;
                 continue;
             }
@@ -144,42 +150,68 @@ impl Shared {
             command.arg("STREAM").arg(&self.keys.events);
             let last = match self.commands.run::<Value>(&self.server, &command).await {
                 Ok(value) => reply::last_id(&value),
-                Err(error) if error.contains("no such key") => Some(StreamId::default()),
+                Err(why) if why.text.contains("no such key") => Some(StreamId::default()),
+                Err(why) if why.is_refusal => return self.refused(&why),
                 Err(_) => None,
             };
             if let Some(last) = last {
                 if id > last {
                     return Standing::Lost(ResetReason::Ahead);
                 }
-                if let Some(page) = self.page_once(id, 1).await {
-                    return match page.first() {
-                        None if id == last => Standing::Whole,
-                        Some(first) if first.before == Some(id) => Standing::Whole,
-                        _ => Standing::Lost(ResetReason::Evicted),
-                    };
+                match self.page_once(id, 1).await {
+                    Ok(page) => {
+                        return match page.first() {
+                            None if id == last => Standing::Whole,
+                            Some(first) if first.before == Some(id) => Standing::Whole,
+                            _ => Standing::Lost(ResetReason::Evicted),
+                        };
+                    }
+                    Err(why) if why.is_refusal => return self.refused(&why),
+                    Err(_) => {}
                 }
+            }
+            if !self.has(subscriber) {
+                return Standing::Whole;
             }
             self.settle(subscriber, Verdict::Later);
             backoff.pause().await;
         }
     }
 
-    /// What follows `after`, as long as it takes to get it; none when it is not to be read.
-    async fn page(&self, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
-        let mut backoff = Backoff::new();
-        loop {
-            if let Some(page) = self.page_once(after, count).await {
-                return Some(page);
-            }
-            self.hub.upgrade()?;
-            backoff.pause().await;
-        }
+    /// Whether a client is still there.
+    fn has(&self, subscriber: SubscriberId) -> bool {
+        self.hub.upgrade().is_some_and(|hub| hub.has(subscriber))
     }
 
-    async fn page_once(&self, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
+    /// Redis does not let itself be asked: nothing can be proven.
+    fn refused(&self, why: &Trouble) -> Standing {
+        if !self.refusal_told.swap(true, Ordering::Relaxed) {
+            self.warn(&format!("{} does not say what clients missed: {}", self.server.shown, why.text));
+        }
+        Standing::Lost(ResetReason::Broker)
+    }
+
+    /// What follows `after`, as long as it takes to get it; none when it is not to be read, or nobody waits.
+    async fn page(&self, subscriber: SubscriberId, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
+        let mut backoff = Backoff::new();
+        while self.has(subscriber) {
+            match self.page_once(after, count).await {
+                Ok(page) => return Some(page),
+                Err(why) if why.is_refusal => {
+                    self.refused(&why);
+                    return None;
+                }
+                Err(_) => backoff.pause().await,
+            }
+        }
+        None
+    }
+
+    async fn page_once(&self, after: StreamId, count: usize) -> Result<Vec<Arrived>, Trouble> {
         let mut command = redis::cmd("XRANGE");
         command.arg(&self.keys.events).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
-        let value = self.commands.run::<Value>(&self.server, &command).await.ok()?;
+        let value = self.commands.run::<Value>(&self.server, &command).await?;
         reply::range(&value)
+            .ok_or_else(|| Trouble { text: "XRANGE gave no entries".into(), is_refusal: true })
     }
 }
