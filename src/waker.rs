@@ -29,9 +29,33 @@ impl Bell {
         }
     }
 
+    /// Have whoever rings leave the waking to the caller, who is about to wake the reader for something else too:
+    /// it does so when it drops what this returns, or by other means and forgets it. For a moment only.
+    #[must_use]
+    pub fn hold(&self) -> Held<'_> {
+        self.rung.store(true, Ordering::SeqCst);
+        Held(self)
+    }
+
     /// The reader is about to look at the log: whatever is published from now on rings again. Must come
     /// *before* the look, or a publication between the two is not heard.
     pub fn heard(&self) {
         self.rung.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A bell that somebody is about to ring: see [`Bell::hold`].
+pub struct Held<'a>(&'a Bell);
+
+impl Held<'_> {
+    /// The reader was woken.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.wake.wake();
     }
 }

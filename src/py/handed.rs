@@ -3,10 +3,10 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fork;
 use crate::entry::SubscriberId;
@@ -107,9 +107,12 @@ impl Reports {
 }
 
 /// Which loop each handed-off stream came from.
-#[derive(Default)]
 struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
+    /// Streams with which the application gave something: it is their loop's to let go.
+    given: Mutex<FxHashSet<SubscriberId>>,
+    /// Whether the hub wants to know of streams that ended.
+    tells: Arc<AtomicBool>,
     /// Streams that ended when their loop was closed. What the application gave with them is let go by the next
     /// thread that has Python.
     orphans: Mutex<Vec<SubscriberId>>,
@@ -120,7 +123,10 @@ struct HomeListener(Arc<Homes>);
 impl Listener for HomeListener {
     fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason) {
         let home = self.0.loops.lock().remove(&identity.id);
+        let given = self.0.given.lock().remove(&identity.id);
+        // A loop that has nothing to do about it is not woken.
         if let Some(home) = home
+            && (given || self.0.tells.load(Ordering::Relaxed))
             && !home.push(identity, reason)
         {
             self.0.orphans.lock().push(identity.id);
@@ -147,8 +153,13 @@ pub struct Reactors {
 }
 
 impl Reactors {
-    pub fn start(hub: Arc<Hub>, threads: usize) -> std::io::Result<Self> {
-        let homes = Arc::new(Homes::default());
+    pub fn start(hub: Arc<Hub>, threads: usize, tells: Arc<AtomicBool>) -> std::io::Result<Self> {
+        let homes = Arc::new(Homes {
+            loops: Mutex::default(),
+            given: Mutex::default(),
+            tells,
+            orphans: Mutex::default(),
+        });
         let start = |_| Reactor::start(hub.clone(), Box::new(HomeListener(homes.clone())));
         let threads = (0..threads).map(start).collect::<std::io::Result<_>>()?;
         let generation = fork::generation();
@@ -174,8 +185,12 @@ impl Reactors {
         let old = home.reactors.lock().replace(self.clone());
         drop(old);
         self.forget_orphans();
+        let given = client.info.is_some() || client.on_end.is_some();
+        if given {
+            self.homes.given.lock().insert(identity.id);
+        }
         self.homes.loops.lock().insert(identity.id, home);
-        if client.info.is_some() || client.on_end.is_some() {
+        if given {
             self.clients.lock().insert(identity.id, client);
         }
     }
@@ -195,6 +210,7 @@ impl Reactors {
 
     pub fn forget(&self, id: SubscriberId) -> HandedClient {
         self.homes.loops.lock().remove(&id);
+        self.homes.given.lock().remove(&id);
         self.clients.lock().remove(&id).unwrap_or_default()
     }
 

@@ -48,7 +48,7 @@ pub struct PyHub {
     current: ArcSwap<Current>,
     families: Mutex<Vec<(TopicPattern, Retention)>>,
     readers: Mutex<Vec<Py<LoopReader>>>,
-    tells_of_disconnects: AtomicBool,
+    tells_of_disconnects: Arc<AtomicBool>,
     threads: usize,
     reactors: Mutex<Option<Arc<Reactors>>>,
     /// How it is connected to other processes, if it is to be.
@@ -123,7 +123,7 @@ impl PyHub {
             manual_clock,
             families: Mutex::default(),
             readers: Mutex::default(),
-            tells_of_disconnects: AtomicBool::new(false),
+            tells_of_disconnects: Arc::default(),
             threads: at_least("threads", threads, 1).and_then(|threads| match threads {
                 1..=MAX_THREADS => Ok(threads),
                 _ => Err(PyValueError::new_err(format!(
@@ -383,6 +383,8 @@ impl PyHub {
         let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
         let reactors = slf.get().start_reactors(py, &hub)?;
         let reactor = reactors.pick();
+        // The socket wakes its thread, once for both.
+        let held = reactor.reader.bell.hold();
         let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
         reactors.remember(&identity, home, HandedClient { info, on_end });
         if let Some(reason) = identity.closed.get() {
@@ -392,6 +394,7 @@ impl PyHub {
         // SAFETY: the caller duplicated the descriptor for this and gives it up.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         reactor.adopt(socket, identity.clone());
+        held.forget();
         Bound::new(py, PySubscription::on_reactor(slf, &reactors, reactor.reader.clone(), identity))
     }
 

@@ -190,6 +190,8 @@ impl PySubscription {
         let reactors = this.hub.get().start_reactors(py, &this.core)?;
         let reactor = reactors.pick();
         let info = this.info(py);
+        // The socket wakes its thread, once for both.
+        let held = reactor.reader.bell.hold();
         // Before the move: from then on its end may be reported at any moment.
         reactors.remember(&this.identity, place.reports.clone(), HandedClient { info, on_end });
         let Some(identity) = this.core.hand_to(&this.reader, &reactor.reader, &this.identity, server) else {
@@ -207,6 +209,7 @@ impl PySubscription {
         // SAFETY: the caller duplicated the descriptor for this and gives it up.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         reactor.adopt(socket, identity);
+        held.forget();
         Ok(true)
     }
 }

@@ -63,7 +63,8 @@ impl Drop for Signal {
 impl Heard {
     fn clear(&mut self) {
         let mut scratch = [0; 64];
-        while matches!(self.0.read(&mut scratch), Ok(n) if n > 0) {}
+        // One that is not filled was emptied.
+        while matches!(self.0.read(&mut scratch), Ok(n) if n == scratch.len()) {}
     }
 }
 

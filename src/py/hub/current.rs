@@ -160,7 +160,10 @@ impl PyHub {
         }
         let (old, reactors) = match current.take() {
             Some(existing) if Arc::ptr_eq(&existing.hub, hub) => (None, Ok(existing)),
-            old => (old, Reactors::start(hub.clone(), self.threads).map(Arc::new)),
+            old => {
+                let tells = self.tells_of_disconnects.clone();
+                (old, Reactors::start(hub.clone(), self.threads, tells).map(Arc::new))
+            }
         };
         *current = reactors.as_ref().ok().cloned();
         drop(current);
