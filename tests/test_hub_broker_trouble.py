@@ -1,0 +1,109 @@
+"""A real Redis that refuses some commands, or loses what nobody has read yet; and closing while it hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis.asyncio import Redis
+from servers import redis_running
+from sse_hub import BrokerError, Hub, RedisBroker, Subscription
+
+EVENTS = "{sse-hub:default}:events"
+
+
+@pytest.fixture
+def redis() -> Iterator[str]:
+    with redis_running() as url:
+        yield url
+
+
+async def user(redis: str, *but: str) -> str:
+    """The URL for a user who may do everything but these commands."""
+    async with Redis.from_url(redis) as admin:
+        await admin.execute_command("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", *but)
+    return redis.replace("//", "//ann:secret@")
+
+
+async def until_reset(client: Subscription) -> None:
+    async with asyncio.timeout(10):
+        while b"stream-reset" not in await anext(client):
+            pass
+
+
+async def test_who_may_not_read_the_stream_does_not_fill_the_log(
+    redis: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Hub(await user(redis, "-xread"), grace=0.0) as hub:
+        with caplog.at_level(logging.WARNING, "sse_hub"):
+            await hub.publish("prices", 1)
+            await asyncio.sleep(1.0)  # some attempts
+        assert hub.stats()["broker"] == "disconnected"
+    (said,) = caplog.messages
+    assert "xread" in said
+    assert "secret" not in said
+
+
+async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: str) -> None:
+    async with Hub(await user(redis, "-xrange"), grace=0.0) as hub:
+        await hub.publish("prices", 1)
+        client = hub.subscribe("prices", last_event_id="1-0")
+        await until_reset(client)
+        assert client.recovered is False
+        client.close()
+
+
+async def test_an_event_that_could_not_be_trimmed_by_age_is_published(redis: str) -> None:
+    async with Hub(await user(redis, "-xtrim"), history_age=60.0) as hub:
+        assert await hub.publish("prices", 1) is not None
+
+
+async def test_a_gap_is_told_though_nothing_follows_it(redis: str) -> None:
+    async with Hub(redis, grace=0.0) as hub, Redis.from_url(redis) as admin:
+        await hub.publish("prices", 1)
+        client = hub.subscribe("prices")
+        await asyncio.wait_for(anext(client), 10)
+        async with admin.pipeline() as both:  # at once: nobody can read it between the two
+            both.xadd(EVENTS, {"any": "thing"})
+            both.xtrim(EVENTS, maxlen=0, approximate=False)
+            await both.execute()
+        await until_reset(client)
+        client.close()
+
+
+async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: str) -> None:
+    broker = RedisBroker(redis, timeout=3.0)
+    hub = Hub(broker, grace=0.0)
+    await hub.publish("prices", 1)
+    async with Redis.from_url(redis) as admin:
+        await admin.execute_command("CLIENT", "PAUSE", 1000, "ALL")
+        late = hub.publish("prices", 2)
+        before = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hub.aclose(), 0.1)
+        assert time.monotonic() - before < 1
+    assert await late is not None, "it was on its way"
+    assert await hub.publish("prices", 3) is not None
+    await hub.aclose()
+
+
+async def test_the_outcome_is_not_late_when_many_clients_wait_for_redis() -> None:
+    # Nobody answers at this port: an attempt to connect takes all of its time.
+    silent = socket.create_server(("127.0.0.1", 0), backlog=512)
+    port = silent.getsockname()[1]
+    broker = RedisBroker(f"redis://127.0.0.1:{port}", timeout=0.5, connect_timeout=0.2)
+    async with Hub(broker, grace=0.0) as hub:
+        clients = [hub.subscribe("prices", last_event_id=f"{n}-0") for n in range(1, 100)]
+        waiting = [asyncio.ensure_future(hub.presence()) for _ in range(50)]
+        before = time.monotonic()
+        with pytest.raises(BrokerError):
+            await hub.publish("prices", 1)
+        assert time.monotonic() - before < 5
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for client in clients:
+            client.close()
+    silent.close()
