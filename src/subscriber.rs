@@ -601,7 +601,10 @@ impl Subscriber {
                 let stall = since.max(self.progress) + self.terms.stall_timeout;
                 match self.terms.heartbeat {
                     Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
-                    _ => stall,
+                    // It may come back any moment, and be silent from then on: nothing tells of that, so look
+                    // at least this often.
+                    Some(heartbeat) => stall.min(heartbeat.after(now)),
+                    None => stall,
                 }
             }
         };

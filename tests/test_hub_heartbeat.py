@@ -46,6 +46,21 @@ async def test_only_silence_makes_a_heartbeat(clock: Clock) -> None:
     await client.close()
 
 
+async def test_a_client_that_was_away_gets_heartbeats_as_soon_as_it_is_back(clock: Clock) -> None:
+    hub = clock.hub(heartbeat=10, stall_timeout=1000)
+    client = await beating(hub)
+    client.pause()
+    hub.publish("t", 1)
+    await clock.advance(15)  # a heartbeat is due, and the client does not read
+    client.resume()
+    assert (await client.next()).data == "1"
+    assert (await client.next()).is_comment, "that one"
+    for _ in range(3):
+        await clock.advance(10)
+        assert (await client.next(0)).is_comment
+    await client.close()
+
+
 async def test_heartbeats_are_spread(clock: Clock) -> None:
     hub = clock.hub(heartbeat=100)
     clients = [await beating(hub) for _ in range(40)]
