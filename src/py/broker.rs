@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -34,8 +35,14 @@ pub struct PyRedisBroker {
     prefix: String,
 }
 
+/// The content of a file, if one is named; the error names it too.
 fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
-    Ok(path.map(std::fs::read).transpose()?)
+    let Some(path) = path else { return Ok(None) };
+    std::fs::read(&path).map(Some).map_err(|error| match error.raw_os_error() {
+        // Python makes a FileNotFoundError of it, or what else fits the number.
+        Some(number) => PyOSError::new_err((number, error.to_string(), path)),
+        None => error.into(),
+    })
 }
 
 #[pymethods]

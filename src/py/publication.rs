@@ -13,7 +13,7 @@ use super::awaiting;
 use super::exceptions::{OrRaise, from_failure};
 use super::fork;
 use crate::broker::Broker;
-use crate::broker::outcome::{Outcome, Sent, Waiting};
+use crate::broker::outcome::{Failure, Outcome, Sent, Waiting};
 use crate::config::seconds;
 use crate::event::EventId;
 
@@ -50,14 +50,20 @@ impl PyPublication {
         }
     }
 
-    /// The outcome, if it is known and may be looked at: a forked child's parent waits for it, not the child.
+    /// The outcome, if it is known.
     fn get(&self) -> Option<Sent> {
         match &self.0 {
             State::Known(id) => Some(Ok(*id)),
             State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome.get(),
-            State::Later { .. } => None,
+            State::Later { .. } => Some(Err(inherited())),
         }
     }
+}
+
+/// In a forked child, what its parent published: the outcome arrives there, and what it is kept in may be locked
+/// here for ever.
+fn inherited() -> Failure {
+    Failure::Unknown("the process this one was forked from published it, and learns the outcome".into())
 }
 
 fn text(py: Python<'_>, id: Option<EventId>) -> Option<Py<PyString>> {
@@ -97,7 +103,8 @@ impl PyPublication {
     fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyString>>> {
         let outcome = match &self.0 {
             State::Known(id) => return Ok(text(py, *id)),
-            State::Later { outcome, .. } => outcome,
+            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome,
+            State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         let deadline = timeout
             .map(|timeout| PyResult::Ok(Instant::now() + seconds("timeout", timeout).or_raise(py)?))
@@ -122,7 +129,8 @@ impl PyPublication {
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let outcome = match &self.0 {
             State::Known(id) => return ready(py, text(py, *id)),
-            State::Later { outcome, .. } => outcome,
+            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome,
+            State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         if let Some(sent) = outcome.look() {
             return ready(py, Self::raise(py, &sent)?);

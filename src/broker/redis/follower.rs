@@ -40,6 +40,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
         };
         shared.connected.store(false, Ordering::Release);
+        shared.why.lock().clone_from(&reason);
         shared.settles_changed.notify_waiters();
         if lost.is_none() && !shared.commands.moved.is_news() {
             lost = Some(Instant::now());

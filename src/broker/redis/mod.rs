@@ -58,6 +58,8 @@ struct Shared {
     outbox: Outbox,
     failed: AtomicU64,
     connected: AtomicBool,
+    /// Why the stream could not be followed when that was tried last.
+    why: Mutex<String>,
     /// The connection came or went.
     settles_changed: Notify,
     /// It is known from where on this process delivers the stream.
@@ -127,6 +129,7 @@ impl RedisBroker {
             outbox: Outbox::default(),
             failed: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            why: Mutex::default(),
             settles_changed: Notify::new(),
             joined: watch::Sender::new(false),
             progress: watch::Sender::new(None),

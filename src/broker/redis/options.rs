@@ -9,6 +9,8 @@ use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult,
     TlsCertificates,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::error::{Error, Result};
 
@@ -74,10 +76,12 @@ impl Server {
         if (certificates.ca.is_some() || certificates.client.is_some()) && !is_tls {
             return Err(Error::InvalidOption(format!("certificates are for rediss://, not for {scheme}://")));
         }
+        if certificates.ca.as_deref().is_some_and(|ca| CertificateDer::from_pem_slice(ca).is_err()) {
+            return Err(Error::InvalidOption("ca_certs must be a file with certificates in PEM".into()));
+        }
         let (target, shown) = match scheme {
             "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
-                let info = url.into_connection_info().map_err(|error| unusable(scheme, &error))?;
-                let info = info.set_tcp_settings(tcp_settings());
+                let info = address(scheme, url)?;
                 let shown = shown(&info, scheme);
                 let target = Target::Node { info, certificates: is_tls.then_some(certificates) };
                 (target, shown)
@@ -125,8 +129,22 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
+/// What a URL says of one server.
+fn address(scheme: &str, url: &str) -> Result<ConnectionInfo> {
+    let info = url.into_connection_info().map_err(|error| unusable(scheme, &error))?;
+    if info.redis_settings().db() < 0 {
+        return Err(Error::InvalidOption(format!(
+            "the broker's {scheme}:// URL cannot be used: the database's number must not be negative"
+        )));
+    }
+    Ok(info.set_tcp_settings(tcp_settings()))
+}
+
 fn client(info: ConnectionInfo, certificates: Option<&Certificates>) -> RedisResult<Client> {
     let Some(Certificates { ca, client }) = certificates.cloned() else { return Client::open(info) };
+    // Which cryptography TLS uses is the process's decision, and nobody else's in this library. It fails when it was
+    // made before, here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: ca })
 }
@@ -144,13 +162,13 @@ fn at_node(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
 /// `redis+sentinel://[[user]:password@]host:port[,host:port…]/service[?db=0]`. User and password are those of
 /// the servers that the sentinels watch.
 fn sentinels(scheme: &str, url: &str) -> Result<(Target, String)> {
-    let rest = &url[scheme.len() + 3..];
-    let (login, rest) = rest.rsplit_once('@').map_or(("", rest), |(login, rest)| (login, rest));
     let rule = || {
         Error::InvalidOption(format!(
             "a {scheme}:// URL is {scheme}://[[user]:password@]host:port[,host:port]/service[?db=0]"
         ))
     };
+    let rest = url.split_once("://").ok_or_else(rule)?.1;
+    let (login, rest) = rest.rsplit_once('@').map_or(("", rest), |(login, rest)| (login, rest));
     let (hosts, service) = rest.split_once('/').ok_or_else(rule)?;
     let (service, query) = service.split_once('?').unwrap_or((service, ""));
     let db = match query {
@@ -161,13 +179,12 @@ fn sentinels(scheme: &str, url: &str) -> Result<(Target, String)> {
         return Err(rule());
     }
     let login = if login.is_empty() { String::new() } else { format!("{login}@") };
-    let info = |url: String| url.into_connection_info().map_err(|error| unusable(scheme, &error));
-    let node = info(format!("redis://{login}host/{db}"))?.redis_settings().clone();
+    let node = address(scheme, &format!("redis://{login}host/{db}"))?.redis_settings().clone();
     let sentinels: Vec<ConnectionInfo> = hosts
         .split(',')
         .map(|host| {
             let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:26379") };
-            info(format!("redis://{with_port}")).map(|info| info.set_tcp_settings(tcp_settings()))
+            address(scheme, &format!("redis://{with_port}"))
         })
         .collect::<Result<_>>()?;
     let shown = format!("{scheme}://{hosts}/{service}");

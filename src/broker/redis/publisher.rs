@@ -157,7 +157,7 @@ pub async fn run(shared: Arc<Shared>) {
         let connection = loop {
             let reason = match shared.commands.get(&shared.server).await {
                 Ok(connection) if shared.has_joined().await => break Some(connection),
-                Ok(_) => "its stream cannot be followed".to_owned(),
+                Ok(_) => format!("its stream cannot be followed: {}", shared.why.lock()),
                 Err(reason) => reason,
             };
             let late = shared.outbox.expired(shared.server.timeout);
