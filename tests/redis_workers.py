@@ -1,0 +1,212 @@
+"""uvicorn workers with hubs on Redis, as tests use them: one that streams portably, one that hands off."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+from handoff_serving import PROTOCOL
+from servers import ROOT, Command, ServerProcess, run, uvicorn
+from wire import Stream
+
+numbers = itertools.count(1)
+
+
+def app_command(*options: str, processes: int = 1, **env: str) -> Command:
+    """uvicorn with ``redis_app``."""
+    command = uvicorn("tests.redis_app:app", "--no-access-log", *options, processes=processes)
+    path = [str(ROOT / "python"), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    command.env = {"PYTHONPATH": os.pathsep.join(path), **env}
+    return command
+
+
+class Listener(Stream):
+    """A client of a worker's stream. It notes every event of the application with its id."""
+
+    def __init__(self, hub: WorkerHub, path: str, **options: Any) -> None:
+        self.hub = hub
+        self.info = f"client {next(numbers)}"
+        super().__init__(hub.worker.port, f"{path}&{urlencode({'info': self.info})}", **options)
+        self.resets: list[dict[str, Any]] = []
+
+    def event(self) -> Any:
+        """The next event that was published. Resets are noted on the way."""
+        deadline = time.monotonic() + self.timeout
+        while (event := self.next()).is_comment or event.event.startswith("stream-"):
+            assert time.monotonic() < deadline, f"nothing but heartbeats, and {self.resets}"
+            if event.event == "stream-reset":
+                self.resets.append(event.json())
+        return event
+
+    def seen(self) -> dict[str, Any]:
+        """What its worker knows of it."""
+        (found,) = (one for one in self.hub.subscribers() if one["info"] == self.info)
+        return found
+
+    @property
+    def id(self) -> str:
+        """The subscriber's."""
+        id: str = self.seen()["id"]
+        return id
+
+    def placed(self) -> str:
+        """Read until it has an id to come back with; an event before that fails the test."""
+        while not self.last_event_id:
+            event = self.next()
+            assert event.is_comment or event.event in ("stream-open", "stream-cursor"), event
+        return self.last_event_id
+
+    def until(self, data: Any) -> list[Any]:
+        """The data of everything published up to the event with this data."""
+        seen = [self.event().json()]
+        while seen[-1] != data:
+            seen.append(self.event().json())
+        return seen
+
+    def until_reset(self) -> dict[str, Any]:
+        """Read up to a ``stream-reset``; what it says. An event before it fails the test."""
+        deadline = time.monotonic() + self.timeout
+        while (event := self.next()).event != "stream-reset":
+            assert time.monotonic() < deadline, "nothing but heartbeats"
+            assert event.is_comment or event.event in ("stream-open", "stream-cursor"), event
+        said: dict[str, Any] = event.json()
+        return said
+
+    def heartbeat(self) -> None:
+        """Wait for a heartbeat; an event before it fails the test."""
+        assert (event := self.next()).is_comment or event.event == "stream-cursor", event
+
+
+class WorkerHub:
+    """One hub in one worker process."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        self.worker = worker
+        self.name = name
+
+    def _call(self, method: str, path: str, *, json: Any = None, **query: Any) -> Any:
+        query = {key: value for key, value in query.items() if value is not None}
+        response = self.worker.http.request(method, f"/{self.name}{path}", params=query, json=json)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def listen(self, topics: str = "t", *, last_event_id: str = "", **query: Any) -> Listener:
+        """A client that has not read anything yet."""
+        path = f"/{self.name}/events?{urlencode({'topics': topics, **query})}"
+        return Listener(self, path, last_event_id=last_event_id)
+
+    def subscribers(self) -> list[dict[str, Any]]:
+        there: list[dict[str, Any]] = self._call("GET", "/subscribers")
+        return there
+
+    def publish(self, *data: Any, topics: str = "t") -> list[str]:
+        """Publish each of these; their ids."""
+        outcomes = self.outcomes(*data, topics=topics)
+        return [outcome["id"] for outcome in outcomes]
+
+    def outcomes(self, *data: Any, topics: str = "t") -> list[dict[str, Any]]:
+        """Publish each of these; what became of each."""
+        outcomes: list[dict[str, Any]] = self._call("POST", "/publish", json=[*data], topics=topics)
+        return outcomes
+
+    def send(self, id: str, data: Any) -> dict[str, Any]:
+        sent: dict[str, Any] = self._call("POST", "/send", json=data, id=id)
+        return sent
+
+    def disconnect(self, **whom: str) -> None:
+        self._call("POST", "/disconnect", **whom)
+
+    def presence(self, topic: str | None = None) -> dict[str, Any]:
+        there: dict[str, Any] = self._call("GET", "/presence", topic=topic)
+        return there
+
+    def stats(self) -> dict[str, Any]:
+        stats: dict[str, Any] = self._call("GET", "/stats")
+        return stats
+
+    def state(self) -> str:
+        """Whether it is connected to Redis."""
+        state: str = self.stats()["broker"]
+        return state
+
+    def close(self) -> None:
+        self._call("DELETE", "")
+
+
+class Worker:
+    """A server process, and the hubs that a test made in it."""
+
+    def __init__(self, process: ServerProcess) -> None:
+        self.process = process
+        self.port = process.port
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        self.hubs: dict[str, WorkerHub] = {}
+
+    def hub(self, url: str, name: str, *, broker: dict[str, Any] | None = None, **options: Any) -> WorkerHub:
+        """Make a hub of this name; ``broker`` has the options of RedisBroker."""
+        hub = WorkerHub(self, name)
+        options = {"heartbeat": 0.2, **options}
+        hub._call("PUT", "", json={"url": url, "broker": broker or {}, "hub": options})
+        self.hubs[name] = hub
+        return hub
+
+    def close_hubs(self) -> None:
+        while self.hubs:
+            self.hubs.popitem()[1].close()
+
+
+@contextmanager
+def workers() -> Iterator[list[Worker]]:
+    """Two servers: the first streams portably, the second hands its connections off."""
+    with (
+        run(app_command("--http", "httptools", "--loop", "asyncio")) as portable,
+        run(app_command("--http", PROTOCOL, "--loop", "uvloop")) as handing,
+    ):
+        pair = [Worker(portable), Worker(handing)]
+        yield pair
+        for worker in pair:
+            worker.http.close()
+
+
+class Pair:
+    """The two workers as a test has them, with a name for its hub that no other test has."""
+
+    def __init__(self, pair: list[Worker]) -> None:
+        self.workers = pair
+        self.name = f"hub{next(numbers)}"
+
+    def hubs(self, url: str, **options: Any) -> tuple[WorkerHub, WorkerHub]:
+        """The same hub in both."""
+        a, b = (worker.hub(url, self.name, **options) for worker in self.workers)
+        return a, b
+
+    def output(self) -> str:
+        return "".join(worker.process.output for worker in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close_hubs()
+
+
+@contextmanager
+def listening(*listeners: Listener) -> Iterator[tuple[Listener, ...]]:
+    """Clients that have opened; they are closed with the block."""
+    try:
+        for listener in listeners:
+            listener.opened()
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def takes(listeners: Iterable[Listener], data: list[Any]) -> None:
+    """Each of them gets exactly this next, in this order."""
+    for listener in listeners:
+        assert listener.take(len(data)) == data

@@ -1,0 +1,262 @@
+"""How a hub gets to its Redis: addresses, passwords, TLS, databases, replicas, and what goes wrong there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis_server import Proxy, RedisServer, certificates, stream_key
+from redis_workers import Pair, listening, takes
+from servers import HOST
+from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
+from wire import until
+
+PASSWORD = "p@ss:w/rd%?#"  # every character that means something in a URL
+ENCODED = "p%40ss%3Aw%2Frd%25%3F%23"
+
+
+def works(broker: Any, **options: Any) -> None:
+    """A hub publishes through it, reads it and knows who is there."""
+    with Hub(broker, **options) as hub:
+        assert hub.publish("t", 1).result(5)
+        until(lambda: hub.stats()["broker"] == "connected")
+
+
+def refused(broker: Any, *words: str) -> str:
+    """A publication fails, and says why; no part of the password with it."""
+    with Hub(broker) as hub:
+        published = hub.publish("t", 1)
+        with pytest.raises(BrokerError) as raised:
+            published.result(10)
+        assert not isinstance(raised.value, OutcomeUnknown), "nothing was published for sure"
+        assert hub.stats()["broker"] == "disconnected"
+    said = str(raised.value)
+    assert any(word.lower() in said.lower() for word in words), said
+    assert PASSWORD not in said
+    assert ENCODED not in said
+    return said
+
+
+def test_a_password() -> None:
+    with RedisServer("--requirepass", PASSWORD, password=PASSWORD) as redis:
+        works(f"redis://:{ENCODED}@{HOST}:{redis.port}")
+        refused(RedisBroker(f"redis://:wrong@{HOST}:{redis.port}", timeout=1.0), "WRONGPASS", "password")
+        refused(RedisBroker(redis.url, timeout=1.0), "NOAUTH", "authentic", "password")
+
+
+def test_a_user_who_may_touch_nothing_but_the_hubs_keys(pair: Pair) -> None:
+    rights = ["~{sse-hub:*", "&{sse-hub:*", "+@all", "-@dangerous", "-@admin"]
+    with RedisServer("--user", "app", "on", f">{PASSWORD}", *rights) as redis:
+        works(f"redis://app:{ENCODED}@{HOST}:{redis.port}", name=pair.name)
+        refused(RedisBroker(f"redis://app:wrong@{HOST}:{redis.port}", timeout=1.0), "WRONGPASS", "password")
+        a, b = pair.hubs(f"redis://app:{ENCODED}@{HOST}:{redis.port}")
+        with listening(a.listen(), b.listen()) as clients:
+            a.publish("through")
+            takes(clients, ["through"])
+            until(lambda: b.presence()["count"] == 2)
+
+
+def test_a_wrong_password_is_logged_and_not_tried_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        RedisServer("--requirepass", PASSWORD, password=PASSWORD) as redis,
+        Proxy(redis.port) as proxy,
+        caplog.at_level(logging.INFO, "sse_hub"),
+    ):
+        refused(RedisBroker(f"redis://:wrong{ENCODED}@{HOST}:{proxy.port}", timeout=1.5), "password")
+        assert proxy.accepted < 20
+        messages = [record.getMessage() for record in caplog.records]
+        assert any("password" in message.lower() for message in messages)
+        assert not any(PASSWORD in message or ENCODED in message for message in messages)
+
+
+def test_a_password_shows_nowhere() -> None:
+    broker = RedisBroker(f"redis://app:{ENCODED}@{HOST}:1/")
+    for shown in (repr(broker), str(broker), repr(Hub(broker))):
+        assert PASSWORD not in shown
+        assert ENCODED not in shown
+
+
+def test_a_database_number() -> None:
+    with RedisServer(db=3) as redis:
+        works(f"{redis.url}/3")
+        assert redis.admin.keys() == [stream_key()]
+        works(f"{redis.url}/4")
+        assert len(redis.ids()) == 1
+        refused(RedisBroker(f"{redis.url}/99", timeout=1.0), "DB index", "database")
+
+
+def test_hubs_of_other_names_and_prefixes_do_not_meet(redis: RedisServer, pair: Pair) -> None:
+    a = pair.workers[0].hub(redis.url, "one")
+    b = pair.workers[1].hub(redis.url, "two")
+    elsewhere = pair.workers[1].hub(redis.url, "one", broker={"prefix": "other"})
+    with listening(a.listen(), b.listen(), elsewhere.listen()) as clients:
+        a.publish("for one")
+        b.publish("for two")
+        elsewhere.publish("for the other one")
+        for client, data in zip(clients, ["for one", "for two", "for the other one"], strict=True):
+            takes([client], [data])
+        for client in clients:
+            client.heartbeat()
+    assert {stream_key("one"), stream_key("two"), stream_key("one", "other")} <= {*redis.admin.keys()}
+
+
+@contextmanager
+def tls_server(directory: Path) -> Iterator[RedisServer]:
+    with RedisServer(tls=certificates(directory)) as redis:
+        yield redis
+
+
+def test_tls(tmp_path: Path, pair: Pair) -> None:
+    with tls_server(tmp_path) as redis:
+        ca = str(tmp_path / "ca.pem")
+        works(RedisBroker(redis.url, ca_certs=ca))
+        works(RedisBroker(redis.url.replace(HOST, "localhost"), ca_certs=ca))
+        a, b = pair.hubs(redis.url, broker={"ca_certs": ca})
+        with listening(a.listen(), b.listen()) as clients:
+            b.publish("through TLS")
+            takes(clients, ["through TLS"])
+
+
+def test_tls_with_a_certificate_of_nobody_we_trust(tmp_path: Path) -> None:
+    with tls_server(tmp_path) as redis:
+        refused(RedisBroker(redis.url, timeout=1.0), "certificate", "issuer")
+
+
+def test_tls_on_a_port_that_speaks_none(redis: RedisServer) -> None:
+    refused(RedisBroker(redis.url.replace("redis:", "rediss:"), timeout=1.0), "TLS", "connect", "handshake")
+
+
+def test_no_tls_on_a_port_that_does(tmp_path: Path) -> None:
+    with tls_server(tmp_path) as redis:
+        refused(RedisBroker(redis.url.replace("rediss:", "redis:"), timeout=1.0), "connect", "closed", "lost")
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, OSError), match="ca"):
+        Hub(RedisBroker("rediss://localhost", ca_certs=str(tmp_path / "no-ca.pem")))
+    (tmp_path / "broken-ca.pem").write_text("not a certificate")
+    with pytest.raises(ValueError, match="ca"):
+        Hub(RedisBroker("rediss://localhost", ca_certs=str(tmp_path / "broken-ca.pem")))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "localhost:6379",
+        "http://localhost:6379",
+        "redis://",
+        "redis://localhost:port",
+        "redis://localhost:99999",
+        "redis://localhost/events",
+        "redis://localhost/-1",
+        "kafka://localhost",
+    ],
+)
+@pytest.mark.parametrize("make", [Hub, RedisBroker])
+def test_an_address_that_is_none_is_said_at_once(url: str, make: Callable[[str], Any]) -> None:
+    with pytest.raises(ValueError, match=r"redis://"):
+        make(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel:",
+        "redis+sentinel:é",
+        "redis+sentinel://",
+        "redis+sentinel://localhost",
+        "redis+sentinel://localhost/",
+        "redis+sentinel://localhost/service?db=-1",
+        "redis+sentinel://localhost:port/service",
+    ],
+)
+def test_an_address_of_sentinels_that_is_none_is_said_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"redis\+sentinel://"):
+        Hub(url)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "http", "redis+unix"])
+@pytest.mark.parametrize("rest", ["localhost:port/0", "localhost/x/y", "[/0", "localhost/0?x=%zz"])
+def test_an_address_that_is_none_does_not_show_its_password(scheme: str, rest: str) -> None:
+    try:
+        broker = RedisBroker(f"{scheme}://user:{ENCODED}@{rest}")
+    except ValueError as error:
+        shown = str(error)
+    else:
+        shown = repr(broker)
+    assert PASSWORD not in shown
+    assert ENCODED not in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": float("nan")},
+        {"connect_timeout": 0},
+        {"connect_timeout": float("inf")},
+        {"prefix": "with{brace"},
+        {"prefix": "with}brace"},
+        {"prefix": ""},
+    ],
+)
+def test_an_option_out_of_its_range_is_said_at_once(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        Hub(RedisBroker("redis://localhost", **options))
+
+
+@pytest.mark.parametrize("broker", [1, b"redis://localhost", object()])
+def test_a_broker_that_is_none_is_said_at_once(broker: Any) -> None:
+    with pytest.raises(TypeError, match="broker"):
+        Hub(broker)
+
+
+def test_nobody_listens() -> None:
+    began = time.monotonic()
+    refused(RedisBroker("redis://127.0.0.1:1", timeout=0.5), "refused", "connect")
+    assert time.monotonic() - began < 3
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    refused(RedisBroker("redis://no-such-host.invalid", timeout=1.0), "resolve", "lookup", "name", "connect")
+
+
+def test_a_replica_that_only_reads_delivers_and_refuses_to_publish(redis: RedisServer, pair: Pair) -> None:
+    redis.admin.config_set("repl-diskless-sync-delay", "0")  # five seconds otherwise
+    replica_of = ("--replicaof", f"{HOST} {redis.port}")
+    with RedisServer(*replica_of) as replica:
+        until(lambda: replica.admin.info("replication")["master_link_status"] == "up", 10)
+        on_primary = pair.workers[0].hub(redis.url, pair.name)
+        on_replica = pair.workers[1].hub(replica.url, pair.name)
+        with listening(on_primary.listen(), on_replica.listen()) as clients:
+            (outcome,) = on_replica.outcomes("refused")
+            assert "error" in outcome, outcome
+            assert "read" in outcome["error"].lower()
+            on_primary.publish("accepted")
+            takes(clients, ["accepted"])
+            assert on_replica.state() == "connected"
+            # Promoted, it takes publications without further ado.
+            replica.admin.replicaof("NO", "ONE")
+            assert on_replica.publish("promoted") == replica.ids(pair.name)[1:]
+            takes(clients[1:], ["promoted"])
+
+
+def test_redis_out_of_memory_refuses_and_goes_on(redis: RedisServer, pair: Pair) -> None:
+    a, _ = pair.hubs(redis.url)
+    with listening(a.listen()) as (client,):
+        redis.admin.config_set("maxmemory", "1")
+        (outcome,) = a.outcomes("refused")
+        assert "error" in outcome, outcome
+        assert "memory" in outcome["error"].lower()
+        redis.admin.config_set("maxmemory", "0")
+        a.publish("accepted")
+        takes([client], ["accepted"])

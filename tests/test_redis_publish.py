@@ -1,0 +1,320 @@
+"""Publishing through Redis: one hub over several processes, one order, and what a Publication tells."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from redis_server import RedisServer, entry_id, stream_key
+from redis_workers import Pair, app_command, listening, takes
+from servers import run
+from sse_hub import (
+    BrokerError,
+    EventTooLarge,
+    Hub,
+    HubFull,
+    InvalidEvent,
+    OutcomeUnknown,
+    RedisBroker,
+    ServerSentEvent,
+)
+from wire import Site, Stream, until
+
+
+def test_an_event_reaches_the_clients_of_every_worker(redis: RedisServer, pair: Pair) -> None:
+    a, b = pair.hubs(redis.url)
+    with listening(a.listen(), b.listen()) as clients:
+        ids = a.publish("from a") + b.publish("from b") + a.publish("from a again")
+        for client in clients:
+            events = [client.event() for _ in ids]
+            assert [event.json() for event in events] == ["from a", "from b", "from a again"]
+            assert [event.id for event in events] == ids
+        assert [client.seen()["path"] for client in clients] == ["loop", "reactor"]
+    assert redis.ids(pair.name) == ids
+
+
+def test_topics_and_broadcasts_are_the_same_over_processes(redis: RedisServer, pair: Pair) -> None:
+    a, b = pair.hubs(redis.url)
+    with (
+        Hub(redis.url, name=pair.name) as hub,
+        listening(a.listen("x"), b.listen("x,y"), b.listen("y"), a.listen("")) as (x, xy, y, none),
+    ):
+        hub.publish("x", "to x")
+        hub.publish(["x", "y"], "to both")
+        hub.publish("z", "to nobody")
+        hub.broadcast("to all")
+        takes([x], ["to x", "to both", "to all"])
+        takes([xy], ["to x", "to both", "to all"])
+        takes([y], ["to both", "to all"])
+        takes([none], ["to all"])
+
+
+def test_every_client_sees_the_order_of_the_stream(redis: RedisServer, pair: Pair) -> None:
+    a, b = pair.hubs(redis.url)
+    with (
+        Hub(redis.url, name=pair.name) as hub,
+        listening(*(worker.listen() for worker in (a, b) for _ in range(3))) as clients,
+    ):
+
+        def publish(who: str, publish: Any) -> None:
+            for n in range(20):
+                publish(*(f"{who}{n}-{part}" for part in range(10)))
+
+        publishers = {
+            "a": a.publish,
+            "b": b.publish,
+            "here": lambda *data: [hub.publish("t", one) for one in data],
+        }
+        threads = [threading.Thread(target=publish, args=at) for at in publishers.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        hub.publish("t", "end").result()
+        stream = redis.ids(pair.name)
+        assert len(stream) == 3 * 200 + 1
+        orders = []
+        for client in clients:
+            events = [client.event() for _ in stream]
+            assert [event.id for event in events] == stream
+            orders.append([event.json() for event in events])
+        assert all(order == orders[0] for order in orders)
+        for who in publishers:  # and each publisher's own order holds
+            mine = [data for data in orders[0] if data.startswith(who)]
+            assert mine == [f"{who}{n}-{part}" for n in range(20) for part in range(10)]
+
+
+def test_workers_of_one_server_are_one_hub(redis: RedisServer) -> None:
+    """``uvicorn --workers 2``, with a hub as every app has it."""
+    command = app_command("--workers", "2", processes=2, SSE_HUB_URL=redis.url)
+    with run(command) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as http:
+        pids: set[int] = set()
+        clients: list[Stream] = []
+        try:
+            for _ in range(8):  # the kernel chooses the worker of each
+                clients.append(Stream(server.port, "/default/events"))
+                clients[-1].opened()
+            published = 0
+            while len(pids) < 2:
+                assert published < 100, "only one worker ever accepts"
+                pids |= {one["pid"] for one in http.post("/default/publish", json=[published]).json()}
+                http.headers["Connection"] = "close"
+                published += 1
+            for client in clients:
+                assert client.take(published) == [*range(published)]
+        finally:
+            for client in clients:
+                client.close()
+        assert "no broker" not in server.output
+
+
+def test_a_publication_gives_the_streams_id(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub:
+        published = hub.publish("t", 1)
+        id = published.result(5)
+        assert published.done()
+        assert published.id == id
+        assert published.result() == id
+        assert redis.ids() == [id]
+        next_id = hub.publish("t", 2).result()
+        assert id is not None
+        assert next_id is not None
+        assert entry_id(next_id) > entry_id(id)
+        sent = hub.send("nobody", 1)
+        assert sent.result(5) is None
+        assert sent.id is None
+        assert sent.done()
+
+
+async def test_a_publication_may_be_awaited_more_than_once_and_by_many(redis: RedisServer) -> None:
+    async with Hub(redis.url) as hub:
+        published = hub.publish("t", 1)
+
+        async def wait() -> str | None:
+            return await published
+
+        ids = await asyncio.gather(*(wait() for _ in range(5)))
+        assert {*ids} == {published.id} == {*redis.ids()}
+        assert await published == published.id
+        many = [hub.publish("t", n) for n in range(500)]
+        assert [await one for one in many] == redis.ids()[1:]
+
+
+async def test_a_cancelled_wait_takes_nothing_back(redis: RedisServer) -> None:
+    async with Hub(redis.url) as hub:
+        await hub.publish("t", "first")
+        redis.pause()
+        published = hub.publish("t", 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(wait_for(published), 0.05)
+        assert not published.done()
+        redis.resume()
+        assert await published == redis.ids()[1]
+
+
+async def wait_for(published: Any) -> str | None:
+    id: str | None = await published
+    return id
+
+
+def test_a_result_that_takes_too_long_is_a_timeout_and_comes_later(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub:
+        hub.publish("t", "first").result()
+        redis.pause()
+        began = time.monotonic()
+        published = hub.publish("t", 1)
+        assert time.monotonic() - began < 0.2
+        assert published.id is None
+        assert not published.done()
+        with pytest.raises(TimeoutError):
+            published.result(0.05)
+        redis.resume()
+        assert published.result(5) == redis.ids()[1]
+        assert published.done()
+
+
+def test_a_full_queue_is_said_at_once_and_what_was_taken_is_sent(redis: RedisServer) -> None:
+    with Hub(redis.url, backlog_bytes=100_000) as hub:
+        hub.publish("t", raw_data="first").result()
+        redis.pause()
+        taken: list[Any] = []
+        began = time.monotonic()
+
+        def fill() -> None:
+            for n in range(2000):  # the connection itself takes some megabytes
+                taken.append(hub.publish("t", raw_data=f"{n:05}" + "x" * 10_000))
+
+        with pytest.raises(HubFull):
+            fill()
+        assert time.monotonic() - began < 2, "publish() waited"
+        redis.resume()
+        ids = [one.result(10) for one in taken]
+        assert redis.ids()[1:] == ids[-len(redis.ids()) + 1 :]
+        hub.publish("t", raw_data="last").result(5)
+
+
+def test_what_is_wrong_with_an_event_is_said_at_the_call(redis: RedisServer) -> None:
+    with Hub(redis.url, max_event_bytes=1000) as hub:
+        with pytest.raises(InvalidEvent):
+            hub.publish("t", 1, event="two\nlines")
+        with pytest.raises(InvalidEvent):
+            hub.publish("t", float("nan"))
+        with pytest.raises(EventTooLarge):
+            hub.publish("t", "x" * 1000)
+        with pytest.raises(ValueError, match="topic"):
+            hub.publish("two\nlines", 1)
+        with pytest.raises(TypeError):
+            hub.publish("t", object())
+        hub.publish("t", "fine").result(5)
+    assert len(redis.ids()) == 1
+
+
+def test_retention_is_the_hubs(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub, pytest.raises(ValueError, match=r"history"):
+        hub.topic("chat:*", history=10)
+
+
+def test_the_stream_keeps_about_as_much_as_the_hub_says(redis: RedisServer) -> None:
+    with Hub(redis.url, history=200) as hub:
+        ids = [one.result() for one in [hub.publish("t", n) for n in range(1000)]]
+        kept = redis.ids()
+        assert 200 <= len(kept) < 400
+        assert kept == ids[-len(kept) :]
+
+
+def test_the_stream_forgets_what_is_too_old(redis: RedisServer) -> None:
+    with Hub(redis.url, history=100_000, history_age=0.5) as hub:
+        old = [one.result() for one in [hub.publish("t", n) for n in range(500)]]
+        until(lambda: time.time() * 1000 > entry_id(str(old[-1]))[0] + 600)
+        hub.publish("t", "new").result()
+        assert len(redis.ids()) < 150  # whole nodes of the stream go, not single entries
+
+
+EVENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    (({"a": [1, None, "é\u2028"]},), {}),
+    ((), {"raw_data": "line one\nline two\r\nthree\rfour\n"}),
+    ((), {"raw_data": ""}),
+    ((), {"raw_data": b"bytes: \xe2\x82\xac"}),
+    (("x",), {"event": "tick", "retry": 1500, "comment": "two\nlines"}),
+    ((None,), {}),
+    ((ServerSentEvent(data="as it is", event="named", retry=7),), {}),
+    ((), {"raw_data": "big" * 100_000}),
+    ((), {"comment": "nothing but a comment"}),
+    (("the end",), {}),
+]
+
+
+@pytest.mark.parametrize("way", ["portable", "protocol"])
+def test_events_arrive_as_they_would_without_a_broker(redis: RedisServer, way: str) -> None:
+    site = Site(way)
+    alone, through = site.hub(), site.hub(broker=redis.url)
+    try:
+        with site.stream(alone) as left, site.stream(through) as right:
+            for args, options in EVENTS:
+                for hub in (alone, through):
+                    with suppress(TypeError, ValueError):  # where there is none of them, there is in neither
+                        hub.publish("t", *args, **options)
+            while True:
+                one, other = left.event(), right.event()
+                assert (one.event, one.data, one.retry) == (other.event, other.data, other.retry)
+                if one.data == '"the end"':
+                    break
+    finally:
+        site.close_hubs()
+        site.close()
+
+
+def test_a_hub_that_was_closed_may_be_used_again(redis: RedisServer) -> None:
+    hub = Hub(redis.url)
+    first = hub.publish("t", 1)
+    hub.close()
+    assert [first.result(0)] == redis.ids()
+    second = hub.publish("t", 2)
+    hub.close()
+    assert [first.id, second.id] == redis.ids()
+    hub.close()
+    until(lambda: redis.clients() == 0)
+
+
+def test_a_hub_that_is_dropped_leaves_no_connection(redis: RedisServer) -> None:
+    hub = Hub(redis.url)
+    hub.publish("t", 1).result()
+    assert redis.clients() > 0
+    del hub
+    gc.collect()
+    until(lambda: redis.clients() == 0)
+
+
+def test_a_hub_of_redis_starts_nothing_before_it_is_used(redis: RedisServer) -> None:
+    Hub(redis.url)
+    hub = Hub("redis://127.0.0.1:1/")
+    time.sleep(0.05)
+    assert redis.clients() == 0
+    hub.close()
+
+
+def test_a_failure_that_nobody_looks_at_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.WARNING, "sse_hub"),
+        Hub(RedisBroker("redis://127.0.0.1:1/", timeout=0.2)) as hub,
+    ):
+        looked_at = hub.publish("t", 0)
+        with pytest.raises(BrokerError) as raised:
+            looked_at.result()
+        assert not isinstance(raised.value, OutcomeUnknown), "nothing was ever sent"
+        hub.publish("t", 1)
+        until(lambda: any("published failed" in message for message in caplog.messages))
+    assert sum("published failed" in message for message in caplog.messages) == 1
+
+
+def test_the_key_is_one_hash_tag(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub:
+        hub.publish("t", 1).result()
+        assert redis.admin.keys() == [stream_key()] == ["{sse-hub:default}:events"]

@@ -1,0 +1,294 @@
+"""Publishing from processes that serve nobody: scripts, tasks, what forks; and how they end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+
+import httpx
+import pytest
+from redis_server import Proxy, RedisServer
+from redis_workers import app_command
+from servers import HOST, gunicorn, run
+from wire import Stream, until
+
+COUNT = 2000
+
+
+def run_program(source: str, url: str, *, code: int = 0, errors: Sequence[str] = ()) -> str:
+    """Run it with this ``URL``; what it printed. It ends by itself and says nothing else on stderr."""
+    program = f"URL = {url!r}\nCOUNT = {COUNT}\n" + textwrap.dedent(source)
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == code, ended.stderr
+    for words in errors:
+        assert words in ended.stderr, ended.stderr
+    if not errors:
+        assert ended.stderr == ""
+    return ended.stdout
+
+
+def published(redis: RedisServer) -> int:
+    """How many events are in the stream, each of them once."""
+    entries = [str(fields) for _, fields in redis.admin.xrange("{sse-hub:default}:events")]
+    assert len({*entries}) == len(entries)
+    return len(entries)
+
+
+@pytest.mark.parametrize(
+    "end",
+    {
+        "nothing": """
+            for n in range(COUNT):
+                hub.publish("t", n)
+        """,
+        "with": """
+            with hub:
+                for n in range(COUNT):
+                    hub.publish("t", n)
+            import redis
+            assert redis.Redis.from_url(URL).xlen("{sse-hub:default}:events") == COUNT
+        """,
+        "close": """
+            publications = [hub.publish("t", n) for n in range(COUNT)]
+            hub.close()
+            assert all(one.done() and one.id for one in publications)
+        """,
+        "aclose": """
+            import asyncio
+            async def main():
+                publications = [hub.publish("t", n) for n in range(COUNT)]
+                await hub.aclose()
+                assert all(one.done() and one.id for one in publications)
+            asyncio.run(main())
+        """,
+        "close on a loop": """
+            import asyncio
+            async def main():
+                for n in range(COUNT):
+                    hub.publish("t", n)
+                hub.close()
+            asyncio.run(main())
+        """,
+        "asyncio.run": """
+            import asyncio
+            async def main():
+                for n in range(COUNT):
+                    hub.publish("t", n)
+            asyncio.run(main())
+        """,
+        "dropped": """
+            for n in range(COUNT):
+                hub.publish("t", n)
+            del hub
+            import gc; gc.collect()
+        """,
+        "threads": """
+            import threading
+            def publish(part):
+                for n in range(COUNT // 4):
+                    hub.publish("t", [part, n])
+            for part in range(4):
+                threading.Thread(target=publish, args=(part,)).start()
+        """,
+        "awaited, then more": """
+            import asyncio
+            async def main():
+                await hub.publish("t", "first")
+                for n in range(COUNT - 1):
+                    hub.publish("t", n)
+            asyncio.run(main())
+        """,
+    }.items(),
+    ids=lambda end: end[0].replace(" ", "-"),
+)
+def test_a_program_that_ends_has_sent_everything(redis: RedisServer, end: tuple[str, str]) -> None:
+    head = "from sse_hub import Hub\nhub = Hub(URL, history=10_000)\n"
+    run_program(head + textwrap.dedent(end[1]), redis.url)
+    assert published(redis) == COUNT
+
+
+def test_a_program_that_fails_has_sent_everything(redis: RedisServer) -> None:
+    source = """
+        from sse_hub import Hub
+        hub = Hub(URL, history=10_000)
+        for n in range(COUNT):
+            hub.publish("t", n)
+        raise RuntimeError("of its own")
+    """
+    run_program(source, redis.url, code=1, errors=["of its own"])
+    assert published(redis) == COUNT
+
+
+def test_a_program_whose_redis_is_away_ends_and_says_so() -> None:
+    began = time.monotonic()
+    source = """
+        from sse_hub import Hub, RedisBroker
+        hub = Hub(RedisBroker(URL, timeout=0.5))
+        for n in range(10):
+            hub.publish("t", n)
+    """
+    run_program(source, f"redis://{HOST}:1", errors=["publi"])
+    assert time.monotonic() - began < 5
+
+
+def test_a_program_whose_redis_stands_still_ends(redis: RedisServer) -> None:
+    source = """
+        from sse_hub import Hub, OutcomeUnknown, RedisBroker
+        hub = Hub(RedisBroker(URL, timeout=0.5))
+        print(hub.publish("t", 0).result(), flush=True)
+        input()
+        try:
+            hub.publish("t", 1).result()
+        except OutcomeUnknown:
+            print("unknown", flush=True)
+    """
+    program = f"URL = {redis.url!r}\n" + textwrap.dedent(source)
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as script:
+        assert script.stdout is not None
+        assert script.stdout.readline()
+        redis.pause()
+        out, _ = script.communicate("go on\n", timeout=15)
+    redis.resume()
+    assert (script.returncode, out) == (0, "unknown\n")
+
+
+def test_what_waits_for_a_redis_that_comes_soon_is_sent_at_the_end(redis: RedisServer) -> None:
+    """Closing waits for what was published, as long as a publication may take."""
+    with Proxy(redis.port) as proxy:
+        proxy.cut()
+        source = """
+            from sse_hub import Hub
+            with Hub(URL) as hub:
+                for n in range(COUNT):
+                    hub.publish("t", n)
+                print("published", flush=True)
+        """
+        program = f"URL = {proxy.url!r}\nCOUNT = 100\n" + textwrap.dedent(source)
+        with subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", program], stdout=subprocess.PIPE, text=True
+        ) as script:
+            assert script.stdout is not None
+            assert script.stdout.readline() == "published\n"
+            proxy.restore()
+            assert script.wait(15) == 0
+    assert published(redis) == 100
+
+
+FORKS = """
+    import os, sys
+    from sse_hub import Hub
+    hub = Hub(URL, history=10_000)
+
+    def children(work, count=5):
+        for n in range(count):
+            if os.fork() == 0:
+                code = 1
+                try:
+                    work(n)
+                    code = 0
+                finally:
+                    END
+        for _ in range(count):
+            assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "sent"), [("hub.close(); os._exit(code)", 5), ("sys.exit(code)", 5)], ids=["close", "exit"]
+)
+def test_a_forked_child_publishes_by_itself_and_nothing_is_sent_twice(
+    redis: RedisServer, end: str, sent: int
+) -> None:
+    source = textwrap.dedent(FORKS).replace("END", end) + textwrap.dedent("""
+        first = hub.publish("t", "before").result()
+        # Some of these are still on their way when the children begin: they are the parent's alone.
+        waiting = [hub.publish("t", n) for n in range(COUNT)]
+        children(lambda n: [hub.publish("t", f"child {n}-{m}").result(10) for m in range(10)])
+        hub.publish("t", "after").result()
+        assert all(one.id for one in waiting)
+    """)
+    run_program(source, redis.url)
+    assert published(redis) == COUNT + 2 + 10 * sent
+
+
+def test_a_child_does_not_wait_for_what_its_parent_published(redis: RedisServer) -> None:
+    source = textwrap.dedent(FORKS).replace("END", "os._exit(code)") + textwrap.dedent("""
+        from sse_hub import BrokerError
+        import asyncio
+        hub.publish("t", "before").result()
+        waiting = [hub.publish("t", n) for n in range(100)]
+
+        def child(n):
+            for one in waiting:
+                try:
+                    one.result(10)
+                except BrokerError:
+                    pass
+
+        children(child)
+        assert all(one.result(10) for one in waiting)
+    """)
+    run_program(source, redis.url)
+    assert published(redis) == 101
+
+
+def test_pools_that_fork_publish(redis: RedisServer) -> None:
+    source = """
+        import multiprocessing
+        from sse_hub import Hub
+        hub = Hub(URL, history=10_000)
+
+        def task(n):
+            return hub.publish("t", n).result(10)
+
+        hub.publish("t", "before").result()
+        with multiprocessing.get_context("fork").Pool(4) as pool:
+            ids = pool.map(task, range(200))
+        assert len(set(ids)) == 200 and all(ids)
+        hub.publish("t", "after").result()
+    """
+    run_program(source, redis.url)
+    assert published(redis) == 202
+
+
+def test_a_server_preloaded_after_use(redis: RedisServer, tmp_path: pytest.TempPathFactory) -> None:
+    """``gunicorn --preload`` with an app that publishes when it is imported: workers are forked after use."""
+    (app := tmp_path / "preloaded.py").write_text(  # type: ignore[operator]
+        "import redis_app\n"
+        "redis_app.hubs['default'].publish('t', 'imported').result(5)\n"
+        "app = redis_app.app\n"
+    )
+    command = gunicorn("preloaded:app", "--preload", processes=2)
+    command.env = {**app_command().env, "SSE_HUB_URL": redis.url}
+    command.env["PYTHONPATH"] += f":{app.parent}"
+    with run(command) as server, httpx.Client(base_url=f"http://{HOST}:{server.port}") as http:
+        clients = [Stream(server.port, "/default/events") for _ in range(4)]
+        try:
+            for client in clients:
+                client.opened()
+            pids = set()
+            while len(pids) < 2:
+                pids |= {one["pid"] for one in http.post("/default/publish", json=[1]).json()}
+                http.headers["Connection"] = "close"
+            http.post("/default/publish", json=["end"])
+            for client in clients:
+                seen = []
+                while "end" not in seen:
+                    seen.append(client.event().json())
+                assert {*seen} == {1, "end"}
+            until(lambda: http.get("/default/presence").json()["count"] == 4)
+        finally:
+            for client in clients:
+                client.close()
+        server.terminate()
+        server.wait()
+        assert "Traceback" not in server.output

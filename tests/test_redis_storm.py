@@ -1,0 +1,310 @@
+"""A storm over Redis: two workers, 200 clients that are cut and come back to either with their last id, while
+20,000 events are published, Redis stands still and goes on, and the stream is trimmed hard once.
+
+Every client's record is compared with the stream itself: no gap without ``stream-reset``, nothing twice, one
+order. What clients do is seeded; the seed is in every failure, and ``STORM_SEED=…`` runs it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis_server import EntryId, RedisServer, entry_id, stream_key
+from redis_workers import Pair, WorkerHub
+from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
+from sse_hub._event_parser import Event, EventParser
+
+CLIENTS = 200
+EVENTS = 20_000
+HISTORY = 4000
+TOPICS = [f"t{n}" for n in range(40)]
+NONE: EntryId = (0, 0)
+
+
+class Truth:
+    """Everything that was ever in the stream, kept from before it is trimmed; and who it was for."""
+
+    def __init__(self, redis: RedisServer, key: str) -> None:
+        self.redis, self.key = redis, key
+        self.topics: list[frozenset[str] | None] = []  # of each event by its number; None: everybody
+        self.ids: list[EntryId] = []
+        self.numbers: list[int] = []
+
+    def look(self, trim: int | None = None) -> None:
+        """Note what is new; in the same transaction, trim."""
+        after = "(" + "-".join(map(str, self.ids[-1])) if self.ids else "-"
+        pipeline = self.redis.admin.pipeline(transaction=True)
+        pipeline.xrange(self.key, after)
+        if trim is not None:
+            pipeline.xtrim(self.key, maxlen=trim, approximate=False)
+        for id, fields in pipeline.execute()[0]:
+            number = re.search(r'\{"n":(\d+)', "".join(fields.values()))
+            assert number, f"no data in {fields}"
+            self.ids.append(entry_id(id))
+            self.numbers.append(int(number[1]))
+
+    def index(self) -> None:
+        """Where each topic's events are, once all is over."""
+        self.where: dict[str, list[EntryId]] = {topic: [] for topic in TOPICS}
+        for id, number in zip(self.ids, self.numbers, strict=True):
+            for topic in TOPICS if (topics := self.topics[number]) is None else topics:
+                self.where[topic].append(id)
+        self.number = dict(zip(self.ids, self.numbers, strict=True))
+
+    def between(self, after: EntryId, until: EntryId, topics: list[str]) -> set[EntryId]:
+        """What a client of these topics is to get of what lies behind ``after``, up to ``until``."""
+        found: set[EntryId] = set()
+        for topic in topics:
+            ids = self.where[topic]
+            found.update(ids[bisect_right(ids, after) : bisect_right(ids, until)])
+        return found
+
+
+class Walker:
+    """A client that leaves and comes back as it likes until told to listen. Its record is judged later."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.dice = random.Random(f"{seed}-{number}")
+        self.topics = self.dice.sample(TOPICS, 2)
+        # Some are away for so long that history forgets them.
+        self.away = 3.0 if number % 10 == 0 else 0.3
+        self.id = ""
+        self.visits = 0
+        # (name or None for an event, id, number), connection after connection
+        self.record: list[tuple[str, str, int]] = []
+        self.at_end = False
+
+    def see(self, event: Event) -> None:
+        self.id = event.id
+        if event.event == "message":
+            data = event.json()
+            self.record.append(("event", event.id, data["n"]))
+            self.at_end = self.at_end or "end" in data
+        else:
+            self.record.append((event.event, event.id, -1))
+
+    async def visit(self, hub: WorkerHub, calm: asyncio.Event) -> None:
+        """One connection, from its request to its end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", hub.worker.port)
+        self.visits += 1
+        id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
+        path = f"/{hub.name}/events?topics={','.join(self.topics)}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{id}\r\n".encode())
+        parser = EventParser(self.id)
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            while not self.at_end:
+                size = int(await reader.readuntil(b"\r\n"), 16)
+                chunk = await reader.readexactly(size + 2)
+                if size == 0:
+                    return
+                parser.feed(chunk[:-2])
+                while parser.events:
+                    if not (event := parser.events.popleft()).is_comment:
+                        self.see(event)
+                if not calm.is_set() and self.dice.random() < 0.02:
+                    return  # in the middle of whatever comes next
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.transport.abort()
+
+    async def walk(self, hubs: list[WorkerHub], calm: asyncio.Event) -> None:
+        while not self.at_end:
+            await self.visit(self.dice.choice(hubs), calm)
+            if not calm.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(calm.wait(), self.dice.uniform(0, self.away))
+
+    def check(self, truth: Truth) -> None:
+        """The record against the stream: each step of the client's position is complete, or was announced."""
+        last = NONE
+        placed = False  # whether it has a position from which nothing may be missing
+        for name, id, number in self.record:
+            at = entry_id(id) if id else last
+            match name:
+                case "stream-open":
+                    assert not placed or at == last, f"opens at {at}, reported was {last}"
+                    last, placed = at, placed or bool(id)
+                case "stream-reset":
+                    # What it may have missed lies up to where it goes on: this id, or the next one.
+                    assert at >= last, f"reset to {at} behind {last}"
+                    last, placed = at, at > last
+                case "stream-cursor":
+                    assert at >= last, f"cursor {at} after {last}"
+                    if placed:
+                        self.complete(truth, last, at)
+                    last, placed = at, True
+                case _:
+                    assert at > last, f"{at} after {last}: twice, or out of order"
+                    assert truth.number.get(at) == number, f"{at} is not {number} in the stream"
+                    topics = truth.topics[number]
+                    assert topics is None or topics & {*self.topics}, f"{at} was for {topics}"
+                    if placed:
+                        self.complete(truth, last, at, but=at)
+                    last, placed = at, True
+
+    def complete(self, truth: Truth, after: EntryId, until: EntryId, but: EntryId = NONE) -> None:
+        missing = truth.between(after, until, self.topics) - {but}
+        assert not missing, f"a silent gap between {after} and {until}: {sorted(missing)[:5]}"
+
+
+class Publisher:
+    """Publishes everything from this process, which serves nobody, and keeps what became of it."""
+
+    def __init__(self, url: str, name: str, seed: int, truth: Truth) -> None:
+        self.dice = random.Random(seed)
+        self.truth = truth
+        self.hub = Hub(RedisBroker(url, timeout=1.0), name=name, history=HISTORY)
+        self.outcomes: list[Any] = []
+        self.results: Counter[str] = Counter()
+        self.go = threading.Event()  # cleared: it rests
+        self.go.set()
+
+    def one(self, **more: Any) -> None:
+        n = len(self.truth.topics)
+        everybody = bool(more) or self.dice.random() < 0.005
+        topics = frozenset(self.dice.sample(TOPICS, self.dice.choice([1, 1, 1, 2])))
+        self.truth.topics.append(None if everybody else topics)
+        data = {"n": n, **more, "fill": "x" * self.dice.randrange(100)}
+        self.outcomes.append(self.hub.broadcast(data) if everybody else self.hub.publish(topics, data))
+
+    def run(self, per_second: int) -> None:
+        began, rested = time.monotonic(), 0.0
+        for n in range(EVENTS):
+            self.one()
+            if n % 50 == 0:
+                at = time.monotonic()
+                self.go.wait(10)
+                rested += time.monotonic() - at
+                time.sleep(max(0, began + rested + n / per_second - time.monotonic()))
+
+    def settle(self) -> set[int]:
+        """The numbers of what was published for sure; each has the id it was told."""
+        published = set()
+        for n, outcome in enumerate(self.outcomes):
+            try:
+                id = entry_id(outcome.result(10))
+            except OutcomeUnknown:
+                self.results["unknown"] += 1
+            except BrokerError:
+                self.results["failed"] += 1
+            else:
+                self.results["published"] += 1
+                published.add(n)
+                at = bisect_left(self.truth.ids, id)
+                assert at < len(self.truth.ids), f"{id} is not in the stream"
+                assert self.truth.ids[at] == id, f"{id} is not in the stream"
+                assert self.truth.numbers[at] == n
+        return published
+
+
+@pytest.fixture
+def seed() -> int:
+    seed = int(os.environ.get("STORM_SEED", "20260101"))
+    print(f"STORM_SEED={seed}")
+    return seed
+
+
+async def trouble(redis: RedisServer, pair: Pair, truth: Truth, publisher: Publisher) -> None:
+    """What happens besides, at fixed places of the publications."""
+
+    async def reached(n: int) -> None:
+        while len(truth.topics) < n:
+            truth.look()
+            await asyncio.sleep(0.02)
+
+    async def kept(count: int) -> None:
+        """So many more are in the stream."""
+        until = len(truth.ids) + count
+        while len(truth.ids) < until:
+            truth.look()
+            await asyncio.sleep(0.02)
+
+    await reached(4000)
+    redis.pause()
+    await asyncio.sleep(1.5)  # longer than a publication may take
+    redis.resume()
+    await kept(3000)
+    # A worker is overrun: what it has yet to read is trimmed. (No one else may be hurt by that.)
+    (overrun := pair.workers[1].process.process).send_signal(signal.SIGSTOP)
+    await kept(HISTORY // 4)
+    truth.look(trim=5)
+    overrun.send_signal(signal.SIGCONT)
+    await kept(1000)
+    redis.pause()
+    await asyncio.sleep(0.3)  # shorter
+    redis.resume()
+    while any(thread.name == "publisher" for thread in threading.enumerate()):
+        truth.look()
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(120)
+async def test_a_storm_over_two_workers_loses_nothing_silently(
+    redis: RedisServer, pair: Pair, seed: int
+) -> None:
+    broker = {"timeout": 1.0, "connect_timeout": 0.5}
+    hubs = [*pair.hubs(redis.url, broker=broker, history=HISTORY, heartbeat=0.5)]
+    truth = Truth(redis, stream_key(pair.name))
+    publisher = Publisher(redis.url, pair.name, seed, truth)
+    walkers = [Walker(seed, number) for number in range(CLIENTS)]
+    calm = asyncio.Event()
+    walks = [asyncio.create_task(walker.walk(hubs, calm)) for walker in walkers]
+    thread = threading.Thread(target=publisher.run, args=(2000,), name="publisher")
+    try:
+        thread.start()
+        await trouble(redis, pair, truth, publisher)
+        calm.set()
+        while True:  # the very last must be there
+            publisher.one(end=True)
+            with suppress(BrokerError):
+                await publisher.outcomes[-1]
+                break
+        async with asyncio.timeout(20):
+            await asyncio.gather(*walks)
+    finally:
+        redis.resume()
+        pair.workers[1].process.process.send_signal(signal.SIGCONT)
+        for walk in walks:
+            walk.cancel()
+        await asyncio.gather(*walks, return_exceptions=True)
+        await asyncio.to_thread(thread.join)
+        await publisher.hub.aclose()
+    truth.look()
+    judge(walkers, truth, publisher, seed)
+
+
+def judge(walkers: list[Walker], truth: Truth, publisher: Publisher, seed: int) -> None:
+    """All the records, and that it was a storm."""
+    truth.index()
+    assert len({*truth.numbers}) == len(truth.numbers), "something was published twice"
+    published = publisher.settle()
+    assert published <= {*truth.numbers}
+    failures = []
+    for n, walker in enumerate(walkers):
+        try:
+            walker.check(truth)
+        except AssertionError as error:
+            failures.append(f"client {n}: {error}")
+    assert not failures, f"STORM_SEED={seed}, {len(failures)} clients\n" + "\n".join(failures[:10])
+    kinds = Counter(name for walker in walkers for name, _, _ in walker.record)
+    visits = sum(walker.visits for walker in walkers)
+    print(json.dumps({"visits": visits, **kinds, **publisher.results}))
+    assert visits > 5 * CLIENTS
+    assert kinds["event"] > 50_000
+    assert kinds["stream-reset"] > CLIENTS // 4  # those of the worker that was overrun
+    assert publisher.results["unknown"] + publisher.results["failed"] > 0
+    assert publisher.results["published"] > EVENTS / 2
