@@ -305,6 +305,6 @@ def judge(walkers: list[Walker], truth: Truth, publisher: Publisher, seed: int) 
     print(json.dumps({"visits": visits, **kinds, **publisher.results}))
     assert visits > 5 * CLIENTS
     assert kinds["event"] > 50_000
-    assert kinds["stream-reset"] > CLIENTS // 4  # those of the worker that was overrun
+    assert kinds["stream-reset"] > CLIENTS // 10  # those of the worker that was overrun
     assert publisher.results["unknown"] + publisher.results["failed"] > 0
     assert publisher.results["published"] > EVENTS / 2
