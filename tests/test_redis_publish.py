@@ -222,11 +222,19 @@ def test_retention_is_the_hubs(redis: RedisServer) -> None:
 
 
 def test_the_stream_keeps_about_as_much_as_the_hub_says(redis: RedisServer) -> None:
-    with Hub(redis.url, history=200) as hub:
+    with Hub(RedisBroker(redis.url, min_age=0), history=200) as hub:
         ids = [one.result() for one in [hub.publish("t", n) for n in range(1000)]]
+        until(lambda: time.time() * 1000 > entry_id(str(ids[-1]))[0] + 10)
+        ids.append(hub.publish("t", "one more").result())
         kept = redis.ids()
         assert 200 <= len(kept) < 400
         assert kept == ids[-len(kept) :]
+
+
+def test_a_burst_does_not_push_out_what_others_may_not_have_read(redis: RedisServer) -> None:
+    with Hub(redis.url, history=200) as hub:
+        ids = [one.result() for one in [hub.publish("t", n) for n in range(3000)]]
+        assert redis.ids() == ids
 
 
 def test_the_stream_forgets_what_is_too_old(redis: RedisServer) -> None:

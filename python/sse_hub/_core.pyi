@@ -174,6 +174,8 @@ class RedisBroker:
         prefix: what the keys begin with, after the brace of their hash tag.
         timeout: how long a publication may wait to be sent, and then for its reply, in seconds.
         connect_timeout: how long connecting may take, in seconds.
+        min_age: how long the stream keeps every event, in seconds, whatever the hub's ``history`` says: a
+            process that is no further behind is not overrun by a burst.
         ca_certs: a file with the certificates (PEM) of who signs the server's; None for the system's.
         certfile: a file with the client's own certificate (PEM).
         keyfile: a file with its key (PEM).
@@ -190,6 +192,7 @@ class RedisBroker:
         prefix: str = "sse-hub",
         timeout: float = 5.0,
         connect_timeout: float = 1.5,
+        min_age: float = 10.0,
         ca_certs: str | PathLike[str] | None = None,
         certfile: str | PathLike[str] | None = None,
         keyfile: str | PathLike[str] | None = None,

@@ -13,7 +13,7 @@ use super::exceptions::OrRaise;
 use super::{awaiting, fork};
 use crate::broker::redis::options::{Certificates, Kept, Keys, Server};
 use crate::broker::redis::{Observer, RedisBroker};
-use crate::config::positive_seconds;
+use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
 
 /// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
@@ -25,7 +25,8 @@ use crate::hub::Hub;
 /// Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels it is
 /// `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any node's. `prefix` is what the keys begin with, after the
 /// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait to be sent, and then for
-/// its reply; `connect_timeout` how long connecting may take. `ca_certs` is a file with the certificates (PEM)
+/// its reply; `connect_timeout` how long connecting may take. `min_age` is how long the stream keeps every event,
+/// in seconds, whatever the hub's `history` says: a process that is so far behind is not overrun. `ca_certs` is a file with the certificates (PEM)
 /// of who signs the server's, None for the system's; `certfile` and `keyfile` are the client's own.
 ///
 /// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
@@ -33,6 +34,7 @@ use crate::hub::Hub;
 pub struct PyRedisBroker {
     server: Server,
     prefix: String,
+    pub min_age: Duration,
 }
 
 /// The content of a file, if one is named; the error names it too.
@@ -48,9 +50,9 @@ fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
 #[pymethods]
 impl PyRedisBroker {
     #[new]
-    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, ca_certs=None,
+    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, min_age=10.0, ca_certs=None,
                         certfile=None, keyfile=None),
-           text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, ca_certs=None, certfile=None, keyfile=None)")]
+           text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, min_age=10.0, ca_certs=None, certfile=None, keyfile=None)")]
     #[allow(clippy::too_many_arguments, reason = "the options of a broker, by keyword")]
     fn new(
         py: Python<'_>,
@@ -58,12 +60,14 @@ impl PyRedisBroker {
         prefix: String,
         timeout: f64,
         connect_timeout: f64,
+        min_age: f64,
         ca_certs: Option<PathBuf>,
         certfile: Option<PathBuf>,
         keyfile: Option<PathBuf>,
     ) -> PyResult<Self> {
         let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
         let connect_timeout = positive_seconds("connect_timeout", connect_timeout).or_raise(py)?;
+        let min_age = seconds("min_age", min_age).or_raise(py)?;
         let client = match (read(certfile)?, read(keyfile)?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -76,7 +80,7 @@ impl PyRedisBroker {
         let certificates = Certificates { ca: read(ca_certs)?, client };
         let server = Server::new(url, certificates, timeout, connect_timeout).or_raise(py)?;
         Keys::new(&prefix, "default").or_raise(py)?;
-        Ok(Self { server, prefix })
+        Ok(Self { server, prefix, min_age })
     }
 
     fn __repr__(&self) -> String {

@@ -108,6 +108,7 @@ impl PyHub {
         let kept = Kept {
             count: config.retention.count,
             age: config.retention.age,
+            min_age: broker.map_or(Duration::ZERO, |broker| broker.min_age),
             bytes: config.history_total_bytes,
         };
         let link = broker.map(|broker| Link::new(py, broker, name, kept)).transpose()?;

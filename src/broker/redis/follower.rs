@@ -40,9 +40,14 @@ pub async fn run(shared: Arc<Shared>) {
             }
         };
         shared.connected.store(false, Ordering::Release);
+        if shared.commands.moved.is_news() && lost.is_none() {
+            // Nothing was lost: another node of the cluster has the stream.
+            backoff.pause().await;
+            continue;
+        }
         shared.why.lock().clone_from(&reason);
         shared.settles_changed.notify_waiters();
-        if lost.is_none() && !shared.commands.moved.is_news() {
+        if lost.is_none() {
             lost = Some(Instant::now());
             shared.warn(&format!(
                 "no connection to {}: {reason}; clients stay connected, and get what was published meanwhile \

@@ -147,7 +147,9 @@ impl RedisBroker {
                 tokio::spawn(resume::run(tasks.clone(), asked));
                 let presence = tokio::spawn(presence::run(tasks.clone()));
                 // It ends when the broker stops and everything was sent.
-                let _ = tokio::spawn(publisher::run(tasks)).await;
+                if tokio::spawn(publisher::run(tasks.clone())).await.is_err() {
+                    tasks.outbox.abandon();
+                }
                 let _ = tokio::time::timeout(GOODBYE, presence).await;
             });
             // The name of a server is looked up in a thread that may take its time.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult,
@@ -13,6 +14,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::error::{Error, Result};
+
+/// Silence after which the kernel asks whether the other side is there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How long a worker is believed to be there after it was last heard of.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(15);
@@ -126,7 +130,9 @@ impl Server {
 }
 
 fn tcp_settings() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
+    // A connection on which little happens must not be forgotten by what is in between.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
 /// What a URL says of one server.
@@ -240,6 +246,8 @@ pub struct Kept {
     pub count: usize,
     /// None older than this.
     pub age: Option<Duration>,
+    /// None goes for the number before it has this age.
+    pub min_age: Duration,
     /// How many bytes of it a process takes over when it starts.
     pub bytes: usize,
 }

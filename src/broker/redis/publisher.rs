@@ -36,6 +36,13 @@ struct Posted {
     at: Instant,
 }
 
+impl Drop for Posted {
+    fn drop(&mut self) {
+        // Whatever became of the task that had it, nobody waits for ever. Known already, this does nothing.
+        self.outcome.complete(Err(Failure::Unknown("the connection to the broker has failed".into())));
+    }
+}
+
 /// What a letter that waits costs, about: small ones are many.
 fn size(letter: &Letter) -> usize {
     letter.len() + LETTER_OVERHEAD
@@ -75,6 +82,17 @@ impl Outbox {
         drop(queue);
         self.posted.notify_one();
         Ok(outcome)
+    }
+
+    /// Nothing is sent any more.
+    pub fn abandon(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        queue.sent = 0;
+        queue.bytes = 0;
+        let letters = std::mem::take(&mut queue.letters);
+        drop(queue);
+        drop(letters);
     }
 
     /// How many letters have no outcome yet.
@@ -204,7 +222,7 @@ impl Shared {
         pipeline.ignore_errors();
         let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
         let command = pipeline.cmd("EVAL").arg(PUBLISH).arg(1).arg(&self.keys.events);
-        command.arg(self.kept.count).arg(age);
+        command.arg(self.kept.count).arg(age).arg(self.kept.min_age.as_millis().to_string());
         for posted in batch {
             let fields = posted.letter.fields();
             command.arg(2 * fields.len());

@@ -6,8 +6,11 @@
 /// The id before the first is the last that the stream gave, not that of its newest entry: after trimming or
 /// deleting that one is gone, and the link would skip what was lost. Nothing comes between entries of one call.
 ///
-/// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; for each
-/// entry, how many fields and values it has together, and these.
+/// Entries beyond the number to keep go only when they have a certain age: a process that is briefly behind would
+/// be overrun by a burst otherwise, and all its clients told of a gap.
+///
+/// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; how old
+/// they must be to go for their number; for each entry, how many fields and values it has together, and these.
 pub const PUBLISH: &str = r"
 local before = '0-0'
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
@@ -18,17 +21,23 @@ else
     if info[i] == 'last-generated-id' then before = info[i + 1] end
   end
 end
-local ids, newest, at = {}, nil, 3
+local ids, newest, at = {}, nil, 4
 while at < #ARGV do
   local last = at + ARGV[at]
-  local id = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'p', before, unpack(ARGV, at + 1, last))
+  local id = redis.pcall('XADD', KEYS[1], '*', 'p', before, unpack(ARGV, at + 1, last))
   if type(id) == 'string' then before, newest = id, id end
   ids[#ids + 1] = id
   at = last + 1
 end
-if newest and ARGV[2] ~= '' then
-  local ms = tonumber(string.match(newest, '^%d+')) - tonumber(ARGV[2])
-  if ms > 0 then redis.pcall('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', ms)) end
+if newest then
+  local now = tonumber(string.match(newest, '^%d+'))
+  local function trim(age, ...)
+    local ms = now - tonumber(age)
+    if ms > 0 then redis.pcall('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f', ms), ...) end
+  end
+  local over = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+  if over > 0 then trim(ARGV[3], 'LIMIT', over) end
+  if ARGV[2] ~= '' then trim(ARGV[2]) end
 end
 return ids
 ";

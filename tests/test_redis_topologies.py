@@ -1,0 +1,130 @@
+"""Redis with more than one server: a cluster, and sentinels that choose the primary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis_server import RedisServer, stream_key
+from servers import HOST, free_port
+from sse_hub import BrokerError, Hub, OutcomeUnknown
+from wire import until
+
+SLOTS = 16384
+
+
+@pytest.fixture
+def cluster() -> Iterator[list[RedisServer]]:
+    """Three primaries that share the slots."""
+    with contextlib.ExitStack() as stack:
+        ports = [free_port() for _ in range(3)]
+        nodes = [
+            stack.enter_context(RedisServer("--cluster-enabled", "yes", "--cluster-port", str(port)))
+            for port in ports
+        ]
+        for at, node in enumerate(nodes):
+            first, last = at * SLOTS // 3, (at + 1) * SLOTS // 3 - 1
+            node.admin.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+            node.admin.execute_command("CLUSTER MEET", HOST, nodes[0].port, ports[0])
+        for node in nodes:
+            until(lambda node=node: node.admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok", 20)
+        yield nodes
+
+
+async def collect(hub: Hub, count: int) -> list[str]:
+    """The names of so many events, opening included; the data of those without."""
+    names: list[str] = []
+    async with hub.subscribe("t") as stream:
+        async for chunk in stream:
+            for event in chunk.decode().split("\n\n")[:-1]:
+                fields = dict(line.split(": ", 1) for line in event.split("\n") if not line.startswith(":"))
+                names.append(fields.get("event", fields["data"]))
+            if len(names) >= count:
+                break
+    return names
+
+
+async def are_there(hub: Hub, count: int) -> None:
+    """Wait until so many are in the topic, in all hubs."""
+    async with asyncio.timeout(10):
+        while (await hub.presence("t")).count < count:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_hub_in_a_cluster_is_reached_through_any_node(cluster: list[RedisServer]) -> None:
+    hubs = [Hub(node.url) for node in cluster]
+    first = [asyncio.create_task(collect(hub, 4)) for hub in hubs]
+    await are_there(hubs[0], 3)
+    # None of these waits for another.
+    ids = await asyncio.gather(*(hub.publish("t", n) for n, hub in enumerate(hubs)))
+    got = await asyncio.wait_for(asyncio.gather(*first), 10)
+    order = [str(ids.index(id)) for id in sorted(ids, key=lambda id: tuple(map(int, str(id).split("-"))))]
+    for names in got:
+        assert [name for name in names if not name.startswith("stream-")] == order
+        assert "stream-reset" not in names
+    keys = [key for node in cluster for key in node.admin.keys("*")]
+    assert stream_key() in keys
+    assert len([node for node in cluster if node.admin.dbsize()]) == 1
+    for hub in hubs:
+        await hub.aclose()
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[tuple[str, RedisServer, RedisServer]]:
+    """The URL of a sentinel that watches a primary and its replica."""
+    quick = ("--repl-diskless-sync-delay", "0", "--shutdown-timeout", "0")
+    with (
+        RedisServer(*quick) as primary,
+        RedisServer(*quick, "--replicaof", HOST, str(primary.port)) as replica,
+    ):
+        until(lambda: replica.admin.info("replication")["master_link_status"] == "up", 20)
+        port = free_port()
+        watch = tmp_path / "sentinel.conf"
+        watch.write_text(
+            f"port {port}\nbind {HOST}\ndir {tmp_path}\n"
+            f"sentinel monitor main {HOST} {primary.port} 1\n"
+            "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
+        )
+        process = subprocess.Popen(
+            ["redis-server", str(watch), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            watcher = redis.Redis(HOST, port, decode_responses=True)
+
+            def knows_the_replica() -> bool:
+                with contextlib.suppress(redis.exceptions.ConnectionError):
+                    return len(watcher.sentinel_slaves("main")) == 1
+                return False
+
+            until(knows_the_replica, 30)
+            watcher.close()
+            yield f"redis+sentinel://{HOST}:{port}/main", primary, replica
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def test_a_hub_follows_the_primary_that_the_sentinels_name(
+    sentinel: tuple[str, RedisServer, RedisServer],
+) -> None:
+    url, primary, replica = sentinel
+    async with Hub(url) as hub:
+        collected = asyncio.create_task(collect(hub, 4))
+        await are_there(hub, 1)
+        before = [await hub.publish("t", n) for n in range(2)]
+        until(lambda: replica.admin.xlen(stream_key()) == 2)
+        primary.kill()
+        after = None
+        async with asyncio.timeout(30):
+            while after is None:
+                with contextlib.suppress(BrokerError, OutcomeUnknown):
+                    after = await hub.publish("t", "after")
+        names = await asyncio.wait_for(collected, 10)
+        # The replica had all of it: nobody is told of a gap.
+        assert [name for name in names if name != "stream-cursor"] == ["stream-open", "0", "1", '"after"']
+        assert [id for id, _ in replica.admin.xrange(stream_key())] == [*before, after]
