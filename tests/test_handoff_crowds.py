@@ -14,7 +14,6 @@ import time
 import urllib.request
 from contextlib import nullcontext
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import pytest
@@ -128,7 +127,7 @@ def test_visitors_leave_nothing_behind(loop: str) -> None:
             visit(crowd, visits, 100 if number % 4 == 0 else 0)
             if number == rounds // 2:
                 halfway = ask(server.port, "/left")
-            if number >= rounds // 2:
+            if number >= rounds // 4:
                 allocated.append(ask(server.port, "/left")["allocated"])
         took = time.monotonic() - began
         until(lambda: ask(server.port, "/left")["descriptors"] == before["descriptors"])
@@ -137,13 +136,14 @@ def test_visitors_leave_nothing_behind(loop: str) -> None:
         assert after["stats"]["subscribers"] == after["stats"]["handed_off"] == 0
         assert after["instances"] == before["instances"]
         grown = {name: after[name] - halfway[name] for name in ("objects", "resident")}
-        # A table that doubles does so once; a record that stays for each visit stays in every round.
+        # Tables grow and shrink, by some KB from round to round; a record that stays for each visit stays in
+        # every round, also in the one that grew least.
         each = [later - earlier for earlier, later in pairwise(allocated)]
-        grown["allocated in a round"] = round(median(each))
+        grown["allocated in a round"] = min(each)
         print(f"{visits * rounds} visits, {visits * (rounds - 1) / took:.0f} a second; then {grown}")
         assert grown["objects"] < 200
-        # Any record that stayed for each visit would be more.
-        assert grown["allocated in a round"] < 8 * visits, each
+        # The smallest record that malloc knows takes 32 bytes.
+        assert grown["allocated in a round"] < 16 * visits, each
         assert grown["resident"] < 4_000_000
         assert not COMPLAINT.search(server.output), server.output
 
