@@ -13,12 +13,39 @@ pytest.register_assert_rewrite("redis_workers")
 if TYPE_CHECKING:
     from redis_server import RedisServer
     from redis_workers import Pair, Worker
+    from wire import Site
 
 
 @pytest.fixture
 def clock() -> Clock:
     """A clock that stands still, and makes hubs that run on it."""
     return Clock()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that take ``site`` run with each way to serve that their module names in ``SITES``."""
+    if "module_site" in metafunc.fixturenames:
+        metafunc.parametrize("module_site", metafunc.module.SITES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def module_site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """One server for a module's tests."""
+    from wire import Site
+
+    site = Site(request.param)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(module_site: Site) -> Iterator[Site]:
+    """The module's server, for one test: its hubs are closed with it, and nothing may complain."""
+    from wire import quiet
+
+    with quiet():
+        yield module_site
+        module_site.close_hubs()
 
 
 @pytest.fixture

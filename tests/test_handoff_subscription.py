@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -22,23 +22,9 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from wire import WAYS, Site, Stream, quiet, until
+from wire import WAYS, Site, Stream, only, until
 
-
-@pytest.fixture(scope="module", params=["protocol", "middleware"])
-def server(request: pytest.FixtureRequest) -> Iterator[Site]:
-    assert WAYS[request.param][0] == "reactor"
-    site = Site(request.param)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def site(server: Site) -> Iterator[Site]:
-    with quiet():
-        yield server
-        server.close_hubs()
-
+SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
 
 Make = Callable[[Request], Response]
 
@@ -55,11 +41,6 @@ def opened(site: Site, hub: Hub, **options: Any) -> Stream:
     stream.opened()
     until(lambda: hub.stats()["handed_off"] == hub.count() > 0)
     return stream
-
-
-def only(hub: Hub) -> Subscription:
-    (subscriber,) = hub.subscribers()
-    return subscriber
 
 
 # --- What arrives ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 ::
 
+    SITES = tuple(WAYS)  # the ways to serve: each test that takes ``site`` runs with each of them
+
     def test_it(site: Site) -> None:
         hub = site.hub()
         with site.stream(hub, "prices") as stream:
@@ -21,7 +23,7 @@ from typing import Any
 import sse_hub.uvicorn
 from handoff_serving import PROTOCOL, Complaints
 from servers import Client, ThreadServer
-from sse_hub import Hub
+from sse_hub import Hub, Subscription
 from sse_hub._event_parser import Event, EventParser
 from starlette.types import Receive, Scope, Send
 
@@ -183,6 +185,17 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> float:
         assert time.monotonic() - began < seconds, "never happened"
         time.sleep(0.002)
     return time.monotonic() - began
+
+
+def only(hub: Hub) -> Subscription:
+    """The hub's only subscriber."""
+    (subscriber,) = hub.subscribers()
+    return subscriber
+
+
+def names(events: list[Event]) -> list[str]:
+    """What each event says; of the hub's own their names."""
+    return [event.event if event.event.startswith("stream-") else event.data for event in events]
 
 
 def half_close(sock: socket.socket) -> None:

@@ -1,0 +1,185 @@
+"""Streams that were handed off, in a server of their own: without descriptors, forked, at the exit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import pytest
+from handoff_serving import PROTOCOL
+from servers import Client, Command, program, run, uvicorn
+from wire import Stream
+
+
+def app(*options: str) -> Command:
+    command = uvicorn("tests.reactor_app:app", "--http", PROTOCOL, *options)
+    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
+    return command
+
+
+def ask(client: Client, path: str) -> str:
+    """One more request on a connection that stays open; the text of its answer ends with a full stop."""
+    client.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return answer(client)
+
+
+def answer(client: Client) -> str:
+    client.read_until(b"\r\n\r\n")
+    return client.read_until(b".").decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+def test_without_descriptors_only_newcomers_suffer() -> None:
+    with run(app()) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            stream.opened()
+        control = stack.enter_context(Client(server.port, "/publish?data=0"))
+        assert answer(control) == f"published to {'+'.join(['reactor'] * 5)}."
+        with Stream(server.port, "/exhausted") as newcomer:
+            newcomer.opened()
+            paths = "+".join(["loop"] + ["reactor"] * 5)
+            assert ask(control, "/publish?data=1") == f"published to {paths}."
+            assert newcomer.take(1) == ["1"], "it has no descriptor to hand over, and streams all the same"
+        stack.enter_context(Client(server.port, "/events"))  # cannot even be accepted
+        for n in range(2, 5):
+            ask(control, f"/publish?data={n}")
+        for stream in streams:
+            assert stream.take(5) == [str(n) for n in range(5)]
+        ask(control, "/restored")
+        streams.append(stack.enter_context(Stream(server.port, "/events")))
+        streams[-1].opened()
+        server.terminate()
+        for stream in streams:
+            assert stream.rest() == []
+            assert stream.ended
+        assert server.wait() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+def test_without_descriptors_for_a_reactor_the_first_stream_stays_with_its_server() -> None:
+    with run(app()) as server, ExitStack() as stack:
+        control = stack.enter_context(Client(server.port, "/restored"))
+        answer(control)
+        # One for the loop's reader, one to hand over, none for a thread with its own.
+        with Stream(server.port, "/exhausted?left=2") as stream:
+            stream.opened()
+            assert ask(control, "/publish?data=1") == "published to loop."
+            assert stream.take(1) == ["1"]
+            ask(control, "/restored")
+            with Stream(server.port, "/events") as later:
+                later.opened()
+                assert ask(control, "/publish?data=2") == "published to loop+reactor."
+                assert (stream.take(1), later.take(1)) == (["2"], ["2"])
+
+
+FORKS = """
+import os, signal, socket
+from sse_hub import _core
+
+client, server = socket.socketpair()
+taken = [_core._duplicate(server.fileno()) for _ in range(2)]
+server.close()
+client.settimeout(10)
+child = os.fork()
+if child == 0:
+    signal.pause()
+_core._close(taken[0])
+assert _core._release(taken[1])
+os.close(taken[1])
+assert client.recv(1) == b"", "the child keeps no copy"
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+
+# A number that was given back may be another's.
+reused = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+assert set(taken) < set(reused)
+child = os.fork()
+if child == 0:
+    for number in reused:
+        os.fstat(number)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0, "closed in the child, although nobody's but the program's"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_connection_is_on_its_way_keeps_no_copy() -> None:
+    command = program(FORKS)
+    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
+    done = subprocess.run(command.args, env={**os.environ, **command.env}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_forked_child_keeps_no_connection_open(loop: str) -> None:
+    with run(app("--loop", loop)) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            stream.opened()
+        control = stack.enter_context(Client(server.port, "/publish?data=0"))
+        answer(control)
+        child = int(ask(control, "/fork").removeprefix("child ").removesuffix("."))
+        # The parent's streams go on.
+        ask(control, "/publish?data=1")
+        for stream in streams:
+            assert stream.take(2) == ["0", "1"]
+        leaves = streams.pop()
+        leaves.close()
+        deadline = time.monotonic() + 5
+        while ask(control, "/publish?data=2") != f"published to {'+'.join(['reactor'] * 4)}.":
+            assert time.monotonic() < deadline
+        # Whatever ends the parent, its clients know at once.
+        os.kill(server.process.pid, signal.SIGKILL)
+        for stream in streams:
+            stream.rest()
+            assert stream.reset
+        os.kill(child, 0)
+
+
+EXITS = """
+import sys, threading, time
+import uvicorn
+from tests.reactor_app import app, hub
+
+server = uvicorn.Server(uvicorn.Config(app, port=0, http="sse_hub.uvicorn:Protocol", loop="asyncio"))
+server.install_signal_handlers = lambda: None
+threading.Thread(target=server.run, daemon=True).start()
+
+def publish():
+    try:
+        while True:
+            hub.publish("t", "tick")
+            time.sleep(0.001)
+    except NameError:
+        pass  # The main thread deleted it.
+
+while hub.stats()["handed_off"] < 5:
+    time.sleep(0.01)
+threading.Thread(target=publish, daemon=True).start()
+time.sleep(0.3)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("", 0), ("sys.exit(3)", 3), ("del hub, app; sys.exit()", 0), ("import os; os._exit(4)", 4)],
+)
+def test_the_interpreter_exits_with_streams_open(end: str, code: int) -> None:
+    command = program(EXITS.replace("{end}", end))
+    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
+    with run(command) as server, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
+        for stream in streams:
+            assert stream.take(2) == ["tick", "tick"]
+        for stream in streams:
+            stream.rest()
+        assert server.wait() == code
+        assert not re.search("Traceback|Error|panicked|Fatal", server.output), server.output

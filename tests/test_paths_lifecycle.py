@@ -1,0 +1,203 @@
+"""Who is there, how streams end, and hubs in apps: through real sockets and on both paths."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from sse_hub import EventSourceResponse, Subscription
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from wire import WAYS, Site, names, only, until
+
+SITES = tuple(WAYS)
+
+
+# --- Who is there ----------------------------------------------------------------------------------
+
+
+def test_counts_and_stats_and_what_a_subscriber_knows_of_itself(site: Site) -> None:
+    hub = site.hub()
+    info = {"any": "thing"}
+    with site.stream(hub, ["a", "b"], user="ann", info=info), site.stream(hub, "a"):
+        assert (hub.count(), hub.count("a"), hub.count("b"), hub.count("c")) == (2, 2, 1, 0)
+        stats = hub.stats()
+        assert stats["subscribers"] == stats["connected"] == 2
+        assert stats["handed_off"] == (2 if site.path == "reactor" else 0)
+        (ann,) = hub.subscribers("b")
+        assert (ann.topics, ann.user, ann.path, ann.closed) == (("a", "b"), "ann", site.path, None)
+        assert ann.info is info
+        assert hub.get(ann.id) == ann
+    until(lambda: hub.count() == 0)
+    until(lambda: hub.stats()["handed_off"] == 0)
+    assert hub.stats()["disconnected"] == 2
+    assert ann.closed == "client"
+    assert hub.get(ann.id) is None
+
+
+@pytest.mark.parametrize("kind", ["def", "async"])
+def test_callbacks_on_the_loop_with_reason_and_info(site: Site, kind: str) -> None:
+    hub = site.hub()
+    calls: list[Any] = []
+
+    def note(*call: Any) -> None:
+        asyncio.get_running_loop()
+        calls.append((*call, threading.current_thread()))
+
+    if kind == "async":
+
+        async def connected(subscriber: Subscription) -> None:
+            await asyncio.sleep(0)
+            note("connected", subscriber.id, subscriber.info)
+
+        async def disconnected(subscriber: Subscription, reason: str) -> None:
+            await asyncio.sleep(0)
+            note(reason, subscriber.id, subscriber.info)
+
+        hub.on_connect(connected)
+        hub.on_disconnect(disconnected)
+    else:
+        hub.on_connect(lambda subscriber: note("connected", subscriber.id, subscriber.info))
+        hub.on_disconnect(lambda subscriber, reason: note(reason, subscriber.id, subscriber.info))
+    with site.stream(hub, info="given"):
+        id = only(hub).id
+        until(lambda: len(calls) == 1)
+    until(lambda: len(calls) == 2)
+    thread = site.server._thread
+    assert calls == [("connected", id, "given", thread), ("client", id, "given", thread)]
+
+
+def test_a_background_task_runs_after_the_end(site: Site) -> None:
+    hub = site.hub()
+    ended: list[Any] = []
+
+    async def background(name: str) -> None:
+        ended.append((name, hub.count()))
+
+    with site.stream(hub, background=BackgroundTask(background, "one")):
+        assert ended == []
+    until(lambda: ended == [("one", 0)])
+
+
+def test_one_too_many_is_told_to_come_back_later(site: Site) -> None:
+    hub = site.hub(max_subscribers=1)
+    with site.stream(hub) as stream:
+        for _ in range(2):
+            with site.raw() as other:
+                assert other.rest() == []
+                assert other.ended
+                assert other.parser.retry == 30_000
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert hub.stats()["turned_away"] == 2
+    until(lambda: hub.count() == 0)
+    with site.stream(hub) as stream:
+        hub.publish("t", 2)
+        assert stream.take(1) == [2]
+
+
+# --- Closing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "aclose"])
+def test_a_closing_hub_lets_out_what_is_queued_and_may_be_used_again(site: Site, how: str) -> None:
+    hub = site.hub()
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    streams = [site.stream(hub) for _ in range(3)]
+    epoch = hub.stats()["epoch"]
+    for n in range(100):
+        hub.publish("t", n)
+    if how == "close":
+        hub.close()
+    else:
+        asyncio.run(hub.aclose())
+    for stream in streams:
+        assert names(stream.rest()) == [str(n) for n in range(100)]
+        assert stream.ended
+    until(lambda: reasons == ["hub_closed"] * 3)
+    # Anew: another epoch, so what they missed meanwhile cannot be known.
+    with site.stream(hub, client={"last_event_id": streams[0].last_event_id}) as stream:
+        assert stream.next().json()["reason"] == "epoch"
+        assert hub.stats()["epoch"] != epoch
+        hub.publish("t", "again")
+        assert stream.take(1) == ["again"]
+        assert {subscriber.path for subscriber in hub.subscribers()} == {site.path}
+    for stream in streams:
+        stream.close()
+
+
+# --- Apps ------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_in_a_route_with_topics_from_the_request(site: Site) -> None:
+    hub = site.hub()
+
+    async def room(request: Request) -> str:
+        return f"room:{request.path_params['name']}"
+
+    site.app = Starlette(routes=[Route("/rooms/{name}", hub.endpoint(room, replay=1))])
+    hub.publish("room:one", "past")
+    with site.raw("/rooms/one") as stream:
+        assert stream.take(1) == ["past"]
+        assert only(hub).path == site.path
+        assert only(hub).topics == ("room:one",)
+
+
+def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
+    hub = site.hub()
+    app = FastAPI()
+    closed = threading.Event()
+
+    async def session() -> AsyncIterator[str]:
+        yield "a database session"
+        closed.set()
+
+    @app.get("/", dependencies=[Depends(session)])
+    async def events() -> Response:
+        return hub.response("t")
+
+    site.app = app
+    with site.raw() as stream:
+        stream.opened()
+        if site.path == "reactor":
+            assert closed.wait(5)
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert closed.is_set() == (site.path == "reactor")
+    assert closed.wait(5)
+
+
+def test_a_subscription_in_an_event_source_response(site: Site) -> None:
+    hub = site.hub()
+    app = FastAPI()
+
+    @app.get("/")
+    async def events() -> Response:
+        return EventSourceResponse(hub.subscribe("t"))
+
+    site.app = app
+    with site.raw() as stream:
+        stream.opened()
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        hub.disconnect(id=only(hub).id)
+        assert stream.rest() == []
+        assert stream.ended
+
+
+def test_handoff_false_stays_with_the_server(site: Site) -> None:
+    hub = site.hub()
+    site.app = hub.endpoint("t", handoff=False)
+    with site.raw() as stream:
+        stream.opened()
+        assert only(hub).path == "loop"
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
