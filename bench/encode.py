@@ -180,13 +180,7 @@ def measure(rounds: int, cpu: int | None = None) -> dict[str, Any]:
     finally:
         gc.enable()
         os.sched_setaffinity(0, allowed)
-    return {
-        "workload": "encode",
-        "options": {"rounds": rounds},
-        "machine": report.machine(),
-        "versions": report.installed(PACKAGES),
-        "results": results,
-    }
+    return report.without_servers("encode", rounds, PACKAGES, results)
 
 
 def table(document: dict[str, Any]) -> str:

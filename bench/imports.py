@@ -52,13 +52,7 @@ def measure(rounds: int) -> dict[str, Any]:
             found = once(what, cpu)
             if number >= 0:
                 runs[what].append(found)
-    return {
-        "workload": "imports",
-        "options": {"rounds": rounds},
-        "machine": report.machine(),
-        "versions": report.installed(PACKAGES),
-        "results": runs,
-    }
+    return report.without_servers("imports", rounds, PACKAGES, runs)
 
 
 def table(document: dict[str, Any]) -> str:

@@ -60,6 +60,17 @@ def versions(servers: "list[Server]") -> dict[str, str]:
     return found
 
 
+def without_servers(workload: str, rounds: int, packages: Iterable[str], results: Any) -> Document:
+    """The document of a measurement that needs no servers."""
+    return {
+        "workload": workload,
+        "options": {"rounds": rounds},
+        "machine": machine(),
+        "versions": installed(packages),
+        "results": results,
+    }
+
+
 def where(of: dict[str, Any]) -> str:
     """The machine in a line."""
     return (

@@ -2,20 +2,13 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Response
 from sse_hub import Hub
 
 from bench.peers.common import Publisher
+from bench.peers.sse_hub_app import serving
 
-app = FastAPI()
 hub = Hub()
-
-
-@app.get("/events")
-async def events() -> Response:
-    return hub.response("bench")
-
-
+app = serving(hub)
 publisher = Publisher(lambda data: hub.publish("bench", raw_data=data))
 bytes_publisher = Publisher(lambda data: hub.publish("bench", raw_data=data), encode=True)
 
@@ -28,13 +21,3 @@ async def publish(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, 
 @app.post("/publish-bytes")
 async def publish_bytes(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, Any]:
     return await bytes_publisher.run(n, rate, bytes, batch)
-
-
-@app.get("/count")
-async def count() -> dict[str, int]:
-    return {"count": hub.count()}
-
-
-@app.get("/ping")
-async def ping() -> dict[str, bool]:
-    return {"pong": True}

@@ -2,21 +2,14 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Response
 from sse_hub import Hub, Publication
 
 from bench.peers.common import Publisher
 from bench.peers.redis_cpu import URL, with_redis_cpu
+from bench.peers.sse_hub_app import serving
 
-app = FastAPI()
 hub = Hub(URL)
-
-
-@app.get("/events")
-async def events() -> Response:
-    return hub.response("bench")
-
-
+app = serving(hub)
 last: Publication
 
 
@@ -36,13 +29,3 @@ async def publish(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, 
         return answer
 
     return await with_redis_cpu(publishing)
-
-
-@app.get("/count")
-async def count() -> dict[str, int]:
-    return {"count": hub.count()}
-
-
-@app.get("/ping")
-async def ping() -> dict[str, bool]:
-    return {"pong": True}

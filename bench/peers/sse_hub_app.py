@@ -1,0 +1,23 @@
+"""What sse-hub's apps have in common, in process and over Redis; how they publish is their own."""
+
+from fastapi import FastAPI, Response
+from sse_hub import Hub
+
+
+def serving(hub: Hub) -> FastAPI:
+    """An app with the hub's streams, its count and an endpoint that has nothing to do with them."""
+    app = FastAPI()
+
+    @app.get("/events")
+    async def events() -> Response:
+        return hub.response("bench")
+
+    @app.get("/count")
+    async def count() -> dict[str, int]:
+        return {"count": hub.count()}
+
+    @app.get("/ping")
+    async def ping() -> dict[str, bool]:
+        return {"pong": True}
+
+    return app
