@@ -27,7 +27,7 @@ from typing import Any
 
 import redis
 from servers import HOST, free_port
-from wire import until
+from waiting import until
 
 # An entry's id: milliseconds and a number within them.
 EntryId = tuple[int, int]

@@ -9,7 +9,6 @@ import queue
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +23,7 @@ from live import PATIENCE, serve
 from pages import PAGES, PYTHON, ROOT, Block, find
 from sse_hub import Hub, HubResponse
 from sse_hub.testing import Clock, connect
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what has no event of its own to be waited for."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
+from waiting import until
 
 EXERCISED: set[Block] = set()
 
@@ -107,7 +98,7 @@ def is_handed_off(block: Block) -> None:
     hub = Hub()
     names["app"].get("/events")(lambda: hub.response("news"))
     with serve(names["app"]) as server, server.stream("/events") as events:
-        wait_until(lambda: hub.stats()["handed_off"] == 1)
+        until(lambda: hub.stats()["handed_off"] == 1)
         assert [client.path for client in hub.subscribers()] == ["reactor"]
         hub.publish("news", "hello")
         assert events.next().json() == "hello"
@@ -351,7 +342,7 @@ def test_an_answer_comes_token_by_token_and_is_cancelled_when_nobody_reads(block
         with server.stream("/answer", params={"prompt": "more " * 1000}) as events:
             events.next()
             assert names["asked"] == 1
-        wait_until(lambda: names["asked"] == 0)
+        until(lambda: names["asked"] == 0)
 
 
 @exercises("README.md", "Moving from sse-starlette")

@@ -21,7 +21,8 @@ from crowd import HOST, Company, Crowd, Visitor, many_descriptors
 from handoff_serving import PROTOCOL, body_of
 from servers import Command, run, uvicorn
 from sse_hub._event_parser import EventParser
-from wire import half_close, reset, until
+from waiting import until
+from wire import half_close, reset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /proc and many addresses")
 

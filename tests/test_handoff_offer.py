@@ -25,9 +25,9 @@ from handoff_serving import (
     PROTOCOL,
     body_of,
     serving,
-    wait_until,
 )
 from servers import Client, Command, gunicorn, run
+from waiting import until
 
 DOORS = {
     "protocol": (PROTOCOL, False),
@@ -50,7 +50,7 @@ def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> N
             preamble = client.read_until(b"\n\n\r\n")
             # The request is over for the server and for the app, while the client's stream goes on.
             assert observed.closed.wait(5)
-            wait_until(lambda: not state.tasks and not state.connections)
+            until(lambda: not state.tasks and not state.connections)
             observed.release.set()
             assert body_of(head + preamble + client.read_to_end()).endswith(b"\n\n" + HANDED_OFF)
         assert len(observed.offers) == 1
@@ -77,8 +77,8 @@ def test_nothing_of_an_earlier_request_on_the_connection_ends_it(http: str) -> N
 def test_the_servers_loop_does_not_watch_it_any_more(loop: str) -> None:
     with serving(loop=loop) as (server, observed), Client(server.port, "/events?keep=1") as client:
         client.read_until(b"\n\n\r\n")
-        wait_until(lambda: len(observed.streams.open) == 1)
-        wait_until(lambda: not server.servers[0].server_state.connections)
+        until(lambda: len(observed.streams.open) == 1)
+        until(lambda: not server.servers[0].server_state.connections)
         (sock,) = observed.streams.open
         inode = f"ino:{os.fstat(sock.fileno()).st_ino:x} "
         watched = [path.read_text() for path in Path("/proc/self/fdinfo").iterdir() if path.exists()]
@@ -93,8 +93,8 @@ def test_nothing_is_left_in_python() -> None:
         left = weakref.ref(protocol)
         del protocol
         observed.release.set()
-        wait_until(lambda: len(observed.streams.open) == 1)
-        wait_until(lambda: not server.servers[0].server_state.tasks)
+        until(lambda: len(observed.streams.open) == 1)
+        until(lambda: not server.servers[0].server_state.tasks)
         # What the response still has of the server refers to nothing.
         offer = observed.offers[0]
         assert offer is not None
@@ -130,7 +130,7 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_until(lambda: server.started)
+        until(lambda: server.started)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)
             sock.connect(path)

@@ -22,7 +22,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from wire import Site, half_close, reset, until
+from waiting import until
+from wire import Site, half_close, reset
 
 SITES = ("protocol",)
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

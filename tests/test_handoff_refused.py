@@ -24,7 +24,6 @@ from handoff_serving import (
     is_handed_off,
     serving,
     streams_portably,
-    wait_until,
 )
 from opentelemetry import trace
 from servers import HOST, Client, Command, ThreadServer, run
@@ -35,6 +34,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from waiting import until
 
 
 class Passing:
@@ -114,7 +114,7 @@ def test_middleware_that_leaves_the_body_does_not_prevent_it(name: str) -> None:
             with Client(server.port, "/events", headers="Accept-Encoding: gzip\r\nOrigin: x\r\n") as client:
                 observed.release.set()
                 assert body_of(client.read_to_end()).endswith(HANDED_OFF)
-        wait_until(lambda: not server.servers[0].server_state.tasks)
+        until(lambda: not server.servers[0].server_state.tasks)
 
 
 def test_what_the_framework_puts_around_all_middleware_does_not_prevent_it() -> None:
@@ -241,7 +241,7 @@ def test_a_client_that_takes_nothing_stays_until_it_does() -> None:
             receive_buffer=4096,
             headers="Connection: close\r\n",
         ) as client:
-            wait_until(lambda: observed.decisions == [None])
+            until(lambda: observed.decisions == [None])
             assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
         assert observed.offers[0] is not None
         assert observed.offers[0].state is State.REFUSED

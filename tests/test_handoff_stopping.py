@@ -15,12 +15,12 @@ from handoff_serving import (
     PROTOCOL,
     body_of,
     serving,
-    wait_until,
 )
 from servers import Client, ThreadServer
 from sse_hub import _handed
 from sse_hub._handed import handed_off
-from wire import WAYS, Site, Stream, quiet, until
+from waiting import until
+from wire import WAYS, Site, Stream, quiet
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -29,7 +29,7 @@ def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.Captur
     streams: list[Any] = [app.state.observed.streams, other.state.observed.streams]
     with ThreadServer(app, other, http=PROTOCOL, loop=loop, log_config=None) as server:
         clients = [Client(port, "/events?keep=1") for port in server.ports for _ in range(2)]
-        wait_until(lambda: all(len(each.open) == 2 for each in streams))
+        until(lambda: all(len(each.open) == 2 for each in streams))
         server.stop()
         for client in clients[:2]:
             assert body_of(client.read_to_end()).endswith(GOODBYE)
@@ -59,7 +59,7 @@ def test_streams_that_do_not_end_are_aborted(
     with serving(timeout_graceful_shutdown=timeout) as (server, observed):
         observed.streams.grace, observed.streams.deaf = grace, True
         with Client(server.port, "/events?keep=1") as client:
-            wait_until(lambda: len(observed.streams.open) == 1)
+            until(lambda: len(observed.streams.open) == 1)
             began = time.monotonic()
             server.stop()
             client.read_to_end()
@@ -74,9 +74,9 @@ def test_an_impatient_stop_aborts_them_at_once() -> None:
     with serving(lifespan="off") as (server, observed):
         observed.streams.grace, observed.streams.deaf = 30.0, True
         with Client(server.port, "/events?keep=1") as client:
-            wait_until(lambda: len(observed.streams.open) == 1)
+            until(lambda: len(observed.streams.open) == 1)
             server.stop()
-            wait_until(lambda: len(observed.streams.stopped) == 1)
+            until(lambda: len(observed.streams.stopped) == 1)
             server.servers[0].force_exit = True
             client.read_to_end()
             server.wait()
@@ -95,7 +95,7 @@ def test_nothing_leaves_a_server_that_stops(first: bool, monkeypatch: pytest.Mon
         with Client(server.port, "/late") as client:
             assert observed.began.wait(5)
             server.stop()
-            wait_until(lambda: not server.servers[0].servers[0].is_serving())
+            until(lambda: not server.servers[0].servers[0].is_serving())
             observed.release.set()
             assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
         server.wait()

@@ -22,7 +22,8 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from wire import WAYS, Site, Stream, only, until
+from waiting import until
+from wire import WAYS, Site, Stream, only
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
 

@@ -14,15 +14,9 @@ from sse_hub import EventSourceResponse, Hub, HubClosed, HubFull, HubResponse, S
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
+from waiting import until_async
 
 from tests.live import serve
-
-
-async def until(condition: Any) -> None:
-    """Wait, at most two seconds, for what another turn of the loop brings."""
-    async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def test_callbacks_tell_who_came_and_who_went_and_why() -> None:
@@ -50,9 +44,9 @@ async def test_callbacks_tell_who_came_and_who_went_and_why() -> None:
 
     async with connect(hub.endpoint("t", user="ann", info=7), "/") as client:
         assert (await client.next()).json() == "hello"
-        await until(lambda: len(log) == 2)
+        await until_async(lambda: len(log) == 2)
         assert log == [("came", "ann", ("t",), None), ("came later", "ann")]
-    await until(lambda: len(log) == 4)
+    await until_async(lambda: len(log) == 4)
     assert log[2:] == [("went", "ann", ("t",), "client", "client"), ("went later", 7, "client")]
 
 
@@ -62,7 +56,7 @@ async def test_every_reason_is_told() -> None:
     hub.on_disconnect(lambda subscription, reason: reasons.append(reason))
 
     async def expect(reason: str) -> None:
-        await until(lambda: reasons)
+        await until_async(lambda: reasons)
         assert reasons == [reason]
         assert hub.count() == 0
         reasons.clear()
@@ -91,7 +85,7 @@ async def test_every_reason_is_told() -> None:
     await expect("shutdown")
     stream = hub.subscribe("t")
     await hub.aclose(grace=0)
-    await until(lambda: reasons)
+    await until_async(lambda: reasons)
     assert reasons == ["hub_closed"]
 
 
@@ -118,7 +112,7 @@ async def test_a_callback_that_fails_is_logged_and_stops_nobody(caplog: pytest.L
         async with connect(hub.endpoint("t"), "/") as client:
             hub.publish("t", 1)
             assert (await client.next()).data == "1"
-        await until(lambda: len(caplog.records) == 3)
+        await until_async(lambda: len(caplog.records) == 3)
     assert done == ["came", "went"]
     assert all("hub 'news'" in record.getMessage() and record.exc_info for record in caplog.records)
     assert sorted(str(record.exc_info[1]) for record in caplog.records if record.exc_info) == [
@@ -134,12 +128,12 @@ async def test_callbacks_run_on_the_subscribers_loop() -> None:
     hub.on_connect(lambda subscription: where.append(threading.get_ident()))
     hub.on_disconnect(lambda subscription, reason: where.append(threading.get_ident()))
     stream = hub.subscribe("t")
-    await until(lambda: len(where) == 1)
+    await until_async(lambda: len(where) == 1)
     await asyncio.to_thread(stream.close)
-    await until(lambda: len(where) == 2)
+    await until_async(lambda: len(where) == 2)
     stream = hub.subscribe("t")
     await asyncio.to_thread(hub.disconnect, id=stream.id)
-    await until(lambda: len(where) == 4)
+    await until_async(lambda: len(where) == 4)
     assert set(where) == {threading.get_ident()}
 
 

@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 from sse_hub import Hub
-from sse_hub.testing import Event, EventClient, connect
-
-
-def names(events: list[Event]) -> list[str]:
-    return [event.event if event.event.startswith("stream-") else event.data for event in events]
+from sse_hub.testing import EventClient, connect
+from wire import names
 
 
 async def opened(

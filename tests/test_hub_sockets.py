@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import Any
 
 from sse_hub import Hub, Subscription
+from waiting import until_async
 
 
 def hand_over(hub: Hub, on_end: Any = None, **options: Any) -> tuple[Subscription, socket.socket]:
@@ -17,20 +17,14 @@ def hand_over(hub: Hub, on_end: Any = None, **options: Any) -> tuple[Subscriptio
     return hub._hand_over(ours.detach(), "t", server=1, on_end=on_end, **options), theirs
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed() -> None:
     with Hub(stall_timeout=0.2, heartbeat=None, grace=0) as hub:
         subscription, client = hand_over(hub)
         with client:
             hub.publish("t", raw_data="x" * 1_000_000)  # more than the socket takes
-            await until(lambda: hub.stats()["delivered"] == 2)
+            await until_async(lambda: hub.stats()["delivered"] == 2)
             subscription.close()
-            await until(lambda: hub.stats()["handed_off"] == 0)
+            await until_async(lambda: hub.stats()["handed_off"] == 0)
 
 
 async def test_a_stream_that_ends_while_it_is_handed_over_is_told_of() -> None:
@@ -39,7 +33,7 @@ async def test_a_stream_that_ends_while_it_is_handed_over_is_told_of() -> None:
         reasons: list[str] = []
         hub.on_disconnect(lambda subscription, reason: reasons.append(reason))
         clients = [hand_over(hub, ended.append, max_age=1e-9)[1] for _ in range(500)]
-        await until(lambda: len(reasons) == len(ended) == 500)
+        await until_async(lambda: len(reasons) == len(ended) == 500)
         assert set(reasons) == set(ended) == {"max_age"}
         for client in clients:
             client.close()

@@ -15,7 +15,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from wire import WAYS, Site, names, only, until
+from waiting import until
+from wire import WAYS, Site, names, only
 
 SITES = tuple(WAYS)
 

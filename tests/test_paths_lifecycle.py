@@ -15,7 +15,8 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from wire import WAYS, Site, names, only, until
+from waiting import until
+from wire import WAYS, Site, names, only
 
 SITES = tuple(WAYS)
 

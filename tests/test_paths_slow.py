@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from sse_hub import Hub
-from wire import WAYS, Site, Stream, until
+from waiting import until
+from wire import WAYS, Site, Stream
 
 SITES = tuple(WAYS)
 

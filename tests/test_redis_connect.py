@@ -14,7 +14,7 @@ from redis_server import Proxy, RedisServer, certificates, stream_key
 from redis_workers import Pair, listening, takes
 from servers import HOST
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
-from wire import until
+from waiting import until
 
 PASSWORD = "p@ss:w/rd%?#"  # every character that means something in a URL
 ENCODED = "p%40ss%3Aw%2Frd%25%3F%23"

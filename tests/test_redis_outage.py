@@ -19,7 +19,7 @@ from redis_server import Proxy, RedisServer, stream_key
 from redis_workers import Listener, Pair, WorkerHub, listening, takes
 from servers import HOST
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
-from wire import until
+from waiting import until
 
 # How long after Redis is back everybody has to be served again.
 RECOVERY = 2.0

@@ -11,7 +11,7 @@ from redis_server import RedisServer
 from redis_workers import Listener, Pair, Worker, app_command, listening, takes
 from servers import run
 from sse_hub import BrokerError, Hub, RedisBroker
-from wire import until
+from waiting import until
 
 
 def eventually(look: Callable[[], Any], expected: Any, seconds: float = 5.0) -> None:

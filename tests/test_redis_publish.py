@@ -25,7 +25,8 @@ from sse_hub import (
     RedisBroker,
     ServerSentEvent,
 )
-from wire import Site, Stream, until
+from waiting import until
+from wire import Site, Stream
 
 
 def test_an_event_reaches_the_clients_of_every_worker(redis: RedisServer, pair: Pair) -> None:

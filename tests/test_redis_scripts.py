@@ -13,7 +13,8 @@ import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import app_command
 from servers import HOST, gunicorn, run
-from wire import Stream, until
+from waiting import until
+from wire import Stream
 
 COUNT = 2000
 

@@ -13,7 +13,7 @@ import redis
 from redis_server import RedisServer, stream_key
 from servers import HOST, free_port
 from sse_hub import BrokerError, Hub, OutcomeUnknown
-from wire import until
+from waiting import until
 
 SLOTS = 16384
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -176,15 +175,6 @@ def quiet(*allowed: str) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(complaints)
     assert [message for message in complaints.messages if message not in allowed] == []
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> float:
-    """Wait until it holds; how long that took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "never happened"
-        time.sleep(0.002)
-    return time.monotonic() - began
 
 
 def only(hub: Hub) -> Subscription:
