@@ -7,7 +7,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{self, ContextExt, JoinError};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -126,7 +129,38 @@ where
     T: for<'any> IntoPyObject<'any> + Send + 'static,
 {
     let _inside = exit::enter(py);
-    generic::future_into_py::<Awaiting, _, _>(py, future)
+    let event_loop = EventLoop(pyo3_async_runtimes::get_running_loop(py)?.unbind());
+    let locals = TaskLocals::new(Bound::new(py, event_loop)?.into_any()).copy_context(py)?;
+    generic::future_into_py_with_locals::<Awaiting, _, _>(py, locals, future)
+}
+
+/// An event loop as the crate calls it: one that was closed meanwhile has nobody left to tell, of which the crate
+/// would print a traceback.
+#[pyclass(frozen, module = "sse_hub._core")]
+struct EventLoop(Py<PyAny>);
+
+#[pymethods]
+impl EventLoop {
+    fn create_future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.0.call_method0(py, intern!(py, "create_future"))
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn call_soon_threadsafe(
+        &self,
+        py: Python<'_>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        match self.0.call_method(py, intern!(py, "call_soon_threadsafe"), args, kwargs) {
+            Err(error) if error.is_instance_of::<PyRuntimeError>(py) && self.is_closed(py)? => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    fn is_closed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.0.call_method0(py, intern!(py, "is_closed"))?.is_truthy(py)
+    }
 }
 
 /// Call Python soon, from a thread that must not wait for it.

@@ -1,0 +1,37 @@
+"""What happens around a hub over a real Redis: loops that are closed, and forks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvloop
+from redis_server import Proxy, RedisServer
+from sse_hub import Hub
+from waiting import until
+
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+def test_a_loop_that_closes_while_a_publication_is_awaited(
+    redis: RedisServer, capfd: pytest.CaptureFixture[str], new_loop: Any
+) -> None:
+    async def begin(awaitable: Any) -> Any:
+        return next(awaitable.__await__())  # a future of this loop
+
+    with Proxy(redis.port) as proxy, Hub(proxy.url) as hub:
+        hub.publish("t", "all connections are made").result(5)
+        proxy.hold_replies()
+        published = hub.publish("t", 1)
+        loop = new_loop()
+        future = loop.run_until_complete(begin(published))
+        assert not published.done()
+        loop.close()
+        proxy.restore()
+        until(published.done)
+        # Awaited later, so told later: what there was to say about the first was said.
+        asyncio.run(asyncio.wait_for(hub.publish("t", 2), 10))
+        assert not future.done()
+    assert capfd.readouterr() == ("", "")
