@@ -67,7 +67,7 @@ struct Shared {
     /// Up to where the stream was delivered.
     progress: watch::Sender<Option<StreamId>>,
     /// The newest entry that this process wrote.
-    last_sent: watch::Sender<StreamId>,
+    last_sent: Mutex<StreamId>,
     presence: Mutex<presence::Changes>,
     writing_presence: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
@@ -133,7 +133,7 @@ impl RedisBroker {
             settles_changed: Notify::new(),
             joined: watch::Sender::new(false),
             progress: watch::Sender::new(None),
-            last_sent: watch::Sender::new(StreamId::default()),
+            last_sent: Mutex::default(),
             presence: Mutex::default(),
             writing_presence: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -193,7 +193,7 @@ impl RedisBroker {
     /// Whether this process has not yet delivered all that it published itself.
     #[must_use]
     pub fn is_behind_itself(&self) -> bool {
-        let sent = *self.shared.last_sent.borrow();
+        let sent = *self.shared.last_sent.lock();
         self.is_connected() && self.shared.progress.borrow().is_some_and(|at| at < sent)
     }
 

@@ -276,11 +276,9 @@ impl Shared {
 
     fn published(&self, id: &str, letter: &Letter) -> Option<crate::event::EventId> {
         let id = StreamId::parse(id)?;
-        self.last_sent.send_if_modified(|last| {
-            let newer = id > *last;
-            *last = id.max(*last);
-            newer
-        });
+        let mut last = self.last_sent.lock();
+        *last = id.max(*last);
+        drop(last);
         id.event_id().filter(|_| letter.carries_id())
     }
 
