@@ -100,15 +100,15 @@ impl Hub {
 
     /// It is known where a subscriber begins.
     pub(super) fn begin(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
-        let _ = identity.recovered.set(plan.recovered);
-        match plan.recovered {
+        let recovered = plan.recovered;
+        match recovered {
             Some(true) => count(&self.counters.resumed, 1),
             Some(false) => count(&self.counters.resets, 1),
             None => {}
         }
         let (retry_ms, mut plan) = (self.retry_ms(identity.id), Some(plan));
         self.wherever(reader, identity, |reader, identity| {
-            let _ = identity.recovered.set(plan.as_ref().and_then(|plan| plan.recovered));
+            let _ = identity.recovered.set(recovered);
             reader.begin(identity, &mut plan, retry_ms, now)
         });
     }
