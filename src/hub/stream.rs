@@ -94,10 +94,7 @@ impl Hub {
     pub fn begin_stream(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.seq += 1;
-        let seq = state.seq;
-        state.numbering.begin(base, seq);
-        state.history.begin(seq);
+        state.begin_behind(base);
         for (arrived, age) in kept {
             let delivery = arrived.letter.and_then(|letter| Delivery::new(arrived.id, letter));
             state.follow(self, arrived.id, delivery, now.saturating_sub(age));
@@ -131,10 +128,7 @@ impl Hub {
     pub fn break_stream(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.seq += 1;
-        let seq = state.seq;
-        state.numbering.begin(base, seq);
-        state.history.begin(seq);
+        let seq = state.begin_behind(base);
         let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::reset(ResetReason::Broker, None, cursor, now)));
@@ -254,6 +248,14 @@ impl Hub {
 }
 
 impl State {
+    /// The order goes on behind `base`, and nothing from before it can be replayed. Gives the number of `base`.
+    fn begin_behind(&mut self, base: StreamId) -> u64 {
+        self.seq += 1;
+        self.numbering.begin(base, self.seq);
+        self.history.begin(self.seq);
+        self.seq
+    }
+
     /// The next entry of the stream, which has the next number. Gives what is to be delivered of it.
     fn follow(&mut self, hub: &Hub, id: StreamId, delivery: Option<Delivery>, at: Duration) -> Option<Item> {
         self.seq += 1;
