@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
@@ -81,7 +81,7 @@ impl Outcome {
         state.sent.clone().and_then(Result::err).filter(|_| unseen)
     }
 
-    /// Wait for it, at most until `deadline`.
+    /// Wait for it, at most until `deadline`; a thread that has to look up meanwhile waits in slices.
     #[must_use]
     pub fn wait_until(&self, deadline: Instant) -> Option<Sent> {
         let mut state = self.state.lock();
@@ -92,12 +92,6 @@ impl Outcome {
         }
         state.seen |= state.sent.is_some();
         state.sent.clone()
-    }
-
-    /// Wait for it, in slices so that the caller can look up between them.
-    #[must_use]
-    pub fn wait_for(&self, slice: Duration) -> Option<Sent> {
-        self.wait_until(Instant::now() + slice)
     }
 }
 
@@ -122,6 +116,8 @@ impl Future for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn refused() -> Sent {
@@ -154,9 +150,9 @@ mod tests {
     #[test]
     fn a_thread_waits() {
         let outcome = Arc::new(Outcome::default());
-        assert_eq!(outcome.wait_for(Duration::from_millis(1)), None);
+        assert_eq!(outcome.wait_until(Instant::now() + Duration::from_millis(1)), None);
         let other = outcome.clone();
-        let waiter = std::thread::spawn(move || other.wait_for(Duration::from_secs(60)));
+        let waiter = std::thread::spawn(move || other.wait_until(Instant::now() + Duration::from_secs(60)));
         let _ = outcome.complete(Ok(None));
         assert_eq!(waiter.join().unwrap(), Some(Ok(None)));
     }
