@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from redis_server import RedisServer, stream_key
+from redis_server import Proxy, RedisServer, stream_key
 from servers import HOST, free_port
 from sse_hub import BrokerError, Hub, OutcomeUnknown
 from waiting import until
@@ -128,3 +128,26 @@ async def test_a_hub_follows_the_primary_that_the_sentinels_name(
         # The replica had all of it: nobody is told of a gap.
         assert [name for name in names if name != "stream-cursor"] == ["stream-open", "0", "1", '"after"']
         assert [id for id, _ in replica.admin.xrange(stream_key())] == [*before, after]
+
+
+async def test_who_is_there_is_told_to_the_server_that_takes_it() -> None:
+    with (
+        RedisServer() as old,
+        RedisServer("--replicaof", HOST, str(old.port)) as new,
+        Proxy(old.port) as proxy,
+        Hub(proxy.url) as hub,
+    ):
+        until(lambda: new.admin.info("replication")["master_link_status"] == "up", 20)
+        async with hub.subscribe("t"):
+            await are_there(hub, 1)
+            # The two change places. The stream can be read from either, so nothing calls for new connections.
+            new.admin.replicaof("NO", "ONE")
+            old.admin.replicaof(HOST, new.port)
+            async with hub.subscribe("t"):
+                with pytest.raises(BrokerError, match="replica"):
+                    await are_there(hub, 3)
+                proxy.target = new.port
+                async with asyncio.timeout(30):
+                    while True:
+                        with contextlib.suppress(BrokerError):
+                            return await are_there(hub, 2)

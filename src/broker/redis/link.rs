@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError};
+use redis::{AsyncConnectionConfig, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::Mutex;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::options::Server;
@@ -144,21 +145,40 @@ impl Commands {
         command: &redis::Cmd,
     ) -> Result<T, Trouble> {
         let mut connection = self.get(server).await?;
-        let text = match timeout(server.timeout, command.query_async(&mut connection)).await {
+        self.judge(server, timeout(server.timeout, command.query_async(&mut connection)).await).await
+    }
+
+    /// As [`Commands::run`], several commands at once; what is wrong is that of the first that failed.
+    pub async fn run_all(&self, server: &Server, mut pipeline: Pipeline) -> Result<(), Trouble> {
+        // The error of a whole pipeline does not tell where a cluster has moved the keys to.
+        pipeline.ignore_errors();
+        let mut connection = self.get(server).await?;
+        let asking = async {
+            let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+            replies.into_iter().try_for_each(|reply| reply.map(drop))
+        };
+        let replied = timeout(server.timeout, asking).await;
+        self.judge(server, replied).await
+    }
+
+    /// What became of a command; a connection that is of no more use is forgotten.
+    async fn judge<T>(
+        &self,
+        server: &Server,
+        replied: Result<RedisResult<T>, Elapsed>,
+    ) -> Result<T, Trouble> {
+        let trouble = match replied {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => {
                 let is_refusal = !self.moved.says(&error) && !is_useless(&error);
-                if !is_refusal {
-                    self.broke().await;
-                }
-                return Err(Trouble { text: describe(&error), is_refusal });
+                Trouble { text: describe(&error), is_refusal }
             }
-            Err(_) => {
-                self.broke().await;
-                format!("no reply within {:?}", server.timeout)
-            }
+            Err(_) => format!("no reply within {:?}", server.timeout).into(),
         };
-        Err(text.into())
+        if !trouble.is_refusal {
+            self.broke().await;
+        }
+        Err(trouble)
     }
 }
 

@@ -61,7 +61,7 @@ pub async fn run(shared: Arc<Shared>) {
         let mut gone = Pipeline::new();
         gone.cmd("DEL").arg(shared.presence_key());
         gone.cmd("ZREM").arg(&shared.keys.workers).arg(&*shared.worker);
-        let _ = shared.run_all(&gone).await;
+        let _ = shared.commands.run_all(&shared.server, gone).await;
     }
 }
 
@@ -129,24 +129,11 @@ impl Shared {
         }
         // A worker's first subscribers must not outlive it, should it die before it says that it is there.
         pipeline.cmd("PEXPIRE").arg(&key).arg(ttl());
-        let written = self.run_all(&pipeline).await;
+        let written = self.commands.run_all(&self.server, pipeline).await.map_err(|why| why.text);
         if written.is_err() || (stale && self.stay_alive().await.is_err()) {
             self.presence.lock().stale = true;
         }
         written
-    }
-
-    async fn run_all(&self, pipeline: &Pipeline) -> Result<(), String> {
-        let mut connection = self.commands.get(&self.server).await?;
-        match tokio::time::timeout(self.server.timeout, pipeline.query_async::<Value>(&mut connection)).await
-        {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(super::link::describe(&error)),
-            Err(_) => {
-                self.commands.broke().await;
-                Err(format!("no reply within {:?}", self.server.timeout))
-            }
-        }
     }
 
     async fn stay_alive(&self) -> Result<(), String> {
