@@ -21,7 +21,7 @@ macro_rules! counters {
 counters! {
     /// Events that were published.
     published,
-    /// Events handed to clients' writers, replayed ones included.
+    /// Everything handed to clients' writers: replayed events, heartbeats and control events too.
     delivered,
     /// Events dropped by an overflow policy; each was followed by `stream-lagged`.
     dropped,

@@ -286,8 +286,7 @@ class Hub:
         """Send an event to one subscriber: in order with everything else, without an id, not replayed.
 
         A subscriber that is gone is no error: without a broker ``stats()["undeliverable"]`` counts it; with
-        one, it may be in another process. Arguments and errors
-        as ``publish``.
+        one, it may be in another process. Arguments and errors as ``publish``.
         """
 
     def disconnect(self, *, id: str | None = None, user: str | None = None, reason: str = "kicked") -> int:
