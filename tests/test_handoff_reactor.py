@@ -274,10 +274,11 @@ def hand_over(hub: Hub, info: object = None) -> socket.socket:
     client, server = socket.socketpair()
     fd = _core._duplicate(server.fileno())
     server.close()
-    options = {"replay": 0, "last_event_id": None, "user": None, "overflow": None}
-    options |= {"capacity": None, "max_age": None, "initial": False}
+    request = _core._Request(
+        "t", replay=0, user=None, overflow=None, capacity=None, max_age=None, initial=False
+    )
     try:
-        hub._hand_over(fd, "t", server=0, on_end=lambda reason: None, info=info, **options)
+        hub._hand_over(fd, request, None, info, server=0, on_end=lambda reason: None)
     except BaseException:
         _core._close(fd)
         client.close()

@@ -116,6 +116,10 @@ async def test_a_wrong_topic_is_refused(topics: Any, error: type[Exception], mes
         ("capacity", 0),
         ("max_age", 0),
         ("max_age", float("nan")),
+        ("replay", 2**63),
+        ("replay", -(2**63) - 1),
+        ("capacity", 2**63),
+        ("capacity", -(10**100)),
     ],
 )
 async def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: Any) -> None:
@@ -152,6 +156,62 @@ async def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: An
 def test_a_hub_checks_its_options(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
         Hub(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "least"),
+    [
+        ("history", 0),
+        ("history_bytes", 0),
+        ("history_total_bytes", 0),
+        ("capacity", 1),
+        ("capacity_bytes", 1),
+        ("backlog_bytes", 1),
+        ("max_event_bytes", 1),
+        ("max_subscribers", 0),
+        ("threads", 1),
+    ],
+)
+def test_a_hub_says_what_is_wrong_with_a_number_of_any_size(option: str, least: int) -> None:
+    most = 1024 if option == "threads" else 2**63 - 1
+    for value in (least - 1, -(2**63) - 1, -(10**100)):
+        with pytest.raises(ValueError, match=f"^{option} must be at least {least}, not {value}$"):
+            Hub(**{option: value})
+    for value in (2**63, 2**64, 10**100):
+        with pytest.raises(ValueError, match=f"^{option} must be at most {most}, not {value}$"):
+            Hub(**{option: value})
+    with pytest.raises(
+        ValueError, match=f"^{option} must be at most {most}, not one of thousands of digits$"
+    ):
+        Hub(**{option: 10**5000})
+    with pytest.raises(TypeError) as wrong:
+        Hub(**{option: "12"})
+    assert any(option in note for note in wrong.value.__notes__)
+    if option != "threads":
+        Hub(**{option: most})
+
+
+def test_retention_says_what_is_wrong_with_a_number_of_any_size() -> None:
+    hub = Hub()
+    with pytest.raises(
+        ValueError, match=r"^history must be at most 9223372036854775807, not 9223372036854775808$"
+    ):
+        hub.topic("chat:*", history=2**63)
+    with pytest.raises(ValueError, match=r"^history_bytes must be at least 0, not -9223372036854775809$"):
+        hub.topic("chat:*", history_bytes=-(2**63) - 1)
+
+
+def test_a_retry_of_any_size_is_refused_with_its_rule() -> None:
+    hub = Hub()
+    for value, shown in (
+        (2**64, str(2**64)),
+        (-(10**100), str(-(10**100))),
+        (10**5000, "one of thousands of digits"),
+    ):
+        with pytest.raises(
+            InvalidEvent, match=rf"^retry must be from 0 to 2\*\*64 - 1 milliseconds, not {shown}$"
+        ):
+            hub.publish("t", 1, retry=value)
 
 
 def test_a_brokers_url_is_checked() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from sse_hub import Hub, Subscription
+from sse_hub import Hub, Subscription, _core
 from waiting import until_async
 
 
-def hand_over(hub: Hub, on_end: Any = None, **options: Any) -> tuple[Subscription, socket.socket]:
+def hand_over(
+    hub: Hub, on_end: Any = None, max_age: float | None = None
+) -> tuple[Subscription, socket.socket]:
     """A client on a Unix socket, where no timeout of TCP helps, and its stream."""
     ours, theirs = socket.socketpair()
-    names = ("last_event_id", "user", "info", "overflow", "capacity", "max_age")
-    options = {"replay": 0, "initial": False, **dict.fromkeys(names), **options}
-    return hub._hand_over(ours.detach(), "t", server=1, on_end=on_end, **options), theirs
+    request = _core._Request(
+        "t", replay=0, user=None, overflow=None, capacity=None, max_age=max_age, initial=False
+    )
+    return hub._hand_over(ours.detach(), request, None, None, server=1, on_end=on_end), theirs
 
 
 async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed() -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "Publication",
     "RedisBroker",
     "Subscription",
+    "_Request",
     "_close",
     "_duplicate",
     "_end",
@@ -198,6 +199,26 @@ class RedisBroker:
         keyfile: str | PathLike[str] | None = None,
     ) -> Self: ...
 
+@final
+class _Request:
+    """What a subscriber asks for, but the id it saw last.
+
+    Raises:
+        ValueError: a topic's name or an option breaks a rule.
+    """
+
+    def __new__(
+        cls,
+        topics: str | Iterable[str],
+        *,
+        replay: int | Literal["all"],
+        user: str | None,
+        overflow: str | None,
+        capacity: int | None,
+        max_age: float | None,
+        initial: bool,
+    ) -> Self: ...
+
 @disjoint_base
 class Hub:
     """The native part of a hub: ``sse_hub.Hub`` has the options' defaults and everything of Python's."""
@@ -218,7 +239,7 @@ class Hub:
         backlog_bytes: int,
         max_event_bytes: int,
         max_subscribers: int | None,
-        threads: int = 1,
+        threads: int,
         broker: RedisBroker | None = None,
         name: str = "default",
         manual_clock: bool = False,
@@ -311,43 +332,16 @@ class Hub:
     def _set_retention(
         self, pattern: str, history: int, history_bytes: int, history_age: float | None
     ) -> None: ...
-    @staticmethod
-    def _check_subscription(
-        topics: str | Iterable[str],
-        *,
-        replay: int | Literal["all"],
-        overflow: str | None,
-        capacity: int | None,
-        max_age: float | None,
-    ) -> None: ...
-    def _subscribe(
-        self,
-        topics: str | Iterable[str],
-        *,
-        replay: int | Literal["all"],
-        last_event_id: str | None,
-        user: str | None,
-        info: Any,
-        overflow: str | None,
-        capacity: int | None,
-        max_age: float | None,
-        initial: bool,
-    ) -> Subscription: ...
+    def _subscribe(self, request: _Request, last_event_id: str | None, info: Any) -> Subscription: ...
     def _hand_over(
         self,
         fd: int,
-        topics: str | Iterable[str],
+        request: _Request,
+        last_event_id: str | None,
+        info: Any,
         *,
         server: int,
         on_end: Callable[[str], object] | None,
-        replay: int | Literal["all"],
-        last_event_id: str | None,
-        user: str | None,
-        info: Any,
-        overflow: str | None,
-        capacity: int | None,
-        max_age: float | None,
-        initial: bool,
     ) -> Subscription: ...
     def _prepare_hand_over(self) -> None: ...
     def _stop_handed(self, server: int) -> None: ...

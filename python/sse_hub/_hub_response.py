@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import _close as close_descriptor
+from sse_hub._core import _Request
 from sse_hub._leaving import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._serving import DisconnectWatch, abort, serving
 from sse_hub.exceptions import HubClosed, HubFull
@@ -55,22 +56,18 @@ class HubResponse(Response):
         background: BackgroundTask | None = None,
     ) -> None:
         self.hub = hub
-        if not isinstance(topics, str | bytes) and isinstance(topics, Iterable):
-            topics = tuple(topics)  # An iterator is read once, and checked now.
-        self.topics = topics
         self.initial = initial
         self.last_event_id = last_event_id
+        self.info = info
         self.handoff = handoff
-        self.options: dict[str, Any] = {
-            "replay": replay,
-            "user": user,
-            "info": info,
-            "overflow": overflow,
-            "capacity": capacity,
-            "max_age": max_age,
-        }
-        hub._check_subscription(
-            self.topics, replay=replay, overflow=overflow, capacity=capacity, max_age=max_age
+        self._request = _Request(
+            topics,
+            replay=replay,
+            user=user,
+            overflow=overflow,
+            capacity=capacity,
+            max_age=max_age,
+            initial=initial is not None,
         )
         self.status_code = status_code
         self.background = background
@@ -105,13 +102,6 @@ class HubResponse(Response):
                 return None
         return offer
 
-    def _request(self, scope: Scope) -> dict[str, Any]:
-        return {
-            "last_event_id": self.last_event_id or _last_event_id(scope),
-            "initial": self.initial is not None,
-            **self.options,
-        }
-
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
         self.hub._look_at_workers(receive)
@@ -134,8 +124,9 @@ class HubResponse(Response):
         """
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
+            last_event_id = self.last_event_id or _last_event_id(scope)
             subscription = self.hub._hand_over(
-                fd, self.topics, server=server, on_end=on_end, **self._request(scope)
+                fd, self._request, last_event_id, self.info, server=server, on_end=on_end
             )
         except BaseException as error:
             if not isinstance(error, HubFull | HubClosed):
@@ -152,7 +143,8 @@ class HubResponse(Response):
         self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any] | None
     ) -> None:
         try:
-            subscription = self.hub._open(self.topics, **self._request(scope))
+            last_event_id = self.last_event_id or _last_event_id(scope)
+            subscription = self.hub._open(self._request, last_event_id, self.info)
         except (HubFull, HubClosed) as error:
             if start is not None and isinstance(error, HubFull) and self.hub._full_status != 200:
                 await self._refuse(send, self.hub._full_status)

@@ -244,17 +244,16 @@ class Hub(_core.Hub):
             RuntimeError: there is no event loop.
             ValueError: a topic's name or an option breaks a rule.
         """
-        return self._open(
+        request = _core._Request(
             topics,
             replay=replay,
-            last_event_id=last_event_id,
             user=user,
-            info=info,
             overflow=overflow,
             capacity=capacity,
             max_age=max_age,
             initial=False,
         )
+        return self._open(request, last_event_id, info)
 
     def _look_at_workers(self, receive: Receive) -> None:
         """Warn, once, of a server whose other processes this hub does not reach."""
@@ -271,8 +270,8 @@ class Hub(_core.Hub):
     def _is_full(self) -> bool:
         return self._max_subscribers is not None and self.count() >= self._max_subscribers
 
-    def _open(self, topics: Topics, **options: Any) -> Subscription:
-        subscription = self._subscribe(topics, **options)
+    def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
+        subscription = self._subscribe(request, last_event_id, info)
         if self._on_connect and (loop := subscription._loop) is not None:
             # This may be a worker thread of it.
             loop.call_soon_threadsafe(self._connected, subscription)

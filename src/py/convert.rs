@@ -9,6 +9,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyT
 use super::exceptions::{OrRaise, invalid_event};
 use super::exit;
 use super::json::write_json;
+use super::options::shown;
 use crate::event::check_event_type;
 use crate::frame::{Draft, FrameBuilder};
 use crate::topic::Topic;
@@ -89,7 +90,8 @@ fn retry_ms(py: Python<'_>, retry: &Bound<'_, PyAny>) -> PyResult<u64> {
         return Err(PyTypeError::new_err(format!("retry is an int of milliseconds, not {kind}")));
     }
     retry.extract::<u64>().map_err(|_| {
-        invalid_event(py, format!("retry must be from 0 to 2**64 - 1 milliseconds, not {retry}"))
+        let shown = shown(retry);
+        invalid_event(py, format!("retry must be from 0 to 2**64 - 1 milliseconds, not {shown}"))
     })
 }
 

@@ -1,15 +1,16 @@
 //! `Hub`, the native base of `sse_hub.Hub`. It holds the core hub of now: a hub that was closed, or forked,
 //! starts anew on its next use, with a new epoch.
 
+mod closing;
 mod current;
+mod joining;
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -17,12 +18,12 @@ use super::awaiting;
 use super::broker::{Link, PyRedisBroker};
 use super::convert::{Fields, Given, topics};
 use super::exceptions::{OrRaise, from_core, from_failure};
-use super::exit;
 use super::fork;
 use super::handed::{HandedClient, Reactors};
-use super::options::{at_least, reconnect, request, retention};
+use super::options::{Whole, at_least, between, reconnect, retention};
 use super::publication::PyPublication;
 use super::reader::LoopReader;
+use super::request::PyRequest;
 use super::subscription::{PySubscription, who};
 use crate::broker::Broker;
 use crate::broker::envelope::{Letter, To, Whose};
@@ -32,13 +33,13 @@ use crate::clock::Clock;
 use crate::config::{Config, positive_seconds};
 use crate::error::Error;
 use crate::history::Retention;
-use crate::hub::{Hub, Request};
+use crate::hub::Hub;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::subscriber::{CloseReason, Who};
 use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
 
-use current::{Current, running_loop};
+use current::Current;
 
 /// The native part of a hub.
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
@@ -57,31 +58,31 @@ pub struct PyHub {
 }
 
 /// Most threads of one hub: more than any machine has use for.
-const MAX_THREADS: usize = 1024;
+const MAX_THREADS: i64 = 1024;
 
 #[pymethods]
 impl PyHub {
     #[new]
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
-                        max_subscribers, threads=1, broker=None, name="default", manual_clock=false))]
+                        max_subscribers, threads, broker=None, name="default", manual_clock=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
-        history: i64,
-        history_bytes: i64,
+        history: Whole,
+        history_bytes: Whole,
         history_age: Option<f64>,
-        history_total_bytes: i64,
+        history_total_bytes: Whole,
         heartbeat: Option<f64>,
         reconnect: (f64, f64),
-        capacity: i64,
-        capacity_bytes: i64,
+        capacity: Whole,
+        capacity_bytes: Whole,
         overflow: &str,
         stall_timeout: f64,
-        backlog_bytes: i64,
-        max_event_bytes: i64,
-        max_subscribers: Option<i64>,
-        threads: i64,
+        backlog_bytes: Whole,
+        max_event_bytes: Whole,
+        max_subscribers: Option<Whole>,
+        threads: Whole,
         broker: Option<&PyRedisBroker>,
         name: &str,
         manual_clock: bool,
@@ -125,12 +126,7 @@ impl PyHub {
             families: Mutex::default(),
             readers: Mutex::default(),
             tells_of_disconnects: Arc::default(),
-            threads: at_least("threads", threads, 1).and_then(|threads| match threads {
-                1..=MAX_THREADS => Ok(threads),
-                _ => Err(PyValueError::new_err(format!(
-                    "threads must be at most {MAX_THREADS}, not {threads}"
-                ))),
-            })?,
+            threads: between("threads", threads, 1, MAX_THREADS)?,
             reactors: Mutex::default(),
             link,
             broker: Mutex::default(),
@@ -280,8 +276,8 @@ impl PyHub {
         &self,
         py: Python<'_>,
         pattern: &str,
-        history: i64,
-        history_bytes: i64,
+        history: Whole,
+        history_bytes: Whole,
         history_age: Option<f64>,
     ) -> PyResult<()> {
         let pattern = TopicPattern::new(pattern).or_raise(py)?;
@@ -293,110 +289,37 @@ impl PyHub {
         Ok(())
     }
 
-    /// Private: raise what `_subscribe` would raise for these options.
-    #[pyo3(signature = (topics, *, replay, overflow, capacity, max_age))]
-    #[staticmethod]
-    fn _check_subscription(
-        topics: &Bound<'_, PyAny>,
-        replay: &Bound<'_, PyAny>,
-        overflow: Option<&str>,
-        capacity: Option<i64>,
-        max_age: Option<f64>,
-    ) -> PyResult<()> {
-        request(topics, replay, overflow, capacity, max_age).map(drop)
-    }
-
     /// Private: register a subscriber on the loop that runs here.
-    #[pyo3(signature = (topics, *, replay, last_event_id, user, info, overflow, capacity, max_age, initial))]
-    #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn _subscribe<'py>(
         slf: &Bound<'py, Self>,
-        topics: &Bound<'py, PyAny>,
-        replay: &Bound<'py, PyAny>,
+        request: &PyRequest,
         last_event_id: Option<String>,
-        user: Option<&str>,
         info: Option<Py<PyAny>>,
-        overflow: Option<&str>,
-        capacity: Option<i64>,
-        max_age: Option<f64>,
-        initial: bool,
     ) -> PyResult<Bound<'py, PySubscription>> {
-        let py = slf.py();
-        let request = Request {
-            last_event_id,
-            initial,
-            user: user.map(Into::into),
-            ..request(topics, replay, overflow, capacity, max_age)?
-        };
-        let _inside = exit::enter(py);
-        let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().live()?;
-        let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;
-        let identity = hub.subscribe(&reader.get().reader, &request).or_raise(py)?;
-        reader.get().adopt(&identity, info);
-        PySubscription::owner(slf, &reader, identity)
+        Self::subscribe(slf, &request.of(last_event_id, 0), info)
     }
 
     /// Private: have everything there that `_hand_over` needs, on the loop that runs here.
     ///
     /// Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
     fn _prepare_hand_over(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let _inside = exit::enter(py);
-        let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().core();
-        Self::reader_for(slf, &hub, &event_loop, is_here)?;
-        slf.get().start_reactors(py, &hub).map(drop)
+        Self::prepare_hand_over(slf)
     }
 
     /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
     ///
     /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
-    #[pyo3(signature = (fd, topics, *, server, on_end, replay, last_event_id, user, info, overflow, capacity,
-                        max_age, initial))]
-    #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
+    #[pyo3(signature = (fd, request, last_event_id, info, *, server, on_end))]
     fn _hand_over<'py>(
         slf: &Bound<'py, Self>,
         fd: i32,
-        topics: &Bound<'py, PyAny>,
+        request: &PyRequest,
+        last_event_id: Option<String>,
+        info: Option<Py<PyAny>>,
         server: u64,
         on_end: Option<Py<PyAny>>,
-        replay: &Bound<'py, PyAny>,
-        last_event_id: Option<String>,
-        user: Option<&str>,
-        info: Option<Py<PyAny>>,
-        overflow: Option<&str>,
-        capacity: Option<i64>,
-        max_age: Option<f64>,
-        initial: bool,
     ) -> PyResult<Bound<'py, PySubscription>> {
-        let py = slf.py();
-        let request = Request {
-            last_event_id,
-            initial,
-            server,
-            user: user.map(Into::into),
-            ..request(topics, replay, overflow, capacity, max_age)?
-        };
-        let _inside = exit::enter(py);
-        let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().live()?;
-        let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
-        let reactors = slf.get().start_reactors(py, &hub)?;
-        let reactor = reactors.pick();
-        // The socket wakes its thread, once for both.
-        let held = reactor.reader.bell.hold();
-        let identity = hub.subscribe(&reactor.reader, &request).or_raise(py)?;
-        reactors.remember(&identity, home, HandedClient { info, on_end });
-        if let Some(reason) = identity.closed.get() {
-            // It ended on the reactor's thread before anybody could be told.
-            reactors.report(&identity, reason);
-        }
-        // SAFETY: the caller duplicated the descriptor for this and gives it up.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        reactor.adopt(socket, identity.clone());
-        held.forget();
-        Bound::new(py, PySubscription::on_reactor(slf, &reactors, reactor.reader.clone(), identity))
+        Self::hand_over(slf, fd, &request.of(last_event_id, server), HandedClient { info, on_end })
     }
 
     /// Private: end the streams that a server handed over, after what was published so far.
@@ -439,16 +362,7 @@ impl PyHub {
     /// Private: nothing is published or joined any more, streams go on. Returns how much has no answer from the
     /// broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
     fn _refuse(&self) -> Option<(usize, bool)> {
-        let current = self.current.load_full();
-        if !current.is_open() {
-            return None;
-        }
-        let hub = &current.hub;
-        hub.refuse();
-        let broker = self.broker.lock().clone().filter(|broker| broker.is_of(hub));
-        let left =
-            |broker: Arc<RedisBroker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
-        Some(broker.map_or((0, false), left))
+        self.refuse()
     }
 
     /// Private: the ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
@@ -488,25 +402,7 @@ impl PyHub {
 
     /// Private: the next use starts anew.
     fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
-        let Some(current) = self.current(epoch) else { return Ok(()) };
-        if current.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        // A hub that was started since has one of its own.
-        let is_its = |broker: &mut Arc<RedisBroker>| broker.is_of(&current.hub);
-        if let Some(broker) = self.broker.lock().take_if(is_its) {
-            broker.stop();
-        }
-        // Reactors that another thread has begun to start are there by the time of the lock.
-        let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
-        let reactors = self.reactors.lock().take_if(is_its);
-        // Their threads end, and what is left of their connections is closed.
-        py.detach(|| {
-            if let Some(reactors) = reactors {
-                reactors.stop();
-            }
-        });
-        self.stop_readers(py, Some(&current.hub))
+        self.finish_close(py, epoch)
     }
 
     /// Private: seconds until something is due, on the hub's clock; None when nothing is.

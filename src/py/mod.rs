@@ -20,6 +20,7 @@ mod json_kinds;
 mod options;
 mod publication;
 mod reader;
+mod request;
 mod signal;
 mod subscription;
 
@@ -38,6 +39,8 @@ mod _core {
     use super::hub::PyHub;
     #[pymodule_export]
     use super::publication::PyPublication;
+    #[pymodule_export]
+    use super::request::PyRequest;
     #[pymodule_export]
     use super::subscription::PySubscription;
 

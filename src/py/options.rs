@@ -1,25 +1,57 @@
-//! What Python gives as the options of a hub and of a subscription, checked.
+//! What Python gives as the options of a hub, checked.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
-use super::convert;
 use super::exceptions::OrRaise;
 use crate::config::{positive_seconds, seconds};
-use crate::history::{Past, Retention};
-use crate::hub::Request;
-use crate::queue::OverflowPolicy;
+use crate::history::Retention;
 
-/// A limit as the core takes it.
-pub fn at_least(option: &str, value: i64, least: i64) -> PyResult<usize> {
-    if value < least {
-        return Err(PyValueError::new_err(format!("{option} must be at least {least}, not {value}")));
-    }
-    usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{option} is too large: {value}")))
+/// A whole number of any size, so that one beyond the machine's is told by its option's name and rule.
+pub enum Whole {
+    Small(i64),
+    Huge { is_negative: bool, shown: String },
 }
 
-pub fn retention(py: Python<'_>, count: i64, bytes: i64, age: Option<f64>) -> PyResult<Retention> {
+impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let beyond = match value.extract::<i64>() {
+            Ok(number) => return Ok(Self::Small(number)),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => value,
+            Err(error) => return Err(error),
+        };
+        let number = beyond.call_method0("__index__")?;
+        Ok(Self::Huge { is_negative: number.lt(0)?, shown: shown(&number) })
+    }
+}
+
+/// A number in an error's words: Python writes none of more than 4,300 digits.
+pub fn shown(number: &Bound<'_, PyAny>) -> String {
+    number.str().map_or_else(|_| "one of thousands of digits".into(), |text| text.to_string())
+}
+
+/// A limit as the core takes it.
+pub fn at_least(option: &str, value: Whole, least: i64) -> PyResult<usize> {
+    between(option, value, least, i64::MAX)
+}
+
+/// As [`at_least`], with a greatest.
+pub fn between(option: &str, value: Whole, least: i64, most: i64) -> PyResult<usize> {
+    let most = most.min(i64::try_from(isize::MAX).unwrap_or(i64::MAX));
+    let (is_less, shown) = match value {
+        Whole::Small(number) => match usize::try_from(number) {
+            Ok(limit) if (least..=most).contains(&number) => return Ok(limit),
+            _ => (number < least, number.to_string()),
+        },
+        Whole::Huge { is_negative, shown } => (is_negative, shown),
+    };
+    let (bound, value) = if is_less { ("at least", least) } else { ("at most", most) };
+    Err(PyValueError::new_err(format!("{option} must be {bound} {value}, not {shown}")))
+}
+
+pub fn retention(py: Python<'_>, count: Whole, bytes: Whole, age: Option<f64>) -> PyResult<Retention> {
     Ok(Retention {
         count: at_least("history", count, 0)?,
         bytes: at_least("history_bytes", bytes, 0)?,
@@ -38,35 +70,4 @@ pub fn reconnect(py: Python<'_>, (least, most): (f64, f64)) -> PyResult<(u64, u6
         return Err(PyValueError::new_err(format!("reconnect must be (least, most), not ({least}, {most})")));
     }
     Ok((low, high))
-}
-
-/// A newcomer's past.
-pub fn past(replay: &Bound<'_, PyAny>) -> PyResult<Option<Past>> {
-    if let Ok(word) = replay.cast::<PyString>() {
-        if word.to_str()? == "all" {
-            return Ok(Some(Past::All));
-        }
-    } else if let Ok(n) = replay.extract::<i64>() {
-        return Ok(Some(at_least("replay", n, 0)?).filter(|&n| n > 0).map(Past::Last));
-    }
-    Err(PyValueError::new_err(format!("replay must be a number of events or 'all', not {}", replay.repr()?)))
-}
-
-/// What a subscriber asks for, checked.
-pub fn request(
-    topics: &Bound<'_, PyAny>,
-    replay: &Bound<'_, PyAny>,
-    overflow: Option<&str>,
-    capacity: Option<i64>,
-    max_age: Option<f64>,
-) -> PyResult<Request> {
-    let py = topics.py();
-    Ok(Request {
-        topics: convert::topics(topics)?,
-        past: past(replay)?,
-        overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
-        capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
-        max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
-        ..Request::default()
-    })
 }

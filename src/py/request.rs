@@ -1,0 +1,66 @@
+//! `_Request`: what a subscriber asks for, checked when it is made, before anything is subscribed.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::convert;
+use super::exceptions::OrRaise;
+use super::options::{Whole, at_least};
+use crate::config::positive_seconds;
+use crate::history::Past;
+use crate::hub::Request;
+use crate::queue::OverflowPolicy;
+
+/// Private: what a subscriber asks for, but the id it saw last.
+///
+/// Raises ValueError for a topic's name or an option that breaks a rule.
+#[pyclass(frozen, name = "_Request", module = "sse_hub._core")]
+pub struct PyRequest(Request);
+
+#[pymethods]
+impl PyRequest {
+    #[new]
+    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
+    fn new(
+        topics: &Bound<'_, PyAny>,
+        replay: &Bound<'_, PyAny>,
+        user: Option<&str>,
+        overflow: Option<&str>,
+        capacity: Option<Whole>,
+        max_age: Option<f64>,
+        initial: bool,
+    ) -> PyResult<Self> {
+        let py = topics.py();
+        Ok(Self(Request {
+            topics: convert::topics(topics)?,
+            past: past(replay)?,
+            initial,
+            user: user.map(Into::into),
+            overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
+            capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
+            max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
+            ..Request::default()
+        }))
+    }
+}
+
+impl PyRequest {
+    /// The request of one client, whose connection this server hands over; 0 streams it itself.
+    pub fn of(&self, last_event_id: Option<String>, server: u64) -> Request {
+        Request { last_event_id, server, ..self.0.clone() }
+    }
+}
+
+/// A newcomer's past.
+fn past(replay: &Bound<'_, PyAny>) -> PyResult<Option<Past>> {
+    if let Ok(word) = replay.cast::<PyString>() {
+        if word.to_str()? == "all" {
+            return Ok(Some(Past::All));
+        }
+    } else if let Ok(n) = replay.extract::<Whole>() {
+        return Ok(Some(at_least("replay", n, 0)?).filter(|&n| n > 0).map(Past::Last));
+    }
+    Err(PyValueError::new_err(format!("replay must be a number of events or 'all', not {}", replay.repr()?)))
+}
