@@ -2,7 +2,7 @@
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go
-#   make bench  side by side with what a user would pick instead, half an hour; bench-quick: three minutes
+#   make bench  side by side with what a user would pick instead, forty minutes; bench-quick: three
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
 VENV ?= .venv

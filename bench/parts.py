@@ -1,7 +1,7 @@
 """What the suite consists of.
 
-The sizes are chosen so that all parts together take about half an hour on a machine with two cores, the quick
-ones under two minutes, after what is compiled is compiled.
+The sizes are chosen so that all parts together take about forty minutes on a machine with two cores, the
+quick ones under two, after what is compiled is compiled.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Part:
     """One part of the suite.
 
     `words` are `bench.run`'s, or name a measurement without servers (encode, imports). `minutes` is what it
-    takes on two cores. `baseline` is what ratios refer to. One that is `extra` runs only when it is named.
+    takes on two cores. `baseline` is what ratios refer to.
     """
 
     name: str
@@ -21,7 +21,6 @@ class Part:
     rounds: int
     minutes: float
     baseline: str = "sse-hub handed off"
-    extra: bool = False
 
 
 def _part(name: str, title: str, words: str, servers: str, rounds: int, minutes: float) -> Part:
@@ -37,41 +36,41 @@ BEATS = f"sse-starlette,{OURS},fastapi.sse,axum"
 WIDE = f"{MAIN},starlette,raw-asgi,node,nchan,bare,sse-hub on granian,sse-hub on hypercorn"
 
 FULL = (
-    _part("fanout", "Steady fan-out", "fanout --clients 2000 --rate 2 --seconds 5", "", 3, 6),
-    _part("growth", "Growth", "growth --seconds 4", MAIN, 2, 10),
-    _part("burst", "A burst of 200 events", "burst --clients 500", WIDE, 3, 1.5),
+    _part("fanout", "Steady fan-out", "fanout --clients 500,2000,8000 --seconds 5", "", 2, 13),
+    _part("growth", "Growth", "growth --seconds 4", MAIN, 2, 8.5),
+    _part("burst", "A burst of 200 events", "burst --clients 500", WIDE, 3, 1),
     _part(
         "replay",
         "1,000 clients come back at once, 1,000 events behind",
         "replay",
         f"sse-starlette,{OURS},nchan",
         3,
-        1.5,
+        1,
     ),
-    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 1, "sse-hub"),
+    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 0.6, "sse-hub"),
     Part(
         "tokens-pause",
         "Token streams that wait before each event",
         ("tokens", "--events", "1000", "--pause", "0"),
         3,
-        1,
+        0.7,
         "sse-hub",
     ),
     _part(
         "stalled",
-        "A tenth of the clients reads nothing",
-        "stalled --clients 4000 --rate 1 --seconds 6",
-        f"{MAIN},node",
+        "9,000 clients beside 1,000 that read nothing, and without them",
+        "stalled --clients 10000 --seconds 6",
+        MAIN,
         2,
-        4,
+        8,
     ),
     _part(
         "probe",
         "An unrelated endpoint meanwhile, server on both cores",
-        "probe --clients 4000 --rate 4 --seconds 6 --server-cores 0,1",
+        "probe --clients 8000 --seconds 5 --server-cores 0,1",
         MAIN,
         2,
-        2,
+        3,
     ),
     _part("idle", "Idle clients and their heartbeats", "idle --clients 2000 --seconds 16", BEATS, 2, 3),
     _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 2, 1),
@@ -81,7 +80,7 @@ FULL = (
         "publish --events 40 --limit sse-starlette=1000",
         f"{OURS},sse-starlette",
         2,
-        2.5,
+        1.5,
     ),
     _part(
         "redis",
@@ -89,19 +88,11 @@ FULL = (
         "redis --rate 4 --seconds 5",
         "",
         3,
-        1.5,
+        2,
     ),
     _part("redis-burst", "Through Redis, 200 events at once", "redis-burst", "", 3, 1),
     Part("encode", "Encoding alone", ("encode",), 31, 0.2),
     Part("imports", "What an import costs a process that starts", ("imports",), 11, 0.2),
-    Part(
-        "fanout-8000",
-        "Steady fan-out to 8,000",
-        ("fanout", "--clients", "500,8000", "--rate", "0.5", "--seconds", "8", "--servers", WIDE),
-        2,
-        14,
-        extra=True,
-    ),
 )
 QUICK = (
     _part(

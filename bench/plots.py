@@ -70,24 +70,27 @@ def _label(name: str) -> str:
     return "a bare loop of send(2): the floor" if name == "bare" else name
 
 
-def _bar_panel(axes: Axes, of: dict[str, Any], clients: int) -> None:
-    names = sorted(of, key=lambda name: float(of[name]["median"]), reverse=True)
-    medians = [of[name]["median"] for name in names]
-    low = [of[name]["median"] - of[name]["min"] for name in names]
-    high = [of[name]["max"] - of[name]["median"] for name in names]
-    axes.barh([_label(name) for name in names], medians, color=[_colour(name) for name in names], height=0.7)
+def _bar_panel(axes: Axes, names: list[str], of: dict[str, Any], clients: int) -> None:
+    """A row for each of `names`, empty where it was not measured."""
+    rows = [row for row, name in enumerate(names) if name in of]
+    measured = [names[row] for row in rows]
+    medians = [of[name]["median"] for name in measured]
+    low = [of[name]["median"] - of[name]["min"] for name in measured]
+    high = [of[name]["max"] - of[name]["median"] for name in measured]
+    axes.barh(rows, medians, color=[_colour(name) for name in measured], height=0.7)
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
     if any(low + high):  # more than one round
         axes.errorbar(
             medians,
-            range(len(names)),
+            rows,
             xerr=[low, high],
             fmt="none",
             ecolor="#333333",
             elinewidth=1,
             capsize=2,
         )
-    room = max(of[name]["max"] for name in names)
-    for row, name in enumerate(names):
+    room = max(of[name]["max"] for name in measured)
+    for row, name in zip(rows, measured, strict=True):
         axes.text(of[name]["max"] + room * 0.015, row, f"{of[name]['median']:.1f}", va="center", fontsize=9)
     axes.set_xlim(0, room * 1.1)
     axes.set_title(f"{clients:,} clients", loc="left", fontsize=10)
@@ -96,18 +99,23 @@ def _bar_panel(axes: Axes, of: dict[str, Any], clients: int) -> None:
 
 
 def bars(document: report.Document, path: Path) -> bool:
-    """CPU per delivered event, a bar for each server; False where nothing was measured."""
+    """CPU per delivered event: a panel for each size, a row for each server; False where nothing is known."""
     panels = [
         (result["clients"], of) for result in document["results"] if (of := _entries(document, result, CPU))
     ]
     if not panels:
         return False
     with mpl.rc_context(STYLE):
-        tallest = max(len(of) for _, of in panels)
-        figure = Figure(figsize=(8.0 * len(panels), 1.5 + 0.33 * tallest))
+        # In every panel the same row is the same server, in the order of the last that has it.
+        last = {name: of[name]["median"] for _, of in panels for name in of}
+        names = sorted(last, key=lambda name: float(last[name]), reverse=True)
+        figure = Figure(figsize=(3.0 + 5.0 * len(panels), 1.5 + 0.33 * len(names)))
         figure.set_layout_engine("constrained", rect=(0, 0.11, 1, 0.89))
         for index, (clients, of) in enumerate(panels, 1):
-            _bar_panel(figure.add_subplot(1, len(panels), index), of, clients)
+            axes = figure.add_subplot(1, len(panels), index)
+            _bar_panel(axes, names, of, clients)
+            if index > 1:
+                axes.set_yticklabels([])
         figure.suptitle("One event to every client: what a delivered event costs the server", fontsize=12)
         _footer(document, figure)
         _save(figure, path)

@@ -90,16 +90,27 @@ def values(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
     return [value for run in runs if run.get("valid") and (value := metric.value(run)) is not None]
 
 
-def _ratio(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], metric: Metric) -> float | None:
-    """The median ratio of runs of the same round."""
-    ratios = [
-        own / base
-        for one, other in zip(mine, theirs, strict=False)
-        if one.get("valid") and other.get("valid")
-        and (own := metric.value(one)) is not None
-        and (base := metric.value(other))
-    ]  # fmt: skip
-    return statistics.median(ratios) if ratios else None
+def baseline_of(document: Document, row: str) -> str:
+    """The row that this one's ratios refer to; itself where it has none."""
+    own: dict[str, str] = document.get("baselines", {})
+    of_all: str = document["options"]["baseline"]
+    return own.get(row, of_all)
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any], metric: Metric) -> float | None:
+    """Of two runs of the same round; None unless both are valid and have the metric."""
+    if not (one.get("valid") and other.get("valid")):
+        return None
+    own, base = metric.value(one), metric.value(other)
+    return own / base if own is not None and base else None
+
+
+def ratios(name: str, runs: Runs, metric: Metric, baseline: str) -> list[float | None]:
+    """Each round's ratio to the baseline; nothing for the baseline itself."""
+    if not metric.ratio or name == baseline:
+        return []
+    pairs = zip(runs.get(name, []), runs.get(baseline, []), strict=False)
+    return [_ratio(one, other, metric) for one, other in pairs]
 
 
 def entry(name: str, runs: Runs, metric: Metric, baseline: str) -> dict[str, float] | None:
@@ -108,10 +119,9 @@ def entry(name: str, runs: Runs, metric: Metric, baseline: str) -> dict[str, flo
     if not of_server:
         return None
     found = {"median": statistics.median(of_server), "min": min(of_server), "max": max(of_server)}
-    if metric.ratio and name != baseline:
-        ratio = _ratio(runs[name], runs.get(baseline, []), metric)
-        if ratio is not None:
-            found["ratio"] = ratio
+    of_rounds = [ratio for ratio in ratios(name, runs, metric, baseline) if ratio is not None]
+    if of_rounds:
+        found["ratio"] = statistics.median(of_rounds)
     return found
 
 
@@ -129,22 +139,54 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(runs: Runs, metrics: tuple[Metric, ...], baseline: str) -> str:
+def markdown(document: Document, runs: Runs, metrics: tuple[Metric, ...]) -> str:
     """One size's table: a row for each server, a column for each metric that any of them has."""
-    cells = {name: [entry(name, runs, metric, baseline) for metric in metrics] for name in runs}
+    cells = {
+        name: [entry(name, runs, metric, baseline_of(document, name)) for metric in metrics] for name in runs
+    }
     shown = [index for index in range(len(metrics)) if any(of[index] for of in cells.values())]
     rows = [[name, *(_cell(of[index], metrics[index]) for index in shown)] for name, of in cells.items()]
     return _rows(["server", *(metrics[index].title for index in shown)], rows)
 
 
-def across(results: list[dict[str, Any]], metric: Metric, baseline: str) -> str:
+def across(document: Document, metric: Metric) -> str:
     """One metric's table: a row for each server, a column for each number of clients."""
+    results, baseline = document["results"], document["options"]["baseline"]
     names = dict.fromkeys(name for result in results for name in result["runs"])
     rows = [
         [name, *(_cell(entry(name, result["runs"], metric, baseline), metric) for result in results)]
         for name in names
     ]
     return _rows([metric.title, *(f"{result['clients']:,} clients" for result in results)], rows)
+
+
+def _each(found: list[float | None]) -> str:
+    known = [ratio for ratio in found if ratio is not None]
+    if not known:
+        return "-"
+    shown = " ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in found)
+    return f"{shown} **{statistics.median(known):.2f}x**"
+
+
+def by_round(document: Document) -> str:
+    """The ratio of each round, and their median: a table for each size; empty without a baseline."""
+    every = WORKLOADS[document["workload"]].across or columns(document["options"])
+    tables = []
+    for result in document["results"]:
+        runs: Runs = result["runs"]
+        pairs = [(name, baseline_of(document, name)) for name in runs]
+        pairs = [(name, baseline) for name, baseline in pairs if name != baseline and baseline in runs]
+        metrics = [
+            metric for metric in every if any(any(ratios(name, runs, metric, base)) for name, base in pairs)
+        ]
+        if metrics:
+            rows = [
+                [f"{name} / {base}", *(_each(ratios(name, runs, metric, base)) for metric in metrics)]
+                for name, base in pairs
+            ]
+            title = f"Each round's ratio, and their median, {result['clients']:,} clients:"
+            tables.append(f"{title}\n\n{_rows(['', *(metric.title for metric in metrics)], rows)}")
+    return "\n\n".join(tables)
 
 
 def _invalid(document: Document) -> list[str]:
@@ -176,16 +218,18 @@ def section(document: Document) -> str:
     workload = WORKLOADS[document["workload"]]
     rounds = f"{options['rounds']} round{'s' if options['rounds'] > 1 else ''}"
     title = f"{options['bytes']} bytes, {rounds}, {document['pinning']}"
-    if not any(name == baseline for result in document["results"] for name in result["runs"]):
-        ratios = "no ratios: the baseline was not measured"
+    if document.get("baselines") and workload.twin is not None:
+        reference = f"ratios (**bold**) to the same server's next row, {workload.twin.row}, in the same round"
+    elif any(name == baseline for result in document["results"] for name in result["runs"]):
+        reference = f"ratios (**bold**) to {baseline} in the same round"
     else:
-        ratios = f"ratios (**bold**) to {baseline} in the same round"
-    parts = [f"{title}; {ratios}."]
+        reference = "no ratios: the baseline was not measured"
+    parts = [f"{title}; {reference}."]
     if workload.across:
-        parts += [across(document["results"], metric, baseline) for metric in workload.across]
+        parts += [across(document, metric) for metric in workload.across]
     else:
         for result in document["results"]:
-            table = markdown(result["runs"], columns(options), baseline)
+            table = markdown(document, result["runs"], columns(options))
             parts.append(f"{document['workload']}, {result['clients']:,} clients:\n\n{table}")
     parts.append("\n".join(f"- {line}" for line in notes(document)))
     return "\n\n".join(parts)

@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=10.0,
         help="how long fanout publishes, idle and churn run [%(default)s]",
     )
-    add("--rate", type=float, help="events per second [4; probe 10; stalled 1; growth 10, less from 800 on]")
+    add(
+        "--rate",
+        type=float,
+        help="events a second [4, fanout less from 2000 clients on; growth 10, less from 800 on; probe 10; "
+        "stalled 1]",
+    )
     add(
         "--events", type=int, help="events [bursts 200, tokens 2000, replay 1000, publish 60; from --seconds]"
     )
@@ -101,27 +106,34 @@ def cores(args: argparse.Namespace) -> tuple[str | None, str | None]:
     return getattr(args, "server_cores", "0"), getattr(args, "load_cores", "1")
 
 
-def measure(server: servers.Server, clients: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One run on a fresh process: verified, then timed."""
+def rows(server: servers.Server, args: argparse.Namespace) -> dict[str, argparse.Namespace]:
+    """What a round measures of a server: the name of each row of the table, and its options."""
+    found = {server.name: args}
+    if (twin := WORKLOADS[args.workload].twin) is not None:
+        found[f"{server.name}, {twin.row}"] = twin.args(args)
+    return found
+
+
+def measure(server: servers.Server, args: argparse.Namespace) -> dict[str, Any]:
+    """One run on a fresh process: verified, then timed. `args.clients` is one number here."""
     workload = WORKLOADS[args.workload]
     server_cores, load_cores = cores(args)
     with servers.running(server, server_cores, load_cores) as (pid, port):
         verify.verify(args.workload, port)
         options = {
-            "clients": clients,
+            "clients": args.clients,
             "bytes": args.bytes,
             "timeout": args.timeout,
             "gather": args.gather,
         }
-        given = argparse.Namespace(**vars(args) | {"clients": clients})
-        result = load.run(workload.mode, pid, port, load_cores, **(options | workload.options(given)))
+        result = load.run(workload.mode, pid, port, load_cores, **(options | workload.options(args)))
     costs = (result.get("publisher") or {}).pop("publish_cpu_ns", None)
     if costs:
         result["publish_us"] = statistics.median(costs) / 1e3
     return result
 
 
-def _note(args: argparse.Namespace, clients: int, number: int, name: str, result: dict[str, Any]) -> None:
+def _note(args: argparse.Namespace, number: int, name: str, result: dict[str, Any]) -> None:
     """A line on standard error for each run."""
     why = "" if result.get("valid") else f" INVALID: {'; '.join(result['invalid_because'])}"
     cpu = result.get("cpu_per_event_us")
@@ -129,7 +141,7 @@ def _note(args: argparse.Namespace, clients: int, number: int, name: str, result
     share = result.get("server_wait_share", 0)
     # Its own threads wait for each other too; an idle machine shows what is usual.
     note += f", waited for its core {share:.0%} of the time" if share > 0.05 else ""
-    where = f"{args.workload} {clients} round {number + 1}/{args.rounds} {name}"
+    where = f"{args.workload} {args.clients} round {number + 1}/{args.rounds} {name}"
     print(f"{where}:{note}{why}", file=sys.stderr, flush=True)
 
 
@@ -152,18 +164,26 @@ def end_orderly() -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
+def at(args: argparse.Namespace, clients: int) -> argparse.Namespace:
+    """The options for one size."""
+    return argparse.Namespace(**vars(args) | {"clients": clients})
+
+
 def begun(args: argparse.Namespace, picked: list[servers.Server], skipped: list[str]) -> report.Document:
     """A document without runs."""
     sizes = [int(size) for size in (args.clients or WORKLOADS[args.workload].clients).split(",")]
     server_cores, load_cores = cores(args)
     pinning = "not pinned" if server_cores is None else f"server on core {server_cores}, load on {load_cores}"
     upto = limits(args)
+    named = {server.name: [*rows(server, at(args, sizes[0]))] for server in picked}
     return {
         "workload": args.workload,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "complete": False,
         "options": {name: value for name, value in vars(args).items() if name != "out"},
+        # Where a server has two rows, the last one is what both refer to.
+        "baselines": {row: both[-1] for both in named.values() if len(both) > 1 for row in both},
         "limits": {server.name: upto[server.name] for server in picked if server.name in upto},
         "pinning": pinning,
         "machine": report.machine(),
@@ -172,7 +192,9 @@ def begun(args: argparse.Namespace, picked: list[servers.Server], skipped: list[
         "results": [
             {
                 "clients": clients,
-                "runs": {s.name: [] for s in picked if clients <= upto.get(s.name, clients)},
+                "runs": {
+                    row: [] for name in named if clients <= upto.get(name, clients) for row in named[name]
+                },
             }
             for clients in sizes
         ],
@@ -189,6 +211,16 @@ def resumable(previous: report.Document, fresh: report.Document) -> bool:
     return key(previous) == key(fresh)
 
 
+def turns(
+    picked: list[servers.Server], args: argparse.Namespace, number: int
+) -> Iterator[tuple[servers.Server, str, argparse.Namespace]]:
+    """A round's runs, in their order."""
+    for server in picked:
+        both = list(rows(server, args).items())
+        for row, options in both[::-1] if number % 2 else both:
+            yield server, row, options
+
+
 def execute(
     args: argparse.Namespace,
     previous: report.Document | None = None,
@@ -197,8 +229,9 @@ def execute(
     """Everything the command line asks for.
 
     Rounds alternate: each measures all sizes, each size all servers, beginning with another one each time,
-    so that drift hits all alike. `save` is called after every run. What was saved is gone on with where it is
-    given as `previous` and belongs to the same options, machine and versions.
+    so that drift hits all alike. A server's two rows follow one another, the other one first in every other
+    round. `save` is called after every run. What was saved is gone on with where it is given as `previous`
+    and belongs to the same options, machine and versions.
     """
     picked, skipped = prepared(chosen(args))
     if not picked:
@@ -217,17 +250,19 @@ def execute(
     for number in range(args.rounds):
         turn = number % len(picked)
         for result in document["results"]:
-            for server in picked[turn:] + picked[:turn]:
-                runs = result["runs"].get(server.name)
+            for server, row, options in turns(
+                picked[turn:] + picked[:turn], at(args, result["clients"]), number
+            ):
+                runs = result["runs"].get(row)
                 if runs is None or len(runs) > number:
                     continue
                 before = time.monotonic()
                 try:
-                    run = measure(server, result["clients"], args)
+                    run = measure(server, options)
                 except Exception as error:
                     run = {"valid": False, "invalid_because": [f"{type(error).__name__}: {error}"]}
                 runs.append(run)
-                _note(args, result["clients"], number, server.name, run)
+                _note(options, number, row, run)
                 document["seconds"] = round(document["seconds"] + time.monotonic() - before, 1)
                 save(document)
     document["complete"] = True
@@ -251,6 +286,8 @@ def main() -> None:
     end_orderly()
     document = execute(args)
     print(report.section(document))
+    if args.rounds > 1 and (ratios := report.by_round(document)):
+        print(f"\n{ratios}")
     out = args.out or servers.ROOT / "bench" / "results" / "raw" / f"{args.workload}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")

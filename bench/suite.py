@@ -1,6 +1,6 @@
 """Every part of the comparison, one after another, in as many sittings as one likes.
 
-    python -m bench.suite                        # all parts: about 37 minutes
+    python -m bench.suite                        # all parts: about 42 minutes
     python -m bench.suite --only fanout,growth   # these only; what other parts left behind stays
     python -m bench.suite --resume               # only what is missing, after a run that was cut short
     python -m bench.suite --quick                # a few servers and workloads, one round: under two minutes
@@ -38,7 +38,7 @@ def asked(args: argparse.Namespace) -> list[Part]:
     """The parts to run; SystemExit for a name that there is not."""
     parts = QUICK if args.quick else FULL
     if not args.only:
-        return [part for part in parts if not part.extra]
+        return list(parts)
     names = {part.name.removeprefix("quick-"): part for part in parts}
     wanted = [name.removeprefix("quick-") for name in args.only.split(",")]
     if unknown := [name for name in wanted if name not in names]:
@@ -92,8 +92,7 @@ def main() -> None:
     parts = asked(args)
     if args.list:
         for part in QUICK if args.quick else FULL:
-            note = " (only when named)" if part.extra else ""
-            print(f"{part.name:14} {part.minutes:5.1f} min  {part.title}{note}")
+            print(f"{part.name:14} {part.minutes:5.1f} min  {part.title}")
         return
     run.end_orderly()
     args.out.mkdir(parents=True, exist_ok=True)

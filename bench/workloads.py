@@ -25,6 +25,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """The same without what a workload is about.
+
+    In every round each server is measured both ways, one after the other, and ratios are between the two.
+    `row` is what its rows are called, behind the server's name; `args` makes its options from the other's.
+    """
+
+    row: str
+    args: Callable[[Namespace], Namespace]
+
+
+@dataclass(frozen=True)
 class Workload:
     """A workload: the load generator's mode, its options from the command line's, columns, clients.
 
@@ -36,8 +48,12 @@ class Workload:
     metrics: tuple[Metric, ...]
     clients: str = "2000"
     across: tuple[Metric, ...] = ()
+    twin: Twin | None = None
 
 
+CLIENTS = Metric("clients", "clients", digits=0)
+# How many of them the server still counts when all is over: one that drops who stalls is seen here.
+STAYED = Metric("of them afterwards", "subscribers_after", digits=0)
 CPU = Metric("CPU per event, µs", "cpu_per_event_us", digits=2, ratio=True)
 RSS = Metric("RSS per client, KB", "rss_per_client", 1 / 1000, ratio=True)
 PEAK = Metric("RSS at most, MB", "rss_peak", 1e-6, digits=0)
@@ -47,8 +63,8 @@ LOAD = Metric("load busy, %", "load_cpu_share", 100, 0)
 # Much of it says that others were on the load's core.
 WAITED = Metric("load waited for its core, %", "load_wait_share", 100, 0)
 LATENCY = tuple(
-    Metric(f"latency {name}, ms", f"received.latency.{key}_us", 1e-3)
-    for name, key in (("p50", "p50"), ("p99", "p99"), ("max", "max"))
+    Metric(f"latency {key}, ms", f"received.latency.{key}_us", 1e-3, ratio=key == "p99")
+    for key in ("p50", "p99", "max")
 )
 
 
@@ -60,7 +76,8 @@ def _paced(args: Namespace, rate: float) -> dict[str, object]:
 
 
 def _fanout(args: Namespace) -> dict[str, object]:
-    return _paced(args, 4.0)
+    """From 2,000 clients on as many deliveries a second at each size."""
+    return _paced(args, min(4.0, 8000 / args.clients))
 
 
 def _growth(args: Namespace) -> dict[str, object]:
@@ -81,10 +98,19 @@ def _publish(args: Namespace) -> dict[str, object]:
     }
 
 
+def _stalling(args: Namespace) -> int:
+    return args.clients // 10 if args.stalled is None else int(args.stalled)
+
+
 def _stalled(args: Namespace) -> dict[str, object]:
-    stalled = args.clients // 10 if args.stalled is None else args.stalled
-    # What is then published stays far below what the kernel holds for each: it must be full before.
-    return _paced(args, 1.0) | {"stalled": stalled, "fill": 32}
+    # What is then published stays far below what the kernel holds for each: it must be full before, which is
+    # warm-up enough.
+    return _paced(args, 1.0) | {"stalled": _stalling(args), "fill": 32, "warmup": 1}
+
+
+def _none_stalled(args: Namespace) -> Namespace:
+    """The clients that read, without the others."""
+    return Namespace(**vars(args) | {"clients": args.clients - _stalling(args), "stalled": 0})
 
 
 def _probe(args: Namespace) -> dict[str, object]:
@@ -112,12 +138,14 @@ def _timed(args: Namespace) -> dict[str, object]:
 
 
 LAST = tuple(
-    Metric(f"last client {key}, ms", f"received.last_client_latency.{key}_us", 1e-3, ratio=key == "p50")
+    Metric(f"last client {key}, ms", f"received.last_client_latency.{key}_us", 1e-3, ratio=True)
     for key in ("p50", "p99")
 )
 SPEED = Metric("events per s", "received.events_per_s", digits=0)
 DELIVERY = (*LATENCY, *LAST)
-PROBE = tuple(Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, digits=1) for key in ("p50", "p99", "max"))
+PROBE = tuple(
+    Metric(f"/ping {key}, ms", f"probe.{key}_us", 1e-3, ratio=key == "p99") for key in ("p50", "p99", "max")
+)
 PUBLISH = Metric("publish(), µs", "publish_us", digits=2, ratio=True)
 REDIS = Metric("Redis CPU per published event, µs", "publisher.redis_us", digits=0)
 HEARTBEAT = Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True)
@@ -143,7 +171,13 @@ WORKLOADS = {
     "burst": Workload(
         "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, WAITED, PUBLISH), "500"
     ),
-    "stalled": Workload("fanout", _stalled, (CPU, RSS, PEAK, *DELIVERY, BUSY, LOAD, WAITED), "10000"),
+    "stalled": Workload(
+        "fanout",
+        _stalled,
+        (CLIENTS, STAYED, CPU, RSS, replace(PEAK, ratio=True), *DELIVERY, BUSY, LOAD, WAITED),
+        "10000",
+        twin=Twin("none stalled", _none_stalled),
+    ),
     "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500"),
     "redis-burst": Workload(
         "fanout", _burst, (replace(SPEED, ratio=True), CPU, REDIS, *DELIVERY, BUSY, LOAD, WAITED), "500"

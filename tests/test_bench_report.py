@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench import report, run
+from bench.workloads import WORKLOADS
 
 
 def ran(cpu: float, **more: Any) -> dict[str, Any]:
@@ -59,6 +60,54 @@ def test_invalid_runs_are_left_out_and_named() -> None:
     assert row(text, "broken")[1] == "-"
     assert "peer at 2,000 clients, 1 of 3 runs left out: the load generator was saturated" in text
     assert run.failed(given) == ["broken at 2000 clients"]
+
+
+def test_with_two_rows_for_a_server_the_ratio_is_between_them() -> None:
+    runs = {
+        "ours": [ran(4), ran(6)],
+        "ours, none stalled": [ran(4), ran(4)],
+        "peer": [ran(30), ran(30)],
+        "peer, none stalled": [ran(10), ran(10)],
+    }
+    given = document(
+        runs,
+        workload="stalled",
+        baselines={name: f"{name.partition(',')[0]}, none stalled" for name in runs},
+    )
+    given["options"]["workload"] = "stalled"
+    text = report.section(given)
+    assert row(text, "ours")[1] == "5.00 (4.00 to 6.00) **1.25x**"
+    assert row(text, "peer")[1] == "30.00 **3.00x**"
+    assert row(text, "peer, none stalled")[1] == "10.00"
+    assert "ratios (**bold**) to the same server's next row, none stalled, in the same round" in text
+
+
+def test_each_rounds_ratio_is_told() -> None:
+    bad = {"valid": False, "invalid_because": ["the load generator was saturated"], "cpu_per_event_us": 1.0}
+    given = document({"ours": [ran(4), ran(10), ran(5)], "peer": [ran(8), bad, ran(20)]})
+    text = report.by_round(given)
+    assert "| CPU per event, µs |" in text
+    assert row(text, "peer / ours") == ["peer / ours", "2.00 - 4.00 **3.00x**"]
+    assert report.by_round(document({"peer": [ran(8)]})) == ""
+
+
+def test_stalled_clients_are_measured_with_and_without_in_every_round() -> None:
+    args = run.parse(["stalled", "--clients", "10000", "--servers", "sse-starlette,sse-hub"])
+    workload = WORKLOADS["stalled"]
+    rounds = [
+        [
+            (row, options.clients, workload.options(options)["stalled"])
+            for _, row, options in run.turns(run.chosen(args), run.at(args, 10_000), number)
+        ]
+        for number in range(2)
+    ]
+    with_them, without = ("sse-starlette", 10_000, 1000), ("sse-starlette, none stalled", 9000, 0)
+    assert rounds[0][:2] == [with_them, without]
+    assert rounds[1][:2] == [without, with_them]
+    assert [row for row, *_ in rounds[0][2:]] == ["sse-hub", "sse-hub, none stalled"]
+    begun = run.begun(args, run.chosen(args), [])
+    assert list(begun["results"][0]["runs"]) == [row for row, *_ in rounds[0]]
+    assert begun["baselines"]["sse-hub"] == "sse-hub, none stalled"
 
 
 def test_what_was_not_measured_is_named_with_machine_and_versions() -> None:

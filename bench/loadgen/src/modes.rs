@@ -74,6 +74,10 @@ pub fn fanout(engine: &mut Engine, args: &Args) -> Outcome {
     report.insert("cpu_per_event_us".into(), per(cpu_us, engine.tally.events));
     report.insert("received".into(), engine.tally.summary());
     report.insert("publisher".into(), answer);
+    if args.stalled > 0 && !args.count.is_empty() {
+        let left = ask(engine, args.timeout, "GET", &args.count)?["count"].clone();
+        report.insert("subscribers_after".into(), left);
+    }
     Ok(Value::Object(report))
 }
 
