@@ -10,200 +10,31 @@
 //! * *Live*: what was published since the joining, which was queued all the time.
 //! * *Closed*: most reasons let what is queued go out first; an overflow or a stall does not.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::outcome::Outcome;
-use crate::control;
-use crate::control::ResetReason;
-use crate::entry::{Cursor, Entry, PublicId, SubscriberId, Target};
+use crate::control::{self, ResetReason};
+use crate::entry::{Cursor, Entry, Target};
 use crate::event::EventId;
 use crate::frame::Draft;
-use crate::heartbeat::{Heartbeat, look_after};
-use crate::history::{Page, Replay};
+use crate::heartbeat::Heartbeat;
+use crate::history::Replay;
 use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
-use crate::reader::ReaderId;
 use crate::topic::TopicIds;
-use crate::waker::Wake;
 
-/// A consumer that was woken counts as stuck behind an unfinished write when it has not come back for this
-/// many turns of its reader *and* [`STUCK_AFTER`]: middleware may need several turns of the event loop to
-/// pass one chunk on, and a loop that was blocked has not let it run.
-const STUCK_TURNS: u64 = 8;
-/// See [`STUCK_TURNS`].
-const STUCK_AFTER: Duration = Duration::from_millis(20);
+mod change;
+mod consumer;
+mod identity;
+mod plan;
+mod silence;
 
-/// Why a stream ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The client went away.
-    Client,
-    /// The application closed or dropped the subscription.
-    Closed,
-    /// `disconnect` was called, for this reason.
-    Kicked(Arc<str>),
-    /// More waited behind an unfinished write than may, and the policy is to disconnect.
-    Overflow,
-    /// The client took nothing for `stall_timeout`.
-    Stalled,
-    /// The stream reached its `max_age`.
-    MaxAge,
-    /// The hub closed.
-    HubClosed,
-    /// The server is stopping.
-    Shutdown,
-}
+pub use change::{Change, Who};
+pub use consumer::Taken;
+pub use identity::{CloseReason, Identity};
+pub use plan::{Fetch, Fetched, Plan};
+pub use silence::Due;
 
-impl CloseReason {
-    /// The word handed to `on_disconnect`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Client => "client",
-            Self::Closed => "closed",
-            Self::Kicked(reason) => reason,
-            Self::Overflow => "overflow",
-            Self::Stalled => "stalled",
-            Self::MaxAge => "max_age",
-            Self::HubClosed => "hub_closed",
-            Self::Shutdown => "shutdown",
-        }
-    }
-
-    /// Whether what is queued still goes out.
-    #[must_use]
-    pub fn drains(&self) -> bool {
-        !matches!(self, Self::Client | Self::Overflow | Self::Stalled)
-    }
-}
-
-/// What is known of a subscriber outside its reader.
-pub struct Identity {
-    /// Its number.
-    pub id: SubscriberId,
-    /// Whose it is, for `disconnect(user=…)`.
-    pub user: Option<Arc<str>>,
-    /// The server that handed its connection over; 0 for one that streams it itself.
-    pub server: u64,
-    /// The reader that delivers to it.
-    pub reader: ReaderId,
-    /// Where it is at that reader.
-    pub key: usize,
-    /// Who it is now, once it was moved to another reader: what holds for it is said there.
-    pub moved: OnceLock<Arc<Identity>>,
-    /// Whether another reader had it before.
-    pub is_moved: bool,
-    /// Whether it resumed completely; none for a newcomer. Set on joining.
-    pub recovered: OnceLock<Option<bool>>,
-    /// Why it was closed, once it is.
-    pub closed: OnceLock<CloseReason>,
-    /// The names of the topics it had, once it is gone.
-    pub last_topics: OnceLock<Vec<Arc<str>>>,
-    /// Done when it is known where it begins; none when that was known at once.
-    pub settling: OnceLock<Arc<Outcome>>,
-}
-
-impl Identity {
-    /// Its public id.
-    #[must_use]
-    pub fn name(&self) -> PublicId {
-        self.id.public()
-    }
-
-    /// The same subscriber, at another reader.
-    #[must_use]
-    pub fn at(&self, reader: ReaderId, key: usize, server: u64) -> Self {
-        Self {
-            id: self.id,
-            user: self.user.clone(),
-            server,
-            reader,
-            key,
-            moved: OnceLock::new(),
-            is_moved: true,
-            recovered: self.recovered.clone(),
-            closed: self.closed.clone(),
-            last_topics: self.last_topics.clone(),
-            settling: self.settling.clone(),
-        }
-    }
-
-    /// Who it is now.
-    #[must_use]
-    pub fn current(self: &Arc<Self>) -> &Arc<Self> {
-        let mut now = self;
-        while let Some(next) = now.moved.get() {
-            now = next;
-        }
-        now
-    }
-}
-
-/// Who is meant by a kick.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Who {
-    /// One subscriber.
-    Id(SubscriberId),
-    /// All of a user's.
-    User(Arc<str>),
-    /// All that a server handed over.
-    Server(u64),
-    /// All that were moved from one reader to another.
-    Moved,
-    /// Everybody.
-    All,
-}
-
-impl Who {
-    /// Whether it is this subscriber.
-    #[must_use]
-    pub fn means(&self, identity: &Identity) -> bool {
-        match self {
-            Self::Id(id) => identity.id == *id,
-            Self::User(user) => identity.user.as_ref() == Some(user),
-            Self::Server(server) => identity.server == *server,
-            Self::Moved => identity.is_moved,
-            Self::All => true,
-        }
-    }
-}
-
-/// A change of who gets what, in the order of the log.
-#[derive(Debug)]
-pub enum Change {
-    /// A subscriber begins.
-    Attach {
-        /// The reader it belongs to.
-        reader: ReaderId,
-        /// Its number.
-        subscriber: SubscriberId,
-        /// Its place at the reader.
-        key: usize,
-        /// Its topics.
-        topics: TopicIds,
-    },
-    /// It gets more topics.
-    Join {
-        /// Its number.
-        subscriber: SubscriberId,
-        /// The new ones.
-        topics: TopicIds,
-    },
-    /// It gets fewer topics.
-    Leave {
-        /// Its number.
-        subscriber: SubscriberId,
-        /// The ones to leave.
-        topics: TopicIds,
-    },
-    /// Streams end.
-    Close {
-        /// Whose.
-        who: Who,
-        /// Why.
-        reason: CloseReason,
-    },
-}
+use consumer::{Consumer, Stage};
 
 /// What one subscriber is allowed and promised.
 #[derive(Debug, Clone)]
@@ -218,99 +49,6 @@ pub struct Terms {
     pub stall_timeout: Duration,
     /// When the stream ends of itself, on the hub's clock.
     pub expires: Option<Duration>,
-}
-
-/// How a stream begins: what the hub decided on joining.
-pub struct Plan {
-    /// The cursor at which it joined.
-    pub cursor: u64,
-    /// The id of `stream-open`, or of the end of the initial events; none when it is not known.
-    pub id: Option<EventId>,
-    /// Why it cannot be resumed, with the id the client gave.
-    pub reset: Option<(ResetReason, Option<Box<str>>)>,
-    /// What is read from history first.
-    pub replay: Option<Replay>,
-    /// What is fetched from elsewhere even before that.
-    pub fetch: Option<Fetch>,
-    /// Whether the application's initial events are awaited.
-    pub initial: bool,
-    /// For `recovered`.
-    pub recovered: Option<bool>,
-}
-
-/// A piece of what a client missed, from elsewhere.
-#[derive(Default)]
-pub struct Fetched {
-    /// In order.
-    pub entries: Vec<Arc<Entry>>,
-    /// What comes between the last piece and this one is not to be had any more.
-    pub lost: bool,
-    /// There is nothing after this piece.
-    pub done: bool,
-}
-
-/// What is being fetched for one subscriber.
-pub struct Fetch {
-    next: Box<dyn Wake>,
-    piece: Option<Fetched>,
-}
-
-impl Fetch {
-    /// Nothing was fetched yet. `next` is woken when the next piece is wanted, and when none is any more.
-    #[must_use]
-    pub fn new(next: Box<dyn Wake>) -> Self {
-        Self { next, piece: Some(Fetched::default()) }
-    }
-}
-
-impl Drop for Fetch {
-    fn drop(&mut self) {
-        self.next.wake();
-    }
-}
-
-#[derive(Debug)]
-enum Consumer {
-    /// It waits to be woken.
-    Parked,
-    /// It was woken or took something and has not come back.
-    Away { since: Duration, turn: u64 },
-}
-
-/// How far its consumer is.
-#[derive(Debug, PartialEq, Eq)]
-enum Stage {
-    /// It has not come yet.
-    New,
-    /// It came.
-    Begun,
-    /// It was told of the end.
-    Over,
-}
-
-/// What [`Subscriber::take`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// There is something to write; come again when that is done.
-    Some,
-    /// There is something to write, and nothing after it: the consumer is parked already, as if that were done.
-    /// Only for one that asked for it.
-    Last,
-    /// Nothing yet: the consumer is parked.
-    Nothing,
-    /// The stream is over.
-    End,
-}
-
-/// What is due at a subscriber.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing yet.
-    Nothing,
-    /// It has been silent for too long, and is parked.
-    Heartbeat,
-    /// It must end.
-    Close(CloseReason),
 }
 
 /// One subscriber.
@@ -452,202 +190,6 @@ impl Subscriber {
         self.queue.push(entry, stuck)
     }
 
-    /// Whether it waits behind an unfinished write.
-    fn is_stuck(&self, now: Duration, turn: u64) -> bool {
-        match self.consumer {
-            // What is fetched for it comes first, however long that takes: history may take over.
-            _ if self.fetch.is_some() => true,
-            Consumer::Parked => false,
-            // What is made ready for a newcomer is not its write.
-            Consumer::Away { .. } if self.initial => false,
-            Consumer::Away { since, turn: woken } => {
-                turn.saturating_sub(woken) >= STUCK_TURNS && now.saturating_sub(since) >= STUCK_AFTER
-            }
-        }
-    }
-
-    /// Whether the parked consumer has something to come for. It then counts as away.
-    pub fn wake(&mut self, now: Duration, turn: u64) -> bool {
-        let parked = matches!(self.consumer, Consumer::Parked);
-        if parked {
-            self.consumer = Consumer::Away { since: now, turn };
-        }
-        parked
-    }
-
-    /// The consumer is here: give it what there is. `page` reads history.
-    pub fn take(
-        &mut self,
-        now: Duration,
-        turn: u64,
-        heartbeat: &mut dyn FnMut(u64) -> Arc<Entry>,
-        page: &mut dyn FnMut(&mut Replay) -> Page,
-        out: &mut Vec<Arc<Entry>>,
-    ) -> Taken {
-        self.stage = Stage::Begun;
-        let (closed, drains) = match self.identity.closed.get() {
-            None => (false, true),
-            Some(reason) => (true, reason.drains()),
-        };
-        if !drains {
-            self.stage = Stage::Over;
-            return Taken::End;
-        }
-        // With its memory: most clients have nothing of their own to say ever again.
-        out.extend(std::mem::take(&mut self.lead));
-        if !self.initial {
-            self.take_fetched(now, out);
-            if self.fetch.is_none() {
-                self.take_replay(now, page, out);
-            }
-            if self.fetch.is_none() && self.replay.is_none() {
-                self.take_queue(now, out);
-            }
-        }
-        if out.is_empty() {
-            if closed {
-                self.stage = Stage::Over;
-                return Taken::End;
-            }
-            if !self.owes_heartbeat {
-                self.consumer = Consumer::Parked;
-                return Taken::Nothing;
-            }
-            out.push(heartbeat(self.heartbeat_from()));
-        }
-        self.owes_heartbeat = false;
-        self.last_write = now;
-        self.consumer = Consumer::Away { since: now, turn };
-        for entry in out.iter() {
-            self.last_seq = self.last_seq.max(entry.seq.unwrap_or(0));
-        }
-        Taken::Some
-    }
-
-    /// The consumer took something and is about to write it all at once: have it wait for what comes next, unless
-    /// there is more, or the end. Whether it waits.
-    pub fn park(&mut self) -> bool {
-        let is_last = self.replay.is_none() && self.identity.closed.get().is_none();
-        if is_last {
-            self.consumer = Consumer::Parked;
-        }
-        is_last
-    }
-
-    /// The consumer was parked and could not write everything.
-    pub fn blocked(&mut self, now: Duration, turn: u64) {
-        self.consumer = Consumer::Away { since: now, turn };
-    }
-
-    /// A part of what it took went out.
-    pub fn progressed(&mut self, now: Duration) {
-        self.progress = now;
-    }
-
-    fn take_fetched(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
-        let Some(fetch) = &mut self.fetch else { return };
-        let Some(mut piece) = fetch.piece.take() else { return };
-        if piece.lost {
-            out.push(control::reset(ResetReason::Evicted, None, None, now));
-        }
-        out.append(&mut piece.entries);
-        if piece.done {
-            self.fetch = None;
-        } else {
-            fetch.next.wake();
-        }
-    }
-
-    fn take_replay(
-        &mut self,
-        now: Duration,
-        page: &mut dyn FnMut(&mut Replay) -> Page,
-        out: &mut Vec<Arc<Entry>>,
-    ) {
-        let Some(replay) = &mut self.replay else { return };
-        let mut piece = page(replay);
-        if piece.lost {
-            out.push(control::reset(ResetReason::Evicted, None, None, now));
-        }
-        out.append(&mut piece.entries);
-        if piece.done {
-            self.replay = None;
-        }
-    }
-
-    fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
-        let (before, entries, after) = self.queue.take();
-        if before > 0 {
-            out.push(control::lagged(before, now));
-        }
-        out.extend(entries);
-        if after > 0 {
-            out.push(control::lagged(after, now));
-        }
-        self.queue.shrink();
-    }
-
-    /// When to look at it again.
-    #[must_use]
-    pub fn deadline(&self, now: Duration) -> Duration {
-        let beat = |heartbeat: Heartbeat| heartbeat.after(self.last_write);
-        let silence = match self.consumer {
-            // It may go away unnoticed at any moment, but cannot have stalled before it was away for as long.
-            Consumer::Parked => {
-                let look = look_after(now, self.terms.stall_timeout);
-                self.terms.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
-            }
-            Consumer::Away { since, .. } => {
-                let stall = since.max(self.progress) + self.terms.stall_timeout;
-                match self.terms.heartbeat {
-                    Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
-                    // It may come back any moment, and be silent from then on: nothing tells of that, so look
-                    // at least this often.
-                    Some(heartbeat) => stall.min(heartbeat.after(now)),
-                    None => stall,
-                }
-            }
-        };
-        self.terms.expires.map_or(silence, |expires| silence.min(expires))
-    }
-
-    /// What is due now.
-    pub fn due(&mut self, now: Duration) -> Due {
-        if self.terms.expires.is_some_and(|at| now >= at) {
-            return Due::Close(CloseReason::MaxAge);
-        }
-        let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
-        match self.consumer {
-            Consumer::Parked if silent => Due::Heartbeat,
-            Consumer::Parked => Due::Nothing,
-            Consumer::Away { since, .. } => {
-                self.owes_heartbeat |= silent;
-                let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
-                let is_late = now >= since.max(self.progress) + self.terms.stall_timeout;
-                if is_late && waits && !self.initial {
-                    return Due::Close(CloseReason::Stalled);
-                }
-                if is_late {
-                    // Nothing was kept from it: the application is slow with what it took. Look again later.
-                    self.consumer = Consumer::Away { since: now, turn: 0 };
-                }
-                Due::Nothing
-            }
-        }
-    }
-
-    /// The cursor a heartbeat may speak of: 0 while an id would skip something.
-    #[must_use]
-    pub fn heartbeat_from(&self) -> u64 {
-        if self.initial || self.fetch.is_some() { u64::MAX } else { self.last_seq }
-    }
-
-    /// Send a heartbeat to a parked consumer.
-    pub fn beat(&mut self, heartbeat: Arc<Entry>, now: Duration) {
-        self.last_write = now;
-        self.lead.push(heartbeat);
-    }
-
     /// Nothing more will be queued.
     pub fn close(&mut self, reason: CloseReason) {
         if !reason.drains() {
@@ -662,12 +204,6 @@ impl Subscriber {
         }
         self.initial = false;
         let _ = self.identity.closed.set(reason);
-    }
-
-    /// Whether anything was ever taken, or asked for.
-    #[must_use]
-    pub fn was_taken(&self) -> bool {
-        self.stage != Stage::New
     }
 
     /// It is at another reader from now on. Its consumer is new, and counts as away as that of a newcomer.
@@ -685,11 +221,5 @@ impl Subscriber {
             Pushed::Dropped(n) => n,
             Pushed::Queued | Pushed::Overflow => 0,
         }
-    }
-
-    /// Whether it was told of its end.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.stage == Stage::Over
     }
 }

@@ -1,0 +1,74 @@
+//! Who gets what from when on: the changes of that, which are in the log among the events.
+
+use std::sync::Arc;
+
+use super::{CloseReason, Identity};
+use crate::entry::SubscriberId;
+use crate::reader::ReaderId;
+use crate::topic::TopicIds;
+
+/// Who is meant by a kick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// One subscriber.
+    Id(SubscriberId),
+    /// All of a user's.
+    User(Arc<str>),
+    /// All that a server handed over.
+    Server(u64),
+    /// All that were moved from one reader to another.
+    Moved,
+    /// Everybody.
+    All,
+}
+
+impl Who {
+    /// Whether it is this subscriber.
+    #[must_use]
+    pub fn means(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Id(id) => identity.id == *id,
+            Self::User(user) => identity.user.as_ref() == Some(user),
+            Self::Server(server) => identity.server == *server,
+            Self::Moved => identity.is_moved,
+            Self::All => true,
+        }
+    }
+}
+
+/// A change of who gets what, in the order of the log.
+#[derive(Debug)]
+pub enum Change {
+    /// A subscriber begins.
+    Attach {
+        /// The reader it belongs to.
+        reader: ReaderId,
+        /// Its number.
+        subscriber: SubscriberId,
+        /// Its place at the reader.
+        key: usize,
+        /// Its topics.
+        topics: TopicIds,
+    },
+    /// It gets more topics.
+    Join {
+        /// Its number.
+        subscriber: SubscriberId,
+        /// The new ones.
+        topics: TopicIds,
+    },
+    /// It gets fewer topics.
+    Leave {
+        /// Its number.
+        subscriber: SubscriberId,
+        /// The ones to leave.
+        topics: TopicIds,
+    },
+    /// Streams end.
+    Close {
+        /// Whose.
+        who: Who,
+        /// Why.
+        reason: CloseReason,
+    },
+}

@@ -1,0 +1,113 @@
+//! What is known of a subscriber outside its reader, and why its stream ended.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::broker::outcome::Outcome;
+use crate::entry::{PublicId, SubscriberId};
+use crate::reader::ReaderId;
+
+/// Why a stream ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client went away.
+    Client,
+    /// The application closed or dropped the subscription.
+    Closed,
+    /// `disconnect` was called, for this reason.
+    Kicked(Arc<str>),
+    /// More waited behind an unfinished write than may, and the policy is to disconnect.
+    Overflow,
+    /// The client took nothing for `stall_timeout`.
+    Stalled,
+    /// The stream reached its `max_age`.
+    MaxAge,
+    /// The hub closed.
+    HubClosed,
+    /// The server is stopping.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The word handed to `on_disconnect`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Client => "client",
+            Self::Closed => "closed",
+            Self::Kicked(reason) => reason,
+            Self::Overflow => "overflow",
+            Self::Stalled => "stalled",
+            Self::MaxAge => "max_age",
+            Self::HubClosed => "hub_closed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// Whether what is queued still goes out.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        !matches!(self, Self::Client | Self::Overflow | Self::Stalled)
+    }
+}
+
+/// What is known of a subscriber outside its reader.
+pub struct Identity {
+    /// Its number.
+    pub id: SubscriberId,
+    /// Whose it is, for `disconnect(user=…)`.
+    pub user: Option<Arc<str>>,
+    /// The server that handed its connection over; 0 for one that streams it itself.
+    pub server: u64,
+    /// The reader that delivers to it.
+    pub reader: ReaderId,
+    /// Where it is at that reader.
+    pub key: usize,
+    /// Who it is now, once it was moved to another reader: what holds for it is said there.
+    pub moved: OnceLock<Arc<Identity>>,
+    /// Whether another reader had it before.
+    pub is_moved: bool,
+    /// Whether it resumed completely; none for a newcomer. Set on joining.
+    pub recovered: OnceLock<Option<bool>>,
+    /// Why it was closed, once it is.
+    pub closed: OnceLock<CloseReason>,
+    /// The names of the topics it had, once it is gone.
+    pub last_topics: OnceLock<Vec<Arc<str>>>,
+    /// Done when it is known where it begins; none when that was known at once.
+    pub settling: OnceLock<Arc<Outcome>>,
+}
+
+impl Identity {
+    /// Its public id.
+    #[must_use]
+    pub fn name(&self) -> PublicId {
+        self.id.public()
+    }
+
+    /// The same subscriber, at another reader.
+    #[must_use]
+    pub fn at(&self, reader: ReaderId, key: usize, server: u64) -> Self {
+        Self {
+            id: self.id,
+            user: self.user.clone(),
+            server,
+            reader,
+            key,
+            moved: OnceLock::new(),
+            is_moved: true,
+            recovered: self.recovered.clone(),
+            closed: self.closed.clone(),
+            last_topics: self.last_topics.clone(),
+            settling: self.settling.clone(),
+        }
+    }
+
+    /// Who it is now.
+    #[must_use]
+    pub fn current(self: &Arc<Self>) -> &Arc<Self> {
+        let mut now = self;
+        while let Some(next) = now.moved.get() {
+            now = next;
+        }
+        now
+    }
+}
