@@ -143,6 +143,15 @@ async def test_an_endpoint_for_a_starlette_route(topics: Any) -> None:
         assert client.status_code in (200, 405)
 
 
+async def test_an_endpoint_reads_an_iterator_of_topics_once_for_all_its_clients() -> None:
+    hub = Hub()
+    endpoint = hub.endpoint(topic for topic in ("a", "b"))
+    async with connect(endpoint, "/") as first, connect(endpoint, "/") as second:
+        assert [subscriber.topics for subscriber in hub.subscribers()] == [("a", "b")] * 2
+        hub.publish("b", 1)
+        assert [(await client.next()).json() for client in (first, second)] == [1, 1]
+
+
 async def test_an_endpoints_topics_may_be_awaited() -> None:
     hub = Hub()
 

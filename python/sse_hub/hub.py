@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -356,6 +356,8 @@ class Hub(_core.Hub):
         are those of ``response``.
         """
         if not callable(topics):
+            if isinstance(topics, Iterator):
+                topics = tuple(topics)  # It can be read once, and there will be many requests.
             self.response(topics, **options)  # What is wrong with them is said now.
 
         class Endpoint:
