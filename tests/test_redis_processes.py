@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
-from waiting import until
+from waiting import until, until_async
 
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -35,3 +35,32 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
         asyncio.run(asyncio.wait_for(hub.publish("t", 2), 10))
         assert not future.done()
     assert capfd.readouterr() == ("", "")
+
+
+@LOOPS
+async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(
+    redis: RedisServer, new_loop: Any
+) -> None:
+    async def begin(hub: Hub) -> Any:
+        subscription = hub.subscribe("t")
+        await anext(subscription)
+        return subscription
+
+    with Hub(redis.url) as writer, Hub(redis.url, backlog_bytes=1000) as hub:
+        alive = await begin(hub)
+        loop = new_loop()
+        dead = await asyncio.to_thread(loop.run_until_complete, begin(hub))
+        for number in range(3):
+            writer.publish("t", raw_data=f"{number}" * 400)
+        await until_async(lambda: hub.stats()["backlog_bytes"] > 1000)
+        loop.close()
+        assert hub.count() == 2
+        # Nobody publishes or subscribes in this process meanwhile: its hub looks by itself.
+        writer.publish("t", raw_data="3" * 400)
+        received = b""
+        async with asyncio.timeout(10):
+            while b"3333" not in received:
+                received += await anext(alive)
+        assert [received.count(b"%d" % number * 400) for number in range(4)] == [1, 1, 1, 1]
+        assert hub.count() == 1
+        del dead

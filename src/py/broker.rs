@@ -8,8 +8,10 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::exceptions::OrRaise;
+use super::hub::PyHub;
 use super::{awaiting, fork};
 use crate::broker::redis::options::{Certificates, Kept, Keys, Server};
 use crate::broker::redis::{Observer, RedisBroker};
@@ -96,19 +98,30 @@ pub struct Link {
     name: String,
 }
 
-/// Says it to Python's logging.
-struct Logger {
-    hub: String,
+/// Tells Python: its logging, and the hub.
+struct Told {
+    name: String,
+    hub: Arc<Py<PyWeakrefReference>>,
 }
 
-impl Observer for Logger {
+impl Observer for Told {
     fn warn(&self, message: String) {
-        let hub = self.hub.clone();
+        let hub = self.name.clone();
         awaiting::soon(move |py| {
             let logger =
                 py.import(intern!(py, "logging"))?.call_method1(intern!(py, "getLogger"), ("sse_hub",))?;
             let text = format!("hub {hub:?}: {message}");
             logger.call_method1(intern!(py, "warning"), ("%s", text)).map(drop)
+        });
+    }
+
+    fn lagging(&self) {
+        let hub = self.hub.clone();
+        awaiting::soon(move |py| {
+            if let Some(hub) = hub.bind(py).upgrade() {
+                hub.cast::<PyHub>()?.get().prune(py);
+            }
+            Ok(())
         });
     }
 }
@@ -119,9 +132,9 @@ impl Link {
         Ok(Self { server: broker.server.clone(), keys, kept, name: name.into() })
     }
 
-    /// Connect a hub.
-    pub fn start(&self, hub: &Arc<Hub>) -> PyResult<Arc<RedisBroker>> {
-        let observer = Logger { hub: self.name.clone() };
+    /// Connect a hub, which is `owner`'s.
+    pub fn start(&self, hub: &Arc<Hub>, owner: Py<PyWeakrefReference>) -> PyResult<Arc<RedisBroker>> {
+        let observer = Told { name: self.name.clone(), hub: Arc::new(owner) };
         let (server, keys) = (self.server.clone(), self.keys.clone());
         let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
         let mut running = RUNNING.lock();

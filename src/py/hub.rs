@@ -144,8 +144,7 @@ impl PyHub {
            text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn publish<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         topics: &Bound<'py, PyAny>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
@@ -154,8 +153,8 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        self.post(py, To::Topics(topics), draft)
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(slf.py())?;
+        Self::post(slf, To::Topics(topics), draft)
     }
 
     /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
@@ -164,16 +163,15 @@ impl PyHub {
     #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
            text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     fn broadcast<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        self.post(py, To::All, draft)
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(slf.py())?;
+        Self::post(slf, To::All, draft)
     }
 
     /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
@@ -184,8 +182,7 @@ impl PyHub {
            text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn send<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         subscriber_id: &str,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
@@ -193,8 +190,8 @@ impl PyHub {
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
-        self.post(py, To::One(subscriber_id.into()), draft)
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(slf.py())?;
+        Self::post(slf, To::One(subscriber_id.into()), draft)
     }
 
     /// End the streams of one subscriber, or of all of a user's, after what was published so far. Returns how
@@ -202,24 +199,24 @@ impl PyHub {
     /// browsers come back unless the endpoint refuses them.
     #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
     fn disconnect(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         id: Option<&str>,
         user: Option<&str>,
         reason: &str,
     ) -> PyResult<usize> {
-        let who = who(self, id, user)?;
-        if self.link.is_none() {
-            return Ok(who.map_or(0, |who| self.core().disconnect(who, CloseReason::Kicked(reason.into()))));
+        let this = slf.get();
+        let who = who(this, id, user)?;
+        if this.link.is_none() {
+            return Ok(who.map_or(0, |who| this.core().disconnect(who, CloseReason::Kicked(reason.into()))));
         }
-        let hub = self.live()?;
+        let hub = Self::live(slf)?;
         let here = who.map_or(0, |who| hub.meant(&who));
         let whose = match (id, user) {
             (Some(id), _) => Whose::Id(id.into()),
             (_, user) => Whose::User(user.unwrap_or_default().into()),
         };
         if let Some(broker) = hub.broker() {
-            let outcome = hub.post(Letter::Kick { whose, reason: reason.into() }).or_raise(py)?;
+            let outcome = hub.post(Letter::Kick { whose, reason: reason.into() }).or_raise(slf.py())?;
             drop(PyPublication::later(outcome, broker.clone()));
         }
         Ok(here)
@@ -367,11 +364,11 @@ impl PyHub {
 
     /// Private: the ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
     #[pyo3(signature = (topic=None))]
-    fn _present<'py>(&self, py: Python<'py>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
-        self.live()?;
-        let broker = self.broker.lock().clone();
+    fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
+        Self::live(slf)?;
+        let broker = slf.get().broker.lock().clone();
         let answer = broker.map(|broker| broker.present(topic));
-        awaiting::into_python(py, async move {
+        awaiting::into_python(slf.py(), async move {
             let Some(answer) = answer else { return Ok(Vec::new()) };
             match answer.await {
                 Ok(Ok(ids)) => Ok(ids),

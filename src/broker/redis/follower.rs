@@ -22,8 +22,6 @@ const PAGE: usize = 512;
 const HELD: Duration = Duration::from_secs(1);
 /// How long nothing more is said of gaps after one was.
 const QUIET: Duration = Duration::from_secs(10);
-/// How long to wait for event loops that are behind.
-const BEHIND: Duration = Duration::from_millis(5);
 
 /// Follow the stream until the task is dropped.
 pub async fn run(shared: Arc<Shared>) {
@@ -117,9 +115,7 @@ impl Follower {
 
     /// Read what is new; false when nothing came.
     async fn next(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
-        while self.shared.hub.upgrade().is_some_and(|hub| hub.is_behind()) {
-            tokio::time::sleep(BEHIND).await;
-        }
+        self.shared.until_delivered().await;
         let cursor = self.cursor.unwrap_or_default();
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(HELD.as_millis().to_string());

@@ -38,10 +38,20 @@ use publisher::Outbox;
 /// The longest a process waits for a worker's goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Hears what an operator should know. Called on the broker's thread, which must not wait.
+/// How long to wait for readers that are behind, at a time.
+const BEHIND: Duration = Duration::from_millis(5);
+/// How long the stream is not read because of readers that are behind, before they are looked at: longer than a
+/// burst takes.
+const LAGGING: Duration = Duration::from_millis(250);
+
+/// Hears what an operator should know, and what readers have to do with it. Called on the broker's thread, which
+/// must not wait.
 pub trait Observer: Send + Sync {
     /// Something went wrong, or is right again.
     fn warn(&self, message: String);
+
+    /// Nothing more is read, because readers are behind. Should they be dead, they are to be removed from the hub.
+    fn lagging(&self);
 }
 
 /// What the broker's tasks share.
@@ -78,6 +88,18 @@ struct Shared {
 impl Shared {
     fn warn(&self, message: &str) {
         self.observer.warn(message.to_owned());
+    }
+
+    /// Wait until the readers have room for more.
+    async fn until_delivered(&self) {
+        let mut since = Instant::now();
+        while self.hub.upgrade().is_some_and(|hub| hub.is_behind()) {
+            if since.elapsed() >= LAGGING {
+                since = Instant::now();
+                self.observer.lagging();
+            }
+            tokio::time::sleep(BEHIND).await;
+        }
     }
 
     /// A letter that did not get through: streams that were to end still do, those of this process.

@@ -8,6 +8,7 @@ use arc_swap::Guard;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyWeakrefReference;
 
 use super::PyHub;
 use crate::broker::envelope::{Letter, To};
@@ -99,22 +100,25 @@ impl PyHub {
     }
 
     /// The hub of now, connected to its broker if it has one: what publishes and subscribes needs that.
-    pub(super) fn live(&self) -> PyResult<Arc<Hub>> {
-        let hub = self.core();
-        let Some(link) = self.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
-        let mut broker = self.broker.lock();
+    pub(super) fn live(slf: &Bound<'_, Self>) -> PyResult<Arc<Hub>> {
+        let this = slf.get();
+        let hub = this.core();
+        let Some(link) = this.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
+        let owner = PyWeakrefReference::new(slf)?.unbind();
+        let mut broker = this.broker.lock();
         if hub.broker().is_none() {
-            *broker = Some(link.start(&hub)?);
+            *broker = Some(link.start(&hub, owner)?);
         }
         drop(broker);
         Ok(hub)
     }
 
     /// Publish through the broker, or here.
-    pub(super) fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
-        let hub = self.live()?;
+    pub(super) fn post(slf: &Bound<'_, Self>, to: To, draft: Draft) -> PyResult<PyPublication> {
+        let py = slf.py();
+        let hub = Self::live(slf)?;
         if hub.is_pressed(draft.len()) {
-            self.prune(py);
+            slf.get().prune(py);
         }
         if let Some(broker) = hub.broker() {
             let outcome = hub.post(Letter::Event { to, draft }).or_raise(py)?;
@@ -198,7 +202,7 @@ impl PyHub {
     }
 
     /// Forget the readers whose loops are closed, with what they still held back.
-    pub(super) fn prune(&self, py: Python<'_>) {
+    pub fn prune(&self, py: Python<'_>) {
         let (alive, dead): (Vec<_>, Vec<_>) =
             self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
         if dead.is_empty() {

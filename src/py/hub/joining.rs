@@ -22,7 +22,7 @@ impl PyHub {
         let py = slf.py();
         let _inside = exit::enter(py);
         let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().live()?;
+        let hub = Self::live(slf)?;
         let reader = Self::reader_for(slf, &hub, &event_loop, is_here)?;
         let identity = hub.subscribe(&reader.get().reader, request).or_raise(py)?;
         reader.get().adopt(&identity, info);
@@ -49,7 +49,7 @@ impl PyHub {
         let py = slf.py();
         let _inside = exit::enter(py);
         let (event_loop, is_here) = running_loop(py)?;
-        let hub = slf.get().live()?;
+        let hub = Self::live(slf)?;
         let home = Self::reader_for(slf, &hub, &event_loop, is_here)?.get().reports.clone();
         let reactors = slf.get().start_reactors(py, &hub)?;
         let reactor = reactors.pick();
