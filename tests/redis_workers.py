@@ -69,12 +69,18 @@ class Listener(Stream):
             seen.append(self.event().json())
         return seen
 
-    def until_reset(self) -> dict[str, Any]:
-        """Read up to a ``stream-reset``; what it says. An event before it fails the test."""
+    def until_reset(self, *before: Any) -> dict[str, Any]:
+        """Read up to a ``stream-reset``; what it says. An event before it fails the test, unless it is of
+        ``before``, in their order.
+        """
+        may_come = [*before]
         deadline = time.monotonic() + self.timeout
         while (event := self.next()).event != "stream-reset":
             assert time.monotonic() < deadline, "nothing but heartbeats"
-            assert event.is_comment or event.event in ("stream-open", "stream-cursor"), event
+            if event.is_comment or event.event in ("stream-open", "stream-cursor"):
+                continue
+            assert may_come, event
+            assert event.json() == may_come.pop(0), event
         said: dict[str, Any] = event.json()
         return said
 

@@ -98,10 +98,12 @@ def fresh(pair: Pair, redis: RedisServer) -> list[WorkerHub]:
     return [worker.hub(redis.url, pair.name) for worker in pair.workers]
 
 
-def reset(worker: WorkerHub, last_event_id: str, *, at_once: bool = True) -> None:
-    """Whoever comes with this is told that something may be missing, and goes on."""
+def reset(worker: WorkerHub, last_event_id: str, *before: object, at_once: bool = True) -> None:
+    """Whoever comes with this is told that something may be missing, and goes on. What is ``before`` the
+    gap may have come by then.
+    """
     with listening(worker.listen(last_event_id=last_event_id)) as (client,):
-        assert client.until_reset()["requested"] == (last_event_id if at_once else None)
+        assert client.until_reset(*before)["requested"] == (last_event_id if at_once else None)
         (id,) = worker.publish(marker := f"after the reset of {client.info}")
         client.until(marker)
         assert client.last_event_id == id
@@ -142,7 +144,7 @@ def test_a_deleted_entry_is_a_gap(hub: Hub, redis: RedisServer, pair: Pair) -> N
     for worker in fresh(pair, redis):
         resumed(worker.listen(last_event_id=ids[6]), [7, 8, 9])
     for worker in fresh(pair, redis):
-        reset(worker, ids[2], at_once=False)  # found on the way
+        reset(worker, ids[2], 3, 4, at_once=False)  # found on the way
 
 
 def test_a_client_of_a_stream_that_was_deleted_is_reset(hub: Hub, redis: RedisServer, pair: Pair) -> None:
@@ -232,3 +234,15 @@ def test_nothing_is_lost_or_repeated_while_clients_hop_between_workers(
     assert [id for id, _ in seen] == redis.ids(pair.name)
     assert [entry_id(id) for id, _ in seen] == sorted(entry_id(id) for id, _ in seen)
     assert hops > 5
+
+
+def test_large_events_are_read_in_pages_that_fit(pair: Pair) -> None:
+    """Redis ends the connection of a client whose reply is larger than it may be."""
+    count = 60
+    with RedisServer("--client-output-buffer-limit", "normal 8mb 0 0") as redis:
+        with Hub(redis.url, name=pair.name) as hub:
+            ids = publish(hub, *(f"{number} {'x' * 400_000}" for number in range(count)))
+        fresh = pair.workers[0].hub(redis.url, pair.name, history=10)
+        with listening(fresh.listen(last_event_id=ids[0])) as (client,):
+            assert [client.event().id for _ in ids[1:]] == ids[1:]
+            assert client.resets == []

@@ -15,8 +15,9 @@ use super::{Shared, reply};
 use crate::broker::envelope::Arrived;
 use crate::numbering::StreamId;
 
-/// Entries asked for at once.
+/// Entries asked for at once, at most, and about how many bytes.
 const PAGE: usize = 512;
+const PAGE_BYTES: usize = 2 << 20;
 /// How long Redis holds a question for new entries. When it answers that there are none, the stream is looked
 /// at: one that was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
 const HELD: Duration = Duration::from_secs(1);
@@ -118,10 +119,11 @@ impl Follower {
         self.shared.until_delivered().await;
         let cursor = self.cursor.unwrap_or_default();
         let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(PAGE).arg("BLOCK").arg(HELD.as_millis().to_string());
+        command.arg("COUNT").arg(self.page()).arg("BLOCK").arg(HELD.as_millis().to_string());
         command.arg("STREAMS").arg(&self.shared.keys.events).arg(cursor.to_string());
         let value = self.ask(connection, &command, HELD).await?;
         let arrived = reply::read(&value).ok_or("XREAD gave no entries of a stream")?;
+        self.shared.pages.read(&arrived);
         if arrived.is_empty() {
             return Ok(false);
         }
@@ -239,9 +241,10 @@ impl Follower {
         let (mut bytes, mut expected, mut end) = (0, last, last.to_string());
         while kept.len() < wanted.count && bytes < wanted.bytes {
             let mut command = redis::cmd("XREVRANGE");
-            command.arg(&self.shared.keys.events).arg(&end).arg("-").arg("COUNT").arg(PAGE);
+            command.arg(&self.shared.keys.events).arg(&end).arg("-").arg("COUNT").arg(self.page());
             let value = self.ask(connection, &command, Duration::ZERO).await?;
             let page = reply::range(&value).ok_or("XREVRANGE gave no entries")?;
+            self.shared.pages.read(&page);
             if page.is_empty() {
                 break;
             }
@@ -289,6 +292,10 @@ impl Follower {
     fn failed(&self, error: &RedisError) -> String {
         self.shared.commands.moved.says(error);
         describe(error)
+    }
+
+    fn page(&self) -> usize {
+        self.shared.pages.entries(PAGE_BYTES, PAGE)
     }
 
     fn no_reply(&self) -> String {

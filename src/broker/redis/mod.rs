@@ -25,6 +25,7 @@ use crate::subscriber::{CloseReason, Who};
 mod follower;
 mod link;
 pub mod options;
+mod page;
 mod presence;
 mod publisher;
 mod reply;
@@ -33,6 +34,7 @@ mod scripts;
 
 use link::Commands;
 use options::{Kept, Keys, Server};
+use page::Pages;
 use publisher::Outbox;
 
 /// The longest a process waits for a worker's goodbye.
@@ -74,6 +76,8 @@ struct Shared {
     settles_changed: Notify,
     /// It is known from where on this process delivers the stream.
     joined: watch::Sender<bool>,
+    /// How large the stream's entries are.
+    pages: Pages,
     /// Up to where the stream was delivered.
     progress: watch::Sender<Option<StreamId>>,
     /// The newest entry that this process wrote.
@@ -154,6 +158,7 @@ impl RedisBroker {
             why: Mutex::default(),
             settles_changed: Notify::new(),
             joined: watch::Sender::new(false),
+            pages: Pages::default(),
             progress: watch::Sender::new(None),
             last_sent: Mutex::default(),
             presence: Mutex::default(),

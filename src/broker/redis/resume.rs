@@ -19,8 +19,9 @@ use crate::waker::Wake;
 
 /// How long this process gets to read what another delivered, before the stream is looked at again.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Entries fetched at once.
+/// Entries fetched at once for a client, at most, and about how many bytes: many may come back at once.
 const PAGE: usize = 256;
+const PAGE_BYTES: usize = 256 << 10;
 
 /// Asks to find out where a subscriber begins: it, and the id it came back with.
 pub type Asked = (SubscriberId, Option<StreamId>);
@@ -93,7 +94,8 @@ async fn fetch(shared: &Shared, subscriber: SubscriberId, after: StreamId, end: 
     let mut at = after;
     loop {
         wanted.notified().await;
-        let page = shared.page(subscriber, at, PAGE).await;
+        let count = shared.pages.entries(PAGE_BYTES, PAGE);
+        let page = shared.page(subscriber, at, count).await;
         let Some(hub) = shared.hub.upgrade() else { return };
         let mut lost = false;
         let mut piece = Vec::new();
@@ -211,7 +213,9 @@ impl Shared {
         let mut command = redis::cmd("XRANGE");
         command.arg(&self.keys.events).arg(format!("({after}")).arg("+").arg("COUNT").arg(count);
         let value = self.commands.run::<Value>(&self.server, &command).await?;
-        reply::range(&value)
-            .ok_or_else(|| Trouble { text: "XRANGE gave no entries".into(), is_refusal: true })
+        let page = reply::range(&value)
+            .ok_or_else(|| Trouble { text: "XRANGE gave no entries".into(), is_refusal: true })?;
+        self.pages.read(&page);
+        Ok(page)
     }
 }
