@@ -1,6 +1,7 @@
 # Everything a fresh Debian machine with Rust and Python 3.11 needs is set up by these targets.
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
+#   make explore  the storms of the core, with more and other cases than in every test run
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go
 #   make bench  side by side with what a user would pick instead, forty minutes; bench-quick: three
 #   make lint   formatters, linters, types, the stub
@@ -13,11 +14,13 @@ DEBS := chromium nginx-light redis-server openssl fonts-dejavu-core
 
 # Crates of the benchmark: not members of the package's, built only where it runs.
 BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
+# Property tests are the same in every run, so that one that fails does so for everybody; not in `make explore`.
+SEED ?= 20261121
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds lint lint-bench build setup venv system clean format
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds explore lint lint-bench build setup venv system clean format
 
 help:
-	@sed -n '2,6p' Makefile | sed 's/^# *//'
+	@sed -n '2,7p' Makefile | sed 's/^# *//'
 
 $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }
@@ -56,10 +59,14 @@ bench-quick: build $(VENV)/.bench-ready
 
 test: setup test-core test-python
 
+test-core: export PROPTEST_RNG_SEED := $(SEED)
 test-core:
 	cargo test --no-default-features -q
 	cargo test --no-default-features -q --features shuttle --test model
 	cd bench/loadgen && CARGO_TARGET_DIR=target cargo test --locked -q
+
+explore:
+	SSE_HUB_EXPLORE=20 cargo test --no-default-features -q --test hub storm
 
 test-python: setup
 	$(PY) -m pytest

@@ -7,9 +7,13 @@ use crate::entry::{Cursor, Entry, Target};
 use crate::frame::{Frame, FrameBuilder};
 
 /// Wraps a frame that is for whoever it is handed to.
-fn entry(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+fn for_all(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Entry {
     let entry = Entry::new(cursor.map(|cursor| cursor.seq), Target::All, at, frame);
-    Arc::new(entry.named(cursor.map(|cursor| cursor.id)))
+    entry.named(cursor.map(|cursor| cursor.id))
+}
+
+fn entry(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+    Arc::new(for_all(frame, cursor, at))
 }
 
 /// The first bytes of every stream: a comment line (so that a byte order mark could not be eaten, and proxies
@@ -60,10 +64,20 @@ pub fn reset(
     cursor: Option<Cursor>,
     at: Duration,
 ) -> Arc<Entry> {
+    Arc::new(reset_entry(reason, requested, cursor, at))
+}
+
+/// `stream-reset` for everybody: the hub's order goes on somewhere else.
+#[must_use]
+pub fn broken(cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+    Arc::new(reset_entry(ResetReason::Broker, None, cursor, at).breaking())
+}
+
+fn reset_entry(reason: ResetReason, requested: Option<&str>, cursor: Option<Cursor>, at: Duration) -> Entry {
     let data = serde_json::json!({ "reason": reason.as_str(), "requested": requested });
     let mut builder = FrameBuilder::new(None, Some("stream-reset"));
     builder.text(&data.to_string());
-    entry(builder.finish(None).seal(cursor.map(|cursor| cursor.id)), cursor, at)
+    for_all(builder.finish(None).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }
 
 /// `stream-lagged`: this many events were dropped here.

@@ -101,6 +101,8 @@ pub struct Entry {
     pub at: Duration,
     /// Its bytes.
     pub frame: Frame,
+    /// What was before does not lead up to it: a replay that is under way has nothing to go on with.
+    pub is_break: bool,
     /// How many rings of history hold it: it counts once in the hub-wide budget.
     rings: AtomicU32,
 }
@@ -109,13 +111,19 @@ impl Entry {
     /// An entry no ring holds yet.
     #[must_use]
     pub fn new(seq: Option<u64>, target: Target, at: Duration, frame: Frame) -> Self {
-        Self { seq, id: None, target, at, frame, rings: AtomicU32::new(0) }
+        Self { seq, id: None, target, at, frame, is_break: false, rings: AtomicU32::new(0) }
     }
 
     /// The same with the id that its frame carries.
     #[must_use]
     pub fn named(self, id: Option<EventId>) -> Self {
         Self { id, ..self }
+    }
+
+    /// The same, where the order goes on somewhere else.
+    #[must_use]
+    pub fn breaking(self) -> Self {
+        Self { is_break: true, ..self }
     }
 
     /// Bytes of the event on the wire.

@@ -29,6 +29,13 @@ impl StreamId {
         Self::from_event_id(EventId::parse(text)?)
     }
 
+    /// Whether it is before the first entry of any stream that was not given a beginning of its own: which of them
+    /// is meant cannot be told.
+    #[must_use]
+    pub fn is_any_beginning(self) -> bool {
+        self == Self::default()
+    }
+
     fn from_event_id(id: EventId) -> Option<Self> {
         let ms: u64 = id.epoch.as_str().parse().ok()?;
         // Not the id of another spelling, such as one with leading zeros.
@@ -116,6 +123,7 @@ impl Numbering {
             Self::Own(_) => Place::Here(id.seq),
             Self::Stream(names) => match StreamId::from_event_id(id) {
                 None => Place::Nowhere(ResetReason::Unknown),
+                Some(id) if id.is_any_beginning() => Place::Nowhere(ResetReason::Broker),
                 Some(id) => names.find(id).map_or(Place::Elsewhere(id), Place::Here),
             },
         }
@@ -187,10 +195,22 @@ mod tests {
         // Between two entries: from another life of the stream, so nothing is known of what followed it.
         assert_eq!(numbering.find("6-0", 43), Place::Elsewhere(id(6, 0)));
         assert_eq!(numbering.find("8-0", 43), Place::Elsewhere(id(8, 0)));
+        // Any stream's beginning.
+        assert_eq!(numbering.find("0-0", 43), Place::Nowhere(ResetReason::Broker));
         assert_eq!(numbering.find("k3f9x2-1", 43), Place::Nowhere(ResetReason::Unknown));
         assert_eq!(numbering.id(42).unwrap().to_string(), "7-0");
         assert_eq!(numbering.id(40), None);
         assert_eq!(numbering.id(44), None);
+    }
+
+    #[test]
+    fn nobody_resumes_from_a_beginning_that_every_stream_may_have() {
+        let mut numbering = Numbering::Stream(Names::default());
+        numbering.begin(StreamId::default(), 1);
+        numbering.follow(id(6, 0));
+        assert_eq!(numbering.id(1).unwrap().to_string(), "0-0");
+        assert_eq!(numbering.find("0-0", 2), Place::Nowhere(ResetReason::Broker));
+        assert_eq!(numbering.find("6-0", 2), Place::Here(2));
     }
 
     #[test]

@@ -125,6 +125,13 @@ impl Queue {
         self.bytes = 0;
     }
 
+    /// Drop everything, and forget that anything was dropped.
+    pub fn start_over(&mut self) {
+        self.clear();
+        self.dropped_oldest = 0;
+        self.dropped_newest = 0;
+    }
+
     /// Whether nothing waits and nothing was dropped.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -176,6 +176,7 @@ impl Subscriber {
 
     /// Put a published event in its queue.
     pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64) -> Pushed {
+        self.break_off(entry);
         let stuck = self.is_stuck(now, turn);
         // One that is busy with a replay takes what it can: what its queue has no room for, the replay reads
         // from history. Cut instead, it would come back as far behind as before, and be cut again.
@@ -188,6 +189,16 @@ impl Subscriber {
             return Pushed::Queued;
         }
         self.queue.push(entry, stuck)
+    }
+
+    /// Where the order goes on somewhere else, nothing can be replayed any more, and what waits behind a replay does
+    /// not follow what it has: of all that, the client is told by the `stream-reset` alone.
+    fn break_off(&mut self, entry: &Entry) {
+        if entry.is_break && (self.fetch.is_some() || self.replay.is_some()) {
+            self.fetch = None;
+            self.replay = None;
+            self.queue.start_over();
+        }
     }
 
     /// Nothing more will be queued.
@@ -217,6 +228,7 @@ impl Subscriber {
     /// Put an event in its queue that was published before it was moved, and not dispatched yet: what the hub
     /// has yet to offer waits behind no write. How many events were dropped.
     pub fn catch_up(&mut self, entry: &Arc<Entry>) -> u64 {
+        self.break_off(entry);
         match self.queue.push(entry, false) {
             Pushed::Dropped(n) => n,
             Pushed::Queued | Pushed::Overflow => 0,

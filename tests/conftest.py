@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from sse_hub.testing import Clock
 
 pytest.register_assert_rewrite("redis_workers")
+
+# The same cases in every run, so that one that fails does so for everybody.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 if TYPE_CHECKING:
     from redis_server import RedisServer

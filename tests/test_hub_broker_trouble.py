@@ -57,6 +57,34 @@ async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: str) -
         client.close()
 
 
+@pytest.mark.parametrize("right", ["-xgroup", "-xsetid"])
+async def test_where_a_stream_may_not_be_given_a_beginning_nobody_resumes_from_it(
+    redis: str, right: str
+) -> None:
+    async with Hub(await user(redis, right), grace=0.0) as hub, Redis.from_url(redis) as admin:
+        client = hub.subscribe("prices")
+        assert b"id: 0-0\n" in await anext(client)
+        client.close()
+        for n in range(2):
+            await hub.publish("prices", n)
+            client = hub.subscribe("prices", last_event_id="0-0")
+            await until_reset(client)
+            client.close()
+            await admin.flushall()
+
+
+async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: str) -> None:
+    url = await user(redis, "-eval", "-evalsha", "-@write", "+xread")
+    async with Hub(url, grace=0.0) as hub, Hub(redis) as other:
+        client = hub.subscribe("prices")
+        assert b"stream-open" in await anext(client)
+        await other.publish("prices", "through")
+        async with asyncio.timeout(10):
+            while b"through" not in await anext(client):
+                pass
+        client.close()
+
+
 async def test_an_event_that_could_not_be_trimmed_by_age_is_published(redis: str) -> None:
     async with Hub(await user(redis, "-xtrim"), history_age=60.0) as hub:
         assert await hub.publish("prices", 1) is not None

@@ -39,6 +39,10 @@ def proxy(redis: RedisServer) -> Iterator[Proxy]:
 def scene(pair: Pair, url: str, **options: Any) -> Iterator[tuple[list[WorkerHub], tuple[Listener, ...]]]:
     """A hub on both workers, with a client on each that has seen one event."""
     hubs = [*pair.hubs(url, broker=BROKER, history=HISTORY, **options)]
+    for hub in hubs:
+        hub.presence()
+    # Whoever comes while that takes long is told so by a reset.
+    are(hubs, "connected", 30)
     with listening(hubs[0].listen(), hubs[1].listen()) as clients:
         hubs[0].publish("before")
         takes(clients, ["before"])

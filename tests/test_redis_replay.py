@@ -155,10 +155,50 @@ def test_a_client_of_a_stream_that_was_deleted_is_reset(hub: Hub, redis: RedisSe
         reset(worker, ids[1])
 
 
+def test_a_client_that_was_cut_before_any_event_of_a_stream_that_was_deleted_is_reset(
+    hub: Hub, redis: RedisServer, pair: Pair
+) -> None:
+    workers = pair.hubs(redis.url)
+    openings = []
+    for worker in workers:
+        with listening(worker.listen()) as (client,):
+            openings.append(client.placed())
+    redis.admin.delete(stream_key(pair.name))
+    publish(hub, "missed")  # before anybody looked: it names no beginning
+    for worker, opening in zip(workers, openings, strict=True):
+        with listening(worker.listen(last_event_id=opening)) as (client,):
+            client.until_reset()
+            publish(hub, f"after {opening}")
+            client.until(f"after {opening}")
+    for worker in fresh(pair, redis):
+        reset(worker, openings[0])
+
+
+def test_a_stream_that_was_deleted_begins_where_no_other_did(
+    hub: Hub, redis: RedisServer, pair: Pair
+) -> None:
+    worker, _ = pair.hubs(redis.url)
+    with listening(worker.listen()) as (client,):
+        openings = [client.placed()]
+        for _ in range(2):
+            redis.admin.delete(stream_key(pair.name))
+            client.until_reset()
+            openings.append(client.last_event_id)
+    assert len({*openings, "0-0"}) == 4
+    assert openings[2] == redis.admin.xinfo_stream(stream_key(pair.name))["last-generated-id"]
+    publish(hub, "new")
+    resumed(worker.listen(last_event_id=openings[2]), ["new"])
+    for worker in fresh(pair, redis):
+        resumed(worker.listen(last_event_id=openings[2]), ["new"])
+    for worker in fresh(pair, redis):
+        reset(worker, openings[1])
+
+
 @pytest.mark.parametrize(
     "id",
     [
         "nonsense",
+        "0-0",
         "k3f9x2-1042",
         "1-2-3",
         "-",

@@ -131,7 +131,7 @@ impl Hub {
         let seq = state.begin_behind(base);
         let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
-        state.log.push(Item::Event(control::reset(ResetReason::Broker, None, cursor, now)));
+        state.log.push(Item::Event(control::broken(cursor, now)));
         let readers = state.listening();
         drop(state);
         count(&self.counters.resets, told as u64);

@@ -10,7 +10,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio::time::timeout;
 
-use super::link::{Backoff, connect, describe};
+use super::link::{Backoff, connect, describe, is_useless};
+use super::scripts::BEGIN;
 use super::{Shared, reply};
 use crate::broker::envelope::Arrived;
 use crate::numbering::StreamId;
@@ -143,7 +144,8 @@ impl Follower {
                 cursor = id;
                 continue;
             };
-            if before != cursor {
+            // Before the first entry of a stream without a beginning of its own may be before that of another.
+            if before != cursor || before.is_any_beginning() {
                 hub.deliver(std::mem::take(&mut whole));
                 self.tell(&format!("what followed {cursor} is not there any more, up to {before}"));
                 hub.break_stream(before);
@@ -219,11 +221,11 @@ impl Follower {
         let kept = self.kept(connection, last, now).await?;
         let base = kept.front().and_then(|entry| entry.before).unwrap_or(last);
         if let Some(hub) = self.shared.hub.upgrade() {
-            let age = |entry: &Arrived| Duration::from_millis(now.saturating_sub(entry.id.ms));
-            hub.begin_stream(
-                base,
-                kept.into_iter().map(|entry| (age(&entry), entry)).map(|(age, it)| (it, age)).collect(),
-            );
+            let aged = |entry: Arrived| {
+                let age = Duration::from_millis(now.saturating_sub(entry.id.ms));
+                (entry, age)
+            };
+            hub.begin_stream(base, kept.into_iter().map(aged).collect());
         }
         self.moved(last);
         Ok(())
@@ -265,13 +267,30 @@ impl Follower {
         Ok(kept)
     }
 
+    /// The last id that the stream gave.
     async fn last_id(&self, connection: &mut MultiplexedConnection) -> Result<StreamId, String> {
         let mut command = redis::cmd("XINFO");
         command.arg("STREAM").arg(&self.shared.keys.events);
         match timeout(self.shared.server.timeout, command.query_async::<Value>(connection)).await {
             Ok(Ok(value)) => reply::last_id(&value).ok_or_else(|| "XINFO gave no last-generated-id".into()),
-            Ok(Err(error)) if error.to_string().contains("no such key") => Ok(StreamId::default()),
+            Ok(Err(error)) if error.to_string().contains("no such key") => self.make(connection).await,
             Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => Err(self.no_reply()),
+        }
+    }
+
+    /// The same of a stream that does not exist: it gets a beginning, unless that is refused.
+    async fn make(&self, connection: &mut MultiplexedConnection) -> Result<StreamId, String> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(BEGIN).arg(1).arg(&self.shared.keys.events);
+        match timeout(self.shared.server.timeout, command.query_async::<String>(connection)).await {
+            Ok(Ok(id)) => {
+                StreamId::parse(&id).ok_or_else(|| format!("the stream's beginning {id:?} is no id"))
+            }
+            Ok(Err(error)) if is_useless(&error) || error.redirect_node().is_some() => {
+                Err(self.failed(&error))
+            }
+            Ok(Err(_)) => Ok(StreamId::default()),
             Err(_) => Err(self.no_reply()),
         }
     }

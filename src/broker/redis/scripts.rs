@@ -1,5 +1,42 @@
 //! What Redis itself runs.
 
+/// A function that gives the last id that the stream gave, or why that is refused. A stream that does not exist gets
+/// a beginning of its own first, without an entry.
+///
+/// Without that, every stream would begin at `0-0`: a client cut before the first event could not say which of two
+/// it was in, should one be deleted and another written. No entry has such an id: it is before what the next
+/// gets, with a counter that entries do not reach. Where a beginning is refused, as by a replica or to a user who may
+/// not, it is `0-0` after all, which proves nothing.
+macro_rules! last_id {
+    () => {
+        r"
+local function last_id(key)
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  if info.err then
+    if not string.find(info.err, 'no such key', 1, true) then return info end
+    local time = redis.call('TIME')
+    local ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) - 1)
+    local id = ms .. '-' .. string.format('%.0f', 1000000 + time[2])
+    local made = redis.pcall('XGROUP', 'CREATE', key, 'beginning', '$', 'MKSTREAM')
+    if type(made) == 'table' and made.err then return '0-0' end
+    redis.call('XGROUP', 'DESTROY', key, 'beginning')
+    local set = redis.pcall('XSETID', key, id)
+    if type(set) == 'table' and set.err then return '0-0' end
+    return id
+  end
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+end
+"
+    };
+}
+
+/// Gives the last id that the stream gave; one that does not exist gets a beginning.
+///
+/// `KEYS`: the stream.
+pub const BEGIN: &str = concat!(last_id!(), "return last_id(KEYS[1])");
+
 /// Appends entries, each of which names the one before it, and trims the stream. Gives each one's id, or why Redis
 /// refused it.
 ///
@@ -11,16 +48,11 @@
 ///
 /// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; how old
 /// they must be to go for their number; for each entry, how many fields and values it has together, and these.
-pub const PUBLISH: &str = r"
-local before = '0-0'
-local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-if info.err then
-  if not string.find(info.err, 'no such key', 1, true) then return info end
-else
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then before = info[i + 1] end
-  end
-end
+pub const PUBLISH: &str = concat!(
+    last_id!(),
+    r"
+local before = last_id(KEYS[1])
+if type(before) ~= 'string' then return before end
 local ids, newest, at = {}, nil, 4
 while at < #ARGV do
   local last = at + ARGV[at]
@@ -40,7 +72,8 @@ if newest then
   if ARGV[2] ~= '' then trim(ARGV[2]) end
 end
 return ids
-";
+"
+);
 
 /// A worker is there: it and its subscribers are believed for a while.
 ///

@@ -14,7 +14,7 @@ use sse_hub::queue::{Capacity, OverflowPolicy};
 use sse_hub::subscriber::{CloseReason, Who};
 
 use crate::storm_client::{Client, Kind, Log, NAMES};
-use crate::support::{MS, World, config, draft};
+use crate::support::{MS, World, cases, config, draft};
 
 const CLIENTS: usize = 8;
 
@@ -178,7 +178,7 @@ impl Storm {
 fn no_gap_nothing_twice_one_order() {
     let totals: RefCell<BTreeMap<&str, u64>> = RefCell::default();
     let mut runner =
-        TestRunner::new(ProptestConfig { cases: 250, ..ProptestConfig::with_source_file(file!()) });
+        TestRunner::new(ProptestConfig { cases: cases(250), ..ProptestConfig::with_source_file(file!()) });
     let kinds = prop::collection::vec(kind(), CLIENTS);
     let steps = prop::collection::vec(step(), 1..300);
     let (age, scale) = (prop::option::of(1..40_u64), prop::sample::select(vec![1, 1, 200]));

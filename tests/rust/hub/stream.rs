@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
+use sse_hub::numbering::StreamId;
 use sse_hub::subscriber::{CloseReason, Who};
 
 use crate::stream_world::{Sent, Stream, Worker};
@@ -184,14 +185,13 @@ fn a_break_is_told_to_everybody_and_ids_go_on_behind_it() {
 fn a_stream_that_was_emptied_goes_on_with_smaller_ids() {
     let (mut stream, mut worker) = one(5);
     let client = worker.world.live(&["t"]);
-    stream.empty();
-    stream.ms = 1;
+    stream.empty(StreamId { ms: 1, seq: 1 });
     stream.publish(&["t"], "new");
     assert!(!worker.follow(&stream, 10), "2-0 is not after 5-0");
     worker.catch_up(&stream);
     worker.follow(&stream, 10);
     worker.world.drain();
-    let told = r#"stream-reset {"reason":"broker","requested":null} #0-0"#;
+    let told = r#"stream-reset {"reason":"broker","requested":null} #1-1"#;
     assert_eq!(seen(&client), [told, "new #2-0"]);
     let old = worker.world.subscribe(&resuming(&["t"], "5-0"));
     worker.answer_all(&stream);
@@ -294,7 +294,7 @@ fn who_waits_for_the_broker_may_join_and_leave_and_move() {
     stream.publish(&["u"], "its own");
     worker.follow(&stream, 10);
     other.drain();
-    assert_eq!(seen(&client), ["stream-open #0-0", "its own #2-0"]);
+    assert_eq!(seen(&client), ["stream-open #0-1", "its own #2-0"]);
     assert_eq!(hub.disconnect(Who::Server(7), CloseReason::Shutdown), 1);
     assert_eq!(other.drain().len(), 1);
 }
@@ -395,14 +395,14 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
     hub.clock.advance(100 * SECOND);
     let world = World::of(&hub);
     let kept = |ms| sse_hub::broker::envelope::Arrived {
-        id: sse_hub::numbering::StreamId { ms, seq: 0 },
+        id: StreamId { ms, seq: 0 },
         before: None,
         letter: Some(sse_hub::broker::envelope::Letter::Event {
             to: sse_hub::broker::envelope::To::All,
             draft: support::draft(&ms.to_string()),
         }),
     };
-    let base = sse_hub::numbering::StreamId::default();
+    let base = StreamId::default();
     hub.begin_stream(base, vec![(kept(1), 8 * SECOND), (kept(2), Duration::ZERO)]);
     world.advance(5 * SECOND);
     let client = world.subscribe(&Request { past: Some(Past::All), ..request(&["t"]) });

@@ -48,12 +48,18 @@ impl Kept {
     }
 }
 
-/// The stream, as Redis keeps it.
-#[derive(Debug, Default)]
+/// The stream, as Redis keeps it, with a beginning of its own.
+#[derive(Debug)]
 pub struct Stream {
     pub entries: Vec<Kept>,
     pub last: StreamId,
     pub ms: u64,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { entries: Vec::new(), last: StreamId { ms: 0, seq: 1 }, ms: 0 }
+    }
 }
 
 impl Stream {
@@ -75,10 +81,11 @@ impl Stream {
         self.entries.drain(..gone);
     }
 
-    /// Delete all, the stream's last id included.
-    pub fn empty(&mut self) {
+    /// Delete all, the stream's last id included; it begins anew behind this one.
+    pub fn empty(&mut self, beginning: StreamId) {
         self.entries.clear();
-        self.last = StreamId::default();
+        self.last = beginning;
+        self.ms = beginning.ms;
     }
 
     fn after(&self, id: StreamId, count: usize) -> Vec<Kept> {
@@ -193,7 +200,7 @@ impl Worker {
         let page = stream.after(cursor, count);
         let mut whole = Vec::new();
         for entry in &page {
-            if entry.before != cursor {
+            if entry.before != cursor || entry.before.is_any_beginning() {
                 self.world.hub.deliver(std::mem::take(&mut whole));
                 self.world.hub.break_stream(entry.before);
             }

@@ -24,6 +24,11 @@ pub const MS: Duration = Duration::from_millis(1);
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 pub const STALL: Duration = Duration::from_secs(30);
 
+/// How many cases of a property are tried; `make explore` multiplies that.
+pub fn cases(usual: u32) -> u32 {
+    usual * std::env::var("SSE_HUB_EXPLORE").map_or(1, |times| times.parse::<u32>().expect("a number"))
+}
+
 pub fn config() -> Config {
     Config {
         retention: Retention { count: 100, bytes: 1 << 20, age: None },
