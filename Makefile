@@ -3,7 +3,7 @@
 #   make test   every test: the core without Python, the package, a real browser, real servers
 #   make explore  the storms of the core, with more and other cases than in every test run
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go
-#   make bench  side by side with what a user would pick instead, forty minutes; bench-quick: three
+#   make bench  side by side with what a user would pick instead, 45 minutes; bench-quick: three
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
 VENV ?= .venv

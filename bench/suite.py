@@ -1,6 +1,6 @@
 """Every part of the comparison, one after another, in as many sittings as one likes.
 
-    python -m bench.suite                        # all parts: about 42 minutes
+    python -m bench.suite                        # all parts: about 45 minutes
     python -m bench.suite --only fanout,growth   # these only; what other parts left behind stays
     python -m bench.suite --resume               # only what is missing, after a run that was cut short
     python -m bench.suite --quick                # a few servers and workloads, one round: under two minutes
