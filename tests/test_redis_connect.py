@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from redis_server import Proxy, RedisServer, certificates, stream_key
 from redis_workers import Pair, listening, takes
-from servers import HOST
+from servers import HOST, ROOT
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
 from waiting import until
 
@@ -59,6 +61,32 @@ def test_a_user_who_may_touch_nothing_but_the_hubs_keys(pair: Pair) -> None:
             a.publish("through")
             takes(clients, ["through"])
             until(lambda: b.presence()["count"] == 2)
+
+
+async def test_the_rights_that_the_documentation_names_are_enough() -> None:
+    said = re.search(r"ACL user needs\s+`([^`]*)`", (ROOT / "docs" / "scaling-out.md").read_text())
+    assert said
+    rights = ["~{sse-hub:*", "-@all", *said[1].split()]
+    with RedisServer("--user", "app", "on", f">{PASSWORD}", *rights) as redis:
+        async with Hub(f"redis://app:{ENCODED}@{HOST}:{redis.port}", history_age=60, grace=0.0) as hub:
+            async with hub.subscribe("t") as client:
+                await anext(client)
+                assert await hub.publish("t", 1)
+                async with asyncio.timeout(10):
+                    while b"data: 1" not in await anext(client):
+                        pass
+                assert (await hub.presence("t")).ids == (client.id,)
+            assert (await hub.presence("t")).count == 0
+
+
+def test_nobody_is_told_that_nothing_was_published_when_something_was() -> None:
+    rights = ["~{sse-hub:*", "+@all", "-xlen"]  # the script asks for it after it has written
+    with RedisServer("--user", "app", "on", f">{PASSWORD}", *rights) as redis:
+        with Hub(f"redis://app:{ENCODED}@{HOST}:{redis.port}") as hub:
+            with pytest.raises(OutcomeUnknown, match="script"):
+                hub.publish("t", 1).result(10)
+            assert hub.stats()["unsent"] == 0
+        assert len(redis.ids()) == 1
 
 
 def test_a_wrong_password_is_logged_and_not_tried_again_and_again(caplog: pytest.LogCaptureFixture) -> None:

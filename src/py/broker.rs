@@ -26,8 +26,8 @@ use crate::hub::Hub;
 /// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or `unix:///path?db=0&user=&pass=`;
 /// Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels it is
 /// `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any node's. `prefix` is what the keys begin with, after the
-/// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait to be sent, and then for
-/// its reply; `connect_timeout` how long connecting may take. `min_age` is how long the stream keeps every event,
+/// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait for a connection, and once
+/// it was sent for its reply; `connect_timeout` how long connecting may take. `min_age` is how long the stream keeps every event,
 /// in seconds, whatever the hub's `history` says: a process that is so far behind is not overrun. `ca_certs` is a file with the certificates (PEM)
 /// of who signs the server's, None for the system's; `certfile` and `keyfile` are the client's own.
 ///

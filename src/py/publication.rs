@@ -95,8 +95,8 @@ impl PyPublication {
         self.get().is_some()
     }
 
-    /// The event's id, waiting for it at most `timeout` seconds (None: as long as it takes, which is bounded by
-    /// the broker's own timeouts). Not for the thread of an event loop, which it would stop: await it there.
+    /// The event's id, waiting for it at most `timeout` seconds (None: as long as it takes; without a connection,
+    /// and once it was sent, that is bounded by the broker's own timeouts). Not for the thread of an event loop, which it would stop: await it there.
     ///
     /// Raises TimeoutError, and what awaiting raises.
     #[pyo3(signature = (timeout=None))]

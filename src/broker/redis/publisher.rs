@@ -158,6 +158,12 @@ impl Outbox {
     }
 }
 
+/// Whether it is a command in the script that failed, for which Redis says where in the script: entries may have
+/// been written before it.
+fn is_midway(error: &RedisError) -> bool {
+    error.to_string().contains("user_script")
+}
+
 /// Send what is posted, until the broker stops and everything was sent.
 pub async fn run(shared: Arc<Shared>) {
     let mut stopping = shared.stopping.subscribe();
@@ -236,6 +242,12 @@ impl Shared {
     async fn replied(&self, batch: Vec<Posted>, reply: Option<Reply<Vec<Reply<String>>>>) {
         let replies = match reply {
             Some(Ok(replies)) => replies,
+            Some(Err(error)) if is_midway(&error) => {
+                let text = format!("the script failed at {}: {}", self.server.shown, describe(&error));
+                let reason: Arc<str> = text.into();
+                self.give(batch, |_| Err(Failure::Unknown(reason.clone())));
+                return;
+            }
             Some(Err(error)) => vec![Err(error); batch.len()],
             None => Vec::new(),
         };
