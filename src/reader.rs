@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::control;
 use crate::entry::{Cursor, Entry, SubscriberId, Target};
@@ -19,7 +20,9 @@ use crate::history::{Page, Replay};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{Change, CloseReason, Due, Fetched, Identity, Plan, Subscriber, Taken, Who};
+use crate::subscriber::{
+    Change, CloseReason, Due, Fetched, Identity, Membership, Plan, Subscriber, Taken, Who,
+};
 use crate::sync::Mutex;
 use crate::topic::{TopicId, TopicIds};
 use crate::waker::{Bell, Wake};
@@ -273,7 +276,7 @@ impl Reader {
             }
         };
         let found = own.subscriber(identity).filter(|found| !found.was_taken())?;
-        let topics = found.topics.clone();
+        let topics = found.topic_ids();
         let topics = own.keys.contains_key(&identity.id).then_some(topics);
         let mut subscriber = own.remove(identity)?;
         let (turn, serial) = (other.turn, other.serial);
@@ -386,28 +389,33 @@ impl State {
     fn join(&mut self, key: usize, topics: &TopicIds) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         for &topic in topics {
-            if !subscriber.topics.contains(&topic) {
-                subscriber.topics.push(topic);
-                self.by_topic.entry(topic).or_default().push(key);
+            if subscriber.topics.iter().all(|found| found.topic != topic) {
+                let keys = self.by_topic.entry(topic).or_default();
+                subscriber.topics.push(Membership { topic, place: keys.len() });
+                keys.push(key);
             }
         }
     }
 
     fn leave(&mut self, key: usize, topics: &TopicIds) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
-        subscriber.topics.retain(|topic| !topics.contains(topic));
-        for topic in topics {
-            self.unindex(*topic, key);
-        }
+        let is_left = |found: &Membership| topics.contains(&found.topic);
+        let (left, stays) = std::mem::take(&mut subscriber.topics).into_iter().partition(is_left);
+        subscriber.topics = stays;
+        self.unindex(left);
     }
 
-    fn unindex(&mut self, topic: TopicId, key: usize) {
-        if let Some(keys) = self.by_topic.get_mut(&topic) {
-            if let Some(at) = keys.iter().position(|&other| other == key) {
-                keys.swap_remove(at);
-            }
+    /// Take a subscriber that is not in these topics any more out of their lists. Whoever was last in one has its
+    /// place from then on: nothing is searched, or thousands that end at once would hold up everybody.
+    fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {
+        for Membership { topic, place } in left {
+            let Some(keys) = self.by_topic.get_mut(&topic) else { continue };
+            keys.swap_remove(place);
             if keys.is_empty() {
                 self.by_topic.remove(&topic);
+            } else if let Some(moved) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key)) {
+                let mut found = moved.topics.iter_mut().filter(|found| found.topic == topic);
+                found.by_ref().for_each(|found| found.place = place);
             }
         }
     }
@@ -428,9 +436,8 @@ impl State {
     fn detach(&mut self, key: usize) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         self.keys.remove(&subscriber.identity.id);
-        for topic in std::mem::take(&mut subscriber.topics) {
-            self.unindex(topic, key);
-        }
+        let left = std::mem::take(&mut subscriber.topics);
+        self.unindex(left);
     }
 
     fn end(&mut self, key: usize, reason: CloseReason, now: Duration, effects: &mut Effects) {

@@ -13,6 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::event::EventId;
@@ -20,7 +22,7 @@ use crate::frame::Draft;
 use crate::heartbeat::Heartbeat;
 use crate::history::Replay;
 use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
-use crate::topic::TopicIds;
+use crate::topic::{TopicId, TopicIds};
 
 mod change;
 mod consumer;
@@ -35,6 +37,19 @@ pub use plan::{Fetch, Fetched, Plan};
 pub use silence::Due;
 
 use consumer::{Consumer, Stage};
+
+/// A topic that a subscriber is dispatched by, and its place in the reader's list of those who are.
+#[derive(Debug, Clone, Copy)]
+pub struct Membership {
+    /// The topic.
+    pub topic: TopicId,
+    /// From 0.
+    pub place: usize,
+}
+
+fn ids(topics: &[Membership]) -> TopicIds {
+    topics.iter().map(|found| found.topic).collect()
+}
 
 /// What one subscriber is allowed and promised.
 #[derive(Debug, Clone)]
@@ -56,7 +71,7 @@ pub struct Subscriber {
     /// What is known of it outside.
     pub identity: Arc<Identity>,
     /// The topics it is dispatched by.
-    pub topics: TopicIds,
+    pub topics: SmallVec<[Membership; 2]>,
     /// The last event dispatched to it: one published to two of its topics is dispatched once.
     pub serial: u64,
     terms: Terms,
@@ -85,7 +100,7 @@ impl Subscriber {
         let queue = Queue::new(terms.capacity, terms.overflow);
         Self {
             identity,
-            topics: TopicIds::new(),
+            topics: SmallVec::new(),
             serial: 0,
             terms,
             lead: Vec::new(),
@@ -182,7 +197,7 @@ impl Subscriber {
         // from history. Cut instead, it would come back as far behind as before, and be cut again.
         if stuck
             && let (Some(replay), Some(seq)) = (&mut self.replay, entry.seq)
-            && replay.covers(&self.topics)
+            && replay.covers(&ids(&self.topics))
             && self.queue.give_to_history(entry, |entry| replay.reads(entry))
         {
             replay.extend(seq);
@@ -217,10 +232,16 @@ impl Subscriber {
         let _ = self.identity.closed.set(reason);
     }
 
+    /// The topics it is dispatched by.
+    #[must_use]
+    pub fn topic_ids(&self) -> TopicIds {
+        ids(&self.topics)
+    }
+
     /// It is at another reader from now on. Its consumer is new, and counts as away as that of a newcomer.
     pub fn arrive(&mut self, identity: Arc<Identity>, now: Duration, turn: u64, serial: u64) {
         self.identity = identity;
-        self.topics = TopicIds::new();
+        self.topics = SmallVec::new();
         self.serial = serial;
         self.consumer = Consumer::Away { since: now, turn };
     }

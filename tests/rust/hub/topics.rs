@@ -51,6 +51,42 @@ fn who_joins_a_topic_twice_gets_its_events_once_and_leaves_it_once() {
 }
 
 #[test]
+fn many_come_and_go_and_each_gets_what_its_topics_have() {
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+    let world = World::new(config());
+    // Each with the topics it is in, as bits.
+    let mut there: Vec<_> = (0..40usize).map(|n| (world.live(&[NAMES[n % 3]]), 1 << (n % 3))).collect();
+    for round in 0..200usize {
+        let at = round * 7 % there.len();
+        let name = round % 3;
+        match round % 5 {
+            0 | 1 => {
+                world.hub.join(there[at].0.identity.id, &topics(&[NAMES[name]])).unwrap();
+                there[at].1 |= 1 << name;
+            }
+            2 | 3 => {
+                world.hub.leave(there[at].0.identity.id, &topics(&[NAMES[name], "d"]));
+                there[at].1 &= !(1 << name);
+            }
+            _ => {
+                there[at].0.leave();
+                there[at] = (world.live(&[NAMES[name]]), 1 << name);
+            }
+        }
+        for name in NAMES {
+            world.publish(&[name], name);
+        }
+        world.drain();
+        for (stream, bits) in &there {
+            let expected: Vec<_> = (0..3).filter(|name| bits & (1 << name) != 0).map(|n| NAMES[n]).collect();
+            let got = stream.all();
+            let got: Vec<_> = got.iter().map(|seen| seen.split(' ').next().unwrap()).collect();
+            assert_eq!(got, expected, "after round {round}");
+        }
+    }
+}
+
+#[test]
 fn what_is_sent_to_one_comes_in_order_and_is_not_replayed() {
     let world = World::new(config());
     let (one, other) = (world.live(&["a"]), world.live(&["a"]));
