@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -121,6 +122,18 @@ async def test_a_client_reads_an_endless_stream() -> None:
             await client.silent(0)
         assert not client.ended
     assert hub.count() == 0
+
+
+async def test_what_was_on_its_way_when_the_loop_stood_still_is_in_time() -> None:
+    hub = Hub()
+
+    def stand_still() -> None:
+        hub.publish("t", 1)
+        time.sleep(0.1)
+
+    async with connect(hub.endpoint("t"), "/") as client:
+        asyncio.get_running_loop().call_soon(stand_still)
+        assert (await client.next(timeout=0.05)).json() == 1
 
 
 async def test_control_events_and_comments_come_on_request() -> None:

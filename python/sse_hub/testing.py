@@ -175,7 +175,8 @@ class EventClient:
         while (event := self._take()) is None:
             exchange.check_end()
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or not await exchange.changed(left):
+            # After the time is over it looks once more: where the process stood still, both came at once.
+            if left <= 0 or (not await exchange.changed(left) and not self._parser.events):
                 raise TimeoutError(f"no event within {timeout} s")
         return event
 
