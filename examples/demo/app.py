@@ -88,9 +88,10 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for task in tasks:
             task.add_done_callback(report)
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while any(not task.done() for task in tasks):  # Once is not always enough: see share_market.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)
 
 
 app = FastAPI(title="sse-hub demo", lifespan=lifespan)

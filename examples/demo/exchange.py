@@ -33,6 +33,10 @@ async def trade(market: Market, publish: Callable[[Tick], Awaitable[None]], pace
             await publish(market.tick(ago=steps_ago * pace))
     while True:
         await publish(market.tick())
+        # redis-py waits with asyncio.wait_for, which in Python 3.11 may lose a cancellation. Without a second
+        # look this worker would never stop.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
         await asyncio.sleep(pace)
 
 

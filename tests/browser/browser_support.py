@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -14,9 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+from waiting import PATIENCE, promised
 
 ROOT = Path(__file__).parents[2]
-STOP_SECONDS = 8
+STOP_SECONDS = promised(8)
 
 
 class Server:
@@ -30,7 +32,9 @@ class Server:
         self.start()
         # A connection for each request, so that none is left over from before a restart.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.Client(base_url=self.url, limits=limits, trust_env=False, verify=False)
+        self.http = httpx.Client(
+            base_url=self.url, limits=limits, timeout=PATIENCE, trust_env=False, verify=False
+        )
 
     @property
     def url(self) -> str:
@@ -46,6 +50,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # its workers, too, can be ended
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -69,7 +74,7 @@ class Server:
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             pytest.fail(f"{self.command} did not stop within {STOP_SECONDS} s:\n{self.output}")
         finally:
@@ -176,5 +181,5 @@ class Proxy:
         self.cut()
         self.mend()
         for thread in self.threads:
-            thread.join(5)
+            thread.join(PATIENCE)
         self.cut()
