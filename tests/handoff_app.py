@@ -119,7 +119,7 @@ class Taking(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _write(self, sock: socket.socket) -> None:
-        assert self.observed.release.wait(10)
+        assert self.observed.release.wait(60)
         finish(sock, HANDED_OFF)
 
 

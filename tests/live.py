@@ -19,9 +19,7 @@ from typing import Any
 import httpx
 import uvicorn
 from httpx_sse import EventSource, ServerSentEvent
-
-# The longest any single step of a test may take, in seconds; no test waits for it to pass.
-PATIENCE = 10.0
+from waiting import PATIENCE
 
 
 class Events:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sse_hub import EventSourceResponse
 from starlette.types import Message, Scope
+from waiting import PATIENCE
 
 HTTP: Scope = {"type": "http", "method": "GET", "headers": [], "http_version": "1.1", "path": "/"}
 
@@ -43,7 +44,7 @@ class Connection:
 
     async def until(self, text: bytes) -> None:
         """Wait until ``text`` was sent."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while text not in self.body:
                 self._changed.clear()
                 await self._changed.wait()
@@ -52,7 +53,7 @@ class Connection:
         return asyncio.create_task(response(self.scope, self.receive, self.send))
 
     async def run(self, response: EventSourceResponse) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await response(self.scope, self.receive, self.send)
 
 
@@ -84,5 +85,5 @@ async def three() -> AsyncIterator[int]:
 
 
 async def done(task: asyncio.Task[None]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await task

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 # What each server logs once it accepts connections, with the port it got.
@@ -44,7 +46,7 @@ def free_port() -> int:
 
 def wait_until_it_accepts(port: int) -> None:
     """Servers say that they listen, or have bound their port, a moment before they accept."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             socket.create_connection((HOST, port)).close()
@@ -57,7 +59,7 @@ def wait_until_it_accepts(port: int) -> None:
 
 def wait_until_it_refuses(port: int) -> None:
     """A server that begins to stop closes its listener first."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     with suppress(ConnectionError):
         while time.monotonic() < deadline:
             socket.create_connection((HOST, port)).close()
@@ -164,7 +166,7 @@ class ServerProcess:
         with self._news:
             return "".join(self._lines)
 
-    def wait_for(self, pattern: str, *, times: int = 1, timeout: float = 20.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, *, times: int = 1, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until ``pattern`` was printed ``times`` times; the last match."""
         deadline = time.monotonic() + timeout
         with self._news:
@@ -186,13 +188,13 @@ class ServerProcess:
         """Ctrl-C in a terminal: SIGINT to every process of the group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end of the main process; its exit code. Output is complete afterwards."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout} s:\n{self.output}") from None
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
         return code
 
     def kill(self) -> None:
@@ -200,7 +202,7 @@ class ServerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
         if self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -229,7 +231,7 @@ class Client:
         *,
         receive_buffer: int | None = None,
         headers: str = "",
-        timeout: float = 15.0,
+        timeout: float = PATIENCE,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.timeout = timeout
@@ -338,7 +340,7 @@ class ThreadServer:
         """Ask a server to stop; returns at once."""
         self.servers[index].should_exit = True
 
-    def wait(self, index: int = 0, timeout: float = 10.0) -> None:
+    def wait(self, index: int = 0, timeout: float = PATIENCE) -> None:
         """Wait until a server has ended."""
         assert self.ended[index].wait(timeout), "still running"
 
@@ -348,5 +350,5 @@ class ThreadServer:
     def __exit__(self, *_: object) -> None:
         for server in self.servers:
             server.should_exit = server.force_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # For tests that run this app in their own process.
 burst_ended = threading.Event()
 late_began = threading.Event()
+slow_began = threading.Event()
 
 hub = Hub()
 hub.publish("ticks", raw_data="at import")  # in use before a server with --preload forks
@@ -140,6 +141,7 @@ async def plain(request: Request) -> Response:
 
 
 async def slow(request: Request) -> Response:
+    slow_began.set()
     await asyncio.sleep(float(request.query_params["seconds"]))
     return PlainTextResponse("slow but whole")
 

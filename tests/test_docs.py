@@ -19,11 +19,11 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
-from live import PATIENCE, serve
+from live import serve
 from pages import PAGES, PYTHON, ROOT, Block, find
 from sse_hub import Hub, HubResponse
 from sse_hub.testing import Clock, connect
-from waiting import until
+from waiting import PATIENCE, until
 
 EXERCISED: set[Block] = set()
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.responses import HTMLResponse
-from live import PATIENCE, Server, serve
+from live import Server, serve
 from pages import find
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from waiting import PATIENCE
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 

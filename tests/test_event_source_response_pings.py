@@ -10,6 +10,7 @@ import pytest
 from scripted import Connection, Endless, done
 from sse_hub import EventSourceResponse, Hub, ServerSentEvent
 from sse_hub.sse import SendTimeoutError
+from waiting import PATIENCE
 
 
 async def test_pings_come_with_the_streams_line_ends() -> None:
@@ -103,7 +104,7 @@ async def test_a_client_that_leaves_during_a_ping_ends_the_stream() -> None:
 
     connection.on_body = block_pings
     task = connection.start(EventSourceResponse(source.events(), ping=0.01))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await pinging.wait()
     connection.left.set()
     await done(task)

@@ -13,6 +13,7 @@ from sse_hub import EventSourceResponse
 from sse_hub.sse import AppStatus
 from starlette.background import BackgroundTask
 from starlette.types import Message
+from waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ async def test_after_the_grace_period_the_generator_is_cancelled() -> None:
     )
     await connection.until(b"hello")
     AppStatus.should_exit = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await goodbye.wait()
     await done(task)
     assert source.notes == ["cancelled", "cleaned up"]
@@ -100,7 +101,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
             await asyncio.Event().wait()
 
     task = asyncio.create_task(EventSourceResponse(source.events())(HTTP, connection.receive, send))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await stuck.wait()
     AppStatus.should_exit = True
     await done(task)

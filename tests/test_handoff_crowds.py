@@ -9,11 +9,11 @@ import json
 import os
 import re
 import socket
+import statistics
 import sys
 import time
 import urllib.request
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,17 +21,16 @@ from crowd import HOST, Company, Crowd, Visitor, many_descriptors
 from handoff_serving import PROTOCOL, body_of
 from servers import Command, run, uvicorn
 from sse_hub._event_parser import EventParser
-from waiting import until
+from waiting import EXACT, promised, until
 from wire import half_close, reset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /proc and many addresses")
 
-# `make test-crowds` sets it.
-FULL = os.environ.get("SSE_HUB_CROWDS") == "full"
-VISITS = 100_000 if FULL else 5_000
-AUDIENCE = 19_000 if FULL else 3_000
-STREAMS = 19_000 if FULL else 5_000
-GRACE = 2.0  # of the app's hub
+VISITS = 100_000 if EXACT else 7_500
+AUDIENCE = 19_000 if EXACT else 3_000
+STREAMS = 19_000 if EXACT else 5_000
+# Of the app's hub: long enough for everybody who reads.
+GRACE = 2.0 if EXACT else 5.0
 COMPLAINT = re.compile(r"Traceback|ERROR|Exception|Warning|was never")
 
 
@@ -58,7 +57,7 @@ def numbers(response: bytes) -> list[int]:
     return [event.json()["n"] for event in events]
 
 
-@pytest.mark.timeout(300 if FULL else 60)
+@pytest.mark.timeout(300)
 def test_a_server_with_thousands_of_streams_stops() -> None:
     with many_descriptors(STREAMS), run(crowd_app()) as server, Crowd(server.port) as crowd:
         readers = crowd.come(STREAMS - 250, "/events")
@@ -77,7 +76,7 @@ def test_a_server_with_thousands_of_streams_stops() -> None:
         assert server.wait() in (0, -15)
         took = time.monotonic() - began
         print(f"all was read after {read:.2f} s, the server ended after {took:.2f} s")
-        assert took < 2 + GRACE
+        assert took < promised(2) + GRACE
         for visitor in readers:
             assert numbers(visitor.received) == [*range(20)]
         for visitor in late:
@@ -112,10 +111,10 @@ def visit(crowd: Crowd, count: int, killed: int) -> None:
     crowd.read(halves, lambda visitor: visitor.ended)
     for visitor in visitors:
         crowd.leave(visitor)
-    until(lambda: ask(crowd.port, "/count") == 0, 10)
+    until(lambda: ask(crowd.port, "/count") == 0)
 
 
-@pytest.mark.timeout(900 if FULL else 60)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_visitors_leave_nothing_behind(loop: str) -> None:
     visits, rounds = 500, VISITS // 500
@@ -137,14 +136,14 @@ def test_visitors_leave_nothing_behind(loop: str) -> None:
         assert after["stats"]["subscribers"] == after["stats"]["handed_off"] == 0
         assert after["instances"] == before["instances"]
         grown = {name: after[name] - halfway[name] for name in ("objects", "resident")}
-        # Tables grow and shrink, by some KB from round to round; a record that stays for each visit stays in
-        # every round, also in the one that grew least.
-        each = [later - earlier for earlier, later in pairwise(allocated)]
-        grown["allocated in a round"] = min(each)
+        # Tables grow and shrink by 30 KB from one round to the next. What stays of each visit shows over
+        # three rounds, and in most threes; the one in which a table doubled tells nothing.
+        each = [later - earlier for earlier, later in zip(allocated, allocated[3:], strict=False)]
+        grown["allocated in three rounds"] = statistics.median(each)
         print(f"{visits * rounds} visits, {visits * (rounds - 1) / took:.0f} a second; then {grown}")
         assert grown["objects"] < 200
-        # The smallest record that malloc knows takes 32 bytes.
-        assert grown["allocated in a round"] < 16 * visits, each
+        # The smallest record that malloc knows takes 32 bytes; without any, ten to twenty are seen.
+        assert grown["allocated in three rounds"] < 28 * 3 * visits, each
         assert grown["resident"] < 4_000_000
         assert not COMPLAINT.search(server.output), server.output
 
@@ -152,7 +151,7 @@ def test_visitors_leave_nothing_behind(loop: str) -> None:
 # --- How fast they are gone ------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300 if FULL else 60)
+@pytest.mark.timeout(300)
 def test_who_leaves_is_gone_at_once_also_during_a_broadcast() -> None:
     leavers, killed = 60, 20
     with (
@@ -181,5 +180,5 @@ def test_who_leaves_is_gone_at_once_also_during_a_broadcast() -> None:
         stats = ask(server.port, "/publish")
         print(f"gone of {AUDIENCE} after {took[40]:.1f} ms (median), {took[-1]:.1f} ms at most; {stats}")
         assert stats["stalled"] == stats["overflowed"] == 0
-        assert took[-8] < 100, "of the slowest tenth the machine may be the cause"
-        assert took[-1] < 1000
+        assert took[-8] < promised(100), "of the slowest tenth the machine may be the cause"
+        assert took[-1] < promised(1000)

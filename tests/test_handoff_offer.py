@@ -27,7 +27,7 @@ from handoff_serving import (
     serving,
 )
 from servers import Client, Command, gunicorn, run
-from waiting import until
+from waiting import PATIENCE, until
 
 DOORS = {
     "protocol": (PROTOCOL, False),
@@ -49,7 +49,7 @@ def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> N
             assert b"transfer-encoding: chunked" in head.lower()
             preamble = client.read_until(b"\n\n\r\n")
             # The request is over for the server and for the app, while the client's stream goes on.
-            assert observed.closed.wait(5)
+            assert observed.closed.wait(PATIENCE)
             until(lambda: not state.tasks and not state.connections)
             observed.release.set()
             assert body_of(head + preamble + client.read_to_end()).endswith(b"\n\n" + HANDED_OFF)
@@ -59,15 +59,15 @@ def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> N
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_nothing_of_an_earlier_request_on_the_connection_ends_it(http: str) -> None:
     with ExitStack() as stack:
-        server, observed = stack.enter_context(serving(HANDOFF, http=http, timeout_keep_alive=0.2))
+        server, observed = stack.enter_context(serving(HANDOFF, http=http, timeout_keep_alive=1))
         client = stack.enter_context(Client(server.port, "/plain"))
         client.read_until(b"\r\n\r\nplain")
         client.sock.sendall(EVENTS)
         client.read_until(b"\n\n\r\n")
-        client.sock.settimeout(0.4)  # twice as long as uvicorn keeps an idle connection
+        client.sock.settimeout(2)  # twice as long as uvicorn keeps an idle connection
         with pytest.raises(TimeoutError):
             client.sock.recv(1)
-        client.sock.settimeout(5)
+        client.sock.settimeout(PATIENCE)
         observed.release.set()
         assert HANDED_OFF in client.read_to_end()
 
@@ -88,7 +88,7 @@ def test_the_servers_loop_does_not_watch_it_any_more(loop: str) -> None:
 
 def test_nothing_is_left_in_python() -> None:
     with serving() as (server, observed), Client(server.port, "/late") as client:
-        assert observed.began.wait(5)
+        assert observed.began.wait(PATIENCE)
         (protocol,) = server.servers[0].server_state.connections
         left = weakref.ref(protocol)
         del protocol
@@ -132,7 +132,7 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
     try:
         until(lambda: server.started)
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             sock.connect(path)
             sock.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
             app.state.observed.release.set()
@@ -142,7 +142,7 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
         assert body_of(received).endswith(HANDED_OFF)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 from handoff_serving import PROTOCOL
 from servers import Client, Command, program, run, uvicorn
+from waiting import PATIENCE
 from wire import Stream
 
 
@@ -132,7 +133,7 @@ def test_a_forked_child_keeps_no_connection_open(loop: str) -> None:
             assert stream.take(2) == ["0", "1"]
         leaves = streams.pop()
         leaves.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while ask(control, "/publish?data=2") != f"published to {'+'.join(['reactor'] * 4)}.":
             assert time.monotonic() < deadline
         # Whatever ends the parent, its clients know at once.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from waiting import until
+from waiting import PATIENCE, promised, until
 from wire import Site, half_close, reset
 
 SITES = ("protocol",)
@@ -39,7 +40,7 @@ def crowd(site: Site) -> Iterator[Callable[[Hub, int], list[socket.socket]]]:
         for _ in range(count):
             sockets.append(socket.create_connection(("127.0.0.1", site.port)))
             sockets[-1].sendall(REQUEST)
-        until(lambda: hub.stats()["handed_off"] == count, 30)
+        until(lambda: hub.stats()["handed_off"] == count)
         return sockets
 
     yield come
@@ -52,30 +53,21 @@ def crowd(site: Site) -> Iterator[Callable[[Hub, int], list[socket.socket]]]:
 
 def test_clients_receive_while_the_event_loop_is_blocked(site: Site) -> None:
     hub = site.hub()
-    blocked, released = threading.Event(), threading.Event()
+    blocked, release = threading.Event(), threading.Event()
 
     async def block(request: Request) -> Response:
         blocked.set()
-        time.sleep(2)  # noqa: ASYNC251
-        released.set()
-        return PlainTextResponse("done")
-
-    def publish() -> None:
-        assert blocked.wait(5)
-        for _ in range(15):
-            hub.publish("t", time.monotonic())
-            time.sleep(0.1)
+        return PlainTextResponse("done" if release.wait(PATIENCE) else "gave up")
 
     with site.stream(hub) as one, site.stream(hub) as other:
         site.app = Starlette(routes=[Route("/block", block)])
         with Client(site.port, "/block") as client:
-            thread = threading.Thread(target=publish)
-            thread.start()
-            for _ in range(15):
+            assert blocked.wait(PATIENCE)
+            for n in range(15):
+                hub.publish("t", n)
                 for stream in (one, other):
-                    assert time.monotonic() - stream.event().json() < 0.3
-            assert not released.is_set()
-            thread.join()
+                    assert stream.take(1) == [n]
+            release.set()
             client.read_until(b"done")
 
 
@@ -83,11 +75,11 @@ def test_stalled_clients_delay_nobody(site: Site) -> None:
     hub = site.hub(capacity=10_000, capacity_bytes=2**30)
     stalled = [site.stream(hub, client={"receive_buffer": 4096}) for _ in range(20)]
     with site.stream(hub) as stream:
-        slowest = 0.0
+        took = []
         for _ in range(100):
             hub.publish("t", {"at": time.monotonic(), "fill": "x" * 10_000})
-            slowest = max(slowest, time.monotonic() - stream.event().json()["at"])
-        assert slowest < 0.25
+            took.append(time.monotonic() - stream.event().json()["at"])
+        assert statistics.median(took) < 0.25, "a single one may be the machine's fault"
         assert hub.count() == 21
     for slow in stalled:
         slow.close()
@@ -142,7 +134,7 @@ def test_a_client_that_leaves_is_gone_at_once(site: Site, how: str) -> None:
             leave = ways[how]
         until(lambda: hub.count() == 2)
         leave()
-        took = until(lambda: hub.count() == 1, 1.0)
+        took = until(lambda: hub.count() == 1, promised(1.0))
         print(f"gone after {took * 1000:.1f} ms")
         assert hub.stats()["handed_off"] == 1
         until(lambda: reasons == ["client"])
@@ -176,7 +168,7 @@ def test_also_during_a_broadcast_to_many(
             [sockets[0].close, lambda: reset(sockets[700]), kill, sockets[-1].close]
         ):
             leave()
-            slowest = max(slowest, until(lambda left=left: hub.count() == 2000 - left, 1.0))
+            slowest = max(slowest, until(lambda left=left: hub.count() == 2000 - left, promised(1.0)))
     finally:
         stop.set()
         thread.join()
@@ -232,11 +224,11 @@ def test_many_connections_leave_nothing_behind(site: Site) -> None:
             sockets = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(100)]
             for sock in sockets:
                 sock.sendall(REQUEST)
-            until(lambda: hub.stats()["handed_off"] == 100, 10)
+            until(lambda: hub.stats()["handed_off"] == 100)
             hub.publish("t", 1)
             for sock in sockets:
                 sock.close()
-            until(lambda: hub.count() == 0, 10)
+            until(lambda: hub.count() == 0)
 
     def left() -> tuple[int, int]:
         until(lambda: len(ended) == hub.stats()["connected"])

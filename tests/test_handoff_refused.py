@@ -34,7 +34,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from waiting import until
+from waiting import PATIENCE, until
 
 
 class Passing:
@@ -164,7 +164,7 @@ def test_the_middleware_offers_nothing_inside_another(outer: Any) -> None:
 
 def refused(server: ThreadServer, request: bytes) -> bytes:
     """What comes back for these bytes until the server closes."""
-    with socket.create_connection((HOST, server.port), timeout=5) as sock:
+    with socket.create_connection((HOST, server.port), timeout=PATIENCE) as sock:
         sock.sendall(request)
         received = b""
         while data := sock.recv(65536):
@@ -190,13 +190,13 @@ def test_such_requests_are_streamed_portably(http: str) -> None:
             assert HANDED_OFF not in received, name
             assert received.endswith(b"plain") is (name == "pipelined")
             assert observed.opened.pop() is False, name
-            assert observed.closed.wait(5)
+            assert observed.closed.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_the_beginning_of_a_next_request_keeps_it_too(http: str) -> None:
     with serving(HANDOFF, http=http) as (server, observed):
-        with socket.create_connection((HOST, server.port), timeout=5) as sock:
+        with socket.create_connection((HOST, server.port), timeout=PATIENCE) as sock:
             sock.sendall(EVENTS + LAST[:9])
             received = b""
             while not received.endswith(b"0\r\n\r\n"):
@@ -223,7 +223,7 @@ def test_tls_stays(tmp_path: Path) -> None:
     context.check_hostname = False
     for loop in ("asyncio", "uvloop"):
         with serving(loop=loop, ssl_keyfile=key, ssl_certfile=certificate) as (server, observed):
-            plain = socket.create_connection((HOST, server.port), timeout=5)
+            plain = socket.create_connection((HOST, server.port), timeout=PATIENCE)
             with context.wrap_socket(plain, server_hostname="test") as sock:
                 sock.sendall(b"GET" + HEAD + b"\r\n")
                 received = b""

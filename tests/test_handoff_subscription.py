@@ -22,7 +22,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from waiting import until
+from waiting import PATIENCE, until
 from wire import WAYS, Site, Stream, only
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
@@ -216,10 +216,10 @@ def test_many_that_come_and_go_leave_nothing_behind(site: Site) -> None:
             sockets = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(50)]
             for sock in sockets:
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            until(lambda: hub.stats()["handed_off"] == 50, 10)
+            until(lambda: hub.stats()["handed_off"] == 50)
             for sock in sockets:
                 sock.close()
-            until(lambda: hub.count() == 0, 10)
+            until(lambda: hub.count() == 0)
         until(lambda: len(ended) == hub.stats()["connected"])
         ended.sort()
         gc.collect()
@@ -375,7 +375,7 @@ def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site)
 def test_http_1_0_stays_with_the_server(site: Site) -> None:
     hub = site.hub()
     serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
-    with socket.create_connection(("127.0.0.1", site.port), timeout=15) as sock:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         until(lambda: hub.count() == 1)
         hub.publish("t", "one")

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from servers import redis_running
 from sse_hub import BrokerError, Hub
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def test_what_is_sent_to_a_client_at_once_reaches_it(redis: str) -> None:
             hub.send(client.id, raw_data=f"hello {number}")
             hub.publish("prices", raw_data=f"price {number}")
             received = b""
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 async for chunk in client:
                     received += chunk
                     if f"price {number}".encode() in received:
@@ -42,7 +43,7 @@ async def test_a_kick_at_once_ends_the_stream(redis: str) -> None:
         async with Hub(redis, grace=0.0) as hub:
             client = hub.subscribe("prices", user="ann")
             hub.disconnect(user="ann", reason="banned")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 async for _chunk in client:
                     pass
             assert client.closed
@@ -55,7 +56,7 @@ async def test_many_at_once_each_have_their_own_id_and_keep_their_order(redis: s
         publications = [hub.publish("prices", raw_data=number) for number in numbers]
         ids = await asyncio.gather(*publications)
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while b"data: 999\n" not in received:
                 received += await anext(client)
         frames = received.decode().split("\n\n")

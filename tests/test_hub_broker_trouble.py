@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from servers import redis_running
 from sse_hub import BrokerError, Hub, RedisBroker, Subscription
+from waiting import PATIENCE
 
 EVENTS = "{sse-hub:default}:events"
 
@@ -30,7 +31,7 @@ async def user(redis: str, *but: str) -> str:
 
 
 async def until_reset(client: Subscription) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while b"stream-reset" not in await anext(client):
             pass
 
@@ -41,7 +42,10 @@ async def test_who_may_not_read_the_stream_does_not_fill_the_log(
     async with Hub(await user(redis, "-xread"), grace=0.0) as hub:
         with caplog.at_level(logging.WARNING, "sse_hub"):
             await hub.publish("prices", 1)
-            await asyncio.sleep(1.0)  # some attempts
+            async with asyncio.timeout(PATIENCE):
+                while not caplog.messages:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(1.0)  # some more attempts
         assert hub.stats()["broker"] == "disconnected"
     (said,) = caplog.messages
     assert "xread" in said
@@ -79,7 +83,7 @@ async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: str
         client = hub.subscribe("prices")
         assert b"stream-open" in await anext(client)
         await other.publish("prices", "through")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while b"through" not in await anext(client):
                 pass
         client.close()
@@ -94,7 +98,7 @@ async def test_a_gap_is_told_though_nothing_follows_it(redis: str) -> None:
     async with Hub(redis, grace=0.0) as hub, Redis.from_url(redis) as admin:
         await hub.publish("prices", 1)
         client = hub.subscribe("prices")
-        await asyncio.wait_for(anext(client), 10)
+        await asyncio.wait_for(anext(client), PATIENCE)
         async with admin.pipeline() as both:  # at once: nobody can read it between the two
             both.xadd(EVENTS, {"any": "thing"})
             both.xtrim(EVENTS, maxlen=0, approximate=False)
@@ -104,16 +108,15 @@ async def test_a_gap_is_told_though_nothing_follows_it(redis: str) -> None:
 
 
 async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: str) -> None:
-    broker = RedisBroker(redis, timeout=3.0)
+    broker = RedisBroker(redis, timeout=PATIENCE)
     hub = Hub(broker, grace=0.0)
     await hub.publish("prices", 1)
     async with Redis.from_url(redis) as admin:
-        await admin.execute_command("CLIENT", "PAUSE", 1000, "ALL")
+        await admin.execute_command("CLIENT", "PAUSE", 3000, "ALL")
         late = hub.publish("prices", 2)
-        before = time.monotonic()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(hub.aclose(), 0.1)
-        assert time.monotonic() - before < 1
+        assert not late.done(), "it waited until Redis went on"
     assert await late is not None, "it was on its way"
     assert await hub.publish("prices", 3) is not None
     await hub.aclose()
@@ -130,7 +133,7 @@ async def test_the_outcome_is_not_late_when_many_clients_wait_for_redis() -> Non
         before = time.monotonic()
         with pytest.raises(BrokerError):
             await hub.publish("prices", 1)
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 15, "150 attempts in a row take 30 seconds"
         await asyncio.gather(*waiting, return_exceptions=True)
         for client in clients:
             client.close()

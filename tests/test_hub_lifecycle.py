@@ -14,7 +14,7 @@ from sse_hub import EventSourceResponse, Hub, HubClosed, HubFull, HubResponse, S
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
-from waiting import until_async
+from waiting import PATIENCE, until_async
 
 from tests.live import serve
 
@@ -269,13 +269,13 @@ async def test_closing_delivers_what_was_published_and_the_next_use_starts_anew(
 
 
 async def test_closing_waits_for_streams_no_longer_than_its_grace() -> None:
-    hub = Hub()
+    hub = Hub(grace=PATIENCE)
     async with connect(hub.endpoint("t"), "/") as client:
         client.pause()
         hub.publish("t", 1)
         began = time.monotonic()
         await hub.aclose(grace=0.2)
-        assert 0.15 < time.monotonic() - began < 1
+        assert 0.15 < time.monotonic() - began < PATIENCE / 2
         client.resume()
         assert [event.data for event in await client.rest()] == ["1"]
 
@@ -327,16 +327,16 @@ def test_sync_code_closes_a_hub_of_a_loop_in_another_thread() -> None:
     async def consume() -> None:
         async with connect(hub.endpoint("t"), "/") as client:
             opened.set()
-            got.extend(event.data for event in await client.rest(5))
+            got.extend(event.data for event in await client.rest(PATIENCE))
 
     thread = threading.Thread(target=lambda: asyncio.run(consume()))
     thread.start()
-    assert opened.wait(5)
+    assert opened.wait(PATIENCE)
     hub.publish("t", 1)
     began = time.monotonic()
-    hub.close(grace=5)
-    assert time.monotonic() - began < 4
-    thread.join(5)
+    hub.close(grace=PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 2, "nobody has anything left to take"
+    thread.join(PATIENCE)
     assert got == ["1"]
 
 
@@ -352,13 +352,13 @@ async def test_a_hub_is_a_context_manager() -> None:
     async with Hub() as hub:
         stream = hub.subscribe("t")
         consumed = asyncio.create_task(_drain(stream))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         await consumed
     assert stream.closed == "hub_closed"
     with Hub() as hub:
         stream = hub.subscribe("t")
     assert stream.closed is None or stream.closed == "hub_closed"
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         await _drain(stream)
     assert stream.closed == "hub_closed"
 

@@ -17,6 +17,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from waiting import PATIENCE
 
 from tests.servers import Client, ThreadServer
 
@@ -162,7 +163,7 @@ async def test_a_burst_never_cuts_a_healthy_client(middlewares: int) -> None:
     for n in range(10_000):
         hub.publish("t", n)
     for client in clients:
-        assert [event.json() for event in await client.take(10_000, 10)] == list(range(10_000))
+        assert [event.json() for event in await client.take(10_000, PATIENCE)] == list(range(10_000))
     assert hub.stats()["overflowed"] == 0
     for client in clients:
         await client.close()
@@ -188,7 +189,7 @@ async def test_bursts_from_a_thread_while_the_loop_is_busy_never_cut_a_healthy_c
     thread = threading.Thread(target=publish)
     thread.start()
     for client in clients:
-        assert [event.json() for event in await client.take(4000, 20)] == list(range(4000))
+        assert [event.json() for event in await client.take(4000, PATIENCE)] == list(range(4000))
     thread.join()
     assert hub.stats()["overflowed"] == 0
     for client in clients:
@@ -243,10 +244,10 @@ def test_a_client_that_stopped_reading_loses_its_connection(how: str, middleware
             gone.wait(0.002)
         if how == "kick":
             hub.disconnect(id=subscriber.id)
-        assert gone.wait(10)
+        assert gone.wait(PATIENCE)
         assert hub.count() == 0
         connections = server.servers[0].server_state.connections
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while connections:
             assert time.monotonic() < deadline, "the server still holds the connection"
             time.sleep(0.02)

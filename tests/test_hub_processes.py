@@ -16,6 +16,7 @@ import pytest
 import uvloop
 from sse_hub import Hub
 from sse_hub.testing import connect
+from waiting import PATIENCE
 
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -23,7 +24,7 @@ LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_
 def run_program(source: str) -> str:
     """What the program prints; it must end by itself, with 0, and say nothing on stderr."""
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(source)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     return ended.stdout
 

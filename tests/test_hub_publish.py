@@ -17,6 +17,7 @@ from fastapi.sse import ServerSentEvent as FastAPIEvent
 from sse_hub import Hub
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.testing import Event, connect
+from waiting import PATIENCE
 
 
 async def test_the_loop_itself_publishes() -> None:
@@ -35,7 +36,7 @@ async def test_plain_threads_publish() -> None:
         ]
         for thread in threads:
             thread.start()
-        events = await client.take(400, timeout=5)
+        events = await client.take(400, PATIENCE)
         for thread in threads:
             thread.join()
     got = [event.json() for event in events]
@@ -55,7 +56,7 @@ def test_every_loop_gets_what_any_loop_publishes_in_one_order() -> None:
             for i in range(25):
                 hub.publish("t", [name, i])
                 await asyncio.sleep(0)
-            orders[name] = [event.data for event in await client.take(100, timeout=5)]
+            orders[name] = [event.data for event in await client.take(100, PATIENCE)]
 
     threads = [threading.Thread(target=lambda n=n: asyncio.run(one(n))) for n in range(4)]
     for thread in threads:

@@ -12,6 +12,7 @@ from fastapi.sse import ServerSentEvent as FastAPIEvent
 from sse_hub import EventTooLarge, Hub, HubClosed, HubError, HubFull, InvalidEvent
 from sse_hub.event import ServerSentEvent
 from sse_hub.testing import connect
+from waiting import PATIENCE
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"data": 1, "event": "a\rb"}, InvalidEvent, r'event "a\\rb" must not contain control characters'),
@@ -250,7 +251,7 @@ def test_a_blocked_loop_makes_the_hub_full_and_loses_nothing() -> None:
         async with connect(hub.endpoint("t"), "/") as client:
             blocked.set()
             release.wait()  # The whole event loop stands still.
-            while (event := await client.next(5)).json()["n"] >= 0:
+            while (event := await client.next(PATIENCE)).json()["n"] >= 0:
                 got.append(event.json()["n"])
 
     thread = threading.Thread(target=lambda: asyncio.run(consume()), daemon=True)

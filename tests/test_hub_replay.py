@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sse_hub import Hub
 from sse_hub.testing import EventClient, connect
+from waiting import PATIENCE
 from wire import names
 
 
@@ -80,7 +81,7 @@ async def test_resuming_gives_exactly_what_was_missed_each_once_in_order() -> No
 
 
 async def test_nothing_is_lost_or_doubled_between_replay_and_live() -> None:
-    hub = Hub(history=200_000)
+    hub = Hub(history=200_000, history_bytes=2**28)
     stop = threading.Event()
 
     def publish() -> None:
@@ -99,7 +100,7 @@ async def test_nothing_is_lost_or_doubled_between_replay_and_live() -> None:
     for _ in range(30):
         await client.close()
         client = await opened(hub, "t", client.last_event_id)
-        got += [event.json() for event in await client.take(50, 5) if event.data]
+        got += [event.json() for event in await client.take(50, PATIENCE) if event.data]
     stop.set()
     thread.join()
     await client.close()
@@ -274,7 +275,7 @@ async def test_subscribing_directly_resumes_too() -> None:
     stream = hub.subscribe("t", last_event_id=first)
     assert stream.recovered is True
     wire = b""
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         while b"data: 2\n" not in wire:
             wire += await anext(stream)
     assert b"data: 1\n" not in wire

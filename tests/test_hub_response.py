@@ -18,6 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+from waiting import PATIENCE
 
 from tests.servers import Client, ThreadServer
 
@@ -88,7 +89,7 @@ async def test_a_websocket_that_is_denied_with_it_gets_the_response() -> None:
 
     scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {"websocket.http.response": {}}}
     denied = asyncio.create_task(hub.response("t")(scope, receive, send))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while len(sent) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         await hub.aclose()
@@ -235,7 +236,7 @@ def test_a_client_that_leaves_is_noticed_over_sockets() -> None:
         with Client(server.port, "/events") as client:
             client.read_until(b"stream-open")
             assert hub.count() == 1
-        assert event.wait(5)
+        assert event.wait(PATIENCE)
         assert (gone, hub.count()) == (["client"], 0)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sse_hub import Hub, Subscription
+from waiting import PATIENCE
 
 
 def numbers(wire: bytes) -> list[int]:
@@ -28,7 +29,7 @@ async def opened(hub: Hub, topics: Any = "t", **options: Any) -> Subscription:
 async def read(stream: Subscription, n: int) -> list[int]:
     """At least n numbers."""
     wire = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len(numbers(wire)) < n:
             wire += await anext(stream)
     return numbers(wire)
@@ -174,7 +175,7 @@ async def test_a_task_that_comes_between_a_wake_up_and_its_reader_makes_nobody_h
     await asyncio.sleep(0)
     hub.publish("t", 1)
     outcomes: list[Any] = []
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while not first.done() or len(outcomes) < 3:
             second = asyncio.create_task(consume())
             await asyncio.sleep(0)
@@ -252,7 +253,7 @@ async def test_closing_wakes_who_waits() -> None:
     waiting = asyncio.ensure_future(anext(stream, None))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     await asyncio.to_thread(stream.close)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         assert await waiting is None
 
 
@@ -281,7 +282,7 @@ async def test_max_age_ends_it() -> None:
     hub = Hub()
     stream = hub.subscribe("t", max_age=0.05)
     hub.publish("t", 1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         assert numbers(b"".join([chunk async for chunk in stream])) == [1]
     assert stream.closed == "max_age"
 

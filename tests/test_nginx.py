@@ -18,11 +18,12 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from handoff_serving import PROTOCOL
-from live import PATIENCE, Events, serve
+from live import Events, serve
 from sse_hub import Hub, HubResponse
+from waiting import PATIENCE
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-READ_TIMEOUT = 2  # seconds, in nginx's main configuration; the location does not set its own
+READ_TIMEOUT = 3  # seconds, in nginx's main configuration; the location does not set its own
 
 CONFIG = """
 {user}
@@ -75,7 +76,7 @@ class Site:
     """An app with a hub behind nginx."""
 
     path: str  # which way its streams go
-    hub: Hub = field(default_factory=lambda: Hub(heartbeat=0.4))
+    hub: Hub = field(default_factory=lambda: Hub(heartbeat=0.2))
     quiet: Hub = field(default_factory=lambda: Hub(heartbeat=None))
     app: FastAPI = field(default_factory=FastAPI)
     requests: queue.Queue[Request] = field(default_factory=queue.Queue)

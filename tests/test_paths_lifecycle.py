@@ -15,7 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from waiting import until
+from waiting import PATIENCE, until
 from wire import WAYS, Site, names, only
 
 SITES = tuple(WAYS)
@@ -169,11 +169,11 @@ def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
     with site.raw() as stream:
         stream.opened()
         if site.path == "reactor":
-            assert closed.wait(5)
+            assert closed.wait(PATIENCE)
         hub.publish("t", 1)
         assert stream.take(1) == [1]
         assert closed.is_set() == (site.path == "reactor")
-    assert closed.wait(5)
+    assert closed.wait(PATIENCE)
 
 
 def test_a_subscription_in_an_event_source_response(site: Site) -> None:

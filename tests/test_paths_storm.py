@@ -21,6 +21,7 @@ from sse_hub._event_parser import Event, EventParser
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
+from waiting import PATIENCE
 from wire import WAYS, Site, quiet, reset
 
 SEED = 20_260_101
@@ -216,7 +217,7 @@ async def storm(hub: Hub, failing: asyncio.Task[None]) -> None:
 
 async def settled(hub: Hub, walkers: list[Walker], log: Log, failing: asyncio.Task[Any]) -> None:
     """Everybody has everything: cursors reach the end of the log, and agree with it."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + PATIENCE
     while any(walker.checker.last < len(log) for walker in walkers):
         late = [(walker.path, walker.checker.last) for walker in walkers if walker.checker.last < len(log)]
         assert time.monotonic() < until, f"of {len(log)}: {late}"

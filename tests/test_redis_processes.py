@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
-from waiting import until, until_async
+from waiting import PATIENCE, until, until_async
 
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -22,7 +22,7 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
         return next(awaitable.__await__())  # a future of this loop
 
     with Proxy(redis.port) as proxy, Hub(proxy.url) as hub:
-        hub.publish("t", "all connections are made").result(5)
+        hub.publish("t", "all connections are made").result(PATIENCE)
         proxy.hold_replies()
         published = hub.publish("t", 1)
         loop = new_loop()
@@ -32,7 +32,7 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
         proxy.restore()
         until(published.done)
         # Awaited later, so told later: what there was to say about the first was said.
-        asyncio.run(asyncio.wait_for(hub.publish("t", 2), 10))
+        asyncio.run(asyncio.wait_for(hub.publish("t", 2), PATIENCE))
         assert not future.done()
     assert capfd.readouterr() == ("", "")
 
@@ -58,7 +58,7 @@ async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(
         # Nobody publishes or subscribes in this process meanwhile: its hub looks by itself.
         writer.publish("t", raw_data="3" * 400)
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while b"3333" not in received:
                 received += await anext(alive)
         assert [received.count(b"%d" % number * 400) for number in range(4)] == [1, 1, 1, 1]

@@ -25,7 +25,7 @@ from sse_hub import (
     RedisBroker,
     ServerSentEvent,
 )
-from waiting import until
+from waiting import PATIENCE, until
 from wire import Site, Stream
 
 
@@ -119,7 +119,7 @@ def test_workers_of_one_server_are_one_hub(redis: RedisServer) -> None:
 def test_a_publication_gives_the_streams_id(redis: RedisServer) -> None:
     with Hub(redis.url) as hub:
         published = hub.publish("t", 1)
-        id = published.result(5)
+        id = published.result(PATIENCE)
         assert published.done()
         assert published.id == id
         assert published.result() == id
@@ -129,7 +129,7 @@ def test_a_publication_gives_the_streams_id(redis: RedisServer) -> None:
         assert next_id is not None
         assert entry_id(next_id) > entry_id(id)
         sent = hub.send("nobody", 1)
-        assert sent.result(5) is None
+        assert sent.result(PATIENCE) is None
         assert sent.id is None
         assert sent.done()
 
@@ -169,24 +169,21 @@ def test_a_result_that_takes_too_long_is_a_timeout_and_comes_later(redis: RedisS
     with Hub(redis.url) as hub:
         hub.publish("t", "first").result()
         redis.pause()
-        began = time.monotonic()
         published = hub.publish("t", 1)
-        assert time.monotonic() - began < 0.2
         assert published.id is None
         assert not published.done()
         with pytest.raises(TimeoutError):
             published.result(0.05)
         redis.resume()
-        assert published.result(5) == redis.ids()[1]
+        assert published.result(PATIENCE) == redis.ids()[1]
         assert published.done()
 
 
 def test_a_full_queue_is_said_at_once_and_what_was_taken_is_sent(redis: RedisServer) -> None:
-    with Hub(redis.url, backlog_bytes=100_000) as hub:
+    with Hub(RedisBroker(redis.url, timeout=PATIENCE), backlog_bytes=100_000) as hub:
         hub.publish("t", raw_data="first").result()
         redis.pause()
         taken: list[Any] = []
-        began = time.monotonic()
 
         def fill() -> None:
             for n in range(2000):  # the connection itself takes some megabytes
@@ -194,11 +191,11 @@ def test_a_full_queue_is_said_at_once_and_what_was_taken_is_sent(redis: RedisSer
 
         with pytest.raises(HubFull):
             fill()
-        assert time.monotonic() - began < 2, "publish() waited"
+        assert not taken[-1].done(), "publish() waited until Redis went on, or gave up"
         redis.resume()
-        ids = [one.result(10) for one in taken]
+        ids = [one.result(PATIENCE) for one in taken]
         assert redis.ids()[1:] == ids[-len(redis.ids()) + 1 :]
-        hub.publish("t", raw_data="last").result(5)
+        hub.publish("t", raw_data="last").result(PATIENCE)
 
 
 def test_what_is_wrong_with_an_event_is_said_at_the_call(redis: RedisServer) -> None:
@@ -213,7 +210,7 @@ def test_what_is_wrong_with_an_event_is_said_at_the_call(redis: RedisServer) -> 
             hub.publish("two\nlines", 1)
         with pytest.raises(TypeError):
             hub.publish("t", object())
-        hub.publish("t", "fine").result(5)
+        hub.publish("t", "fine").result(PATIENCE)
     assert len(redis.ids()) == 1
 
 
@@ -233,7 +230,7 @@ def test_the_stream_keeps_about_as_much_as_the_hub_says(redis: RedisServer) -> N
 
 
 def test_a_burst_does_not_push_out_what_others_may_not_have_read(redis: RedisServer) -> None:
-    with Hub(redis.url, history=200) as hub:
+    with Hub(RedisBroker(redis.url, min_age=PATIENCE), history=200) as hub:
         ids = [one.result() for one in [hub.publish("t", n) for n in range(3000)]]
         assert redis.ids() == ids
 

@@ -10,6 +10,7 @@ import pytest
 from redis_server import RedisServer, entry_id, stream_key
 from redis_workers import Listener, Pair, WorkerHub, listening, takes
 from sse_hub import Hub
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def hub(redis: RedisServer, pair: Pair) -> Iterator[Hub]:
 
 def publish(hub: Hub, *data: object, topics: str = "t") -> list[str]:
     """The ids."""
-    return [str(one.result(5)) for one in [hub.publish(topics, one) for one in data]]
+    return [str(one.result(PATIENCE)) for one in [hub.publish(topics, one) for one in data]]
 
 
 def resumed(listener: Listener, data: list[object]) -> None:

@@ -13,7 +13,7 @@ import redis
 from redis_server import Proxy, RedisServer, stream_key
 from servers import HOST, free_port
 from sse_hub import BrokerError, Hub, OutcomeUnknown
-from waiting import until
+from waiting import PATIENCE, until
 
 SLOTS = 16384
 
@@ -32,7 +32,7 @@ def cluster() -> Iterator[list[RedisServer]]:
             node.admin.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
             node.admin.execute_command("CLUSTER MEET", HOST, nodes[0].port, ports[0])
         for node in nodes:
-            until(lambda node=node: node.admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok", 20)
+            until(lambda node=node: node.admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         yield nodes
 
 
@@ -51,7 +51,7 @@ async def collect(hub: Hub, count: int) -> list[str]:
 
 async def are_there(hub: Hub, count: int) -> None:
     """Wait until so many are in the topic, in all hubs."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await hub.presence("t")).count < count:  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.01)
 
@@ -62,7 +62,7 @@ async def test_a_hub_in_a_cluster_is_reached_through_any_node(cluster: list[Redi
     await are_there(hubs[0], 3)
     # None of these waits for another.
     ids = await asyncio.gather(*(hub.publish("t", n) for n, hub in enumerate(hubs)))
-    got = await asyncio.wait_for(asyncio.gather(*first), 10)
+    got = await asyncio.wait_for(asyncio.gather(*first), PATIENCE)
     order = [str(ids.index(id)) for id in sorted(ids, key=lambda id: tuple(map(int, str(id).split("-"))))]
     for names in got:
         assert [name for name in names if not name.startswith("stream-")] == order
@@ -82,13 +82,13 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[str, RedisServer, RedisServer]]:
         RedisServer(*quick) as primary,
         RedisServer(*quick, "--replicaof", HOST, str(primary.port)) as replica,
     ):
-        until(lambda: replica.admin.info("replication")["master_link_status"] == "up", 20)
+        until(lambda: replica.admin.info("replication")["master_link_status"] == "up")
         port = free_port()
         watch = tmp_path / "sentinel.conf"
         watch.write_text(
             f"port {port}\nbind {HOST}\ndir {tmp_path}\n"
             f"sentinel monitor main {HOST} {primary.port} 1\n"
-            "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
+            "sentinel down-after-milliseconds main 1500\nsentinel failover-timeout main 3000\n"
         )
         process = subprocess.Popen(
             ["redis-server", str(watch), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -101,7 +101,7 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[str, RedisServer, RedisServer]]:
                     return len(watcher.sentinel_slaves("main")) == 1
                 return False
 
-            until(knows_the_replica, 30)
+            until(knows_the_replica)
             watcher.close()
             yield f"redis+sentinel://{HOST}:{port}/main", primary, replica
         finally:
@@ -120,11 +120,11 @@ async def test_a_hub_follows_the_primary_that_the_sentinels_name(
         until(lambda: replica.admin.xlen(stream_key()) == 2)
         primary.kill()
         after = None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while after is None:
                 with contextlib.suppress(BrokerError, OutcomeUnknown):
                     after = await hub.publish("t", "after")
-        names = await asyncio.wait_for(collected, 10)
+        names = await asyncio.wait_for(collected, PATIENCE)
         # The replica had all of it: nobody is told of a gap.
         assert [name for name in names if name != "stream-cursor"] == ["stream-open", "0", "1", '"after"']
         assert [id for id, _ in replica.admin.xrange(stream_key())] == [*before, after]
@@ -137,7 +137,7 @@ async def test_who_is_there_is_told_to_the_server_that_takes_it() -> None:
         Proxy(old.port) as proxy,
         Hub(proxy.url) as hub,
     ):
-        until(lambda: new.admin.info("replication")["master_link_status"] == "up", 20)
+        until(lambda: new.admin.info("replication")["master_link_status"] == "up")
         async with hub.subscribe("t"):
             await are_there(hub, 1)
             # The two change places. The stream can be read from either, so nothing calls for new connections.
@@ -147,7 +147,7 @@ async def test_who_is_there_is_told_to_the_server_that_takes_it() -> None:
                 with pytest.raises(BrokerError, match="replica"):
                     await are_there(hub, 3)
                 proxy.target = new.port
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE):
                     while True:
                         with contextlib.suppress(BrokerError):
                             return await are_there(hub, 2)

@@ -12,6 +12,7 @@ from servers import Client, ThreadServer
 from sse_hub._serving import DisconnectWatch
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import Message
+from waiting import PATIENCE
 
 
 class App:
@@ -81,7 +82,7 @@ def test_it_notices_that_the_client_left(served: Served) -> None:
         client.read_until(b"open")
         assert app.tasks_of_watch == (1 if wrapped else 0)
         assert not app.left.is_set()
-    assert app.left.wait(5)
+    assert app.left.wait(PATIENCE)
     assert app.calls == 1
 
 
@@ -92,7 +93,7 @@ def test_the_rest_of_a_body_is_not_a_disconnect(served: Served) -> None:
         client.sock.sendall(b"abc")
         client.sock.sendall(b"def")
         assert not app.left.wait(0.2)
-    assert app.left.wait(5)
+    assert app.left.wait(PATIENCE)
     assert app.calls == 1
 
 
@@ -100,7 +101,7 @@ def test_a_closed_watch_says_nothing(served: Served) -> None:
     app, server, _ = served
     with Client(server.port, "/ordinary") as client:
         client.read_until(b"ok")
-        assert app.closed.wait(5)
+        assert app.closed.wait(PATIENCE)
         # The connection is as good as before: nothing of the watch is left on it.
         client.sock.sendall(b"GET /ordinary HTTP/1.1\r\nHost: x\r\n\r\n")
         client.read_until(b"ok")
@@ -123,7 +124,7 @@ async def test_a_disconnect_that_waited_is_reported_after_start(messages: asynci
     watch = DisconnectWatch(messages.get, left.set)
     watch.start()
     assert not left.is_set()
-    await asyncio.wait_for(left.wait(), 1)
+    await asyncio.wait_for(left.wait(), PATIENCE)
     watch.close()
     watch.close()
 
@@ -156,7 +157,7 @@ async def test_a_receive_that_fails_counts_as_a_client_that_left(caplog: pytest.
 
     left = asyncio.Event()
     DisconnectWatch(receive, left.set).start()
-    await asyncio.wait_for(left.wait(), 1)
+    await asyncio.wait_for(left.wait(), PATIENCE)
     assert "broken middleware" in caplog.text
 
 

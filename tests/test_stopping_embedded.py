@@ -20,7 +20,8 @@ from sse_hub import _serving
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
 from sse_hub._serving import abort, serving
-from stopping_app import app, burst_ended, late_began
+from stopping_app import app, burst_ended, late_began, slow_began
+from waiting import PATIENCE, promised
 
 GRACE = 1.0
 OPENSSL = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
@@ -71,7 +72,7 @@ def test_servers_may_follow_each_other(loop: str) -> None:
             server.stop()
             assert all(map(ended, streams))
             server.wait()
-            assert time.monotonic() - began < 2 + GRACE
+            assert time.monotonic() - began < promised(2 + GRACE)
     gc.collect()
     assert not _serving._registry
     assert not _serving._stopping
@@ -86,11 +87,13 @@ def test_a_stream_behind_a_middleware_that_hides_everything_ends_too() -> None:
 
 
 def test_an_ordinary_request_is_not_cut() -> None:
+    slow_began.clear()
     with ThreadServer(app) as server, ExitStack() as stack:
-        slow = stack.enter_context(Client(server.port, "/slow?seconds=1.8"))
         stalled = stack.enter_context(Client(server.port, "/raw/flood", receive_buffer=4096))
         stalled.wait_stalled()
         began = time.monotonic()
+        slow = stack.enter_context(Client(server.port, "/slow?seconds=1.8"))
+        assert slow_began.wait(PATIENCE)
         server.stop()
         assert slow.read_to_end().endswith(b"slow but whole")
         assert time.monotonic() - began > GRACE
@@ -102,12 +105,12 @@ def test_a_stream_that_begins_while_its_server_stops_ends_at_once() -> None:
     with ThreadServer(app) as server, ExitStack() as stack:
         open_streams(server, stack, "/raw")  # so that this library is in use
         late = stack.enter_context(Client(server.port, "/late?seconds=0.6"))
-        assert late_began.wait(10)
+        assert late_began.wait(PATIENCE)
         began = time.monotonic()
         server.stop()
         assert b"data: goodbye" in late.read_to_end()
         server.wait()
-        assert time.monotonic() - began < 0.6 + GRACE
+        assert time.monotonic() - began < promised(0.6 + GRACE)
 
 
 def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
@@ -118,7 +121,7 @@ def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
     monkeypatch.setattr(uvicorn.Server, "shutdown", getattr(shutdown, "__wrapped__", shutdown))
     monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
     with ThreadServer(app) as server, Client(server.port, "/late?seconds=0.6") as late:
-        assert late_began.wait(10)
+        assert late_began.wait(PATIENCE)
         server.stop()
         wait_until_it_refuses(server.port)  # so it is stopping, and no stream has begun
         assert b"data: goodbye" in late.read_to_end()
@@ -143,7 +146,7 @@ def test_streams_over_tls_end_too(loop: str, tmp_path: Path, capfd: pytest.Captu
             stalled.wait_stalled()
         server.stop()
         assert all(map(ended, reading))
-        server.wait(timeout=2 + GRACE)
+        server.wait(timeout=promised(2 + GRACE))
     assert capfd.readouterr().err == ""
 
 
@@ -152,9 +155,9 @@ def test_a_finished_response_that_nobody_takes_does_not_keep_its_server(loop: st
     burst_ended.clear()
     with ThreadServer(app, loop=loop) as server, ExitStack() as stack:
         stack.enter_context(Client(server.port, "/burst", receive_buffer=4096))
-        assert burst_ended.wait(10)
+        assert burst_ended.wait(PATIENCE)
         server.stop()
-        server.wait(timeout=2 + GRACE)
+        server.wait(timeout=promised(2 + GRACE))
 
 
 def test_abort_ends_a_connection_that_nobody_reads() -> None:
@@ -174,7 +177,7 @@ def test_abort_ends_a_connection_that_nobody_reads() -> None:
 
     with ThreadServer(stream, lifespan="off") as server:
         with Client(server.port, "/", receive_buffer=4096):
-            assert left.wait(5)
+            assert left.wait(PATIENCE)
         assert aborted == [True]
 
 

@@ -9,11 +9,12 @@ import pytest
 from browser_support import Proxy, Server, running
 from demo_page import visitor
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from waiting import PATIENCE
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 # For a module, not for the session: while Playwright's synchronous interface is open, an event loop

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from browser_support import Proxy, Server, running
 from playwright.sync_api import Page
+from waiting import PATIENCE
 
 APP = str(Path(__file__).with_name("browser_app.py"))
 NAMES = ["message", "tick", "stream-open", "stream-cursor", "stream-reset", "stream-lagged"]
@@ -43,7 +44,7 @@ class Listener:
     def wait(self, name: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until events of this name were heard `count` times, and return them."""
         heard = "([name, count]) => seen.filter((entry) => entry.name === name).length >= count"
-        self.page.wait_for_function(heard, arg=[name, count], timeout=10_000)
+        self.page.wait_for_function(heard, arg=[name, count], timeout=PATIENCE * 1000)
         return self.seen(name)
 
     def values(self, count: int) -> list[Any]:

@@ -7,6 +7,7 @@ import pytest
 from browser_support import Proxy, Server, running
 from demo_page import DEMO, QUICK, log_line, notify, number, say, state, ticks_go_on, write
 from playwright.sync_api import Page, expect
+from waiting import PATIENCE
 
 NewPage = Callable[..., Page]
 Serve = Callable[..., Server]
@@ -165,7 +166,7 @@ def test_an_answer_cut_in_the_middle_is_the_same_answer(
     proxy.stop_at = b"id: 20\r\n"
     for one in (page, other):
         one.click("#chips button >> nth=1")
-    assert proxy.stopped.wait(10)
+    assert proxy.stopped.wait(PATIENCE)
     # The twentieth token has begun, so it does not count.
     expect(page.locator("#fact-answer-id")).to_have_text("19")
     proxy.cut()

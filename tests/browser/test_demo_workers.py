@@ -10,6 +10,7 @@ from browser_support import Server
 from demo_page import QUICK, log_line, notify, number, say, state, ticks_go_on, write
 from playwright.sync_api import Page, expect
 from servers import free_port, redis_running
+from waiting import PATIENCE
 
 Visit = Callable[..., Page]
 
@@ -27,7 +28,7 @@ def demo(serve: Callable[..., Server]) -> Iterator[Server]:
 
 def workers_started(server: Server, count: int) -> None:
     """Wait until so many workers have started since the server is there."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while server.output.count("Application startup complete") < count:
         assert time.monotonic() < end, server.output
         time.sleep(0.05)
