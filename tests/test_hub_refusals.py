@@ -215,6 +215,27 @@ def test_a_retry_of_any_size_is_refused_with_its_rule() -> None:
             hub.publish("t", 1, retry=value)
 
 
+def test_what_is_no_function_is_refused_when_it_is_given() -> None:
+    hub = Hub()
+    for refused in (hub.on_connect, hub.on_disconnect):
+        with pytest.raises(TypeError, match=rf"^{refused.__name__} takes a function, def or async, not int$"):
+            refused(1)  # type: ignore[type-var]
+    for option in ("initial", "background"):
+        with pytest.raises(TypeError, match=rf"^{option} takes a function, not int$"):
+            hub.response("t", **{option: 1})
+    with pytest.raises(TypeError, match=r"^last_event_id is a str, not int$"):
+        hub.response("t", last_event_id=1)  # type: ignore[arg-type]
+
+
+def test_a_grace_is_checked_wherever_it_is_given() -> None:
+    hub = Hub()
+    for give in (lambda grace: Hub(grace=grace), hub.close, lambda grace: asyncio.run(hub.aclose(grace))):
+        with pytest.raises(TypeError, match=r"^grace is a number of seconds, not str$"):
+            give("1")
+        with pytest.raises(ValueError, match=r"^grace must be a number of seconds from 0, not -1$"):
+            give(-1)
+
+
 def test_a_brokers_url_is_checked() -> None:
     with pytest.raises(ValueError, match="redis://"):
         Hub("amqp://localhost")

@@ -55,6 +55,11 @@ class HubResponse(Response):
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
+        for name, given in (("initial", initial), ("background", background)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name} takes a function, not {type(given).__name__}")
+        if last_event_id is not None and not isinstance(last_event_id, str):
+            raise TypeError(f"last_event_id is a str, not {type(last_event_id).__name__}")
         self.hub = hub
         self.initial = initial
         self.last_event_id = last_event_id

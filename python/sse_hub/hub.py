@@ -40,6 +40,7 @@ OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
 OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
 _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
+_Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 logger = logging.getLogger("sse_hub")
 
@@ -136,8 +137,7 @@ class Hub(_core.Hub):
             raise TypeError(f"broker must be a URL, a RedisBroker or None, not {broker!r}")
         if broker is not None and history < 1:
             raise ValueError(f"history must be at least 1 with a broker, not {history}")
-        if not 0 <= grace < float("inf"):
-            raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
+        _check_grace(grace)
         if full_status not in (200, 503):
             raise ValueError(f"full_status must be 200 or 503, not {full_status!r}")
         self = super().__new__(
@@ -374,7 +374,7 @@ class Hub(_core.Hub):
 
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""
-        self._on_connect.append(callback)
+        self._on_connect.append(_check_callable("on_connect", callback))
         return callback
 
     def on_disconnect(self, callback: _OnDisconnect) -> _OnDisconnect:
@@ -383,7 +383,7 @@ class Hub(_core.Hub):
         On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
         ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, or what ``disconnect`` was given.
         """
-        self._on_disconnect.append(callback)
+        self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._tell_of_disconnects()
         return callback
 
@@ -434,7 +434,7 @@ class Hub(_core.Hub):
         broker with a new epoch and an empty history. With one, everything that was published is sent first:
         for that it waits as long as the broker's timeouts allow. May be called again, and concurrently.
         """
-        grace = self.grace if grace is None else grace
+        grace = self.grace if grace is None else _check_grace(grace)
         sent_by = time.monotonic() + grace
         closing = None
         try:
@@ -456,7 +456,7 @@ class Hub(_core.Hub):
         Called on an event loop's own thread it cannot wait for the streams of that loop: they end as soon as
         the loop runs again.
         """
-        grace = self.grace if grace is None else grace
+        grace = self.grace if grace is None else _check_grace(grace)
         sent_by = time.monotonic() + grace
         closing = None
         try:
@@ -499,6 +499,20 @@ class Hub(_core.Hub):
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}, {self.count()} subscribers>"
+
+
+def _check_grace(grace: float) -> float:
+    if not isinstance(grace, int | float):
+        raise TypeError(f"grace is a number of seconds, not {type(grace).__name__}")
+    if not 0 <= grace < float("inf"):
+        raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
+    return grace
+
+
+def _check_callable(where: str, given: _Callback) -> _Callback:
+    if not callable(given):
+        raise TypeError(f"{where} takes a function, def or async, not {type(given).__name__}")
+    return given
 
 
 def _on_a_loop() -> bool:
