@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import time
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -269,6 +270,39 @@ async def test_it_is_a_context_manager_and_can_be_aclosed() -> None:
         async with hub.subscribe("t"):
             raise LookupError
     assert hub.count() == 0
+
+
+async def test_others_have_their_turns_while_many_are_resumed() -> None:
+    """And whoever has to wait for its turn does not fall behind meanwhile."""
+    hub = Hub(capacity=2)
+    streams = [await opened(hub) for _ in range(1500)]
+    loop = asyncio.get_running_loop()
+    resumed = 0
+    turns: list[int] = []  # how many were resumed before each
+
+    def turn() -> None:
+        turns.append(resumed)
+        if len(turns) <= 20:
+            time.sleep(0.002)
+            hub.publish("t", len(turns))
+            loop.call_soon(turn)
+
+    async def consume(stream: Subscription) -> list[int]:
+        nonlocal resumed
+        got = await read(stream, 1)
+        resumed += 1
+        if resumed == 1:
+            loop.call_soon(turn)
+        return got + (await read(stream, 21 - len(got)) if len(got) < 21 else [])
+
+    consumers = [asyncio.create_task(consume(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    hub.publish("t", 0)
+    assert await asyncio.gather(*consumers) == [[*range(21)]] * len(streams)
+    assert len([count for count in turns if 0 < count < len(streams)]) >= 8
+    assert hub.stats()["overflowed"] == 0
+    for stream in streams:
+        stream.close()
 
 
 async def test_it_needs_an_event_loop() -> None:

@@ -24,6 +24,11 @@ use crate::sync::Mutex;
 const CACHED_CHUNKS: usize = 8;
 const CACHED_BYTES: usize = 4 << 20;
 
+/// How many consumers are resumed in one turn of the loop. Resumed all at once, each would have a handle of the loop
+/// at the same time: with thousands, Python's garbage collector takes these for objects that stay, and soon
+/// looks at everything there is, for hundreds of milliseconds. It also lets others have their turns between.
+const RESUMED: usize = 128;
+
 /// What Python holds for one subscriber.
 #[derive(Default)]
 struct Client {
@@ -43,6 +48,16 @@ struct Chunks {
     bytes: usize,
 }
 
+/// Consumers that are being resumed, some in each turn of the loop.
+#[derive(Default)]
+struct Resuming {
+    waiters: std::vec::IntoIter<Py<PyAny>>,
+    /// Not all of them had their turn yet.
+    goes_on: bool,
+    /// What is new was put off until then: nobody falls behind who was not resumed yet.
+    owes_drain: bool,
+}
+
 #[derive(Default)]
 struct Timer {
     handle: Option<Py<PyAny>>,
@@ -60,6 +75,7 @@ pub struct LoopReader {
     generation: u64,
     clients: Mutex<Vec<Client>>,
     resume: Mutex<Vec<usize>>,
+    resuming: Mutex<Resuming>,
     /// Ends of streams that were handed off on this loop.
     pub reports: Arc<Reports>,
     chunks: Mutex<Chunks>,
@@ -87,6 +103,7 @@ impl LoopReader {
             generation: fork::generation(),
             clients: Mutex::default(),
             resume: Mutex::default(),
+            resuming: Mutex::default(),
             reports,
             chunks: Mutex::default(),
             timer: Mutex::default(),
@@ -186,6 +203,8 @@ impl LoopReader {
     /// hang on these futures, and hold the subscriptions in turn.
     pub fn forget_clients(&self) {
         let old = std::mem::take(&mut *self.clients.lock());
+        drop(old);
+        let old = std::mem::take(&mut *self.resuming.lock());
         drop(old);
         // Its handle holds this object.
         let timer = std::mem::take(&mut *self.timer.lock());
@@ -319,6 +338,13 @@ impl LoopReader {
         if !this.is_ours() {
             return Ok(false);
         }
+        {
+            let mut resuming = this.resuming.lock();
+            resuming.owes_drain = resuming.goes_on;
+            if resuming.goes_on {
+                return Ok(false);
+            }
+        }
         let _inside = exit::enter(py);
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
@@ -329,10 +355,8 @@ impl LoopReader {
             let taken = effects.wake.iter().filter_map(|&key| clients.get_mut(key)?.waiter.take());
             waiters.extend(taken);
         }
-        for waiter in waiters {
-            // One that was cancelled meanwhile has nobody to wake.
-            let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
-        }
+        this.resuming.lock().waiters = waiters.into_iter();
+        Self::resume(slf, RESUMED)?;
         for (identity, reason) in &effects.closed {
             Self::announce(slf, identity, reason)?;
         }
@@ -344,6 +368,36 @@ impl LoopReader {
         }
         Self::schedule(slf, drained.next)?;
         Ok(drained.more)
+    }
+
+    /// Resume some of the consumers that have something to come for; those that are left in the loop's next turn.
+    fn resume(slf: &Bound<'_, Self>, count: usize) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let _inside = exit::enter(py);
+        let (waiters, goes_on) = {
+            let mut resuming = this.resuming.lock();
+            let waiters: Vec<_> = resuming.waiters.by_ref().take(count).collect();
+            // Also after the last ones: they have their turn first.
+            resuming.goes_on = resuming.waiters.len() > 0 || (resuming.goes_on && !waiters.is_empty());
+            (waiters, resuming.goes_on)
+        };
+        for waiter in waiters {
+            // One that was cancelled meanwhile has nobody to wake.
+            let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
+        }
+        if goes_on && let Some(event_loop) = this.event_loop(py) {
+            let resume = slf.getattr(intern!(py, "_resume"))?;
+            event_loop.call_method1(intern!(py, "call_soon"), (resume,))?;
+        }
+        Ok(())
+    }
+
+    /// Resume all that are left, now.
+    fn resume_all(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::resume(slf, usize::MAX)?;
+        slf.get().resuming.lock().goes_on = false;
+        Ok(())
     }
 }
 
@@ -385,6 +439,16 @@ impl LoopReader {
         Self::drain(slf).map(drop)
     }
 
+    /// Go on resuming consumers; when all had their turn, with what was put off.
+    fn _resume(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::resume(slf, RESUMED)?;
+        let owes_drain = {
+            let mut resuming = slf.get().resuming.lock();
+            !resuming.goes_on && std::mem::take(&mut resuming.owes_drain)
+        };
+        if owes_drain { Self::drain(slf).map(drop) } else { Ok(()) }
+    }
+
     /// A deadline came.
     fn _tick(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
@@ -402,7 +466,11 @@ impl LoopReader {
         let this = slf.get();
         // A hub that closes without waiting, or a loop that was blocked meanwhile: what was published, and
         // that the streams end, has not been heard yet.
-        while Self::drain(slf)? {}
+        Self::resume_all(slf)?;
+        while Self::drain(slf)? {
+            Self::resume_all(slf)?;
+        }
+        Self::resume_all(slf)?;
         this.reports.release();
         let timer = std::mem::take(&mut *this.timer.lock());
         if let Some(handle) = timer.handle {
