@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::client::{Client, Stage};
-use crate::exchange::{Exchange, Probe};
+use crate::exchange::Exchange;
 use crate::process::{Server, now, own_cpu};
 use crate::socket::{self, Epoll, Ready};
 use crate::tally::Tally;
@@ -46,8 +46,6 @@ pub struct Engine {
     pub tally: Tally,
     /// What was sampled in this phase.
     pub samples: Samples,
-    /// Requests of an unrelated endpoint, if asked for.
-    pub probe: Option<Probe>,
     /// How many streams failed since the start.
     pub failures: u64,
     /// How many streams are open now.
@@ -77,7 +75,6 @@ impl Engine {
             clients: Vec::new(),
             tally: Tally::default(),
             samples: Samples::default(),
-            probe: None,
             failures: 0,
             open: 0,
             pending: 0,
@@ -132,11 +129,7 @@ impl Engine {
     }
 
     /// Waits up to `timeout_ms` for input and handles all of it.
-    pub fn turn(&mut self, mut timeout_ms: i32) -> io::Result<()> {
-        if let Some(probe) = &mut self.probe {
-            probe.tick(&self.epoll)?;
-            timeout_ms = timeout_ms.min(probe.idle_ms());
-        }
+    pub fn turn(&mut self, timeout_ms: i32) -> io::Result<()> {
         if !self.gather.is_zero() {
             std::thread::sleep(self.gather);
         }
@@ -147,11 +140,6 @@ impl Engine {
                 CONTROL_TOKEN => {
                     if let Some(control) = &mut self.control {
                         control.on_ready(&self.epoll, event.writable, &mut self.buffer);
-                    }
-                }
-                Probe::TOKEN => {
-                    if let Some(probe) = &mut self.probe {
-                        probe.on_ready(&self.epoll, event.writable, &mut self.buffer);
                     }
                 }
                 token => {

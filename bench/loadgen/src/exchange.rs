@@ -1,12 +1,10 @@
-//! Ordinary requests beside the streams: the control connection, and the probe of an unrelated endpoint.
+//! The control connection: ordinary requests beside the streams.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
-use crate::histogram::Histogram;
 use crate::http::Response;
-use crate::process::now;
 use crate::socket::{self, Epoll};
 
 /// One request on a connection of its own, answered whenever the server gets to it.
@@ -86,60 +84,5 @@ impl Exchange {
             200..=299 => Ok(&self.body),
             status => Err(format!("status {status}: {}", String::from_utf8_lossy(&self.body))),
         })
-    }
-}
-
-/// Asks an unrelated endpoint at a steady pace and times the answers.
-#[derive(Debug)]
-pub struct Probe {
-    path: String,
-    target: SocketAddrV4,
-    every_ns: u64,
-    due: u64,
-    /// The request under way and when it was due: a late start counts against the server.
-    current: Option<(Exchange, u64)>,
-    /// From when a request was due to its answer.
-    pub latency: Histogram,
-    /// Requests without a proper answer.
-    pub failed: u64,
-}
-
-impl Probe {
-    /// The token its sockets are watched with.
-    pub const TOKEN: u64 = u64::MAX - 1;
-
-    /// Begins at once.
-    pub fn new(path: String, target: SocketAddrV4, every_ns: u64) -> Self {
-        Self { path, target, every_ns, due: now(), current: None, latency: Histogram::default(), failed: 0 }
-    }
-
-    /// How long it has nothing to do, in whole milliseconds rounded down.
-    pub fn idle_ms(&self) -> i32 {
-        let left = if self.current.is_some() { self.every_ns } else { self.due.saturating_sub(now()) };
-        i32::try_from(left / 1_000_000).unwrap_or(i32::MAX)
-    }
-
-    /// Sends the next request if it is due and the last one was answered.
-    pub fn tick(&mut self, epoll: &Epoll) -> io::Result<()> {
-        if self.current.is_none() && now() >= self.due {
-            let exchange = Exchange::start(epoll, Self::TOKEN, self.target, "GET", &self.path)?;
-            self.current = Some((exchange, self.due));
-            self.due += self.every_ns;
-        }
-        Ok(())
-    }
-
-    /// Goes on after readiness.
-    pub fn on_ready(&mut self, epoll: &Epoll, writable: bool, buffer: &mut [u8]) {
-        let Some((exchange, due)) = &mut self.current else {
-            return;
-        };
-        exchange.on_ready(epoll, writable, buffer);
-        match exchange.outcome() {
-            None => return,
-            Some(Ok(_)) => self.latency.record(now().saturating_sub(*due)),
-            Some(Err(_)) => self.failed += 1,
-        }
-        self.current = None;
     }
 }

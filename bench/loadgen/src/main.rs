@@ -10,6 +10,7 @@ mod histogram;
 mod http;
 mod measure;
 mod modes;
+mod probe;
 mod process;
 mod replay;
 mod socket;

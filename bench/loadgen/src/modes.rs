@@ -1,14 +1,16 @@
 //! The workloads. Each returns one JSON object.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::args::Args;
 use crate::client::Stage;
 use crate::engine::Engine;
-use crate::exchange::Probe;
 use crate::measure::{
     Mark, ask, connect, invalid, io, judge, nanoseconds, per, rss_per_client, run_for, run_until,
 };
+use crate::probe::Probe;
 use crate::process::now;
 
 /// The events that fill the buffers of stalled clients: big ones, slow enough for all who read.
@@ -51,16 +53,19 @@ pub fn fanout(engine: &mut Engine, args: &Args) -> Outcome {
             return Err(format!("filling buffers: {}", engine.tally.summary()));
         }
     }
-    if let Some(path) = &args.probe {
-        engine.probe = Some(Probe::new(path.clone(), args.addr, args.probe_every * 1_000_000));
-    }
+    let every = Duration::from_millis(args.probe_every);
+    let probe =
+        args.probe.as_ref().map(|path| Probe::start(path, args.addr, every)).transpose().map_err(io)?;
     let mark = Mark::new(engine);
     let (answer, complete) = publish(engine, args, args.n, args.rate, args.bytes)?;
     let until = engine.tally.last_event.max(mark.wall);
     mark.report(engine, until, &mut report);
-    if let Some(probe) = &engine.probe {
-        report.insert("probe".into(), probe.latency.summary());
-        report.insert("probe_failed".into(), json!(probe.failed));
+    if let Some(answers) = probe.map(Probe::finish) {
+        report.insert("probe".into(), answers.latency.summary());
+        report.insert("probe_failed".into(), json!(answers.failed));
+        if answers.failed > 0 {
+            invalid(&mut report, "not every request of the probe was answered");
+        }
     }
     rss_per_client(engine, args, "_after", &mut report);
     report.insert("rss_peak".into(), json!(engine.samples.rss_peak));
