@@ -6,7 +6,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,13 +15,13 @@ use pyo3_async_runtimes::generic::{self, ContextExt, JoinError};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{self, JoinHandle};
 
-use super::{exit, fork};
+use super::exit;
+use super::fork::PerProcess;
 
 /// The longest the interpreter's end waits for what is being told to event loops.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The runtime, and the process it was started in.
-static RUNTIME: Mutex<Option<(u64, Runtime)>> = Mutex::new(None);
+static RUNTIME: PerProcess<Option<Runtime>> = PerProcess::new();
 
 tokio::task_local! {
     static LOCALS: OnceCell<TaskLocals>;
@@ -30,33 +29,24 @@ tokio::task_local! {
 
 /// The runtime of now, started on first use.
 fn handle() -> Handle {
-    let mut runtime = RUNTIME.lock();
-    let generation = fork::generation();
-    if let Some((made, runtime)) = &*runtime
-        && *made == generation
-    {
-        return runtime.handle().clone();
-    }
-    // What a forked child inherited has threads that do not exist in it: never dropped, which would wait.
-    std::mem::forget(runtime.take());
-    let made = Builder::new_multi_thread()
+    RUNTIME.with(|runtime| runtime.lock().get_or_insert_with(start).handle().clone())
+}
+
+fn start() -> Runtime {
+    Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(1)
         .thread_name("sse-hub-await")
         .build()
-        .expect("the system gives two threads");
-    let handle = made.handle().clone();
-    *runtime = Some((generation, made));
-    handle
+        .expect("the system gives two threads")
 }
 
 /// The interpreter ends.
 pub fn end(py: Python<'_>) {
     py.detach(|| {
-        let runtime = RUNTIME.try_lock_for(PATIENCE).and_then(|mut runtime| runtime.take());
-        match runtime {
-            Some((made, runtime)) if made == fork::generation() => runtime.shutdown_timeout(PATIENCE),
-            inherited => std::mem::forget(inherited),
+        let runtime = RUNTIME.with(|runtime| runtime.try_lock_for(PATIENCE)?.take());
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(PATIENCE);
         }
     });
 }

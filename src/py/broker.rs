@@ -1,18 +1,19 @@
 //! `RedisBroker`: where a hub's broker is, and the brokers that run in this process.
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
+use super::awaiting;
 use super::exceptions::OrRaise;
+use super::fork::PerProcess;
 use super::hub::PyHub;
-use super::{awaiting, fork};
 use crate::broker::redis::options::{Certificates, Kept, Keys, Server};
 use crate::broker::redis::{Observer, RedisBroker};
 use crate::config::{positive_seconds, seconds};
@@ -23,13 +24,15 @@ use crate::hub::Hub;
 /// `Hub("redis://localhost:6379")` is short for `Hub(RedisBroker("redis://localhost:6379"))`. Nothing is
 /// connected before the hub's first use, and one broker may serve several hubs.
 ///
-/// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or `unix:///path?db=0&user=&pass=`;
-/// Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels it is
-/// `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any node's. `prefix` is what the keys begin with, after the
-/// brace of their hash tag. `timeout` is how long, in seconds, a publication may wait for a connection, and once
-/// it was sent for its reply; `connect_timeout` how long connecting may take. `min_age` is how long the stream keeps every event,
-/// in seconds, whatever the hub's `history` says: a process that is so far behind is not overrun. `ca_certs` is a file with the certificates (PEM)
-/// of who signs the server's, None for the system's; `certfile` and `keyfile` are the client's own.
+/// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or
+/// `unix:///path?db=0&user=&pass=`; Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels
+/// it is `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any
+/// node's. `prefix` is what the keys begin with, after the brace of their hash tag. `timeout` is how long, in
+/// seconds, a publication may wait for a connection, and once it was sent for its reply; `connect_timeout`
+/// how long connecting may take. `min_age` is how long the stream keeps every event, in seconds, whatever the
+/// hub's `history` says: a process that is so far behind is not overrun. `ca_certs` is a file with the
+/// certificates (PEM) of who signs the server's, None for the system's; `certfile` and `keyfile` are the
+/// client's own.
 ///
 /// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
 #[pyclass(frozen, name = "RedisBroker", module = "sse_hub._core")]
@@ -137,29 +140,32 @@ impl Link {
         let observer = Told { name: self.name.clone(), hub: Arc::new(owner) };
         let (server, keys) = (self.server.clone(), self.keys.clone());
         let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
-        let mut running = RUNNING.lock();
-        running.retain(|(made, broker)| *made == fork::generation() && !broker.join(Instant::now()));
-        running.push((fork::generation(), broker.clone()));
+        RUNNING.with(|running| {
+            let mut running = running.lock();
+            running.retain(|broker| !broker.join(Instant::now()));
+            running.push(broker.clone());
+        });
         Ok(broker)
     }
 }
 
-/// Brokers that may have something to send, and the process they were started in.
-static RUNNING: Mutex<Vec<(u64, Arc<RedisBroker>)>> = Mutex::new(Vec::new());
+/// The longest the interpreter's end waits for a thread that starts a broker.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Brokers that may have something to send.
+static RUNNING: PerProcess<Vec<Arc<RedisBroker>>> = PerProcess::new();
 
 /// The interpreter ends: what was published is sent.
 pub fn end(py: Python<'_>) {
     py.detach(|| {
-        let Some(mut running) = RUNNING.try_lock_for(Duration::from_secs(1)) else { return };
-        let running = std::mem::take(&mut *running);
-        let ours: Vec<_> = running.iter().filter(|(made, _)| *made == fork::generation()).collect();
-        for (_, broker) in &ours {
+        let taken = RUNNING
+            .with(|running| running.try_lock_for(PATIENCE).map(|mut running| mem::take(&mut *running)));
+        let running = taken.unwrap_or_default();
+        for broker in &running {
             broker.stop();
         }
-        for (_, broker) in &ours {
+        for broker in &running {
             broker.join(Instant::now() + broker.patience());
         }
-        // A forked child must not drop what it inherited.
-        std::mem::forget(running);
     });
 }

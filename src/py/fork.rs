@@ -2,9 +2,12 @@
 //! the lock does not exist in the child), so everything that locks asks first whether it is still in the
 //! process it was made in.
 
-use std::sync::Once;
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
+use arc_swap::{ArcSwapOption, Guard};
+use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
@@ -39,4 +42,34 @@ pub fn watch() -> PyResult<()> {
         outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
     if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }
+}
+
+/// A global each process has its own of: a forked child begins with an empty one.
+pub struct PerProcess<T>(ArcSwapOption<Own<T>>);
+
+/// What a process made.
+struct Own<T> {
+    made: u64,
+    value: Mutex<T>,
+}
+
+impl<T: Default> PerProcess<T> {
+    pub const fn new() -> Self {
+        Self(ArcSwapOption::const_empty())
+    }
+
+    /// Act on this process's own.
+    pub fn with<R>(&self, act: impl FnOnce(&Mutex<T>) -> R) -> R {
+        let current = self.0.load_full();
+        if let Some(own) = &current
+            && own.made == generation()
+        {
+            return act(&own.value);
+        }
+        let fresh = Arc::new(Own { made: generation(), value: Mutex::default() });
+        let found = Guard::into_inner(self.0.compare_and_swap(&current, Some(fresh)));
+        // What was inherited has threads that do not exist here: never dropped, which could wait for them.
+        mem::forget((current, found));
+        self.with(act)
+    }
 }
