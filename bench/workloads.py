@@ -149,6 +149,7 @@ PROBE = tuple(
 PUBLISH = Metric("publish(), µs", "publish_us", digits=2, ratio=True)
 REDIS = Metric("Redis CPU per published event, µs", "publisher.redis_us", digits=0)
 HEARTBEAT = Metric("CPU per heartbeat, µs", "cpu_per_heartbeat_us", digits=2, ratio=True)
+ALONE = Metric("without clients, %", "alone_cpu_share", 100, 2)
 VISIT = Metric("CPU per visit, µs", "cpu_per_visit_us", digits=0, ratio=True)
 REPLAY = (
     Metric("all have everything, ms", "wall_s", 1e3, digits=0, ratio=True),
@@ -187,7 +188,7 @@ WORKLOADS = {
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
     "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD, WAITED), "1000"),
     "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
-    "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, BUSY)),
+    "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, replace(BUSY, digits=2), ALONE)),
     "churn": Workload("churn", _timed, (VISIT, BUSY, LOAD, WAITED), "50"),
 }
 

@@ -17,6 +17,9 @@ use crate::process::now;
 const FILL_BYTES: usize = 16 * 1024;
 const FILL_RATE: f64 = 4.0;
 
+/// How long a server without clients is looked at: what it does all by itself is no heartbeat's cost.
+const ALONE_S: f64 = 5.0;
+
 type Outcome = Result<Value, String>;
 
 /// Publishes `n` events and awaits all of them everywhere; returns the publisher's answer and whether all came.
@@ -133,6 +136,10 @@ pub fn tokens(engine: &mut Engine, args: &Args) -> Outcome {
 /// Open streams without events.
 pub fn idle(engine: &mut Engine, args: &Args) -> Outcome {
     let mut report = Map::from_iter([("valid".to_owned(), json!(true))]);
+    let (begin, before) = (now(), engine.server.cpu());
+    run_for(engine, ALONE_S)?;
+    let alone = engine.server.cpu().since(before).total_ns as f64 / (now() - begin) as f64;
+    report.insert("alone_cpu_share".into(), json!(alone));
     connect(engine, args, &mut report)?;
     engine.new_phase(args.bytes);
     let mark = Mark::new(engine);
@@ -143,7 +150,8 @@ pub fn idle(engine: &mut Engine, args: &Args) -> Outcome {
         invalid(&mut report, "streams ended");
     }
     judge(engine, &mut report);
-    let cpu_us = report["server_cpu_s"].as_f64().unwrap_or(0.0) * 1e6;
+    let seconds = |key: &str| report[key].as_f64().unwrap_or(0.0);
+    let cpu_us = (seconds("server_cpu_s") - alone * seconds("wall_s")) * 1e6;
     report.insert("cpu_per_heartbeat_us".into(), per(cpu_us, engine.tally.comments));
     report.insert("received".into(), engine.tally.summary());
     Ok(Value::Object(report))

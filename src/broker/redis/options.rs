@@ -92,9 +92,10 @@ impl Server {
             }
             "redis+sentinel" | "valkey+sentinel" => sentinels(scheme, url)?,
             _ => {
+                let given = if scheme.is_empty() { "this has none".into() } else { format!("not {scheme:?}") };
                 return Err(Error::InvalidOption(format!(
-                    "a broker's URL must begin with redis://, rediss://, valkey://, valkeys://, unix:// or \
-                     redis+sentinel://, not with {scheme:?}"
+                    "a broker's URL must have the scheme redis://, rediss://, valkey://, valkeys://, unix:// or \
+                     redis+sentinel://, {given}"
                 )));
             }
         };
