@@ -222,6 +222,18 @@ def test_the_options_are_those_of_the_table() -> None:
     assert said == keyword_only
 
 
+def test_the_reasons_are_those_of_the_core() -> None:
+    def words(source: str) -> set[str]:
+        return set(re.findall(r'Self::\w+ => "(\w+)"', (ROOT / "src" / source).read_text()))
+
+    text = (ROOT / "docs" / "operations.md").read_text().partition("## Why a stream ended")[2]
+    ends = re.findall(r"^\| `(\w+)`", text.partition("\n## ")[0], re.MULTILINE)
+    assert set(ends) == words("subscriber/identity.rs") | {"error", "kicked"}
+    assert set(ends) <= set(re.findall(r"``(\w+)``", Hub.on_disconnect.__doc__ or ""))
+    resets = (ROOT / "README.md").read_text().partition("Reasons of a reset are")[2].partition("\n\n")[0]
+    assert words("control.rs") <= set(re.findall(r"`(\w+)`", resets))
+
+
 @exercises("recipes.md", "A price ticker")
 def test_the_ticker_ticks_and_a_newcomer_sees_the_latest(block: Block) -> None:
     with serve(block.run()["app"]) as server:

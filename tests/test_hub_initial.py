@@ -10,6 +10,7 @@ import pytest
 from sse_hub import EventTooLarge, Hub, InvalidEvent, Subscription
 from sse_hub.event import ServerSentEvent
 from sse_hub.testing import Event, connect
+from waiting import PATIENCE
 
 
 def plain(subscriber: Subscription) -> list[Any]:
@@ -153,6 +154,8 @@ async def test_replay_follows_the_snapshot() -> None:
 
 async def test_what_is_wrong_with_it_ends_the_response_and_leaves_nobody_behind() -> None:
     hub = Hub(max_event_bytes=1000)
+    reasons: asyncio.Queue[str] = asyncio.Queue()
+    hub.on_disconnect(lambda _, reason: reasons.put_nowait(reason))
 
     async def fails(subscriber: Subscription) -> list[Any]:
         raise LookupError("the database is down")
@@ -169,6 +172,7 @@ async def test_what_is_wrong_with_it_ends_the_response_and_leaves_nobody_behind(
             await client.next()
         await client.close()
         assert hub.count() == 0
+        assert await asyncio.wait_for(reasons.get(), PATIENCE) == "error"
 
 
 @pytest.mark.parametrize("how", ["kick", "close"])

@@ -262,7 +262,7 @@ class Hub(_core.Hub):
             if (workers := _servers.workers(receive)) > 1:
                 logger.warning(
                     "hub %r has no broker, so in each of the server's %d workers it reaches only its own"
-                    " clients: run one worker",
+                    ' clients: run one worker, or give it a broker: Hub("redis://…")',
                     self.name,
                     workers,
                 )
@@ -381,7 +381,8 @@ class Hub(_core.Hub):
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
         On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
-        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, or what ``disconnect`` was given.
+        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``error`` (``initial`` failed), or what
+        ``disconnect`` (default ``kicked``) or ``Subscription.close`` (default ``closed``) was given.
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._tell_of_disconnects()
