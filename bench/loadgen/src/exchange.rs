@@ -1,4 +1,4 @@
-//! The control connection: ordinary requests beside the streams.
+//! Ordinary requests beside the streams.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -15,6 +15,7 @@ pub struct Exchange {
     request: Vec<u8>,
     response: Response,
     body: Vec<u8>,
+    closed: bool,
     failed: Option<String>,
 }
 
@@ -38,6 +39,7 @@ impl Exchange {
             request: request.into_bytes(),
             response: Response::default(),
             body: Vec::new(),
+            closed: false,
             failed: None,
         })
     }
@@ -58,7 +60,7 @@ impl Exchange {
             return Ok(());
         }
         match socket::receive(&self.fd, buffer) {
-            Ok(0) if self.response.ends_with_connection() => self.body.push(b'\n'),
+            Ok(0) if self.response.ends_with_connection() => self.closed = true,
             Ok(0) => return Err("closed without an answer".into()),
             Ok(count) => {
                 let Self { response, body, .. } = self;
@@ -77,7 +79,7 @@ impl Exchange {
         if let Some(failed) = &self.failed {
             return Some(Err(failed.clone()));
         }
-        if !self.response.done() {
+        if !self.response.done() && !self.closed {
             return None;
         }
         Some(match self.response.status {

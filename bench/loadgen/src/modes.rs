@@ -20,6 +20,9 @@ const FILL_RATE: f64 = 4.0;
 /// How long a server without clients is looked at: what it does all by itself is no heartbeat's cost.
 const ALONE_S: f64 = 5.0;
 
+/// How long the probe's last answers are awaited after the measurement.
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+
 type Outcome = Result<Value, String>;
 
 /// Publishes `n` events and awaits all of them everywhere; returns the publisher's answer and whether all came.
@@ -57,8 +60,8 @@ pub fn fanout(engine: &mut Engine, args: &Args) -> Outcome {
         }
     }
     let every = Duration::from_millis(args.probe_every);
-    let probe =
-        args.probe.as_ref().map(|path| Probe::start(path, args.addr, every)).transpose().map_err(io)?;
+    let probe = args.probe.as_ref().map(|path| Probe::start(path, args.addr, every, PROBE_PATIENCE));
+    let probe = probe.transpose().map_err(io)?;
     let mark = Mark::new(engine);
     let (answer, complete) = publish(engine, args, args.n, args.rate, args.bytes)?;
     let until = engine.tally.last_event.max(mark.wall);

@@ -134,8 +134,9 @@ pub fn now() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
-/// How long this process, of one thread, was ready to run but waited for a core, in nanoseconds; 0 where the
-/// kernel does not count it.
+/// How long the thread of the streams, this process's first, was ready to run but waited for a core, in
+/// nanoseconds; 0 where the kernel does not count it. The probe's thread is not in it: on one core what it waits
+/// for is mostly this thread's computing, which is counted already.
 pub fn own_wait() -> u64 {
     waited("/proc/self/schedstat")
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Readiness of one descriptor.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,17 @@ impl Epoll {
     /// Watches it no more.
     pub fn forget(&self, fd: &OwnedFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    /// Waits up to `within`, which need not be whole milliseconds, and fills `ready`.
+    pub fn wait_within(&mut self, within: Duration, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let mut this = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let seconds = libc::time_t::try_from(within.as_secs()).unwrap_or(libc::time_t::MAX);
+        let time = libc::timespec { tv_sec: seconds, tv_nsec: within.subsec_nanos().into() };
+        // SAFETY: one live local of each; no signal mask.
+        unsafe { libc::ppoll(&raw mut this, 1, &raw const time, std::ptr::null()) };
+        // Interrupted or not: what is ready is seen here.
+        self.wait(0, ready)
     }
 
     /// Waits up to `timeout_ms` and fills `ready`.

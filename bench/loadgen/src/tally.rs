@@ -32,8 +32,8 @@ pub struct Tally {
     pub expect_size: usize,
     /// When the last event came.
     pub last_event: u64,
-    /// When the first event came.
-    pub first_event: u64,
+    /// When the first event was published, by its stamp.
+    pub first_published: u64,
     /// The number of the phase's first event: what `slowest` is indexed from.
     base: Option<u64>,
     /// Per event, the latency of the client that got it last.
@@ -50,7 +50,7 @@ impl Tally {
     pub fn take(&mut self, item: Item, at: u64, expected: &mut Option<u64>) {
         match item {
             Item::Event { seq, published, size } => {
-                self.event(seq, at, at.saturating_sub(published));
+                self.event(seq, published, at);
                 match *expected {
                     Some(next) if seq > next => self.gaps += seq - next,
                     Some(next) if seq < next => self.disorder += 1,
@@ -67,9 +67,10 @@ impl Tally {
         }
     }
 
-    fn event(&mut self, seq: u64, at: u64, latency: u64) {
-        if self.events == 0 {
-            self.first_event = at;
+    fn event(&mut self, seq: u64, published: u64, at: u64) {
+        let latency = at.saturating_sub(published);
+        if self.events == 0 || published < self.first_published {
+            self.first_published = published;
         }
         self.events += 1;
         self.last_event = at;
@@ -98,7 +99,9 @@ impl Tally {
         for &latency in &self.slowest {
             slowest.record(latency);
         }
-        let span = self.last_event.saturating_sub(self.first_event);
+        // Not from the first receipt: a server that queues everything before it sends would be timed only for
+        // what it does afterwards.
+        let span = self.last_event.saturating_sub(self.first_published);
         json!({
             "events": self.events,
             "events_per_s": if span == 0 { Value::Null } else { json!(self.events as f64 * 1e9 / span as f64) },
@@ -130,5 +133,16 @@ mod tests {
         assert_eq!((tally.events, tally.gaps, tally.disorder), (5, 2, 1));
         assert!(!tally.clean());
         assert_eq!(tally.latency.quantile(1.0), 20);
+    }
+    #[test]
+    fn speed_counts_from_when_the_first_event_was_published() {
+        let (mut tally, second) = (Tally::default(), 1_000_000_000);
+        for (client, at) in [(0, 3 * second), (1, 4 * second), (2, 5 * second)] {
+            // Of several clients the one that began first need not be the first that is seen.
+            let published = if client == 1 { second } else { 2 * second };
+            tally.take(Item::Event { seq: 0, published, size: 4 }, at, &mut None);
+            tally.take(Item::Event { seq: 1, published: 2 * second, size: 4 }, at, &mut Some(1));
+        }
+        assert_eq!(tally.summary()["events_per_s"], json!(1.5));
     }
 }
