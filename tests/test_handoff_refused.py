@@ -79,6 +79,17 @@ class Encoding(Passing):
         await self.app(scope, receive, wrapped_send)
 
 
+class Awaiting(Passing):
+    """Pure ASGI, changes nothing, and takes its time after each message that it passed on."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped_send(message: Message) -> None:
+            await send(message)
+            await asyncio.sleep(0.02)
+
+        await self.app(scope, receive, wrapped_send)
+
+
 async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
     return await call_next(request)
 
@@ -104,6 +115,7 @@ PASSING = {
     "cors": (CORSMiddleware, {"allow_origins": ["*"]}),
     "gzip-not-for-streams": (GZipMiddleware, {}),
     "asgi": (Passing, {}),
+    "asgi-awaiting": (Awaiting, {}),
 }
 
 

@@ -58,6 +58,11 @@ async def test_the_descriptor_goes_to_who_asks_and_once(descriptor: Descriptor) 
     assert await offer.decision() is None
     offer.end()
     assert not descriptor.is_closed()
+    assert offer.server == 7
+    ended = Offer(Open())
+    ended.end()
+    with pytest.raises(RuntimeError, match="over"):
+        _ = ended.server
 
 
 async def test_it_is_waited_for(descriptor: Descriptor) -> None:

@@ -22,6 +22,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
 from wire import WAYS, Site, Stream, only
 
@@ -69,6 +70,30 @@ def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None
         for stream in (one, other):
             assert stream.rest() == []
             assert stream.ended
+
+
+@pytest.mark.parametrize("kind", ["hub.response", "EventSourceResponse"])
+def test_middleware_may_take_its_time_after_each_message(site: Site, kind: str) -> None:
+    hub = site.hub()
+
+    class Awaiting:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def slowly(message: Message) -> None:
+                await send(message)
+                await asyncio.sleep(0.02)
+
+            await self.app(scope, receive, slowly)
+
+    def make(request: Request) -> Response:
+        return hub.response("t") if kind == "hub.response" else EventSourceResponse(hub.subscribe("t"))
+
+    serve(site, make, Middleware(Awaiting))
+    with opened(site, hub) as stream:
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
 
 
 def test_what_came_before_the_response_arrives_once_and_in_order(site: Site) -> None:

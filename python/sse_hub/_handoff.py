@@ -65,13 +65,14 @@ class Connection(Protocol):
 class Offer:
     """A server's offer to hand a connection over. Not thread-safe: used on the server's loop only."""
 
-    __slots__ = ("_connection", "_descriptor", "_preamble", "_waiter", "state")
+    __slots__ = ("_connection", "_descriptor", "_preamble", "_server", "_waiter", "state")
 
     def __init__(self, connection: Connection) -> None:
         self.state = State.PENDING
         self._connection: Connection | None = connection
         self._preamble: bytes | None = None
         self._descriptor: int | None = None
+        self._server: int | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     # What the response uses.
@@ -80,9 +81,13 @@ class Offer:
     def server(self) -> int:
         """The same for all offers of one running server, and never used again in this process.
 
+        Known for good once the connection was taken.
+
         Raises:
-            RuntimeError: the response is over.
+            RuntimeError: the response is over, and the connection was not taken.
         """
+        if self._server is not None:
+            return self._server
         if self._connection is None:
             raise RuntimeError("the offer is over: its response has ended")
         return self._connection.server
@@ -142,6 +147,9 @@ class Offer:
     def take(self, descriptor: int) -> None:
         """Give ``descriptor`` to the response; only while the state is ``PENDING``."""
         assert self.state is State.PENDING
+        assert self._connection is not None
+        # The connection knows its server until it is let go, which may be long before the response looks.
+        self._server = self._connection.server
         _core._own(descriptor)
         self._descriptor = descriptor
         self._decide(State.TAKEN)
