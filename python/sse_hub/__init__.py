@@ -17,6 +17,8 @@
         hub.publish("prices", payload, event="tick")
 """
 
+from typing import TYPE_CHECKING
+
 from sse_hub._hub_response import HubResponse
 from sse_hub.brokers import RedisBroker
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
@@ -50,3 +52,16 @@ __all__ = [
     "ServerSentEvent",
     "Subscription",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Not at import: reading the metadata takes milliseconds, and few ask for it.
+        from importlib.metadata import version
+
+        found = globals()["__version__"] = version("sse-hub")
+        return found
