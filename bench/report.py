@@ -11,13 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.workloads import WORKLOADS, Metric, columns
+from bench.workloads import WORKLOADS, Metric, columns, due
 
 if TYPE_CHECKING:
     from bench.servers import Server
 
 Runs = dict[str, list[dict[str, Any]]]
 Document = dict[str, Any]
+
+# A run that takes longer than this times what its events are due in: see `behind`.
+LATE = 1.25
 
 
 def machine() -> dict[str, Any]:
@@ -125,6 +128,26 @@ def entry(name: str, runs: Runs, metric: Metric, baseline: str) -> dict[str, flo
     return found
 
 
+def behind(document: Document, result: dict[str, Any]) -> dict[str, float]:
+    """The servers that cannot keep the pace at this size, and what the run took, the median in seconds.
+
+    Who keeps it has delivered the last event about when a next one would be due. Who needs a
+    quarter more publishes late, or delivers later with each event; less can be one delay in a short run.
+    """
+    limit = due(document["options"], result["clients"])
+    took = {
+        name: statistics.median(walls)
+        for name, runs in result["runs"].items()
+        # Also of invalid runs: being overloaded is what may have made them so.
+        if (walls := [run["wall_s"] for run in runs if "wall_s" in run])
+    }
+    return {name: wall for name, wall in took.items() if limit is not None and wall > LATE * limit}
+
+
+def _marked(text: str, late: bool) -> str:
+    return f"{text} (cannot keep up)" if late else text
+
+
 def _cell(of: dict[str, float] | None, metric: Metric) -> str:
     if of is None:
         return "-"
@@ -139,13 +162,17 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(document: Document, runs: Runs, metrics: tuple[Metric, ...]) -> str:
+def markdown(document: Document, result: dict[str, Any], metrics: tuple[Metric, ...]) -> str:
     """One size's table: a row for each server, a column for each metric that any of them has."""
+    runs, late = result["runs"], behind(document, result)
     cells = {
         name: [entry(name, runs, metric, baseline_of(document, name)) for metric in metrics] for name in runs
     }
     shown = [index for index in range(len(metrics)) if any(of[index] for of in cells.values())]
-    rows = [[name, *(_cell(of[index], metrics[index]) for index in shown)] for name, of in cells.items()]
+    rows = [
+        [_marked(name, name in late), *(_cell(of[index], metrics[index]) for index in shown)]
+        for name, of in cells.items()
+    ]
     return _rows(["server", *(metrics[index].title for index in shown)], rows)
 
 
@@ -153,10 +180,13 @@ def across(document: Document, metric: Metric) -> str:
     """One metric's table: a row for each server, a column for each number of clients."""
     results, baseline = document["results"], document["options"]["baseline"]
     names = dict.fromkeys(name for result in results for name in result["runs"])
-    rows = [
-        [name, *(_cell(entry(name, result["runs"], metric, baseline), metric) for result in results)]
-        for name in names
-    ]
+    late = [behind(document, result) for result in results]
+
+    def cell(name: str, index: int) -> str:
+        of = entry(name, results[index]["runs"], metric, baseline)
+        return _marked(_cell(of, metric), name in late[index])
+
+    rows = [[name, *(cell(name, index) for index in range(len(results)))] for name in names]
     return _rows([metric.title, *(f"{result['clients']:,} clients" for result in results)], rows)
 
 
@@ -174,6 +204,7 @@ def by_round(document: Document) -> str:
     tables = []
     for result in document["results"]:
         runs: Runs = result["runs"]
+        late = behind(document, result)
         pairs = [(name, baseline_of(document, name)) for name in runs]
         pairs = [(name, baseline) for name, baseline in pairs if name != baseline and baseline in runs]
         metrics = [
@@ -181,7 +212,10 @@ def by_round(document: Document) -> str:
         ]
         if metrics:
             rows = [
-                [f"{name} / {base}", *(_each(ratios(name, runs, metric, base)) for metric in metrics)]
+                [
+                    f"{_marked(name, name in late)} / {base}",
+                    *(_each(ratios(name, runs, metric, base)) for metric in metrics),
+                ]
                 for name, base in pairs
             ]
             title = f"Each round's ratio, and their median, {result['clients']:,} clients:"
@@ -202,9 +236,19 @@ def _invalid(document: Document) -> list[str]:
     return lines
 
 
+def _late(document: Document) -> list[str]:
+    """A line for each server and size at which it cannot keep up."""
+    return [
+        f"cannot keep up: {name} at {result['clients']:,} clients: {wall:.1f} s for the events of "
+        f"{due(document['options'], result['clients']):.1f} s; its latencies are not those of that pace"
+        for result in document["results"]
+        for name, wall in behind(document, result).items()
+    ]
+
+
 def notes(document: Document) -> list[str]:
     """What stands under the tables: what was left out and why, the machine, the versions."""
-    lines = _invalid(document)
+    lines = _invalid(document) + _late(document)
     limits = document["limits"].items()
     lines += [f"{name}: measured up to {limit:,} clients" for name, limit in limits]
     lines += [f"skipped: {reason}" for reason in document["skipped"]]
@@ -229,7 +273,7 @@ def section(document: Document) -> str:
         parts += [across(document, metric) for metric in workload.across]
     else:
         for result in document["results"]:
-            table = markdown(document, result["runs"], columns(options))
+            table = markdown(document, result, columns(options))
             parts.append(f"{document['workload']}, {result['clients']:,} clients:\n\n{table}")
     parts.append("\n".join(f"- {line}" for line in notes(document)))
     return "\n\n".join(parts)

@@ -40,7 +40,8 @@ class Twin:
 class Workload:
     """A workload: the load generator's mode, its options from the command line's, columns, clients.
 
-    Those of `across` have a table of their own, a column for each number of clients, instead.
+    Those of `across` have a table of their own, a column for each number of clients, instead. `paced`: events
+    are due at their times, which a server may be unable to keep.
     """
 
     mode: str
@@ -49,6 +50,7 @@ class Workload:
     clients: str = "2000"
     across: tuple[Metric, ...] = ()
     twin: Twin | None = None
+    paced: bool = False
 
 
 CLIENTS = Metric("clients", "clients", digits=0)
@@ -161,13 +163,16 @@ REPLAY = (
 CURVES = (CPU, RSS, LAST[0])
 
 WORKLOADS = {
-    "fanout": Workload("fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD, WAITED, PUBLISH)),
+    "fanout": Workload(
+        "fanout", _fanout, (CPU, RSS, CONNECT, *DELIVERY, BUSY, LOAD, WAITED, PUBLISH), paced=True
+    ),
     "growth": Workload(
         "fanout",
         _growth,
         (),
         "100,500,2000,8000,19000",
         across=(*CURVES, LATENCY[1], CONNECT, BUSY, LOAD, WAITED),
+        paced=True,
     ),
     "burst": Workload(
         "fanout", _burst, (CPU, replace(SPEED, ratio=True), *DELIVERY, BUSY, LOAD, WAITED, PUBLISH), "500"
@@ -178,13 +183,14 @@ WORKLOADS = {
         (CLIENTS, STAYED, CPU, RSS, replace(PEAK, ratio=True), *DELIVERY, BUSY, LOAD, WAITED),
         "10000",
         twin=Twin("none stalled", _none_stalled),
+        paced=True,
     ),
-    "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500"),
+    "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500", paced=True),
     "redis-burst": Workload(
         "fanout", _burst, (replace(SPEED, ratio=True), CPU, REDIS, *DELIVERY, BUSY, LOAD, WAITED), "500"
     ),
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
-    "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000"),
+    "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000", paced=True),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
     "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD, WAITED), "1000"),
     "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
@@ -199,3 +205,12 @@ def columns(options: dict[str, Any]) -> tuple[Metric, ...]:
     if options.get("probe") and options["workload"] != "probe":
         return PROBE + tuple(metric for metric in workload.metrics if metric is not CPU)
     return workload.metrics
+
+
+def due(options: dict[str, Any], clients: int) -> float | None:
+    """For how many seconds events are published, with these options; None where none has a time."""
+    workload = WORKLOADS[options["workload"]]
+    if not workload.paced:
+        return None
+    chosen: Any = workload.options(Namespace(**options | {"clients": clients}))
+    return float(chosen["n"] / chosen["rate"]) if chosen["rate"] else None

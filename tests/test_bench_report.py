@@ -15,6 +15,12 @@ def ran(cpu: float, **more: Any) -> dict[str, Any]:
     return {"valid": True, "cpu_per_event_us": cpu, **more}
 
 
+def options(*words: str) -> dict[str, Any]:
+    """The command line's: of fanout 20 events in 5 seconds at 500 clients, in 10 seconds at 4,000."""
+    given = ["--events", "20", "--rounds", "3", "--baseline", "ours"]
+    return vars(run.parse([*words, *given]))
+
+
 def document(runs: dict[str, list[dict[str, Any]]], **more: Any) -> report.Document:
     machine = {
         "cpu": "A CPU",
@@ -26,7 +32,7 @@ def document(runs: dict[str, list[dict[str, Any]]], **more: Any) -> report.Docum
     }
     return {
         "workload": "fanout",
-        "options": {"workload": "fanout", "baseline": "ours", "rounds": 3, "bytes": 128, "probe": False},
+        "options": options("fanout"),
         "limits": {},
         "pinning": "server on core 0, load on 1",
         "machine": machine,
@@ -62,6 +68,39 @@ def test_invalid_runs_are_left_out_and_named() -> None:
     assert run.failed(given) == ["broken at 2000 clients"]
 
 
+def test_who_cannot_keep_the_pace_is_marked() -> None:
+    once_late = [ran(4, wall_s=4.8), ran(4, wall_s=9.0), ran(4, wall_s=5.9)]
+    too_late = [ran(8, wall_s=4.8), ran(8, wall_s=9.0), ran(8, wall_s=6.5)]
+    bad = {"valid": False, "invalid_because": ["not every request was answered"], "wall_s": 30.0}
+    runs = {"ours": once_late, "peer": too_late, "broken": [bad, bad, bad]}
+    given = document({}, options=options("fanout"), results=[{"clients": 500, "runs": runs}])
+    text = report.section(given)
+    assert row(text, "ours")[1] == "4.00"
+    assert row(text, "peer (cannot keep up)")[1] == "8.00 **2.00x**"
+    assert row(text, "broken (cannot keep up)")[1] == "-"
+    assert "cannot keep up: peer at 500 clients: 6.5 s for the events of 5.0 s" in text
+    assert row(report.by_round(given), "peer (cannot keep up) / ours")[1] == "2.00 2.00 2.00 **2.00x**"
+    # At the pace of another size, 2 events a second, all of them are in time.
+    given["results"][0] = {"clients": 4000, "runs": {"ours": once_late, "peer": too_late}}
+    assert "cannot keep up" not in report.section(given)
+
+
+def test_who_cannot_keep_the_pace_at_a_size_is_marked_there() -> None:
+    results = [
+        {"clients": clients, "runs": {"ours": [ran(4, wall_s=2.0)], "peer": [ran(8, wall_s=2.0 + late)]}}
+        for clients, late in ((100, 0), (500, 1))
+    ]
+    text = report.section(document({}, workload="growth", options=options("growth"), results=results))
+    assert row(text, "peer") == ["peer", "8.00 **2.00x**", "8.00 **2.00x** (cannot keep up)"]
+
+
+def test_what_has_no_pace_is_never_too_slow_for_it() -> None:
+    runs = {"ours": [ran(4, wall_s=300.0)]}
+    for words in (("burst",), ("fanout", "--rate", "0")):
+        given = document(runs, workload=words[0], options=options(*words))
+        assert "cannot keep up" not in report.section(given)
+
+
 def test_with_two_rows_for_a_server_the_ratio_is_between_them() -> None:
     runs = {
         "ours": [ran(4), ran(6)],
@@ -72,9 +111,9 @@ def test_with_two_rows_for_a_server_the_ratio_is_between_them() -> None:
     given = document(
         runs,
         workload="stalled",
+        options=options("stalled"),
         baselines={name: f"{name.partition(',')[0]}, none stalled" for name in runs},
     )
-    given["options"]["workload"] = "stalled"
     text = report.section(given)
     assert row(text, "ours")[1] == "5.00 (4.00 to 6.00) **1.25x**"
     assert row(text, "peer")[1] == "30.00 **3.00x**"
