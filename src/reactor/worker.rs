@@ -348,7 +348,13 @@ impl Worker {
                     (Ok(Written::Blocked), Taken::Last) => {
                         return self.reader.blocked(&connection.identity, self.hub.clock.now());
                     }
-                    (Ok(Written::Blocked), _) => return,
+                    (Ok(Written::Blocked), _) => {
+                        // Whether it ends was looked at when nothing was unwritten yet.
+                        if connection.identity.closed.get().is_some() {
+                            self.close_after(token, self.hub.config.stall_timeout);
+                        }
+                        return;
+                    }
                     (Err(_), _) => return self.gone(token, &CloseReason::Client),
                 },
                 Taken::End => {

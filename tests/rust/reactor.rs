@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -248,6 +249,24 @@ fn a_client_that_takes_nothing_is_freed_by_the_stall_timeout() {
         setup.publish(&filler);
     }
     assert_eq!(setup.ended(), (stalled.name().to_string(), "stalled".to_string()));
+    until("the connection is closed", || setup.reactor.open(7) == 0);
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_the_end_is_freed_by_the_stall_timeout() {
+    let setup = setup(Config { stall_timeout: Duration::from_millis(200), ..config() });
+    // A socket whose kernel does not time out what is unsent.
+    let (mut client, server) = UnixStream::pair().unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    let identity = setup.hub.subscribe(&setup.reactor.reader, &request(None)).unwrap();
+    setup.reactor.adopt(OwnedFd::from(server), identity.clone());
+    assert!(client.read(&mut [0; 4096]).unwrap() > 0, "the stream is open");
+    // Its last event and its end in one look at the log: nothing is unwritten when the end is seen.
+    let held = setup.reactor.reader.bell.hold();
+    setup.publish(&"x".repeat(1_000_000));
+    setup.hub.disconnect(Who::Id(identity.id), CloseReason::Kicked("enough".into()));
+    drop(held);
+    assert_eq!(setup.ended(), (identity.name().to_string(), "enough".to_string()));
     until("the connection is closed", || setup.reactor.open(7) == 0);
 }
 
