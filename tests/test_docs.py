@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import json
@@ -10,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +21,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
-from live import serve
+from live import Events, serve
 from pages import PAGES, PYTHON, ROOT, Block, find
-from sse_hub import Hub, HubResponse
+from sse_hub import EventSourceResponse, Hub, HubResponse, JSONServerSentEvent, ServerSentEvent, Subscription
 from sse_hub.testing import Clock, connect
 from waiting import PATIENCE, until
 
@@ -222,6 +224,35 @@ def test_the_options_are_those_of_the_table() -> None:
     assert said == keyword_only
 
 
+def options(heading: str, table: int = 0) -> dict[str, Any]:
+    """What a table of the reference says is taken, with the defaults; `empty` where it says none."""
+    text = (ROOT / "docs" / "reference.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    tables = [part for part in text.split("\n\n") if "| default |" in part]
+    rows = re.findall(r"^\| `(\w+)` \| *(.*?) *\|", tables[table], re.MULTILINE)
+    empty = inspect.Parameter.empty
+    return {name: ast.literal_eval(default.strip("`")) if default else empty for name, default in rows}
+
+
+def taken(function: Callable[..., Any], *others: str) -> dict[str, Any]:
+    """What a function takes, with the defaults, but for ``others``."""
+    given = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in given if p.name not in ("self", *others)}
+
+
+def test_the_reference_names_what_the_calls_take() -> None:
+    event = options("Publishing")
+    event["data"] = ...  # in place of a value: None is one
+    for publishes in (Hub.publish, Hub.broadcast, Hub.send, Subscription.send):
+        assert taken(publishes, "topics", "subscriber_id") == event
+    subscription = options("Streams of a hub")
+    assert taken(Hub.subscribe) == subscription
+    assert taken(Hub.response) == subscription | options("Streams of a hub", 1)
+    response = options("`EventSourceResponse`")
+    assert list(response.items()) == list(taken(EventSourceResponse.__init__).items())  # also in this order
+    for made in (ServerSentEvent, JSONServerSentEvent):
+        assert taken(made) == options("`ServerSentEvent`")
+
+
 def test_the_reasons_are_those_of_the_core() -> None:
     def words(source: str) -> set[str]:
         return set(re.findall(r'Self::\w+ => "(\w+)"', (ROOT / "src" / source).read_text()))
@@ -355,6 +386,50 @@ def test_an_answer_comes_token_by_token_and_is_cancelled_when_nobody_reads(block
             events.next()
             assert names["asked"] == 1
         until(lambda: names["asked"] == 0)
+
+
+@exercises("recipes.md", "A last word when the server stops")
+def test_a_generator_has_a_last_word(block: Block) -> None:
+    names = block.run()
+    with ExitStack() as open_still:
+        with serve(names["app"]) as server:
+            # A connection of its own: the server's client is closed before the server stops.
+            request = httpx.stream("GET", f"{server.url}/numbers", timeout=PATIENCE, trust_env=False)
+            events = Events(open_still.enter_context(request))
+            first = events.next()
+        *numbers, last = [first, *events.rest()]
+    assert [(event.event, event.data) for event in numbers] == [
+        ("number", str(number)) for number in range(1, len(numbers) + 1)
+    ]
+    assert (last.event, last.data) == ("restart", str(len(numbers)))
+
+
+@exercises("recipes.md", "Several sources, one stream")
+def test_answers_come_as_they_are_there_and_are_not_waited_for_when_nobody_reads(block: Block) -> None:
+    names = block.run()
+    with serve(names["app"]) as server:
+        with server.stream("/offers") as events:
+            *offers, done = events.rest()
+        assert {event.json()["shop"] for event in offers} == {"north", "south", "harbour"}
+        assert {event.event for event in offers} == {"offer"}
+        assert done.event == "done"
+
+        asked, cancelled = queue.Queue[str](), queue.Queue[str]()
+
+        async def never(shop: str, offers: Any) -> None:
+            try:
+                asked.put(shop)
+                await asyncio.Event().wait()
+            finally:
+                cancelled.put(shop)
+
+        names["ask"] = never
+        with server.stream("/offers"):
+            for _ in range(3):
+                asked.get(timeout=PATIENCE)
+            assert cancelled.empty()
+        for _ in range(3):
+            cancelled.get(timeout=PATIENCE)
 
 
 @exercises("README.md", "Moving from sse-starlette")

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from live import Server, serve
 from pages import find
@@ -20,6 +21,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 # What the snippets find in their page, and say that there is.
 PAGE = """<!doctype html><b id="gold"></b><pre></pre><div id="chat"></div><p id="answer"></p>
+<p id="number"></p><div id="offers"></div>
 <script>const job = new URLSearchParams(location.search).get("job"), shown = [];
 function show(progress) { shown.push(progress); }
 class Notification { constructor(title) { document.body.append(title); } }</script>
@@ -47,22 +49,23 @@ def page(browser: Browser) -> Iterator[Page]:
     assert errors == []
 
 
+def app_of(heading: str) -> FastAPI:
+    """The program under a heading of the recipes, with its snippet at ``/page``."""
+    (program,), (snippet,) = find("recipes.md", heading), find("recipes.md", heading, "js")
+    app: FastAPI = program.run()["app"]
+
+    @app.get("/page", response_class=HTMLResponse)
+    def the_page() -> str:
+        return PAGE.replace("SNIPPET", snippet.text)
+
+    return app
+
+
 @pytest.fixture
 def recipe() -> Iterator[Callable[[str], Server]]:
-    """Serve the program under a heading of the recipes, with its snippet at ``/page``."""
+    """Serve such a program for as long as the test runs."""
     with ExitStack() as servers:
-
-        def start(heading: str) -> Server:
-            (program,), (snippet,) = find("recipes.md", heading), find("recipes.md", heading, "js")
-            app = program.run()["app"]
-
-            @app.get("/page", response_class=HTMLResponse)
-            def the_page() -> str:
-                return PAGE.replace("SNIPPET", snippet.text)
-
-            return servers.enter_context(serve(app))
-
-        yield start
+        yield lambda heading: servers.enter_context(serve(app_of(heading)))
 
 
 def open_stream(page: Page, url: str, stream: str) -> None:
@@ -128,3 +131,18 @@ def test_the_answer_is_written_once(page: Page, recipe: Callable[[str], Server])
     page.goto(recipe("An AI answer, token by token").url + "/page")
     expect(page.locator("#answer")).to_have_text("You asked: what is SSE? ")
     page.wait_for_function("source.readyState === EventSource.CLOSED")
+
+
+def test_the_last_word_is_shown(page: Page) -> None:
+    number = page.locator("#number")
+    with serve(app_of("A last word when the server stops")) as server:
+        page.goto(server.url + "/page")
+        expect(number).to_have_text(re.compile(r"\d"))
+    expect(number).to_have_text("back in a moment…")
+
+
+def test_the_offers_are_listed(page: Page, recipe: Callable[[str], Server]) -> None:
+    page.goto(recipe("Several sources, one stream").url + "/page")
+    page.wait_for_function("source.readyState === EventSource.CLOSED")
+    lines = page.locator("#offers p").all_inner_texts()
+    assert sorted(lines) == ["harbour: 47", "north: 45", "south: 45"]
