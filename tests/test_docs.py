@@ -186,22 +186,50 @@ def test_another_origin_is_allowed(block: Block) -> None:
         assert server.http.options("/events", headers=origin | asked).status_code == 200
 
 
+@pytest.fixture(params=["alone", "with Redis"])
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The variable that programs read, unset, or with the URL of a real Redis; that server, or None."""
+    if request.param == "alone":
+        return monkeypatch.delenv("SSE_HUB_BROKER", raising=False)
+    redis = request.getfixturevalue("redis")
+    monkeypatch.setenv("SSE_HUB_BROKER", redis.url)
+    return redis
+
+
 @exercises("README.md", "Several workers and hosts")
-def test_scaling_out_begins_with_one_variable(block: Block) -> None:
+def test_scaling_out_begins_with_one_variable(block: Block, broker: Any) -> None:
     with serve(block.run()["app"]) as server, server.stream("/events") as events:
         events.opened()
-        answer = server.http.post("/push", json={"gold": 1}).json()
-        event = events.next()
-        assert (event.json(), event.id) == ({"gold": 1}, answer["id"])
-        assert answer["online"] == 1
+
+        def pushed() -> Any:
+            """What the endpoint answers, once what it says was published has come."""
+            answer = server.http.post("/push", json={"gold": 1}).json()
+            event = events.next()
+            assert (event.json(), event.id) == ({"gold": 1}, answer["id"])
+            return answer
+
+        first = pushed()
+        # Who is there is written to Redis a few times a second.
+        until(lambda: pushed()["online"] == 1)
+        if broker is not None:
+            assert first["id"] in broker.ids()
+            with serve(block.run()["app"]) as other, other.stream("/events") as newcomer:
+                newcomer.next()  # replay=1: the last of the other one's
+                latest = pushed()
+                assert newcomer.next().id == latest["id"]
+                until(lambda: pushed()["online"] == 2)
 
 
 @exercises("scaling-out.md", "Publishing")
-def test_an_endpoint_says_what_became_of_its_event(block: Block) -> None:
+def test_an_endpoint_says_what_became_of_its_event(block: Block, broker: Any) -> None:
     with serve(block.run()["app"]) as server, server.stream("/events") as events:
         events.opened()
         answer = server.http.post("/orders", json={"item": 7}).json()
         assert events.next().id == answer["id"]
+        if broker is not None:
+            (script,) = [other for other in find("scaling-out.md", "Publishing") if other != block]
+            script.run()
+            assert events.next().json() == {"status": "shipped"}
 
 
 @exercises("operations.md", "What to watch")
