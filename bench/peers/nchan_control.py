@@ -7,46 +7,75 @@ nginx passes it all but the streams; it is not part of the process that is measu
 
 import http.client
 import json
+import socket
 import sys
 import threading
 import time
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler
+from io import BufferedReader
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from bench.peers.common import text
 
+# How many requests go out before an answer is read: more could fill the buffers of both directions at once.
+PIPELINE = 200
+
 
 class Channel:
-    """A keep-alive connection to nginx's publisher endpoint. One call at a time."""
+    """A keep-alive connection to nginx's publisher endpoint, which answers in order. One user at a time."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port)
+        self._port = port
         self._lock = threading.Lock()
         self._seq = 0
 
-    def _request(self, method: str, body: str | None = None) -> tuple[int, bytes]:
-        self._connection.request(method, "/channel", body, {"Accept": "application/json"})
-        response = self._connection.getresponse()
-        return response.status, response.read()
+    @cached_property
+    def _socket(self) -> socket.socket:
+        # On first use: nginx is started after this process.
+        return socket.create_connection(("127.0.0.1", self._port))
+
+    @cached_property
+    def _answers(self) -> BufferedReader:
+        return self._socket.makefile("rb")
+
+    def _requests(self, method: str, bodies: list[str]) -> list[tuple[int, bytes]]:
+        """Send a request for each body at once; status and body of each answer."""
+        head = f"{method} /channel HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAccept: application/json\r\n"
+        requests = (f"{head}Content-Length: {len(body)}\r\n\r\n{body}" for body in bodies)
+        self._socket.sendall("".join(requests).encode())
+        return [self._answer() for _ in bodies]
+
+    def _answer(self) -> tuple[int, bytes]:
+        line = self._answers.readline()
+        if not line:
+            raise ConnectionError("nginx closed the publisher's connection")
+        headers = http.client.parse_headers(self._answers)
+        return int(line.split()[1]), self._answers.read(int(headers["Content-Length"]))
 
     def count(self) -> int:
         """Subscribers now; a channel that does not exist has none."""
         with self._lock:
-            status, body = self._request("GET")
+            [(status, body)] = self._requests("GET", [""])
         return int(json.loads(body)["subscribers"]) if status == 200 else 0
 
     def run(self, n: int, rate: float, size: int, batch: int) -> dict[str, Any]:
-        """Publish `n` events of `size` bytes, `batch` at a time, `rate` a second (0: without a pause)."""
+        """Publish `n` events of `size` bytes, `batch` at a time, `rate` a second (0: without a pause).
+
+        A batch is published without awaiting an answer in between.
+        """
         first, begin = self._seq, time.monotonic()
         for start in range(0, n, batch):
-            for _ in range(min(batch, n - start)):
-                with self._lock:
-                    status, body = self._request("POST", text(self._seq, size))
-                if status not in (200, 201, 202):
-                    raise RuntimeError(f"nginx answered {status}: {body!r}")
-                self._seq += 1
+            with self._lock:
+                for part in range(start, min(start + batch, n), PIPELINE):
+                    count = min(PIPELINE, start + batch - part, n - part)
+                    bodies = [text(self._seq + i, size) for i in range(count)]
+                    self._seq += count
+                    for status, body in self._requests("POST", bodies):
+                        if status not in (200, 201, 202):
+                            raise RuntimeError(f"nginx answered {status}: {body!r}")
             due = begin + (start + batch) / rate if rate else 0.0
             time.sleep(max(0.0, due - time.monotonic()))
         return {"first": first, "n": n}
