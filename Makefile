@@ -4,7 +4,7 @@
 #   make explore  the storms of the core, with more and other cases than in every test run
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
-#   make bench  side by side with what a user would pick instead, 45 minutes; bench-quick: three
+#   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
 VENV ?= .venv

@@ -3,7 +3,7 @@
     python -m bench.suite                        # all parts: about 45 minutes
     python -m bench.suite --only fanout,growth   # these only; what other parts left behind stays
     python -m bench.suite --resume               # only what is missing, after a run that was cut short
-    python -m bench.suite --quick                # a few servers and workloads, one round: under two minutes
+    python -m bench.suite --quick                # a few servers and workloads, one round: about three minutes
     python -m bench.suite --list
 
 Each part writes NAME.json into bench/results/ after every single run. The report and its plots are then made
