@@ -97,7 +97,13 @@ def redis(_port: int, directory: Path) -> list[str]:
     return ["redis-server", "--port", port, *fixed]
 
 
-def over_redis(name: str, app: str, packages: tuple[str, ...], *options: str) -> "Server":
+def over_redis(
+    name: str,
+    app: str,
+    packages: tuple[str, ...],
+    *options: str,
+    prepare: Callable[[], None] = toolchains.redis,
+) -> "Server":
     """A Python server with a Redis beside it."""
     start = uvicorn(app, *options)
 
@@ -106,7 +112,7 @@ def over_redis(name: str, app: str, packages: tuple[str, ...], *options: str) ->
         return ["env", f"BENCH_REDIS={url}", *start(port, directory)]
 
     packages = (*packages, "redis", "fastapi", *WEB)
-    return Server(name, command, REDIS, packages, toolchains.redis_version, toolchains.redis, companion=redis)
+    return Server(name, command, REDIS, packages, toolchains.redis_version, prepare, companion=redis)
 
 
 def program(*words: str) -> Callable[[int, Path], list[str]]:
@@ -163,7 +169,16 @@ SERVERS = [
         "sse_hub.uvicorn:Protocol",
     ),
     over_redis(
-        "sse-starlette over Redis", "bench.peers.sse_starlette_redis:app", ("sse-starlette",)
+        "sse-starlette + redis-py per client",
+        "bench.peers.sse_starlette_redis:app",
+        ("sse-starlette", "hiredis"),
+        prepare=toolchains.hiredis,
+    ),
+    over_redis(
+        "sse-starlette + redis-py per process",
+        "bench.peers.sse_starlette_redis_shared:app",
+        ("sse-starlette", "hiredis"),
+        prepare=toolchains.hiredis,
     ),
     Server(
         "sse-hub on granian",

@@ -70,6 +70,16 @@ def redis() -> None:
     _need("redis-server", "redis-server")
 
 
+@cache
+def hiredis() -> None:
+    """Redis, and the C parser that redis-py's documentation advises."""
+    from redis.utils import HIREDIS_AVAILABLE
+
+    redis()
+    if not HIREDIS_AVAILABLE:
+        raise Unavailable("hiredis: the dependency group `bench` has it")
+
+
 def redis_version() -> dict[str, str]:
     """The server's version."""
     return {"Redis": _run(["redis-server", "--version"]).split("v=")[1].split()[0]}
