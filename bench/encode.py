@@ -6,8 +6,7 @@ The libraries take turns in short rounds on one pinned CPU; the table shows each
 nanoseconds per event. That all of them say the same is checked first, and that sse-hub's bytes are
 sse-starlette's. `by hand` is an f-string, for JSON around what orjson makes: no line of text is split, no
 field is checked, so it is a floor and not a library. FastAPI's column makes a `ServerSentEvent` and encodes
-it as its routing does. Exits with 1 when sse-hub is below its target against sse-starlette (`--no-check`:
-never).
+it as its routing does.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import gc
 import json
 import os
 import statistics
-import sys
 import time
 import timeit
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import orjson
 import sse_hub.event as ours
 import sse_starlette.event as peer
 from fastapi.encoders import jsonable_encoder
+from fastapi.routing import _normalize_non_finite_floats
 
 from bench import report
 
@@ -45,18 +44,27 @@ Encode = Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """What is encoded: how many in a round, by whom, and sse-hub's target against sse-starlette."""
+    """What is encoded: how many in a round, and by whom."""
 
     name: str
     number: int
     encoders: dict[str, Encode]
-    target: float = 0.0
 
 
 def of_fastapi(**fields: Any) -> bytes:
-    """One event as FastAPI's routing encodes a `ServerSentEvent` that an endpoint yields."""
+    """One event as FastAPI's routing encodes a `ServerSentEvent` that an endpoint yields.
+
+    There it is a function inside another, which nothing else can call: these are its steps.
+    """
     event = fastapi.sse.ServerSentEvent(**fields)
-    text = event.raw_data if event.raw_data is not None else json.dumps(jsonable_encoder(event.data))
+    if event.raw_data is not None:
+        text: str | None = event.raw_data
+    elif event.data is None:
+        text = None
+    elif hasattr(event.data, "model_dump_json"):
+        text = event.data.model_dump_json()
+    else:
+        text = json.dumps(_normalize_non_finite_floats(jsonable_encoder(event.data)))
     return fastapi.sse.format_sse_event(
         data_str=text, event=event.event, id=event.id, retry=event.retry, comment=event.comment
     )
@@ -74,7 +82,6 @@ def cases() -> list[Case]:
                 FASTAPI: lambda: of_fastapi(event=NAME, id=IDENTIFIER, raw_data=DATA),
                 HAND: lambda: f"id: {IDENTIFIER}\r\nevent: {NAME}\r\ndata: {DATA}\r\n\r\n".encode(),
             },
-            5.0,
         ),
         Case(
             "small JSON event",
@@ -85,7 +92,6 @@ def cases() -> list[Case]:
                 FASTAPI: lambda: of_fastapi(data=SMALL),
                 HAND: lambda: b"data: " + orjson.dumps(SMALL) + b"\r\n\r\n",
             },
-            6.0,
         ),
         Case(
             "small JSON event with event and id",
@@ -106,7 +112,6 @@ def cases() -> list[Case]:
                 FASTAPI: lambda: of_fastapi(raw_data=TEXT),
                 HAND: lambda: ("data: " + TEXT.replace("\n", "\r\ndata: ") + "\r\n\r\n").encode(),
             },
-            15.0,
         ),
         Case(
             "token of a few letters",
@@ -176,7 +181,7 @@ def measure(rounds: int, cpu: int | None = None) -> dict[str, Any]:
         results = []
         for case in cases():
             check(case)
-            results.append({"name": case.name, "target": case.target, "ns": timed(case, rounds)})
+            results.append({"name": case.name, "ns": timed(case, rounds)})
     finally:
         gc.enable()
         os.sched_setaffinity(0, allowed)
@@ -201,32 +206,18 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def missed(document: dict[str, Any]) -> list[str]:
-    """The cases in which sse-hub is below its target."""
-    return [
-        result["name"]
-        for result in document["results"]
-        if result["ns"][PEER]["median"] / result["ns"][OURS]["median"] < result["target"]
-    ]
-
-
-def main() -> int:
+def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.encode", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=101, help="[%(default)s]")
     parser.add_argument("--cpu", type=int, help="[the last one]")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 whatever the ratios are")
     options = parser.parse_args()
     document = measure(options.rounds, options.cpu)
     print(table(document))
     print("\n" + report.provenance(document["machine"], document["versions"]))
-    below = missed(document)
-    for name in below:
-        print(f"below its target: {name}", file=sys.stderr)
-    return 1 if below and not options.no_check else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
