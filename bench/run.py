@@ -271,12 +271,12 @@ def execute(
 
 
 def failed(document: report.Document) -> list[str]:
-    """The servers without a valid run, with the number of clients."""
+    """The servers without a valid run, with the number of clients; not who cannot keep up, which is a result."""
     return [
         f"{name} at {result['clients']} clients"
         for result in document["results"]
         for name, of_server in result["runs"].items()
-        if not any(run.get("valid") for run in of_server)
+        if not any(run.get("valid") for run in of_server) and name not in report.behind(document, result)
     ]
 
 

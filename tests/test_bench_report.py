@@ -78,6 +78,7 @@ def test_who_cannot_keep_the_pace_is_marked() -> None:
     assert row(text, "ours")[1] == "4.00"
     assert row(text, "peer (cannot keep up)")[1] == "8.00 **2.00x**"
     assert row(text, "broken (cannot keep up)")[1] == "-"
+    assert run.failed(given) == []  # being overloaded is a result
     assert "cannot keep up: peer at 500 clients: 6.5 s for the events of 5.0 s" in text
     assert row(report.by_round(given), "peer (cannot keep up) / ours")[1] == "2.00 2.00 2.00 **2.00x**"
     # At the pace of another size, 2 events a second, all of them are in time.
