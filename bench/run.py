@@ -271,7 +271,7 @@ def execute(
 
 
 def failed(document: report.Document) -> list[str]:
-    """The servers without a valid run, with the number of clients; not who cannot keep up, which is a result."""
+    """The servers without a valid run, with the number of clients; who cannot keep up is none of them."""
     return [
         f"{name} at {result['clients']} clients"
         for result in document["results"]
