@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import uvloop
 from sse_hub import Hub
 from sse_hub.testing import connect
-from waiting import PATIENCE
+from waiting import PATIENCE, promised
 
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -237,6 +238,39 @@ def test_loops_leave_no_descriptors_and_no_objects(new_loop: Any) -> None:
         assert sum(marker() is not None for marker in markers) <= 1, "the last loop's, at most"
     one(True)
     assert hub.stats()["readers"] <= 2
+
+
+@LOOPS
+def test_a_hub_that_is_closed_after_its_loop_waits_for_nobody_and_leaves_nothing(new_loop: Any) -> None:
+    markers: list[weakref.ref[Any]] = []
+
+    class Info:
+        pass
+
+    async def live(hub: Hub) -> None:
+        info = Info()
+        markers.append(weakref.ref(info))
+        task = asyncio.create_task(_consume(hub.subscribe("t", info=info)))
+        await asyncio.sleep(0)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def one() -> None:
+        hub = Hub()
+        loop = new_loop()
+        loop.run_until_complete(live(hub))
+        loop.close()
+        begin = time.monotonic()
+        hub.close(PATIENCE)
+        assert time.monotonic() - begin < promised(1), "nobody is left who could take the end"
+
+    one()
+    gc.collect()
+    before = descriptors()
+    for _ in range(20):
+        one()
+    gc.collect()
+    assert descriptors() <= before
+    assert not [marker() for marker in markers if marker() is not None]
 
 
 async def _consume(stream: Any) -> None:

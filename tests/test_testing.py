@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI, Request
 from hypothesis import given
 from hypothesis import strategies as st
-from sse_hub import Hub
+from sse_hub import Hub, Subscription
 from sse_hub.testing import Clock, Event, EventParser, StreamEnded, connect, lifespan
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -303,6 +303,23 @@ async def test_the_clock_does_everything_at_its_own_time(clock: Clock) -> None:
         assert beats == 10
     with pytest.raises(ValueError, match="negative"):
         await clock.advance(-1)
+
+
+async def test_thousands_have_their_turn_before_the_clock_moves_on(clock: Clock) -> None:
+    hub = clock.hub(heartbeat=None)
+    taken = [0]
+
+    async def consume(stream: Subscription) -> None:
+        async for chunk in stream:
+            taken[0] += chunk.count(b"data: 1\n")
+
+    tasks = [asyncio.create_task(consume(hub.subscribe("t"))) for _ in range(20_000)]
+    await clock.advance(0)
+    hub.publish("t", 1)
+    await clock.advance(60)
+    assert (taken[0], hub.count()) == (20_000, 20_000)
+    await hub.aclose()
+    await asyncio.gather(*tasks)
 
 
 async def test_the_machines_clock_cannot_be_moved() -> None:

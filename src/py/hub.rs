@@ -381,11 +381,13 @@ impl PyHub {
     /// Private: nothing is published or joined any more, all streams end after what was published. Returns
     /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
     /// before they are called. None when there is nothing to close.
-    fn _begin_close(&self) -> Option<String> {
-        let current = self.current.load();
+    fn _begin_close(&self, py: Python<'_>) -> Option<String> {
+        let current = self.current.load_full();
         if !current.is_open() {
             return None;
         }
+        // Nobody is left on a closed loop who could be told.
+        self.prune(py);
         current.hub.begin_close();
         Some(current.hub.epoch.to_string())
     }

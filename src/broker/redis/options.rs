@@ -92,7 +92,8 @@ impl Server {
             }
             "redis+sentinel" | "valkey+sentinel" => sentinels(scheme, url)?,
             _ => {
-                let given = if scheme.is_empty() { "this has none".into() } else { format!("not {scheme:?}") };
+                let given =
+                    if scheme.is_empty() { "this has none".into() } else { format!("not {scheme:?}") };
                 return Err(Error::InvalidOption(format!(
                     "a broker's URL must have the scheme redis://, rediss://, valkey://, valkeys://, unix:// or \
                      redis+sentinel://, {given}"

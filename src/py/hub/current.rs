@@ -263,7 +263,7 @@ impl PyHub {
                     let stop = reader.getattr(py, intern!(py, "_stop"))?;
                     event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
                 }
-                None if reader.get().is_ours() => reader.get().reports.release(),
+                None if reader.get().is_ours() => reader.get().forget_clients(),
                 None => {}
             }
         }
