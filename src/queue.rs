@@ -66,6 +66,14 @@ impl Queue {
         }
         match self.policy {
             OverflowPolicy::Disconnect => Pushed::Overflow,
+            // That nobody knows what is missing is never among what is missing, and covers all that was dropped.
+            OverflowPolicy::DropNewest if entry.is_break => {
+                let waiting = self.entries.len() as u64;
+                self.start_over();
+                self.bytes = entry.len();
+                self.entries.push_back(entry.clone());
+                Pushed::Dropped(waiting)
+            }
             OverflowPolicy::DropNewest => {
                 self.dropped_newest += 1;
                 Pushed::Dropped(1)
@@ -73,7 +81,8 @@ impl Queue {
             OverflowPolicy::DropOldest => {
                 let before = self.dropped_oldest;
                 while !self.has_room(entry) {
-                    let Some(oldest) = self.entries.pop_front() else { break };
+                    let kept = usize::from(self.entries.front().is_some_and(|oldest| oldest.is_break));
+                    let Some(oldest) = self.entries.remove(kept) else { break };
                     self.bytes -= oldest.len();
                     self.dropped_oldest += 1;
                 }

@@ -171,3 +171,26 @@ fn nothing_overtakes_a_dropped_newest() {
     assert_eq!(take(&mut queue), (0, vec![1], 2));
     assert_eq!(queue.push(&small, true), Pushed::Queued);
 }
+
+/// A `stream-reset` that tells of what nobody can count.
+fn a_break(seq: u64) -> Arc<Entry> {
+    let frame = FrameBuilder::new(None, Some("stream-reset")).finish(None).seal(None);
+    Arc::new(Entry::new(Some(seq), Target::All, Duration::ZERO, frame).breaking())
+}
+
+#[test]
+fn a_break_is_never_dropped() {
+    let capacity = Capacity { events: 3, bytes: usize::MAX };
+    for (policy, expected) in [
+        // What was dropped behind the break is said before it: of what was dropped, nobody knows the place.
+        (OverflowPolicy::DropOldest, (6, vec![5, 8, 9], 0)),
+        (OverflowPolicy::DropNewest, (0, vec![5, 6, 7], 2)),
+    ] {
+        let mut queue = Queue::new(capacity, policy);
+        for seq in 1..=9 {
+            let pushed = if seq == 5 { a_break(5) } else { entry(seq, 10) };
+            assert_ne!(queue.push(&pushed, true), Pushed::Overflow);
+        }
+        assert_eq!(take(&mut queue), expected, "{policy:?}");
+    }
+}

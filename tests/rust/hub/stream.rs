@@ -5,10 +5,11 @@ use std::time::Duration;
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
 use sse_hub::numbering::StreamId;
+use sse_hub::queue::OverflowPolicy;
 use sse_hub::subscriber::{CloseReason, Who};
 
 use crate::stream_world::{Sent, Stream, Worker};
-use crate::support::{self, HEARTBEAT, SECOND, World, config, request};
+use crate::support::{self, HEARTBEAT, MS, SECOND, World, config, request};
 
 fn resuming(names: &[&str], id: &str) -> Request {
     Request { last_event_id: Some(id.into()), ..request(names) }
@@ -179,6 +180,31 @@ fn a_break_is_told_to_everybody_and_ids_go_on_behind_it() {
     assert_eq!(seen(&client), [told, "e4 #4-0"]);
     let back = worker.world.subscribe(&resuming(&["t"], "3-0"));
     assert_eq!(seen(&back), ["stream-open #3-0", "e4 #4-0"]);
+}
+
+#[test]
+fn a_break_is_told_also_to_who_drops_what_it_has_no_room_for() {
+    for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {
+        let (mut stream, mut worker) = one(1);
+        let slow = Request { overflow: Some(overflow), capacity: Some(2), ..request(&["t"]) };
+        let client = worker.world.live_with(&slow);
+        // Turns in which it does not come back make it one that waits behind a write.
+        for number in 2..=10 {
+            stream.publish(&["t"], &format!("e{number}"));
+            worker.follow(&stream, 10);
+            worker.world.turn();
+        }
+        worker.world.advance(20 * MS);
+        for number in 11..=14 {
+            stream.publish(&["t"], &format!("e{number}"));
+        }
+        stream.trim(3);
+        worker.follow(&stream, 10);
+        worker.world.drain();
+        let all = seen(&client);
+        let reset = all.iter().position(|event| event.starts_with("stream-reset"));
+        assert!(reset.is_some(), "{overflow:?} {all:?}");
+    }
 }
 
 #[test]
