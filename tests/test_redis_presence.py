@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_server import RedisServer
+from redis_server import Proxy, RedisServer
 from redis_workers import Listener, Pair, Worker, app_command, listening, takes
 from servers import run
 from sse_hub import BrokerError, Hub, RedisBroker
@@ -131,6 +132,69 @@ async def test_presence_says_when_it_cannot_be_known(redis: RedisServer) -> None
                 break
             except BrokerError:
                 assert time.monotonic() - began < promised(3)
+
+
+@pytest.mark.parametrize("lost", ["everything", "what expired"])
+@pytest.mark.parametrize("newcomer", [False, True])
+def test_who_is_there_is_known_again_after_it_was_lost_under_a_connection_that_stays(
+    redis: RedisServer, pair: Pair, lost: str, newcomer: bool
+) -> None:
+    a, b = pair.hubs(redis.url)
+    with listening(a.listen("x"), b.listen("x"), b.listen("x,y")) as (one, two, three):
+        eventually(lambda: a.presence("x"), who(one, two, three))
+        if lost == "everything":
+            redis.admin.flushall()
+        else:
+            # As with a worker that stood still for longer than it is believed to be there.
+            redis.admin.delete(*redis.admin.keys("*:presence:*"), *redis.admin.keys("*:workers"))
+        with listening(*([b.listen("x")] if newcomer else [])) as more:
+            eventually(lambda: a.presence("x"), who(one, two, three, *more))
+            eventually(lambda: a.presence("y"), who(three))
+        eventually(lambda: a.presence(), who(one, two, three))
+
+
+def test_a_worker_that_stood_still_is_there_again(redis: RedisServer, pair: Pair) -> None:
+    a = pair.workers[0].hub(redis.url, pair.name)
+    with run(app_command()) as process:
+        frozen = Worker(process)
+        b = frozen.hub(redis.url, pair.name)
+        with listening(a.listen("x"), b.listen("x")) as (one, two):
+            eventually(lambda: a.presence("x"), who(one, two))
+            process.process.send_signal(signal.SIGSTOP)
+            try:
+                until(lambda: len(redis.admin.keys("*:presence:*")) == 1)
+                assert a.presence("x") == who(one)
+            finally:
+                process.process.send_signal(signal.SIGCONT)
+            eventually(lambda: a.presence("x"), who(one, two))
+        frozen.http.close()
+
+
+def test_who_is_there_is_known_after_redis_came_back_empty_at_once(redis: RedisServer, pair: Pair) -> None:
+    a, b = pair.hubs(redis.url)
+    with listening(a.listen("x"), b.listen("x")) as (one, two):
+        eventually(lambda: a.presence("x"), who(one, two))
+        redis.kill()
+        redis.restart(empty=True)
+        until(lambda: a.state() == b.state() == "connected")
+        eventually(lambda: a.presence("x"), who(one, two))
+
+
+def test_nobody_is_missed_while_all_is_written_anew(redis: RedisServer, pair: Pair) -> None:
+    """A worker whose connections are cut again and again, and one that asks who is there."""
+    a = pair.workers[0].hub(redis.url, pair.name)
+    with Proxy(redis.port) as proxy:
+        b = pair.workers[1].hub(proxy.url, pair.name)
+        with listening(*(b.listen(",".join(f"topic {n}" for n in range(3000))) for _ in range(2))) as clients:
+            eventually(lambda: a.presence(), who(*clients))
+            expected = who(*clients)
+            written = redis.admin.info("commandstats")["cmdstat_rename"]["calls"]
+            for again in range(5):
+                proxy.reset()
+                while redis.admin.info("commandstats")["cmdstat_rename"]["calls"] <= written + again:
+                    assert a.presence() == expected
+                assert a.presence() == expected
+            pair.workers[1].hubs.pop(pair.name).close()
 
 
 def test_the_clients_of_a_worker_that_died_expire(redis: RedisServer, pair: Pair) -> None:

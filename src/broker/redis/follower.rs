@@ -40,6 +40,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
         };
         shared.connected.store(false, Ordering::Release);
+        shared.presence.lock().outdate();
         if shared.commands.moved.is_news() && lost.is_none() {
             // Nothing was lost: another node of the cluster has the stream.
             backoff.pause().await;
@@ -204,6 +205,7 @@ impl Follower {
 
     /// Say that clients are told of a gap, and why; not for every entry, should all of them be the reason.
     fn tell(&mut self, why: &str) {
+        self.shared.presence.lock().doubt();
         if self.told.is_none_or(|at| at.elapsed() >= QUIET) {
             self.told = Some(Instant::now());
             let events = &self.shared.keys.events;

@@ -148,14 +148,15 @@ impl Commands {
         self.judge(server, timeout(server.timeout, command.query_async(&mut connection)).await).await
     }
 
-    /// As [`Commands::run`], several commands at once; what is wrong is that of the first that failed.
-    pub async fn run_all(&self, server: &Server, mut pipeline: Pipeline) -> Result<(), Trouble> {
+    /// As [`Commands::run`], several commands at once: the reply of the last, or what is wrong with the first that
+    /// failed.
+    pub async fn run_all(&self, server: &Server, mut pipeline: Pipeline) -> Result<Value, Trouble> {
         // The error of a whole pipeline does not tell where a cluster has moved the keys to.
         pipeline.ignore_errors();
         let mut connection = self.get(server).await?;
         let asking = async {
             let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
-            replies.into_iter().try_for_each(|reply| reply.map(drop))
+            replies.into_iter().try_fold(Value::Nil, |_, reply| reply)
         };
         let replied = timeout(server.timeout, asking).await;
         self.judge(server, replied).await

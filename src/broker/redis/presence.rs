@@ -21,14 +21,41 @@ const CHUNK: usize = 1000;
 /// Changes beyond which all is written anew when the connection is back.
 const MOST_CHANGES: usize = 100_000;
 
+/// A member that is there as long as all that was written is, before everything else; nobody asks for it.
+const WHOLE: &str = "";
+
 /// Changes that are not written yet.
-#[derive(Default)]
 pub struct Changes {
     list: Vec<PresenceChange>,
     /// What Redis has may be anything: all is to be written anew.
     stale: bool,
+    /// What Redis has may be gone: that is to be asked soon.
+    doubted: bool,
     /// Anybody was ever there.
     used: bool,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self { list: Vec::new(), stale: true, doubted: false, used: false }
+    }
+}
+
+impl Changes {
+    /// The connection ended: a server that has lost the newest may be the next.
+    pub fn outdate(&mut self) {
+        self.list = Vec::new();
+        self.stale = true;
+    }
+
+    /// Something else of the hub's was found missing.
+    pub fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    fn wait(&self) -> bool {
+        self.stale || self.doubted || !self.list.is_empty()
+    }
 }
 
 /// Write changes, and that this worker is there, until the task is dropped.
@@ -42,19 +69,19 @@ pub async fn run(shared: Arc<Shared>) {
             continue;
         }
         if !shared.connected.load(Ordering::Acquire) {
-            shared.presence.lock().stale = true;
-            alive = None;
             continue;
         }
         // All is written anew after a failure, which is much: not again and again.
         if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
             continue;
         }
-        let written = shared.write_presence().await;
-        failed = written.is_err().then(Instant::now);
         let due = alive.is_none_or(|at| at.elapsed() >= PRESENCE_TTL / 3);
-        if written.is_ok() && due && shared.stay_alive().await.is_ok() {
-            alive = Some(Instant::now());
+        if due || shared.presence.lock().wait() {
+            let now = Some(Instant::now());
+            match shared.write_presence().await {
+                Ok(()) => alive = now,
+                Err(_) => failed = now,
+            }
         }
     }
     if shared.presence.lock().used {
@@ -69,6 +96,30 @@ fn member(topic: &str, subscriber: &str) -> String {
     format!("{topic}\0{subscriber}")
 }
 
+/// The commands that make these changes to a key: runs of the same kind in one, and their order is kept.
+fn add(pipeline: &mut Pipeline, key: &str, list: &[PresenceChange]) {
+    let mut at = 0;
+    while at < list.len() {
+        let is_in = list[at].is_in;
+        let mut command = Cmd::new();
+        command.arg(if is_in { "ZADD" } else { "ZREM" }).arg(key);
+        let mut members = 0;
+        while at < list.len() && list[at].is_in == is_in && members < CHUNK {
+            for topic in &list[at].topics {
+                if is_in {
+                    command.arg(0);
+                }
+                command.arg(member(topic, &list[at].subscriber));
+                members += 1;
+            }
+            at += 1;
+        }
+        if members > 0 {
+            pipeline.add_command(command);
+        }
+    }
+}
+
 impl Shared {
     /// Note a change; it is written soon.
     pub fn note_presence(&self, change: PresenceChange) {
@@ -78,8 +129,7 @@ impl Shared {
             return;
         }
         if changes.list.len() >= MOST_CHANGES {
-            changes.list = Vec::new();
-            changes.stale = true;
+            changes.outdate();
             return;
         }
         changes.list.push(change);
@@ -89,58 +139,44 @@ impl Shared {
         format!("{}{}", self.keys.presence, self.worker)
     }
 
+    /// Write what has changed, and that this worker is there. What Redis had of it may be gone: all is written then.
     async fn write_presence(&self) -> Result<(), String> {
         let _writing = self.writing_presence.lock().await;
-        let (list, stale) = {
+        if self.write_changes().await? || self.write_changes().await? {
+            return Ok(());
+        }
+        Err("who is there at this process is deleted as soon as it is written".into())
+    }
+
+    /// Whether what Redis has is whole now; if not, all is written the next time.
+    async fn write_changes(&self) -> Result<bool, String> {
+        let Changes { list, stale, .. } = {
             let mut changes = self.presence.lock();
-            (std::mem::take(&mut changes.list), std::mem::take(&mut changes.stale))
+            let used = changes.used;
+            std::mem::replace(&mut *changes, Changes { list: Vec::new(), stale: false, doubted: false, used })
         };
         let key = self.presence_key();
         let mut pipeline = Pipeline::new();
-        let list = if stale {
-            pipeline.cmd("DEL").arg(&key);
-            self.hub.upgrade().map(|hub| hub.presence()).unwrap_or_default()
+        if stale {
+            let all = self.hub.upgrade().map(|hub| hub.presence()).unwrap_or_default();
+            // Beside what is there, and then in its place: who asks meanwhile sees no less.
+            let next = format!("{key}:next");
+            pipeline.cmd("DEL").arg(&next);
+            pipeline.cmd("ZADD").arg(&next).arg(0).arg(WHOLE);
+            // Should this process end meanwhile, none of it stays for ever.
+            pipeline.cmd("PEXPIRE").arg(&next).arg(ttl());
+            add(&mut pipeline, &next, &all);
+            pipeline.cmd("RENAME").arg(next).arg(&key);
         } else {
-            list
-        };
-        // Runs of the same kind in one command; their order is kept.
-        let mut at = 0;
-        while at < list.len() {
-            let is_in = list[at].is_in;
-            let mut command = Cmd::new();
-            command.arg(if is_in { "ZADD" } else { "ZREM" }).arg(&key);
-            let mut members = 0;
-            while at < list.len() && list[at].is_in == is_in && members < CHUNK {
-                for topic in &list[at].topics {
-                    if is_in {
-                        command.arg(0);
-                    }
-                    command.arg(member(topic, &list[at].subscriber));
-                    members += 1;
-                }
-                at += 1;
-            }
-            if members > 0 {
-                pipeline.add_command(command);
-            }
+            add(&mut pipeline, &key, &list);
         }
-        if pipeline.is_empty() {
-            return Ok(());
-        }
-        // A worker's first subscribers must not outlive it, should it die before it says that it is there.
-        pipeline.cmd("PEXPIRE").arg(&key).arg(ttl());
+        pipeline.cmd("EVAL").arg(ALIVE).arg(2).arg(&self.keys.workers).arg(key).arg(&*self.worker).arg(ttl());
         let written = self.commands.run_all(&self.server, pipeline).await.map_err(|why| why.text);
-        if written.is_err() || (stale && self.stay_alive().await.is_err()) {
-            self.presence.lock().stale = true;
+        let is_whole = written.map(|alive| alive == Value::Int(1));
+        if is_whole != Ok(true) {
+            self.presence.lock().outdate();
         }
-        written
-    }
-
-    async fn stay_alive(&self) -> Result<(), String> {
-        let mut command = redis::cmd("EVAL");
-        command.arg(ALIVE).arg(2).arg(&self.keys.workers).arg(self.presence_key());
-        command.arg(&*self.worker).arg(ttl());
-        self.commands.run::<Value>(&self.server, &command).await.map(drop).map_err(|why| why.text)
+        is_whole
     }
 
     /// The ids of the subscribers of a topic at all workers, sorted; none: of the hub.
@@ -151,7 +187,6 @@ impl Shared {
         // Who asks finds whoever is here already.
         if self.presence.lock().used {
             self.write_presence().await.map_err(refuse)?;
-            self.stay_alive().await.map_err(refuse)?;
         }
         let mut command = redis::cmd("EVAL");
         command.arg(PRESENT).arg(2).arg(&self.keys.workers).arg(&self.keys.presence);

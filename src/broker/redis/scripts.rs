@@ -75,7 +75,8 @@ return ids
 "
 );
 
-/// A worker is there: it and its subscribers are believed for a while.
+/// A worker is there: it and its subscribers are believed for a while. Gives 1 when what was written of them is
+/// whole, 0 when it is gone, with whatever was written since.
 ///
 /// `KEYS`: the workers; the worker's subscribers. `ARGV`: the worker; how long, in milliseconds.
 pub const ALIVE: &str = r"
@@ -84,7 +85,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return #redis.call('ZRANGEBYLEX', KEYS[2], '-', '[')
 ";
 
 /// Who is in a topic, at all workers that are believed to be there.
