@@ -25,7 +25,7 @@ from sse_hub import (
     RedisBroker,
     ServerSentEvent,
 )
-from waiting import PATIENCE, until
+from waiting import PATIENCE, until, until_async
 from wire import Site, Stream
 
 
@@ -304,6 +304,33 @@ def test_a_hub_of_redis_starts_nothing_before_it_is_used(redis: RedisServer) -> 
     time.sleep(0.05)
     assert redis.clients() == 0
     hub.close()
+
+
+@pytest.mark.parametrize("first_dropped", [False, True])
+async def test_a_failure_is_logged_when_who_awaited_it_was_cancelled(
+    caplog: pytest.LogCaptureFixture, first_dropped: bool
+) -> None:
+    async def wait(published: list[Any]) -> None:
+        await (published.pop() if first_dropped else published[0])
+
+    def told() -> int:
+        return sum("published failed" in message for message in caplog.messages)
+
+    with caplog.at_level(logging.WARNING, "sse_hub"):
+        async with Hub(RedisBroker("redis://127.0.0.1:1", timeout=0.5)) as hub:
+            published = [hub.publish("t", 1)]
+            waiting = asyncio.create_task(wait(published))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await until_async(lambda: hub.stats()["publish_failed"] == 1)
+            published.clear()
+            await until_async(lambda: told() == 1)
+            # Who gets it is told by it, and nobody else.
+            with pytest.raises(BrokerError):
+                await wait([hub.publish("t", 2)])
+    assert told() == 1
 
 
 def test_a_failure_that_nobody_looks_at_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
+use super::Broker;
 use crate::event::EventId;
 
 /// Why a publication has no id.
@@ -24,14 +25,20 @@ pub enum Failure {
 /// The id, none for what carries none, or why there is none.
 pub type Sent = Result<Option<EventId>, Failure>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     sent: Option<Sent>,
     wakers: Vec<Waker>,
-    /// Somebody asked for it after it was known, or waits for it.
+    /// Somebody got it after it was known.
     seen: bool,
-    /// Nobody can ask any more.
-    dropped: bool,
+    /// How many may still ask, or wait.
+    askers: usize,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { sent: None, wakers: Vec::new(), seen: false, askers: 1 }
+    }
 }
 
 /// An outcome that is known later. Any thread may wait for it.
@@ -62,7 +69,7 @@ impl Outcome {
         if state.sent.is_some() {
             return false;
         }
-        let unseen = sent.is_err() && state.dropped && !state.seen;
+        let unseen = sent.is_err() && state.askers == 0 && !state.seen;
         state.sent = Some(sent);
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
@@ -73,11 +80,11 @@ impl Outcome {
         unseen
     }
 
-    /// Nobody can ask any more; the failure that nobody saw.
+    /// One who could ask is gone; the failure that nobody saw, with the last of them.
     pub fn abandon(&self) -> Option<Failure> {
         let mut state = self.state.lock();
-        state.dropped = true;
-        let unseen = !state.seen;
+        state.askers -= 1;
+        let unseen = state.askers == 0 && !state.seen;
         state.sent.clone().and_then(Result::err).filter(|_| unseen)
     }
 
@@ -95,22 +102,44 @@ impl Outcome {
     }
 }
 
-/// Waits for an outcome in async code.
-pub struct Waiting(pub Arc<Outcome>);
+/// Waits for an outcome in async code. When that is given up, a failure that nobody sees is told all the same.
+pub struct Waiting {
+    outcome: Arc<Outcome>,
+    teller: Option<Arc<dyn Broker>>,
+}
+
+impl Waiting {
+    /// Wait for an outcome. `teller` tells of a failure; none for an outcome that is none.
+    #[must_use]
+    pub fn new(outcome: Arc<Outcome>, teller: Option<Arc<dyn Broker>>) -> Self {
+        outcome.state.lock().askers += 1;
+        Self { outcome, teller }
+    }
+}
 
 impl Future for Waiting {
     type Output = Sent;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sent> {
-        let mut state = self.0.state.lock();
-        state.seen = true;
-        if let Some(sent) = &state.sent {
-            return Poll::Ready(sent.clone());
+        let mut state = self.outcome.state.lock();
+        if let Some(sent) = state.sent.clone() {
+            state.seen = true;
+            return Poll::Ready(sent);
         }
         if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             state.wakers.push(context.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(failure) = self.outcome.abandon()
+            && let Some(teller) = &self.teller
+        {
+            teller.tell_unseen(&failure);
+        }
     }
 }
 

@@ -127,15 +127,17 @@ impl PyPublication {
     }
 
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let outcome = match &self.0 {
+        let (outcome, broker) = match &self.0 {
             State::Known(id) => return ready(py, text(py, *id)),
-            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome,
+            State::Later { outcome, broker, generation } if *generation == fork::generation() => {
+                (outcome, broker)
+            }
             State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         if let Some(sent) = outcome.look() {
             return ready(py, Self::raise(py, &sent)?);
         }
-        let waiting = Waiting(outcome.clone());
+        let waiting = Waiting::new(outcome.clone(), Some(broker.clone()));
         let future = awaiting::into_python(py, async move {
             let sent = waiting.await;
             Python::attach(|py| Self::raise(py, &sent))

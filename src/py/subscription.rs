@@ -359,7 +359,7 @@ impl PySubscription {
         match self.identity.settling.get().filter(|settling| self.is_ours() && settling.get().is_none()) {
             None => Ok(Bound::new(py, Ready(py.None()))?.into_any()),
             Some(settling) => {
-                let waiting = Waiting(settling.clone());
+                let waiting = Waiting::new(settling.clone(), None);
                 awaiting::into_python(py, async move {
                     let _ = waiting.await;
                     Ok(())
