@@ -63,12 +63,18 @@ def test_a_user_who_may_touch_nothing_but_the_hubs_keys(pair: Pair) -> None:
             until(lambda: b.presence()["count"] == 2)
 
 
-async def test_the_rights_that_the_documentation_names_are_enough() -> None:
-    said = re.search(r"ACL user needs\s+`([^`]*)`", (ROOT / "docs" / "scaling-out.md").read_text())
+@pytest.mark.parametrize("database", [0, 3])
+async def test_the_rights_that_the_documentation_names_are_enough(database: int) -> None:
+    said = re.search(
+        r"ACL user needs\s+`([^`]*)`.*; for a database other than 0 also\s+`([^`]*)`",
+        (ROOT / "docs" / "scaling-out.md").read_text(),
+        re.DOTALL,
+    )
     assert said
-    rights = ["~{sse-hub:*", "-@all", *said[1].split()]
+    rights = ["~{sse-hub:*", "-@all", *said[1].split(), *(said[2].split() if database else [])]
     with RedisServer("--user", "app", "on", f">{PASSWORD}", *rights) as redis:
-        async with Hub(f"redis://app:{ENCODED}@{HOST}:{redis.port}", history_age=60, grace=0.0) as hub:
+        url = f"redis://app:{ENCODED}@{HOST}:{redis.port}/{database}"
+        async with Hub(url, history_age=60, grace=0.0) as hub:
             async with hub.subscribe("t") as client:
                 await anext(client)
                 assert await hub.publish("t", 1)
@@ -116,6 +122,12 @@ def test_a_database_number() -> None:
         works(f"{redis.url}/4")
         assert len(redis.ids()) == 1
         refused(RedisBroker(f"{redis.url}/99", timeout=1.0), "DB index", "database")
+
+
+@pytest.mark.parametrize("protocol", ["resp2", "resp3", "2", "3"])
+def test_a_url_may_name_a_protocol(redis: RedisServer, protocol: str) -> None:
+    """As those for other clients do."""
+    works(f"{redis.url}/?protocol={protocol}")
 
 
 def test_hubs_of_other_names_and_prefixes_do_not_meet(redis: RedisServer, pair: Pair) -> None:

@@ -7,8 +7,8 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult,
-    TlsCertificates,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+    RedisResult, TlsCertificates,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -145,7 +145,9 @@ fn address(scheme: &str, url: &str) -> Result<ConnectionInfo> {
             "the broker's {scheme}:// URL cannot be used: the database's number must not be negative"
         )));
     }
-    Ok(info.set_tcp_settings(tcp_settings()))
+    // What a URL may say of the protocol is for other clients: replies are read as this one writes them.
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
 }
 
 fn client(info: ConnectionInfo, certificates: Option<&Certificates>) -> RedisResult<Client> {
