@@ -162,6 +162,22 @@ def test_a_program_whose_redis_stands_still_ends(redis: RedisServer) -> None:
     assert (script.returncode, out) == (0, "unknown\n")
 
 
+def test_a_program_whose_redis_is_slow_ends_when_everything_was_sent(redis: RedisServer) -> None:
+    """Longer than it would wait for a Redis that does nothing."""
+    with Proxy(redis.port) as proxy:
+        proxy.delay = 0.25
+        source = """
+            import time
+            from sse_hub import Hub, RedisBroker
+            hub = Hub(RedisBroker(URL, timeout=1.5, connect_timeout=1.5), history=10_000)
+            hub.publish("t", 0).result()
+            for n in range(5000):
+                hub.publish("t", n)
+        """
+        run_program(source, proxy.url)
+    assert published(redis) == 5001
+
+
 def test_what_waits_for_a_redis_that_comes_soon_is_sent_at_the_end(redis: RedisServer) -> None:
     """Closing waits for what was published, as long as a publication may take."""
     with Proxy(redis.port) as proxy:
@@ -240,6 +256,32 @@ def test_a_child_does_not_wait_for_what_its_parent_published(redis: RedisServer)
     """)
     run_program(source, redis.url)
     assert published(redis) == 101
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_child_of_multiprocessing_has_sent_everything_when_it_ends(redis: RedisServer, method: str) -> None:
+    child = """
+        from sse_hub import Hub
+        hub = inherited or Hub(URL, history=10_000)
+        for n in range(COUNT):
+            hub.publish("t", n)
+    """
+    source = f"""
+        import multiprocessing
+        from sse_hub import Hub
+
+        hub = None
+        if {method!r} == "fork":
+            hub = Hub(URL, history=10_000)
+            hub.publish("t", "before").result()
+        arguments = {textwrap.dedent(child)!r}, dict(inherited=hub, URL=URL, COUNT=COUNT)
+        process = multiprocessing.get_context({method!r}).Process(target=exec, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    """
+    run_program(source, redis.url)
+    assert published(redis) == COUNT + (method == "fork")
 
 
 def test_pools_that_fork_publish(redis: RedisServer) -> None:

@@ -136,7 +136,7 @@ impl Link {
     }
 
     /// Connect a hub, which is `owner`'s.
-    pub fn start(&self, hub: &Arc<Hub>, owner: Py<PyWeakrefReference>) -> PyResult<Arc<RedisBroker>> {
+    pub fn start(&self, hub: &Arc<Hub>, owner: Py<PyWeakrefReference>) -> std::io::Result<Arc<RedisBroker>> {
         let observer = Told { name: self.name.clone(), hub: Arc::new(owner) };
         let (server, keys) = (self.server.clone(), self.keys.clone());
         let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
@@ -164,8 +164,24 @@ pub fn end(py: Python<'_>) {
         for broker in &running {
             broker.stop();
         }
-        for broker in &running {
-            broker.join(Instant::now() + broker.patience());
-        }
+        wait_for(&running, RedisBroker::finish);
     });
+}
+
+/// The process may end without the interpreter's end: what was published until now is sent.
+pub fn flush(py: Python<'_>) {
+    py.detach(|| {
+        let running = RUNNING.with(|running| running.try_lock_for(PATIENCE).map(|running| running.clone()));
+        wait_for(&running.unwrap_or_default(), RedisBroker::wait_sent);
+    });
+}
+
+/// Wait for each, which says how many letters it is given up with.
+fn wait_for(brokers: &[Arc<RedisBroker>], wait: fn(&RedisBroker) -> usize) {
+    for broker in brokers {
+        let left = wait(broker);
+        if left > 0 {
+            broker.tell_given_up(left);
+        }
+    }
 }

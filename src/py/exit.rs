@@ -4,17 +4,27 @@
 //! stack. When that stack has frames of Rust under the Python code that ran, the process aborts. So from then
 //! on no other thread calls into Python from here: an `atexit` function closes the door, behind which threads
 //! stay for ever, as Python 3.14 has them do, and waits for those inside.
+//!
+//! A child of `multiprocessing` ends without that (before Python 3.13 `atexit` is not run there, and what was
+//! registered before the fork never is): there `multiprocessing` itself is asked to have everything sent.
 
 use std::cell::Cell;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::thread::{park, sleep};
 use std::time::{Duration, Instant};
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::fork::PerProcess;
 
 /// The longest the interpreter's end waits for threads that are inside.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// When `multiprocessing` calls it: after what is its own, and after those who gave no thought to the order.
+const PRIORITY: i32 = -100;
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 static INSIDE: AtomicIsize = AtomicIsize::new(0);
@@ -72,6 +82,32 @@ pub fn _end(py: Python<'_>) {
             sleep(Duration::from_millis(1));
         }
     });
+}
+
+/// Private: what was published until now is sent, for others may still publish.
+#[pyfunction]
+pub fn _flush(py: Python<'_>) {
+    super::broker::flush(py);
+    // What the log has to say of it is said.
+    super::awaiting::end(py);
+}
+
+/// Be told of this process's end, should it be a child of `multiprocessing`. Called before something is published.
+pub fn watch_child(py: Python<'_>) -> PyResult<()> {
+    static WATCHED: PerProcess<bool> = PerProcess::new();
+    // Only who is such a child has imported all of it.
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    let Ok(process) = modules.get_item(intern!(py, "multiprocessing.process")) else { return Ok(()) };
+    if process.call_method0(intern!(py, "parent_process"))?.is_none()
+        || WATCHED.with(|watched| mem::replace(&mut *watched.lock(), true))
+    {
+        return Ok(());
+    }
+    let flush = py.import(intern!(py, "sse_hub._core"))?.getattr(intern!(py, "_flush"))?;
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "exitpriority"), PRIORITY)?;
+    let util = py.import(intern!(py, "multiprocessing.util"))?;
+    util.call_method(intern!(py, "Finalize"), (py.None(), flush), Some(&options)).map(drop)
 }
 
 /// Be told of the interpreter's end.

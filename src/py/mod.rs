@@ -32,7 +32,7 @@ mod _core {
     #[pymodule_export]
     use super::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]
-    use super::exit::_end;
+    use super::exit::{_end, _flush};
     #[pymodule_export]
     use super::handed::{_close, _duplicate, _own, _release};
     #[pymodule_export]

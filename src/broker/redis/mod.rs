@@ -211,10 +211,44 @@ impl RedisBroker {
         thread.join().is_ok()
     }
 
-    /// The longest that sending can take.
+    /// Wait until everything was sent, or until nothing more is: how many letters are left.
+    ///
+    /// However slow Redis is, it has the time it takes. It is given up on when no letter got an outcome for longer
+    /// than one may take.
     #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.shared.server.timeout * 2 + self.shared.server.connect_timeout + GOODBYE
+    pub fn wait_sent(&self) -> usize {
+        self.wait_while_sending(|| self.unsent() == 0)
+    }
+
+    /// [`RedisBroker::stop`], and wait as [`RedisBroker::wait_sent`] does.
+    #[must_use]
+    pub fn finish(&self) -> usize {
+        self.stop();
+        self.wait_while_sending(|| self.join(Instant::now()))
+    }
+
+    fn wait_while_sending(&self, is_done: impl Fn() -> bool) -> usize {
+        let patience = self.shared.server.timeout * 2 + self.shared.server.connect_timeout + GOODBYE;
+        let (mut left, mut since) = (self.unsent(), Instant::now());
+        while !is_done() {
+            let now_left = self.unsent();
+            if now_left < left {
+                (left, since) = (now_left, Instant::now());
+            }
+            if since.elapsed() >= patience {
+                return now_left;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        0
+    }
+
+    /// Say that so many letters are given up on.
+    pub fn tell_given_up(&self, letters: usize) {
+        self.shared.warn(&format!(
+            "the process ends before {letters} of what was published were sent to {}",
+            self.shared.server.shown
+        ));
     }
 
     /// Whether this process has not yet delivered all that it published itself.

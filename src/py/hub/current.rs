@@ -17,11 +17,11 @@ use crate::error::Error;
 use crate::frame::Draft;
 use crate::hub::Hub;
 use crate::py::exceptions::{OrRaise, while_dropping};
-use crate::py::fork;
 use crate::py::handed::Reactors;
 use crate::py::publication::PyPublication;
 use crate::py::reader::LoopReader;
 use crate::py::subscription::PySubscription;
+use crate::py::{exit, fork};
 use crate::subscriber::Identity;
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
@@ -105,6 +105,7 @@ impl PyHub {
         let hub = this.core();
         let Some(link) = this.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
         let owner = PyWeakrefReference::new(slf)?.unbind();
+        exit::watch_child(slf.py())?;
         let mut broker = this.broker.lock();
         if hub.broker().is_none() {
             *broker = Some(link.start(&hub, owner)?);
