@@ -106,11 +106,20 @@ impl PyHub {
         let Some(link) = this.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
         let owner = PyWeakrefReference::new(slf)?.unbind();
         exit::watch_child(slf.py())?;
+        // Locked while it starts, which needs no Python: who closes the hub meanwhile takes it out after that.
         let mut broker = this.broker.lock();
-        if hub.broker().is_none() {
-            *broker = Some(link.start(&hub, owner)?);
+        if hub.broker().is_some() {
+            return Ok(hub);
         }
-        drop(broker);
+        if !this.is_now(&hub) {
+            drop(broker);
+            return Self::live(slf);
+        }
+        let started = link.start(&hub, owner).map(|started| broker.replace(started));
+        drop(broker); // what is raised is made by Python
+        if let Some(replaced) = started? {
+            replaced.stop();
+        }
         Ok(hub)
     }
 
