@@ -10,8 +10,13 @@ use std::fmt;
 use crate::control::ResetReason;
 use crate::event::{Epoch, EventId};
 
-/// Ids of a stream that are remembered: a client that comes back with an older one is looked up at the broker.
+/// Ids of a stream that are remembered: a client that comes back with an older one is looked up at the broker, and
+/// a stream that lost more than these is not known again.
 const REMEMBERED: usize = 1 << 16;
+
+/// The counter from which on an id is no entry's, but a stream's beginning: a million entries are not written within
+/// a millisecond.
+pub const BEGINNINGS: u64 = 1_000_000;
 
 /// The id of an entry of a stream: milliseconds and a counter within them (Redis Streams, "Entry IDs").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -42,6 +47,12 @@ impl StreamId {
         (Epoch::from_number(ms)? == id.epoch).then_some(Self { ms, seq: id.seq })
     }
 
+    /// Whether it is before the first entry of a stream.
+    #[must_use]
+    pub fn is_beginning(self) -> bool {
+        self.seq >= BEGINNINGS || self.is_any_beginning()
+    }
+
     /// The same as an event's id; `None` for a time so far away that it has more digits than an id has room
     /// for.
     #[must_use]
@@ -70,10 +81,12 @@ pub enum Place {
 /// The names of a stream's entries, in the hub's order.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// The sequence number of `ids[0]`.
-    first: u64,
-    /// What this process has read, without a gap. Empty until the stream's end was found.
+    /// What this process has read, ascending. Empty until the stream's end was found.
     ids: VecDeque<StreamId>,
+    /// Where in `ids` the order of now begins, which has no gap; what is before belongs to one that was broken.
+    start: usize,
+    /// The sequence number of `ids[start]`.
+    first: u64,
 }
 
 /// How a hub numbers what it publishes.
@@ -87,7 +100,8 @@ pub enum Numbering {
 
 impl Names {
     fn find(&self, id: StreamId) -> Option<u64> {
-        self.ids.binary_search(&id).ok().map(|at| self.first + at as u64)
+        let at = self.ids.binary_search(&id).ok()?.checked_sub(self.start)?;
+        Some(self.first + at as u64)
     }
 }
 
@@ -99,7 +113,7 @@ impl Numbering {
             Self::Own(epoch) => Some(EventId { epoch: *epoch, seq }),
             Self::Stream(names) => {
                 let at = usize::try_from(seq.checked_sub(names.first)?).ok()?;
-                names.ids.get(at)?.event_id()
+                names.ids.get(names.start.checked_add(at)?)?.event_id()
             }
         }
     }
@@ -133,8 +147,9 @@ impl Numbering {
     /// from here any more.
     pub fn begin(&mut self, id: StreamId, seq: u64) {
         if let Self::Stream(names) = self {
+            names.ids.truncate(names.ids.partition_point(|known| *known < id));
+            names.start = names.ids.len();
             names.first = seq;
-            names.ids.clear();
             names.ids.push_back(id);
         }
     }
@@ -145,8 +160,21 @@ impl Numbering {
             names.ids.push_back(id);
             if names.ids.len() > REMEMBERED {
                 names.ids.pop_front();
-                names.first += 1;
+                match names.start.checked_sub(1) {
+                    Some(start) => names.start = start,
+                    None => names.first += 1,
+                }
             }
+        }
+    }
+
+    /// Whether the stream was followed up to `id` at some time: one that has it is the same still, whatever else it
+    /// lost.
+    #[must_use]
+    pub fn has_followed(&self, id: StreamId) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Stream(names) => !id.is_any_beginning() && names.ids.binary_search(&id).is_ok(),
         }
     }
 
@@ -222,6 +250,37 @@ mod tests {
         assert_eq!(numbering.find("6-0", 3), Place::Elsewhere(id(6, 0)));
         assert_eq!(numbering.find("2-0", 3), Place::Here(3));
         assert_eq!(numbering.id(2), None);
+    }
+
+    #[test]
+    fn a_stream_that_lost_its_end_is_known_again() {
+        let mut numbering = Numbering::Stream(Names::default());
+        numbering.begin(id(5, 0), 1);
+        (6..=9).for_each(|ms| numbering.follow(id(ms, 0)));
+        numbering.begin(id(7, 0), 6);
+        numbering.follow(id(7, 3));
+        let followed = |ms, seq| numbering.has_followed(id(ms, seq));
+        assert!(followed(5, 0) && followed(6, 0) && followed(7, 0) && followed(7, 3));
+        assert!(!followed(8, 0) && !followed(9, 0));
+        // What was read before that is not replayed from here.
+        assert_eq!(numbering.find("6-0", 7), Place::Elsewhere(id(6, 0)));
+        assert_eq!(numbering.find("7-0", 7), Place::Here(6));
+        assert_eq!(numbering.find("7-3", 7), Place::Here(7));
+        assert_eq!(numbering.id(7).unwrap().to_string(), "7-3");
+        assert_eq!(numbering.id(5), None);
+        for ms in 10..10 + REMEMBERED as u64 {
+            numbering.follow(id(ms, 0));
+        }
+        assert!(!numbering.has_followed(id(7, 3)));
+        assert_eq!(numbering.find("10-0", 0), Place::Here(8));
+        assert_eq!(numbering.id(8).unwrap().to_string(), "10-0");
+    }
+
+    #[test]
+    fn a_beginning_that_any_stream_may_have_is_no_sign_of_one() {
+        let mut numbering = Numbering::Stream(Names::default());
+        numbering.begin(StreamId::default(), 1);
+        assert!(!numbering.has_followed(StreamId::default()));
     }
 
     #[test]

@@ -138,6 +138,17 @@ class RedisServer:
             shutil.rmtree(self.directory / "appendonlydir")
         self.start()
 
+    def keep_disk(self) -> Path:
+        """Copy what is on disk now, for ``restart_with``."""
+        kept = Path(tempfile.mkdtemp(dir=self.directory))
+        return Path(shutil.copytree(self.directory / "appendonlydir", kept / "appendonlydir"))
+
+    def restart_with(self, disk: Path) -> None:
+        """Start it again after ``kill``, as if nothing had been written to disk since."""
+        shutil.rmtree(self.directory / "appendonlydir")
+        disk.rename(self.directory / "appendonlydir")
+        self.start()
+
     def clock_ahead(self, name: str = "default", *, by: float = 3600.0) -> None:
         """Let ids of a stream that is empty yet begin in the future, in seconds.
 

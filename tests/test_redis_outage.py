@@ -442,6 +442,81 @@ def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Prox
                 assert client.resets == []
 
 
+def told_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
+    """The stream is the same, without its newest event: all are told, and nobody gets anything twice."""
+    for client in clients:
+        client.until_reset()
+    kept = redis.ids(pair.name)
+    assert [client.last_event_id for client in clients] == [kept[-1]] * 2
+    with publisher(redis, pair) as elsewhere:
+        published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
+    takes(clients, [0, 1, 2])
+    for client in clients:
+        assert client.resets == []
+    for hub in hubs:
+        # Whoever comes with what is lost is told; with what is not, it gets the rest.
+        with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
+            late.until_reset()
+            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
+            assert early.resets == []
+            hubs[0].publish(f"to all of {hub.worker.port}")
+            takes([late], [f"to all of {hub.worker.port}"])
+
+
+def test_a_failover_that_lost_the_newest_event(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
+        key = stream_key(pair.name)
+        *_, lost = hubs[0].publish("kept", "kept too", "lost")
+        takes(clients, ["kept", "kept too", "lost"])
+        for id, fields in redis.admin.xrange(key)[:-1]:
+            late.admin.xadd(key, fields, id=id)
+        proxy.cut()
+        are(hubs, "disconnected")
+        proxy.target = late.port
+        proxy.restore()
+        told_once_and_on(late, pair, hubs, clients, lost)
+
+
+def test_a_failover_to_a_server_whose_clock_is_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    """What is new there has ids before that of what was lost."""
+    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
+        key = stream_key(pair.name)
+        hubs[0].publish("kept")
+        takes(clients, ["kept"])
+        for id, fields in redis.admin.xrange(key):
+            late.admin.xadd(key, fields, id=id)
+        # The old primary's clock is an hour ahead from here on.
+        redis.admin.execute_command("XSETID", key, f"{int((time.time() + 3600) * 1000)}-0")
+        with publisher(redis, pair) as elsewhere:
+            elsewhere.publish("t", "lost").result(PATIENCE)
+        for client in clients:
+            client.until_reset()  # as the stream goes on behind an id that no entry has
+        takes(clients, ["lost"])
+        proxy.cut()
+        are(hubs, "disconnected")
+        with publisher(late, pair) as elsewhere:
+            elsewhere.publish("t", "on the new primary").result(PATIENCE)
+        proxy.target = late.port
+        proxy.restore()
+        for client in clients:
+            client.until_reset()
+        takes(clients, ["on the new primary"])
+        for client in clients:
+            assert client.resets == []
+
+
+def test_redis_is_killed_before_it_has_written_the_newest_event(redis: RedisServer, pair: Pair) -> None:
+    with scene(pair, redis.url) as (hubs, clients):
+        hubs[0].publish("kept", "kept too")
+        disk = redis.keep_disk()
+        (lost,) = hubs[1].publish("lost")
+        takes(clients, ["kept", "kept too", "lost"])
+        redis.kill()
+        are(hubs, "disconnected")
+        redis.restart_with(disk)
+        told_once_and_on(redis, pair, hubs, clients, lost)
+
+
 def test_a_server_stops_although_redis_stands_still(redis: RedisServer) -> None:
     from redis_workers import Worker, app_command
     from servers import run

@@ -138,6 +138,12 @@ impl Hub {
         ring(&readers);
     }
 
+    /// Whether this process knows the stream's `id`, up to which it followed it once.
+    #[must_use]
+    pub fn has_followed(&self, id: StreamId) -> bool {
+        self.state.lock().numbering.has_followed(id)
+    }
+
     /// Whether readers are so far behind that nothing more should be read from the stream now.
     #[must_use]
     pub fn is_behind(&self) -> bool {

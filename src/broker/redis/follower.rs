@@ -28,7 +28,8 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Follow the stream until the task is dropped.
 pub async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new();
-    let mut follower = Follower { shared: shared.clone(), joined: None, cursor: None, told: None };
+    let mut follower =
+        Follower { shared: shared.clone(), joined: None, found: None, cursor: None, told: None };
     let mut lost: Option<Instant> = None;
     loop {
         let reason = match connect(&shared.server, &shared.commands.moved).await {
@@ -64,6 +65,8 @@ struct Follower {
     shared: Arc<Shared>,
     /// The end of the stream when this process first saw it: what came before is history.
     joined: Option<StreamId>,
+    /// What was before the oldest entry of the stream when this process first saw it.
+    found: Option<StreamId>,
     /// Up to here everything was delivered; none before the first connection.
     cursor: Option<StreamId>,
     /// When it was last said that clients are told of a gap.
@@ -178,10 +181,14 @@ impl Follower {
                 last
             }
             CmpOrdering::Less => {
-                // It was emptied, or is another: what it has is new to everybody.
-                let first = self.first(connection, "-").await?;
-                self.tell(&format!("it goes on at {last}, before {cursor}: it was emptied"));
-                first.and_then(|entry| entry.before).unwrap_or(last)
+                let base = self.new_from(connection, last).await?;
+                self.tell(&format!("it goes on at {last}, before {cursor}: its end was lost, or all of it"));
+                // What is lost of it will not come.
+                let mut sent = self.shared.last_sent.lock();
+                if *sent > last {
+                    *sent = base;
+                }
+                base
             }
         };
         if let Some(hub) = self.shared.hub.upgrade() {
@@ -189,6 +196,55 @@ impl Follower {
         }
         self.moved(base);
         Ok(())
+    }
+
+    /// Behind which id the stream, which ends before what was delivered, has what nobody got from here.
+    ///
+    /// A server that was not written to disk in time, or a replica that was behind, has lost the newest entries: the
+    /// stream is the same up to what it was followed to once, and has perhaps gone on from there since. One that
+    /// was emptied is new from its beginning on.
+    async fn new_from(
+        &self,
+        connection: &mut MultiplexedConnection,
+        last: StreamId,
+    ) -> Result<StreamId, String> {
+        let has_followed = |id| self.shared.hub.upgrade().is_some_and(|hub| hub.has_followed(id));
+        if has_followed(last) {
+            return Ok(last);
+        }
+        let (mut end, mut oldest) = (last.to_string(), None);
+        loop {
+            let page = self.backwards(connection, &end).await?;
+            let Some(first) = page.last() else { break };
+            end = format!("({}", first.id);
+            oldest = first.before;
+            for entry in page {
+                if let Some(known) =
+                    [Some(entry.id), entry.before].into_iter().flatten().find(|id| has_followed(*id))
+                {
+                    return Ok(known);
+                }
+            }
+        }
+        // Of one that was found with this beginning, or has none any more, more was lost than is remembered: what
+        // it has was there before.
+        Ok(oldest
+            .filter(|id| id.is_beginning() && (id.is_any_beginning() || self.found != oldest))
+            .unwrap_or(last))
+    }
+
+    /// Entries up to `end`, the newest first.
+    async fn backwards(
+        &self,
+        connection: &mut MultiplexedConnection,
+        end: &str,
+    ) -> Result<Vec<Arrived>, String> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&self.shared.keys.events).arg(end).arg("-").arg("COUNT").arg(self.page());
+        let value = self.ask(connection, &command, Duration::ZERO).await?;
+        let page = reply::range(&value).ok_or("XREVRANGE gave no entries")?;
+        self.shared.pages.read(&page);
+        Ok(page)
     }
 
     /// The first entry from `start` on.
@@ -220,6 +276,7 @@ impl Follower {
         self.shared.joined.send_replace(true);
         let value = self.ask(connection, &redis::cmd("TIME"), Duration::ZERO).await?;
         let now = reply::time(&value).ok_or("TIME gave no time")?;
+        self.found = self.first(connection, "-").await?.map_or(Some(last), |entry| entry.before);
         let kept = self.kept(connection, last, now).await?;
         let base = kept.front().and_then(|entry| entry.before).unwrap_or(last);
         if let Some(hub) = self.shared.hub.upgrade() {
@@ -244,11 +301,7 @@ impl Follower {
         let mut kept: VecDeque<Arrived> = VecDeque::new();
         let (mut bytes, mut expected, mut end) = (0, last, last.to_string());
         while kept.len() < wanted.count && bytes < wanted.bytes {
-            let mut command = redis::cmd("XREVRANGE");
-            command.arg(&self.shared.keys.events).arg(&end).arg("-").arg("COUNT").arg(self.page());
-            let value = self.ask(connection, &command, Duration::ZERO).await?;
-            let page = reply::range(&value).ok_or("XREVRANGE gave no entries")?;
-            self.shared.pages.read(&page);
+            let page = self.backwards(connection, &end).await?;
             if page.is_empty() {
                 break;
             }

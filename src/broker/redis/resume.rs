@@ -43,10 +43,12 @@ pub async fn run(shared: Arc<Shared>, mut asked: mpsc::UnboundedReceiver<Asked>)
 
 /// What the stream says of an id.
 enum Standing {
-    /// Nothing is missing behind it.
-    Whole,
+    /// Nothing is missing behind it, up to the stream's last id.
+    Whole(StreamId),
     /// It is not of this stream, or what followed is gone.
     Lost(ResetReason),
+    /// Nobody wants to know any more.
+    Gone,
 }
 
 async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<StreamId>) {
@@ -64,9 +66,20 @@ async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<Str
             return;
         };
         drop(hub);
-        if let Standing::Lost(reason) = shared.standing(subscriber, id).await {
-            shared.settle(subscriber, Verdict::Lost(reason));
-            return;
+        let delivered = *progress.borrow_and_update();
+        let last = match shared.standing(subscriber, id).await {
+            Standing::Whole(last) => last,
+            Standing::Lost(reason) => {
+                shared.settle(subscriber, Verdict::Lost(reason));
+                return;
+            }
+            Standing::Gone => return,
+        };
+        if delivered > Some(last) {
+            // The stream was emptied, or lost its end, and this process has not noticed yet: what it is about to
+            // deliver again, the client may have from another.
+            let _ = tokio::time::timeout(CATCH_UP, progress.changed()).await;
+            continue;
         }
         // Another worker was faster in delivering it than this one is in reading it. Not for ever: the stream
         // may be emptied meanwhile.
@@ -163,8 +176,8 @@ impl Shared {
                 match self.page_once(id, 1).await {
                     Ok(page) => {
                         return match page.first() {
-                            None if id == last => Standing::Whole,
-                            Some(first) if first.before == Some(id) => Standing::Whole,
+                            None if id == last => Standing::Whole(last),
+                            Some(first) if first.before == Some(id) => Standing::Whole(last),
                             _ => Standing::Lost(ResetReason::Evicted),
                         };
                     }
@@ -173,7 +186,7 @@ impl Shared {
                 }
             }
             if !self.has(subscriber) {
-                return Standing::Whole;
+                return Standing::Gone;
             }
             self.settle(subscriber, Verdict::Later);
             backoff.pause().await;

@@ -1,8 +1,8 @@
-//! Two processes that follow one stream, which is trimmed, emptied and goes on with smaller ids, and clients that
-//! are cut and come back at the other one: nobody misses anything without being told, sees anything twice, or
-//! in another order.
+//! Two processes that follow one stream, which is trimmed, emptied, loses its end and goes on with smaller ids, and
+//! clients that are cut and come back at the other one: nobody misses anything without being told, sees anything
+//! twice, or in another order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 use sse_hub::config::Config;
@@ -11,7 +11,7 @@ use sse_hub::hub::Request;
 use sse_hub::numbering::StreamId;
 use sse_hub::subscriber::Taken;
 
-use crate::stream_world::{Stream, Worker};
+use crate::stream_world::{Stream, Worker, beginning};
 use crate::support::{self, Seen, config, topics};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -26,6 +26,8 @@ enum Step {
     /// Everything is deleted, and the clock goes on from this share of what it showed. The stream's new life
     /// begins with an id of its own; or, where that was refused, with `0-0`.
     Empty(u64, bool),
+    /// The newest entries are lost; the clock goes on, or is set back with them.
+    LoseTail(usize, bool),
     Follow(usize, usize),
     CatchUp(usize),
     /// A process ends, with its connections, and another begins with so many of the newest entries.
@@ -63,6 +65,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         24 => harmless(),
         1 => (0..6_usize).prop_map(Step::Trim),
         1 => (prop_oneof![Just(0), Just(50), Just(100)], any::<bool>()).prop_map(|(share, own)| Step::Empty(share, own)),
+        1 => (1..6_usize, any::<bool>()).prop_map(|(count, behind)| Step::LoseTail(count, behind)),
     ]
 }
 
@@ -78,6 +81,10 @@ struct Client {
     /// Up to here it was told of a gap.
     excused: u64,
     resets: usize,
+    /// It was told of a gap since it came.
+    told: bool,
+    /// The events it got.
+    got: HashSet<u64>,
 }
 
 /// What was published, in order: the topics. Event `n` says so in its data.
@@ -85,6 +92,11 @@ struct Client {
 struct Record {
     published: Vec<Vec<usize>>,
     places: HashMap<String, u64>,
+    /// What the stream has lost, by number and by id.
+    lost: HashSet<u64>,
+    lost_ids: HashSet<String>,
+    /// Up to here everything was deleted.
+    emptied: u64,
 }
 
 impl Client {
@@ -92,14 +104,27 @@ impl Client {
         let is_mine = |n: &u64| {
             record.published[usize::try_from(*n).unwrap() - 1].iter().any(|topic| self.topics.contains(topic))
         };
-        (self.seen.max(self.excused) + 1..=until).filter(is_mine).collect()
+        let is_there = |n: &u64| !record.lost.contains(n);
+        (self.seen.max(self.excused) + 1..=until).filter(is_mine).filter(is_there).collect()
     }
 
     fn see(&mut self, event: &Seen, record: &Record) -> Result<(), TestCaseError> {
         let head = record.published.len() as u64;
         let place = event.id.as_ref().map(|id| record.places[id]);
+        if let (Some(id), Some(last)) = (&event.id, &self.last)
+            && event.name != "stream-reset"
+        {
+            let went_on = record.lost_ids.contains(last) && !record.lost_ids.contains(id);
+            prop_assert!(self.told || !went_on, "{} after {last}, which is lost", event.short());
+        }
+        if let (Some(place), false) = (place, event.data.is_empty() || event.name.starts_with("stream-")) {
+            // What the stream has no more may come again from a process that has not noticed.
+            let is_new = self.got.insert(place) || record.lost.contains(&place) || place <= record.emptied;
+            prop_assert!(is_new, "{} once more", event.short());
+        }
         if event.name == "stream-reset" {
             self.resets += 1;
+            self.told = true;
             self.excused = head;
             // Where it goes on may be before what it has seen: of a stream that was emptied.
             self.seen = place.unwrap_or(self.seen);
@@ -156,6 +181,8 @@ impl Storm {
             placed: false,
             excused: 0,
             resets: 0,
+            told: false,
+            got: HashSet::new(),
         });
         Self { config, stream, record, workers, clients: clients.into() }
     }
@@ -169,12 +196,20 @@ impl Storm {
                 // No id twice: one that two lives of the stream share could not be told apart. So the last three
                 // digits count what was published.
                 let ms = stream.ms * share / 100 / 1000 * 1000 + record.published.len() as u64;
-                stream.empty(StreamId { ms, seq: 1 });
+                stream.empty(beginning(ms));
+                record.emptied = record.published.len() as u64;
                 if *own {
                     record.places.insert(stream.last.to_string(), record.published.len() as u64);
                 } else {
                     stream.last = StreamId::default();
                     record.publish(stream, vec![0]);
+                }
+            }
+            Step::LoseTail(count, is_clock_behind) => {
+                let lost = stream.lose_tail(*count, *is_clock_behind);
+                for id in lost.iter().map(ToString::to_string) {
+                    record.lost.insert(record.places[&id]);
+                    record.lost_ids.insert(id);
                 }
             }
             Step::Follow(at, count) => {
@@ -204,6 +239,7 @@ impl Storm {
             Request { topics: topics(&names), last_event_id: client.last.clone(), ..Request::default() };
         client.worker = at;
         client.placed = client.last.is_some();
+        client.told = false;
         client.stream = Some(self.workers[at].world.subscribe(&request));
     }
 

@@ -14,7 +14,7 @@ use sse_hub::control::ResetReason;
 use sse_hub::entry::SubscriberId;
 use sse_hub::error::Result;
 use sse_hub::hub::{Hub, Verdict};
-use sse_hub::numbering::StreamId;
+use sse_hub::numbering::{BEGINNINGS, StreamId};
 use sse_hub::waker::Wake;
 
 use crate::support::{World, draft, topics};
@@ -54,18 +54,25 @@ pub struct Stream {
     pub entries: Vec<Kept>,
     pub last: StreamId,
     pub ms: u64,
+    /// How often it lost its newest entries: part of all ids, so that none is given twice.
+    pub losses: u64,
 }
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { entries: Vec::new(), last: StreamId { ms: 0, seq: 1 }, ms: 0 }
+        Self { entries: Vec::new(), last: beginning(0), ms: 0, losses: 0 }
     }
+}
+
+/// The id before the first entry of a stream that begins at this time.
+pub fn beginning(ms: u64) -> StreamId {
+    StreamId { ms, seq: BEGINNINGS }
 }
 
 impl Stream {
     pub fn add(&mut self, sent: Sent) -> StreamId {
         self.ms += 1;
-        let id = StreamId { ms: self.ms, seq: 0 };
+        let id = StreamId { ms: self.ms, seq: self.losses };
         self.entries.push(Kept { id, before: self.last, sent });
         self.last = id;
         id
@@ -86,6 +93,25 @@ impl Stream {
         self.entries.clear();
         self.last = beginning;
         self.ms = beginning.ms;
+    }
+
+    /// Lose the newest entries, as a server that was not written to disk in time, or a replica that was behind and
+    /// becomes the primary; its clock may be behind too. Gives their ids.
+    pub fn lose_tail(&mut self, count: usize, is_clock_behind: bool) -> Vec<StreamId> {
+        let mut kept = self.entries.len().saturating_sub(count);
+        if self.entries.first().is_some_and(|entry| entry.before.is_any_beginning()) {
+            // Which stream it is would show with the next entry only.
+            kept = kept.max(1);
+        }
+        let gone = self.entries.split_off(kept);
+        if let Some(first) = gone.first() {
+            self.last = first.before;
+        }
+        if is_clock_behind {
+            self.ms = self.last.ms;
+        }
+        self.losses += 1;
+        gone.into_iter().map(|entry| entry.id).collect()
     }
 
     fn after(&self, id: StreamId, count: usize) -> Vec<Kept> {
@@ -158,6 +184,8 @@ impl Broker for Asked {
 pub struct Worker {
     pub world: World,
     pub at: Option<StreamId>,
+    /// What was before the stream's oldest entry when it began.
+    found: Option<StreamId>,
     asked: Arc<Asked>,
     questions: Vec<Question>,
 }
@@ -167,7 +195,7 @@ impl Worker {
         let hub = Arc::new(Hub::of_stream(config, Clock::manual()));
         let asked = Arc::new(Asked::default());
         hub.set_broker(asked.clone());
-        Self { world: World::of(&hub), at: None, asked, questions: Vec::new() }
+        Self { world: World::of(&hub), at: None, found: None, asked, questions: Vec::new() }
     }
 
     /// A worker that has begun.
@@ -192,6 +220,7 @@ impl Worker {
         let kept = taken.iter().map(|entry| (entry.arrived(), Duration::ZERO)).collect();
         self.world.hub.begin_stream(base, kept);
         self.at = Some(stream.last);
+        self.found = stream.entries.first().map(|entry| entry.before).or(self.at);
     }
 
     /// Deliver at most so many of the next entries. True when there was any.
@@ -212,11 +241,23 @@ impl Worker {
         !page.is_empty()
     }
 
-    /// Look whether the stream was emptied, or what is next is gone.
+    /// Behind which id a stream that ends before what was delivered has what is new.
+    fn new_from(&self, stream: &Stream) -> StreamId {
+        let known = |id: &StreamId| self.world.hub.has_followed(*id);
+        let ids = stream.entries.iter().rev().flat_map(|entry| [entry.id, entry.before]);
+        let new = stream
+            .entries
+            .first()
+            .map(|entry| entry.before)
+            .filter(|id| id.is_beginning() && (id.is_any_beginning() || self.found != Some(*id)));
+        std::iter::once(stream.last).chain(ids).find(known).or(new).unwrap_or(stream.last)
+    }
+
+    /// Look whether the stream was emptied or lost its end, or what is next is gone.
     pub fn catch_up(&mut self, stream: &Stream) {
         let Some(at) = self.at else { return };
         let base = match stream.last.cmp(&at) {
-            std::cmp::Ordering::Less => stream.entries.first().map_or(stream.last, |entry| entry.before),
+            std::cmp::Ordering::Less => self.new_from(stream),
             std::cmp::Ordering::Greater if stream.after(at, 1).is_empty() => stream.last,
             _ => return,
         };
@@ -252,6 +293,10 @@ impl Worker {
                 if let Some(reason) = lost(stream, id) {
                     hub.settle(subscriber, Verdict::Lost(reason));
                     return (true, false);
+                }
+                if at > stream.last {
+                    // This process has not noticed what the stream lost.
+                    return (false, true);
                 }
                 question.step = Step::Wait;
                 (true, true)
