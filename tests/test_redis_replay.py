@@ -277,6 +277,44 @@ def test_nothing_is_lost_or_repeated_while_clients_hop_between_workers(
     assert hops > 5
 
 
+def grow_old(redis: RedisServer, name: str, seconds: float) -> dict[str, str]:
+    """Make everything in a hub's stream so much older; what became of each id."""
+    key = stream_key(name)
+    entries = redis.admin.xrange(key)
+    redis.admin.delete(key)
+    aged: dict[str, str] = {}
+
+    def older(id: str) -> str:
+        ms, number = entry_id(id)
+        return aged.setdefault(id, f"{ms - int(seconds * 1000)}-{number}")
+
+    for id, fields in entries:
+        redis.admin.xadd(key, {**fields, "p": older(fields["p"])}, id=older(id))
+    return aged
+
+
+def test_what_is_older_than_history_age_is_not_given_to_who_comes_back(
+    hub: Hub, redis: RedisServer, pair: Pair
+) -> None:
+    """Redis may have it still: nothing was published since, by which it would be trimmed."""
+    ids = publish(hub, *range(5))
+    aged = grow_old(redis, pair.name, 3600)
+    last = aged[ids[4]]
+    workers = [worker.hub(redis.url, pair.name, history_age=600.0) for worker in pair.workers]
+    for worker in workers:
+        with listening(worker.listen(last_event_id=aged[ids[1]]), worker.listen(last_event_id=last)) as (
+            late,
+            up,
+        ):
+            assert late.until_reset()["reason"] == "evicted"
+            publish(hub, "new")
+            takes([late, up], ["new"])
+            assert up.resets == []
+            last = up.last_event_id
+    patient = pair.workers[0].hub(redis.url, pair.name, history_age=7200.0)
+    resumed(patient.listen(last_event_id=aged[ids[1]]), [2, 3, 4, "new", "new"])
+
+
 def test_large_events_are_read_in_pages_that_fit(pair: Pair) -> None:
     """Redis ends the connection of a client whose reply is larger than it may be."""
     count = 60

@@ -14,6 +14,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::error::{Error, Result};
+use crate::numbering::StreamId;
 
 /// Silence after which the kernel asks whether the other side is there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -254,6 +255,15 @@ pub struct Kept {
     pub min_age: Duration,
     /// How many bytes of it a process takes over when it starts.
     pub bytes: usize,
+}
+
+impl Kept {
+    /// Whether an entry is older than any should be, at a time by Redis's clock in milliseconds. The stream may
+    /// have it still: it is trimmed when something is published, and not to the entry.
+    #[must_use]
+    pub fn is_too_old(&self, id: StreamId, now: u64) -> bool {
+        self.age.is_some_and(|age| u128::from(now.saturating_sub(id.ms)) > age.as_millis())
+    }
 }
 
 #[cfg(test)]

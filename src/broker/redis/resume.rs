@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::sync::{Notify, mpsc};
@@ -41,10 +41,24 @@ pub async fn run(shared: Arc<Shared>, mut asked: mpsc::UnboundedReceiver<Asked>)
     }
 }
 
+/// What time it was by Redis's clock, which gave the ids.
+#[derive(Clone, Copy)]
+struct Told {
+    ms: u64,
+    at: Instant,
+}
+
+impl Told {
+    /// By now, in milliseconds.
+    fn now(self) -> u64 {
+        self.ms.saturating_add(u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// What the stream says of an id.
 enum Standing {
-    /// Nothing is missing behind it, up to the stream's last id.
-    Whole(StreamId),
+    /// Nothing is missing behind it, up to the stream's last id. The time, where events grow too old.
+    Whole(StreamId, Option<Told>),
     /// It is not of this stream, or what followed is gone.
     Lost(ResetReason),
     /// Nobody wants to know any more.
@@ -59,7 +73,7 @@ async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<Str
     if progress.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let (hub, id) = loop {
+    let (hub, id, told) = loop {
         let Some(hub) = shared.hub.upgrade() else { return };
         let Some(id) = asked.filter(|_| !hub.is_here(subscriber)) else {
             hub.settle(subscriber, Verdict::Here);
@@ -67,8 +81,8 @@ async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<Str
         };
         drop(hub);
         let delivered = *progress.borrow_and_update();
-        let last = match shared.standing(subscriber, id).await {
-            Standing::Whole(last) => last,
+        let (last, told) = match shared.standing(subscriber, id).await {
+            Standing::Whole(last, told) => (last, told),
             Standing::Lost(reason) => {
                 shared.settle(subscriber, Verdict::Lost(reason));
                 return;
@@ -92,18 +106,24 @@ async fn settle(shared: Arc<Shared>, subscriber: SubscriberId, asked: Option<Str
             hub.settle(subscriber, Verdict::Here);
             return;
         }
-        break (hub, id);
+        break (hub, id, told);
     };
     let wanted = Arc::new(Notify::new());
     let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
     drop(hub);
     if let Some(end) = end {
-        fetch(&shared, subscriber, id, end, &wanted).await;
+        fetch(&shared, subscriber, (id, end), told, &wanted).await;
     }
 }
 
 /// Fetch what stands in the stream between two ids, a piece at a time.
-async fn fetch(shared: &Shared, subscriber: SubscriberId, after: StreamId, end: StreamId, wanted: &Notify) {
+async fn fetch(
+    shared: &Shared,
+    subscriber: SubscriberId,
+    (after, end): (StreamId, StreamId),
+    told: Option<Told>,
+    wanted: &Notify,
+) {
     let mut at = after;
     loop {
         wanted.notified().await;
@@ -111,14 +131,16 @@ async fn fetch(shared: &Shared, subscriber: SubscriberId, after: StreamId, end: 
         let page = shared.page(subscriber, at, count).await;
         let Some(hub) = shared.hub.upgrade() else { return };
         let mut lost = false;
-        let mut piece = Vec::new();
-        for entry in page.iter().flatten() {
-            lost |= entry.before != Some(at) || entry.letter.is_none();
+        let too_old = |entry: &Arrived| told.is_some_and(|told| shared.kept.is_too_old(entry.id, told.now()));
+        let old = page.iter().flatten().take_while(|entry| too_old(entry)).count();
+        for (index, entry) in page.iter().flatten().enumerate() {
+            // What comes next grew too old while the client was slow to take what was before.
+            lost |= entry.before != Some(at) || entry.letter.is_none() || (index < old && entry.id <= end);
             at = entry.id;
         }
         let done = page.as_ref().is_none_or(Vec::is_empty) || at >= end;
         lost |= page.as_ref().is_none_or(Vec::is_empty) && at < end;
-        piece.extend(page.into_iter().flatten().filter(|entry| entry.id <= end));
+        let piece = page.into_iter().flatten().skip(old).filter(|entry| entry.id <= end).collect();
         if !hub.fetched(subscriber, piece, lost, done) || done {
             return;
         }
@@ -173,11 +195,14 @@ impl Shared {
                 if id > last {
                     return Standing::Lost(ResetReason::Ahead);
                 }
-                match self.page_once(id, 1).await {
-                    Ok(page) => {
+                match self.page_and_time(id).await {
+                    Ok((page, told)) => {
+                        let too_old = |id| told.is_some_and(|told| self.kept.is_too_old(id, told.now()));
                         return match page.first() {
-                            None if id == last => Standing::Whole(last),
-                            Some(first) if first.before == Some(id) => Standing::Whole(last),
+                            None if id == last => Standing::Whole(last, told),
+                            Some(first) if first.before == Some(id) && !too_old(first.id) => {
+                                Standing::Whole(last, told)
+                            }
                             _ => Standing::Lost(ResetReason::Evicted),
                         };
                     }
@@ -207,7 +232,12 @@ impl Shared {
     }
 
     /// What follows `after`, as long as it takes to get it; none when it is not to be read, or nobody waits.
-    async fn page(&self, subscriber: SubscriberId, after: StreamId, count: usize) -> Option<Vec<Arrived>> {
+    async fn page(
+        &self,
+        subscriber: SubscriberId,
+        after: StreamId,
+        mut count: usize,
+    ) -> Option<Vec<Arrived>> {
         let mut backoff = Backoff::new();
         while self.has(subscriber) {
             match self.page_once(after, count).await {
@@ -216,10 +246,26 @@ impl Shared {
                     self.refused(&why);
                     return None;
                 }
-                Err(_) => backoff.pause().await,
+                Err(_) => {
+                    // A reply larger than the server has room for ends the connection.
+                    count = (count / 2).max(1);
+                    backoff.pause().await;
+                }
             }
         }
         None
+    }
+
+    /// The entry that follows `after`, and the time where that matters.
+    async fn page_and_time(&self, after: StreamId) -> Result<(Vec<Arrived>, Option<Told>), Trouble> {
+        let page = self.page_once(after, 1).await?;
+        if self.kept.age.is_none() || page.is_empty() {
+            return Ok((page, None));
+        }
+        let value = self.commands.run::<Value>(&self.server, &redis::cmd("TIME")).await?;
+        let ms = reply::time(&value)
+            .ok_or_else(|| Trouble { text: "TIME gave no time".into(), is_refusal: true })?;
+        Ok((page, Some(Told { ms, at: Instant::now() })))
     }
 
     async fn page_once(&self, after: StreamId, count: usize) -> Result<Vec<Arrived>, Trouble> {
