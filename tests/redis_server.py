@@ -213,6 +213,7 @@ class Proxy:
         self._requests = threading.Event()  # set: what clients send is forwarded
         self._replies = threading.Event()
         self.delay = 0.0  # seconds that every piece is late
+        self.refused = b""  # what ends a connection whose client sends it
         self.accepted = 0  # connections so far
         self.requested = 0  # bytes that clients have sent so far
         self.port = 0
@@ -225,6 +226,7 @@ class Proxy:
     def restore(self) -> None:
         """Be a good network again."""
         self.delay = 0.0
+        self.refused = b""
         self._requests.set()
         self._replies.set()
         if not self.port or self._listener.fileno() < 0:
@@ -285,6 +287,8 @@ class Proxy:
             while data := source.recv(65536):
                 if gate is self._requests:
                     self.requested += len(data)
+                    if self.refused and self.refused in data:
+                        break
                 gate.wait()
                 if self.delay:
                     time.sleep(self.delay)

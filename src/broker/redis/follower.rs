@@ -22,6 +22,9 @@ const PAGE_BYTES: usize = 2 << 20;
 /// How long Redis holds a question for new entries. When it answers that there are none, the stream is looked
 /// at: one that was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
 const HELD: Duration = Duration::from_secs(1);
+/// How long it holds the first on a connection, which has to show that it can be followed at all; nothing would be
+/// for ever.
+const BRIEFLY: Duration = Duration::from_millis(1);
 /// How long nothing more is said of gaps after one was.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new();
     let mut follower =
-        Follower { shared: shared.clone(), joined: None, found: None, cursor: None, told: None };
+        Follower { shared: shared.clone(), joined: None, found: None, cursor: None, told: None, most: PAGE };
     let mut lost: Option<Instant> = None;
     loop {
         let reason = match connect(&shared.server, &shared.commands.moved).await {
@@ -71,6 +74,9 @@ struct Follower {
     cursor: Option<StreamId>,
     /// When it was last said that clients are told of a gap.
     told: Option<Instant>,
+    /// Entries asked for at once, at most: fewer after a question that ended the connection, which a reply larger
+    /// than the server has room for does.
+    most: usize,
 }
 
 impl Follower {
@@ -82,7 +88,9 @@ impl Follower {
         lost: &mut Option<Instant>,
     ) -> String {
         let begun = match self.catch_up(&mut connection).await {
-            Ok(()) => self.probe(&mut connection).await,
+            // With a user who may only look at the stream, or where reads that wait are refused, this would be
+            // connected and disconnected by turns.
+            Ok(()) => self.next(&mut connection, BRIEFLY).await.map(drop),
             failed => failed,
         };
         if let Err(reason) = begun {
@@ -99,7 +107,7 @@ impl Follower {
             ));
         }
         loop {
-            match self.next(&mut connection).await {
+            match self.next(&mut connection, HELD).await {
                 Ok(true) => {}
                 Ok(false) => {
                     if let Err(reason) = self.catch_up(&mut connection).await {
@@ -111,24 +119,17 @@ impl Follower {
         }
     }
 
-    /// Whether the stream may be followed at all: with a user who may only look at it, this would be connected and
-    /// disconnected by turns.
-    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1).arg("STREAMS").arg(&self.shared.keys.events).arg("$");
-        self.ask(connection, &command, Duration::ZERO).await.map(drop)
-    }
-
-    /// Read what is new; false when nothing came.
-    async fn next(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, String> {
+    /// Read what is new, for which Redis waits so long; false when nothing came.
+    async fn next(&mut self, connection: &mut MultiplexedConnection, held: Duration) -> Result<bool, String> {
         self.shared.until_delivered().await;
         let cursor = self.cursor.unwrap_or_default();
         let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(self.page()).arg("BLOCK").arg(HELD.as_millis().to_string());
+        let count = self.page();
+        command.arg("COUNT").arg(count).arg("BLOCK").arg(held.as_millis().to_string());
         command.arg("STREAMS").arg(&self.shared.keys.events).arg(cursor.to_string());
-        let value = self.ask(connection, &command, HELD).await?;
+        let value = self.ask_page(connection, &command, held, count).await?;
         let arrived = reply::read(&value).ok_or("XREAD gave no entries of a stream")?;
-        self.shared.pages.read(&arrived);
+        self.got(&arrived, count);
         if arrived.is_empty() {
             return Ok(false);
         }
@@ -204,11 +205,12 @@ impl Follower {
     /// stream is the same up to what it was followed to once, and has perhaps gone on from there since. One that
     /// was emptied is new from its beginning on.
     async fn new_from(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         last: StreamId,
     ) -> Result<StreamId, String> {
-        let has_followed = |id| self.shared.hub.upgrade().is_some_and(|hub| hub.has_followed(id));
+        let shared = self.shared.clone();
+        let has_followed = |id| shared.hub.upgrade().is_some_and(|hub| hub.has_followed(id));
         if has_followed(last) {
             return Ok(last);
         }
@@ -235,15 +237,16 @@ impl Follower {
 
     /// Entries up to `end`, the newest first.
     async fn backwards(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         end: &str,
     ) -> Result<Vec<Arrived>, String> {
         let mut command = redis::cmd("XREVRANGE");
-        command.arg(&self.shared.keys.events).arg(end).arg("-").arg("COUNT").arg(self.page());
-        let value = self.ask(connection, &command, Duration::ZERO).await?;
+        let count = self.page();
+        command.arg(&self.shared.keys.events).arg(end).arg("-").arg("COUNT").arg(count);
+        let value = self.ask_page(connection, &command, Duration::ZERO, count).await?;
         let page = reply::range(&value).ok_or("XREVRANGE gave no entries")?;
-        self.shared.pages.read(&page);
+        self.got(&page, count);
         Ok(page)
     }
 
@@ -292,7 +295,7 @@ impl Follower {
 
     /// What the stream keeps up to `last`, as far as it is whole and this process has room for it.
     async fn kept(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         last: StreamId,
         now: u64,
@@ -306,11 +309,8 @@ impl Follower {
                 break;
             }
             for entry in page {
-                let old = wanted
-                    .age
-                    .is_some_and(|age| u128::from(now.saturating_sub(entry.id.ms)) > age.as_millis());
                 let (Some(before), Some(letter)) = (entry.before, &entry.letter) else { return Ok(kept) };
-                if entry.id != expected || old || kept.len() >= wanted.count {
+                if entry.id != expected || wanted.is_too_old(entry.id, now) || kept.len() >= wanted.count {
                     return Ok(kept);
                 }
                 bytes += letter.len();
@@ -363,13 +363,37 @@ impl Follower {
         }
     }
 
+    /// The same for so many entries.
+    async fn ask_page(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        command: &Cmd,
+        held: Duration,
+        count: usize,
+    ) -> Result<Value, String> {
+        let answer = self.ask(connection, command, held).await;
+        if answer.is_err() {
+            self.most = (count / 2).max(1);
+        }
+        answer
+    }
+
+    /// So many entries came of those that were asked for.
+    fn got(&mut self, page: &[Arrived], count: usize) {
+        self.shared.pages.read(page);
+        if page.len() < count {
+            // What had piled up is read.
+            self.most = PAGE;
+        }
+    }
+
     fn failed(&self, error: &RedisError) -> String {
         self.shared.commands.moved.says(error);
         describe(error)
     }
 
     fn page(&self) -> usize {
-        self.shared.pages.entries(PAGE_BYTES, PAGE)
+        self.shared.pages.entries(PAGE_BYTES, self.most)
     }
 
     fn no_reply(&self) -> String {
