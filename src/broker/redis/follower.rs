@@ -22,8 +22,7 @@ const PAGE_BYTES: usize = 2 << 20;
 /// How long Redis holds a question for new entries. When it answers that there are none, the stream is looked
 /// at: one that was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
 const HELD: Duration = Duration::from_secs(1);
-/// How long it holds the first on a connection, which has to show that it can be followed at all; nothing would be
-/// for ever.
+/// How long it holds the first on a connection, which show that the stream can be followed; nothing would be for ever.
 const BRIEFLY: Duration = Duration::from_millis(1);
 /// How long nothing more is said of gaps after one was.
 const QUIET: Duration = Duration::from_secs(10);
@@ -68,7 +67,7 @@ struct Follower {
     shared: Arc<Shared>,
     /// The end of the stream when this process first saw it: what came before is history.
     joined: Option<StreamId>,
-    /// What was before the oldest entry of the stream when this process first saw it.
+    /// What was before the oldest entry of the stream when this process first saw it, if that is known.
     found: Option<StreamId>,
     /// Up to here everything was delivered; none before the first connection.
     cursor: Option<StreamId>,
@@ -88,26 +87,29 @@ impl Follower {
         lost: &mut Option<Instant>,
     ) -> String {
         let begun = match self.catch_up(&mut connection).await {
-            // With a user who may only look at the stream, or where reads that wait are refused, this would be
-            // connected and disconnected by turns.
-            Ok(()) => self.next(&mut connection, BRIEFLY).await.map(drop),
+            Ok(()) => self.probe(&mut connection).await,
             failed => failed,
         };
         if let Err(reason) = begun {
             return reason;
         }
-        *backoff = Backoff::new();
+        // Before anything is delivered: who came before there was a connection begins here.
         self.shared.connected.store(true, Ordering::Release);
         self.shared.settles_changed.notify_waiters();
-        if let Some(since) = lost.take() {
-            self.shared.warn(&format!(
-                "connected to {} again, after {:.1} seconds",
-                self.shared.server.shown,
-                since.elapsed().as_secs_f64()
-            ));
-        }
+        let mut held = BRIEFLY;
         loop {
-            match self.next(&mut connection, HELD).await {
+            let read = self.next(&mut connection, std::mem::replace(&mut held, HELD)).await;
+            if read.is_ok() {
+                *backoff = Backoff::new();
+                if let Some(since) = lost.take() {
+                    self.shared.warn(&format!(
+                        "connected to {} again, after {:.1} seconds",
+                        self.shared.server.shown,
+                        since.elapsed().as_secs_f64()
+                    ));
+                }
+            }
+            match read {
                 Ok(true) => {}
                 Ok(false) => {
                     if let Err(reason) = self.catch_up(&mut connection).await {
@@ -117,6 +119,15 @@ impl Follower {
                 Err(reason) => return reason,
             }
         }
+    }
+
+    /// Whether the stream may be followed at all: with a user who may only look at it, or where reads that wait are
+    /// refused, this would be connected and disconnected by turns.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(BRIEFLY.as_millis().to_string());
+        command.arg("STREAMS").arg(&self.shared.keys.events).arg("$");
+        self.ask(connection, &command, BRIEFLY).await.map(drop)
     }
 
     /// Read what is new, for which Redis waits so long; false when nothing came.
@@ -231,7 +242,10 @@ impl Follower {
         // Of one that was found with this beginning, or has none any more, more was lost than is remembered: what
         // it has was there before.
         Ok(oldest
-            .filter(|id| id.is_beginning() && (id.is_any_beginning() || self.found != oldest))
+            .filter(|id| {
+                let was_found = || self.found.is_none_or(|found| found == *id);
+                id.is_beginning() && (id.is_any_beginning() || !was_found())
+            })
             .unwrap_or(last))
     }
 
@@ -279,7 +293,11 @@ impl Follower {
         self.shared.joined.send_replace(true);
         let value = self.ask(connection, &redis::cmd("TIME"), Duration::ZERO).await?;
         let now = reply::time(&value).ok_or("TIME gave no time")?;
-        self.found = self.first(connection, "-").await?.map_or(Some(last), |entry| entry.before);
+        // A user who may not ask gets less of a stream that is new one day: see `new_from`.
+        self.found = match self.first(connection, "-").await {
+            Ok(first) => first.map_or(Some(last), |entry| entry.before),
+            Err(_) => None,
+        };
         let kept = self.kept(connection, last, now).await?;
         let base = kept.front().and_then(|entry| entry.before).unwrap_or(last);
         if let Some(hub) = self.shared.hub.upgrade() {
