@@ -4,6 +4,8 @@
 #   make explore  the storms of the core, with more and other cases than in every test run
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
+#   make test-windows WINDOWS_PYTHON=…  the extension built for Windows, and what of the tests can run there, under
+#                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
 SHELL := /bin/bash
@@ -18,10 +20,10 @@ BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
 # Property tests are the same in every run, so that one that fails does so for everybody; not in `make explore`.
 SEED ?= 20261121
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds explore lint lint-bench build setup venv system clean format
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore lint lint-bench build setup venv system clean format
 
 help:
-	@sed -n '2,8p' Makefile | sed 's/^# *//'
+	@sed -n '2,10p' Makefile | sed 's/^# *//'
 
 $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }
@@ -75,6 +77,10 @@ test-python: setup
 
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -l 'promised(' tests/test_*.py)
+
+test-windows: venv
+	@sh tools/system-packages.sh gcc-mingw-w64-x86-64 wine wine64 unzip
+	@sh tools/test-windows.sh $(VENV) "$(WINDOWS_PYTHON)"
 
 lint: venv build lint-bench $(VENV)/.bench-ready
 	cargo fmt --check

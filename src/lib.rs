@@ -20,7 +20,6 @@ pub mod numbering;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod queue;
-#[cfg(unix)]
 pub mod reactor;
 pub mod reader;
 pub mod stats;

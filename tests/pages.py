@@ -55,7 +55,7 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     blocks, heading, start, language = [], "", 0, ""
-    lines = page.read_text().splitlines()
+    lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         if fence := re.match(r"\s*```(\w*)", line):
             if start:

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from waiting import promised
 
 from tests.live import PATIENCE, serve
+from tests.loops import LOOPS
 
 
 def fastapi_app(library: Any, notes: list[str]) -> FastAPI:
@@ -146,7 +147,7 @@ def test_through_middleware_that_wraps_both_channels() -> None:
         assert ended.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_stopping_server_ends_streams_after_their_farewell(loop: str) -> None:
     bodies: list[bytes] = []
     ready = threading.Barrier(3)

@@ -7,9 +7,10 @@ import itertools
 from typing import Any
 
 import pytest
-import uvloop
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
+
+from tests.loops import LOOP_TYPES
 
 
 async def beating(hub: Hub, topics: str = "t") -> EventClient:
@@ -246,8 +247,9 @@ async def test_any_step_of_the_clock_is_taken(clock: Clock, seconds: float) -> N
     await client.close()
 
 
-def test_timers_of_a_real_loop_are_not_set_again_and_again() -> None:
-    class Counting(uvloop.Loop):
+@pytest.mark.parametrize("loop_type", LOOP_TYPES)
+def test_timers_of_a_real_loop_are_not_set_again_and_again(loop_type: Any) -> None:
+    class Counting(loop_type):  # type: ignore[misc]
         timers = 0
 
         def call_later(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:

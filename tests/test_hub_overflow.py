@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from waiting import PATIENCE
 
+from tests.loops import LOOPS
 from tests.servers import Client, ThreadServer
 
 
@@ -200,7 +201,7 @@ def numbers(wire: bytes) -> list[int]:
     return [json.loads(data) for data in re.findall(rb"data: (\d+)\n", wire)]
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_burst_through_sockets_cuts_nobody(loop: str) -> None:
     hub = Hub(capacity=16)
     app = Starlette(routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing)])

@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from waiting import PATIENCE
 
+from tests.loops import LOOPS
 from tests.servers import Client, ThreadServer
 
 
@@ -184,7 +185,7 @@ async def test_a_subscription_streams_through_a_plain_streaming_response() -> No
     assert hub.count() == 0
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_def_endpoints_stream_too(loop: str) -> None:
     """FastAPI runs them in worker threads."""
     hub = Hub()

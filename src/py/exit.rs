@@ -65,6 +65,7 @@ pub fn is_ending() -> bool {
 }
 
 /// A forked child has none of the other threads.
+#[cfg(unix)]
 pub fn in_child() {
     INSIDE.store(0, Ordering::SeqCst);
 }

@@ -3,17 +3,22 @@
 //! process it was made in.
 
 use std::mem;
+use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
 
 use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::Mutex;
+#[cfg(unix)]
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+#[cfg(unix)]
 use crate::reactor::descriptors;
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
+#[cfg(unix)]
 static WATCH: Once = Once::new();
 
 /// Which process this is: the number changes in a forked child.
@@ -21,6 +26,7 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+#[cfg(unix)]
 extern "C" fn in_child() {
     // Only async-signal-safe work is allowed here: atomic operations and close(2).
     GENERATION.fetch_add(1, Ordering::Relaxed);
@@ -34,6 +40,7 @@ extern "C" fn in_child() {
 }
 
 /// Be told of forks, once per process image.
+#[cfg(unix)]
 pub fn watch() -> PyResult<()> {
     let mut outcome = 0;
     WATCH.call_once(|| {
@@ -42,6 +49,13 @@ pub fn watch() -> PyResult<()> {
         outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
     if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }
+}
+
+/// Windows knows no fork.
+#[cfg(not(unix))]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere the system can refuse")]
+pub fn watch() -> PyResult<()> {
+    Ok(())
 }
 
 /// A global each process has its own of: a forked child begins with an empty one.

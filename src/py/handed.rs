@@ -1,7 +1,6 @@
 //! Streams that were handed to reactors, as Python sees them: nothing per client but what the application gave,
 //! and a way for the reactor's thread to report an end without touching Python.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,47 +10,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::fork;
 use crate::entry::SubscriberId;
 use crate::hub::Hub;
-use crate::reactor::{Listener, Reactor, descriptors};
+use crate::reactor::{Listener, Reactor};
 use crate::reader::{Reader, ReaderId};
 use crate::subscriber::{CloseReason, Identity};
 use crate::sync::Mutex;
-
-/// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
-/// gives it to a hub, to `_close`, or to `_release`.
-///
-/// Raises OSError when there is none to be had.
-#[pyfunction]
-pub fn _duplicate(fd: i32) -> PyResult<i32> {
-    // From 3 on: a program that closed its standard streams must not get a socket in their place.
-    // SAFETY: fcntl with this command takes no pointers.
-    let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if duplicate < 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    descriptors::own(duplicate);
-    Ok(duplicate)
-}
-
-/// Private: a forked child is to close this descriptor, too.
-#[pyfunction]
-pub fn _own(fd: i32) {
-    descriptors::own(fd);
-}
-
-/// Private: no longer. True unless this is a forked child, which has closed it.
-#[pyfunction]
-pub fn _release(fd: i32) -> bool {
-    descriptors::disown(fd)
-}
-
-/// Private: close such a descriptor. In a forked child it is closed, and nothing happens.
-#[pyfunction]
-pub fn _close(fd: i32) {
-    if descriptors::disown(fd) {
-        // SAFETY: it was owned, and its owner gives it up.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    }
-}
 
 type Ends = Vec<(Arc<Identity>, CloseReason)>;
 

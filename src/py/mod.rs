@@ -9,6 +9,7 @@ mod awaitable;
 mod awaiting;
 mod broker;
 mod convert;
+mod descriptors;
 pub mod encode;
 mod exceptions;
 mod exit;
@@ -21,6 +22,7 @@ mod options;
 mod publication;
 mod reader;
 mod request;
+#[cfg_attr(not(unix), path = "signal_windows.rs")]
 mod signal;
 mod subscription;
 
@@ -30,11 +32,11 @@ mod _core {
     #[pymodule_export]
     use super::broker::PyRedisBroker;
     #[pymodule_export]
+    use super::descriptors::{_close, _duplicate, _own, _release};
+    #[pymodule_export]
     use super::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]
     use super::exit::{_end, _flush};
-    #[pymodule_export]
-    use super::handed::{_close, _duplicate, _own, _release};
     #[pymodule_export]
     use super::hub::PyHub;
     #[pymodule_export]

@@ -1,4 +1,4 @@
-//! A reader of the log on an asyncio event loop: woken through a descriptor, it drains on the loop's own
+//! A reader of the log on an asyncio event loop: woken by a signal, it drains on the loop's own
 //! thread and resumes the consumers that wait.
 
 use std::sync::Arc;
@@ -108,17 +108,8 @@ impl LoopReader {
             chunks: Mutex::default(),
             timer: Mutex::default(),
         };
-        let fd = this.signal.fd();
         let this = Bound::new(py, this)?;
-        let drain = this.getattr(intern!(py, "_drain"))?;
-        let add_reader = intern!(py, "add_reader");
-        if is_here {
-            event_loop.call_method1(add_reader, (fd, drain))?;
-        } else {
-            // Only a loop's own thread may change what it watches.
-            let add_reader = event_loop.getattr(add_reader)?;
-            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (add_reader, fd, drain))?;
-        }
+        this.get().signal.watch(event_loop, this.as_any(), is_here)?;
         Ok(this)
     }
 
@@ -401,11 +392,14 @@ impl LoopReader {
     }
 }
 
-/// A delay after which a loop's timer is not early. uvloop counts whole milliseconds: it rounds the delay, and the
-/// time it counts from down. A timer that is early finds nothing due and is set anew, again and again, without any
-/// delay at all in the last half millisecond.
+/// How many milliseconds a loop's timer may be early. uvloop counts whole milliseconds: it rounds the delay, and the
+/// time it counts from down. On Windows asyncio's clock goes in steps of 15.6 ms, and a timer is due a step before.
+const EARLY: u64 = if cfg!(windows) { 32 } else { 2 };
+
+/// A delay after which a loop's timer is not early. One that is finds nothing due and is set anew, again and again,
+/// at last without any delay at all.
 fn in_timer_ticks(delay: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).saturating_add(2))
+    Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).saturating_add(EARLY))
 }
 
 /// A closed loop has nobody left to tell.
@@ -433,7 +427,7 @@ impl Forget {
 
 #[pymethods]
 impl LoopReader {
-    /// The descriptor is readable: something was published, or a subscriber changed.
+    /// The loop was woken: something was published, or a subscriber changed.
     fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().signal.clear();
         Self::drain(slf).map(drop)
@@ -477,7 +471,7 @@ impl LoopReader {
             handle.call_method0(py, intern!(py, "cancel"))?;
         }
         if let Some(event_loop) = this.event_loop(py).filter(|_| this.is_ours()) {
-            event_loop.call_method1(intern!(py, "remove_reader"), (this.signal.fd(),))?;
+            this.signal.unwatch(&event_loop)?;
         }
         Ok(())
     }

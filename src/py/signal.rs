@@ -1,8 +1,11 @@
 //! What an event loop watches to be woken from any thread: an eventfd, or a socket pair where there is none.
 
 use std::fs::File;
-use std::io::{Read, Result, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+
+use pyo3::intern;
+use pyo3::prelude::*;
 
 use crate::waker::Wake;
 
@@ -17,12 +20,12 @@ pub struct Signal {
 impl Signal {
     /// A new one, not signalled.
     #[cfg(target_os = "linux")]
-    pub fn new() -> Result<Self> {
+    pub fn new() -> io::Result<Self> {
         use std::os::fd::{FromRawFd, OwnedFd};
         // SAFETY: eventfd takes no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
-            return Err(std::io::Error::last_os_error());
+            return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was just made and nobody else has it.
         Ok(Self { reader: File::from(unsafe { OwnedFd::from_raw_fd(fd) }) })
@@ -30,7 +33,7 @@ impl Signal {
 
     /// A new one, not signalled.
     #[cfg(not(target_os = "linux"))]
-    pub fn new() -> Result<Self> {
+    pub fn new() -> io::Result<Self> {
         use std::os::fd::OwnedFd;
         let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
         reader.set_nonblocking(true)?;
@@ -38,9 +41,31 @@ impl Signal {
         Ok(Self { reader: File::from(OwnedFd::from(reader)), writer: File::from(OwnedFd::from(writer)) })
     }
 
-    /// The descriptor to watch.
-    pub fn fd(&self) -> RawFd {
-        self.reader.as_raw_fd()
+    /// Have `event_loop` call the reader's `_drain` whenever it is readable; from any thread, with `is_here` on
+    /// the loop's own.
+    pub fn watch(
+        &self,
+        event_loop: &Bound<'_, PyAny>,
+        reader: &Bound<'_, PyAny>,
+        is_here: bool,
+    ) -> PyResult<()> {
+        let py = event_loop.py();
+        let drain = reader.getattr(intern!(py, "_drain"))?;
+        let (add_reader, fd) = (intern!(py, "add_reader"), self.reader.as_raw_fd());
+        if is_here {
+            event_loop.call_method1(add_reader, (fd, drain)).map(drop)
+        } else {
+            // Only a loop's own thread may change what it watches.
+            let add_reader = event_loop.getattr(add_reader)?;
+            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (add_reader, fd, drain)).map(drop)
+        }
+    }
+
+    /// On the loop's own thread: no longer.
+    pub fn unwatch(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        event_loop
+            .call_method1(intern!(event_loop.py(), "remove_reader"), (self.reader.as_raw_fd(),))
+            .map(drop)
     }
 
     /// Make it unreadable again.

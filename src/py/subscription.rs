@@ -1,6 +1,5 @@
 //! `Subscription`: a native async iterator over one subscriber's bytes, and a handle to the subscriber.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -16,7 +15,7 @@ use super::handed::{HandedClient, Reactors};
 use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
-use super::{exit, fork};
+use super::{descriptors, exit, fork};
 use crate::broker::envelope::{Letter, To};
 use crate::broker::outcome::Waiting;
 use crate::hub::Hub;
@@ -206,9 +205,7 @@ impl PySubscription {
                 event_loop.call_method1(intern!(py, "call_soon"), (on_end, reason.as_str()))?;
             }
         }
-        // SAFETY: the caller duplicated the descriptor for this and gives it up.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        reactor.adopt(socket, identity);
+        reactor.adopt(descriptors::socket(fd), identity);
         held.forget();
         Ok(true)
     }

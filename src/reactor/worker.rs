@@ -14,7 +14,8 @@ use slab::Slab;
 
 use super::connection::{Connection, Phase, Written};
 use super::descriptors::Owned;
-use super::{Command, Listener, Shared, descriptors};
+use super::handle::{Command, Shared};
+use super::{Listener, descriptors};
 use crate::entry::{Entry, SubscriberId};
 use crate::hub::Hub;
 use crate::reader::{Effects, Reader};

@@ -1,16 +1,14 @@
 //! How clients come: to the loop that runs here, or to a reactor.
 
-use std::os::fd::{FromRawFd, OwnedFd};
-
 use pyo3::prelude::*;
 
 use super::PyHub;
 use super::current::running_loop;
 use crate::hub::Request;
 use crate::py::exceptions::OrRaise;
-use crate::py::exit;
 use crate::py::handed::HandedClient;
 use crate::py::subscription::PySubscription;
+use crate::py::{descriptors, exit};
 
 impl PyHub {
     /// See `_subscribe`.
@@ -61,9 +59,7 @@ impl PyHub {
             // It ended on the reactor's thread before anybody could be told.
             reactors.report(&identity, reason);
         }
-        // SAFETY: the caller duplicated the descriptor for this and gives it up.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        reactor.adopt(socket, identity.clone());
+        reactor.adopt(descriptors::socket(fd), identity.clone());
         held.forget();
         Bound::new(py, PySubscription::on_reactor(slf, &reactors, reactor.reader.clone(), identity))
     }

@@ -1,0 +1,85 @@
+//! Descriptors of clients' sockets that Python holds on their way to a reactor. On Windows there are none.
+
+use pyo3::prelude::*;
+
+use crate::reactor::Socket;
+
+/// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
+/// gives it to a hub, to `_close`, or to `_release`.
+///
+/// Raises OSError when there is none to be had.
+#[pyfunction]
+pub fn _duplicate(fd: i32) -> PyResult<i32> {
+    Ok(system::duplicate(fd)?)
+}
+
+/// Private: a forked child is to close this descriptor, too.
+#[pyfunction]
+pub fn _own(fd: i32) {
+    system::own(fd);
+}
+
+/// Private: no longer. True unless this is a forked child, which has closed it.
+#[pyfunction]
+pub fn _release(fd: i32) -> bool {
+    system::disown(fd)
+}
+
+/// Private: close such a descriptor. In a forked child it is closed, and nothing happens.
+#[pyfunction]
+pub fn _close(fd: i32) {
+    if system::disown(fd) {
+        drop(system::socket(fd));
+    }
+}
+
+/// The socket behind such a descriptor, which the caller gives up.
+pub fn socket(fd: i32) -> Socket {
+    system::socket(fd)
+}
+
+#[cfg(unix)]
+mod system {
+    use std::io;
+    use std::os::fd::FromRawFd;
+
+    use crate::reactor::Socket;
+    pub use crate::reactor::descriptors::{disown, own};
+
+    pub fn duplicate(fd: i32) -> io::Result<i32> {
+        // From 3 on: a program that closed its standard streams must not get a socket in their place.
+        // SAFETY: fcntl with this command takes no pointers.
+        let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+        if duplicate < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        own(duplicate);
+        Ok(duplicate)
+    }
+
+    pub fn socket(fd: i32) -> Socket {
+        // SAFETY: it was duplicated, or taken over, for whoever asks, and its owner gives it up.
+        unsafe { Socket::from_raw_fd(fd) }
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    use std::io;
+
+    use crate::reactor::Socket;
+
+    pub fn duplicate(_: i32) -> io::Result<i32> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform"))
+    }
+
+    pub fn own(_: i32) {}
+
+    pub fn disown(_: i32) -> bool {
+        false
+    }
+
+    pub fn socket(_: i32) -> Socket {
+        unreachable!("no reactor could be started")
+    }
+}

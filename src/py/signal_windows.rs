@@ -1,0 +1,88 @@
+//! How an event loop is woken from any thread on Windows, whose usual loop (the proactor) watches no descriptors:
+//! by a call that it makes on its next turn.
+
+use std::io;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+
+use super::exit;
+use crate::sync::Mutex;
+use crate::waker::Wake;
+
+/// Wakes a loop.
+#[derive(Debug)]
+pub struct Signal {
+    /// None before it is watched and afterwards.
+    watched: Mutex<Option<Watched>>,
+}
+
+/// Weak, as the reader that is drained owns its signal.
+#[derive(Debug)]
+struct Watched {
+    event_loop: Py<PyWeakrefReference>,
+    reader: Py<PyWeakrefReference>,
+}
+
+impl Signal {
+    /// A new one, which nobody watches.
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it needs a descriptor")]
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { watched: Mutex::default() })
+    }
+
+    /// Have `event_loop` call the reader's `_drain` whenever it is set.
+    pub fn watch(&self, event_loop: &Bound<'_, PyAny>, reader: &Bound<'_, PyAny>, _: bool) -> PyResult<()> {
+        let watched = Watched {
+            event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
+            reader: PyWeakrefReference::new(reader)?.unbind(),
+        };
+        let old = self.watched.lock().replace(watched);
+        drop(old);
+        Ok(())
+    }
+
+    /// No longer.
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere a loop is called")]
+    pub fn unwatch(&self, _: &Bound<'_, PyAny>) -> PyResult<()> {
+        let old = self.watched.lock().take();
+        drop(old);
+        Ok(())
+    }
+
+    /// The call was made.
+    #[allow(clippy::unused_self, reason = "elsewhere it is read")]
+    pub fn clear(&self) {}
+
+    /// Have it called on the loop's next turn. May wait for the GIL, which is why nobody holds a lock who wakes.
+    pub fn set(&self) {
+        if exit::is_ending() {
+            return;
+        }
+        Python::try_attach(|py| {
+            let watched = {
+                let watched = self.watched.lock();
+                watched.as_ref().map(|it| (it.event_loop.clone_ref(py), it.reader.clone_ref(py)))
+            };
+            let Some((event_loop, reader)) = watched else { return };
+            let (Some(event_loop), Some(reader)) = (event_loop.bind(py).upgrade(), reader.bind(py).upgrade())
+            else {
+                return;
+            };
+            // A loop that is closed needs nothing any more.
+            let _ = reader
+                .getattr(intern!(py, "_drain"))
+                .and_then(|drain| event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (drain,)));
+        });
+    }
+}
+
+/// The waking end, for the core.
+pub struct SignalWaker(pub std::sync::Arc<Signal>);
+
+impl Wake for SignalWaker {
+    fn wake(&self) {
+        self.0.set();
+    }
+}

@@ -1,0 +1,13 @@
+"""The event loops tests run on, by uvicorn's names and as classes: uvloop is not to be had on Windows."""
+
+import asyncio
+import sys
+
+if sys.platform == "win32":
+    LOOPS = ["asyncio"]
+    LOOP_TYPES: list[type[asyncio.AbstractEventLoop]] = [asyncio.ProactorEventLoop]
+else:
+    import uvloop
+
+    LOOPS = ["asyncio", "uvloop"]
+    LOOP_TYPES = [asyncio.SelectorEventLoop, uvloop.Loop]
