@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -225,6 +226,20 @@ def test_what_is_no_function_is_refused_when_it_is_given() -> None:
             hub.response("t", **{option: 1})
     with pytest.raises(TypeError, match=r"^last_event_id is a str, not int$"):
         hub.response("t", last_event_id=1)  # type: ignore[arg-type]
+
+
+def test_a_status_that_no_stream_can_have_is_refused() -> None:
+    hub = Hub()
+    for status in (-1, 0, 99, 101, 199, 204, 205, 304, 600, 1000):
+        with pytest.raises(ValueError, match=rf"^status_code must be from 200 to 599 .* not {status}$"):
+            hub.response("t", status_code=status)
+    with pytest.raises(ValueError, match="status_code"):
+        hub.endpoint(lambda request: "t", status_code=99)
+    for status in (200, 201, 206, 299, 404, 503, 599, HTTPStatus.OK):
+        hub.response("t", status_code=status)
+    for wrong in ("200", 200.0, True, None):
+        with pytest.raises(TypeError, match=rf"^status_code is an int, not {type(wrong).__name__}$"):
+            hub.response("t", status_code=wrong)  # type: ignore[arg-type]
 
 
 def test_a_grace_is_checked_wherever_it_is_given() -> None:

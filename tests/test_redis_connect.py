@@ -246,12 +246,21 @@ def test_an_address_that_is_none_does_not_show_its_password(scheme: str, rest: s
         {"prefix": "with{brace"},
         {"prefix": "with}brace"},
         {"prefix": ""},
+        {"prefix": "two\nlines"},
     ],
 )
 def test_an_option_out_of_its_range_is_said_at_once(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=name):
         Hub(RedisBroker("redis://localhost", **options))
+
+
+@pytest.mark.parametrize("name", ["", "with{brace", "two\nlines"])
+def test_a_name_that_makes_no_key_is_said_at_once(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^name must not be empty, or have braces or control characters in it"
+    ):
+        Hub("redis://localhost", name=name)
 
 
 @pytest.mark.parametrize("broker", [1, b"redis://localhost", object()])

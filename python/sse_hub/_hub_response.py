@@ -29,6 +29,7 @@ __all__ = ["HubResponse", "Initial"]
 
 Initial: TypeAlias = Callable[["Subscription"], Any | Awaitable[Any] | Iterable[Any] | AsyncIterable[Any]]
 
+_NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 _RETRY_AFTER = "30"  # seconds: COME_BACK_LATER for who is told by a status
 
 
@@ -60,6 +61,12 @@ class HubResponse(Response):
                 raise TypeError(f"{name} takes a function, not {type(given).__name__}")
         if last_event_id is not None and not isinstance(last_event_id, str):
             raise TypeError(f"last_event_id is a str, not {type(last_event_id).__name__}")
+        if not isinstance(status_code, int) or isinstance(status_code, bool):
+            raise TypeError(f"status_code is an int, not {type(status_code).__name__}")
+        if not 200 <= status_code <= 599 or status_code in _NO_CONTENT:
+            raise ValueError(
+                f"status_code must be from 200 to 599 and one that has a body, not {status_code}"
+            )
         self.hub = hub
         self.initial = initial
         self.last_event_id = last_event_id

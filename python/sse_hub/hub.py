@@ -322,7 +322,7 @@ class Hub(_core.Hub):
             last_event_id: instead of the request's.
             handoff: whether the connection may be handed to the reactor where the server offers it; False is
                 for middleware that changes the body's later chunks only.
-            status_code: of the response; a browser takes only 200.
+            status_code: of the response, from 200 to 599 and one that has a body; a browser takes only 200.
             headers: more headers.
             background: run on the event loop when the stream has ended. Of a stream that was handed off, that
                 is long after the request: it must not use the request's dependencies.
@@ -355,10 +355,10 @@ class Hub(_core.Hub):
         ``topics`` may be a callable, def or async, that gets the request and gives the topics. ``options``
         are those of ``response``.
         """
-        if not callable(topics):
-            if isinstance(topics, Iterator):
-                topics = tuple(topics)  # It can be read once, and there will be many requests.
-            self.response(topics, **options)  # What is wrong with them is said now.
+        if isinstance(topics, Iterator):
+            topics = tuple(topics)  # It can be read once, and there will be many requests.
+        # What is wrong with them is said now.
+        self.response(() if callable(topics) else topics, **options)
 
         class Endpoint:
             """A class, so that Starlette's Route takes it as an ASGI app, not as a function of a request."""

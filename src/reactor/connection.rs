@@ -16,6 +16,7 @@ use crate::subscriber::Identity;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Unsent bytes beyond which the kernel says that a socket takes no more: a stalled client pins this much, not
 /// megabytes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_LIMIT: u32 = 64 << 10;
 /// What a client may send after its request before it is closed.
 const INPUT_LIMIT: usize = 64 << 10;
@@ -70,6 +71,9 @@ impl Connection {
             let _ = socket.set_tcp_user_timeout(Some(stall_timeout));
             let _ = socket.set_tcp_notsent_lowat(UNSENT_LIMIT);
         }
+        // There no flag of a send says so.
+        #[cfg(target_vendor = "apple")]
+        socket.set_nosigpipe(true)?;
         let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(Duration::from_secs(1)));
         let _ = socket.set_tcp_keepalive(&keepalive);
         Ok(Self {

@@ -225,13 +225,14 @@ impl Keys {
     /// The keys of the hub called `name`.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a prefix or name that is empty or has braces in it, which would change the
-    /// hash tag.
+    /// [`Error::InvalidOption`] for a prefix or name that is empty, has braces in it, which would change the hash
+    /// tag, or a control character.
     pub fn new(prefix: &str, name: &str) -> Result<Self> {
         for (option, value) in [("prefix", prefix), ("name", name)] {
-            if value.is_empty() || value.contains(['{', '}']) {
+            if value.is_empty() || value.contains(|c: char| matches!(c, '{' | '}') || c.is_control()) {
                 return Err(Error::InvalidOption(format!(
-                    "{option} must not be empty or have braces in it with a broker, got {value:?}"
+                    "{option} must not be empty, or have braces or control characters in it, with a broker, got \
+                     {value:?}"
                 )));
             }
         }
