@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket, TcpKeepalive};
 
 use super::descriptors::Owned;
+use super::joined::Joined;
 use crate::entry::Entry;
 use crate::subscriber::Identity;
 
@@ -102,8 +103,8 @@ impl Connection {
     }
 
     /// Write these entries, all in as few calls as can be; what is not taken waits. Nothing waits yet.
-    pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>) -> io::Result<Written> {
-        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0)?;
+    pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, joined: &mut Joined) -> io::Result<Written> {
+        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0, joined)?;
         if whole == entries.len() {
             entries.clear();
             return Ok(Written::All);
@@ -115,9 +116,9 @@ impl Connection {
     }
 
     /// Write what waits, and the end of the body when it is due.
-    pub fn flush(&mut self) -> io::Result<Written> {
+    pub fn flush(&mut self, joined: &mut Joined) -> io::Result<Written> {
         if !self.backlog.is_empty() {
-            let (whole, offset) = send_all(&SockRef::from(&self.socket), &self.backlog, self.offset)?;
+            let (whole, offset) = send_all(&SockRef::from(&self.socket), &self.backlog, self.offset, joined)?;
             self.offset = offset;
             if whole < self.backlog.len() {
                 self.backlog.drain(..whole);
@@ -165,11 +166,20 @@ impl Connection {
 }
 
 /// Send from `offset` in the first entry on; how many entries went whole, and how much of the next.
-fn send_all(socket: &Socket, entries: &[Arc<Entry>], mut offset: usize) -> io::Result<(usize, usize)> {
+fn send_all(
+    socket: &Socket,
+    entries: &[Arc<Entry>],
+    mut offset: usize,
+    joined: &mut Joined,
+) -> io::Result<(usize, usize)> {
     let mut whole = 0;
     while whole < entries.len() {
         let sent = if entries.len() - whole == 1 {
             socket.send_with_flags(&entries[whole].frame.chunk()[offset..], SEND_FLAGS)
+        } else if offset == 0
+            && let Some(bytes) = joined.of(&entries[whole..])
+        {
+            socket.send_with_flags(bytes, SEND_FLAGS)
         } else {
             let mut slices = [IoSlice::new(&[]); GATHER];
             let mut count = 0;

@@ -18,6 +18,8 @@ pub mod descriptors;
 #[cfg(unix)]
 mod handle;
 #[cfg(unix)]
+mod joined;
+#[cfg(unix)]
 mod worker;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use slab::Slab;
 use super::connection::{Connection, Phase, Written};
 use super::descriptors::Owned;
 use super::handle::{Command, Shared};
+use super::joined::Joined;
 use super::{Listener, descriptors};
 use crate::entry::{Entry, SubscriberId};
 use crate::hub::Hub;
@@ -98,6 +99,7 @@ pub struct Worker {
     ending: BinaryHeap<Reverse<(Instant, usize, SubscriberId)>>,
     effects: Effects,
     out: Vec<Arc<Entry>>,
+    joined: Joined,
     /// When the hub wants to be drained again, on the hub's clock.
     next: Option<Duration>,
     stopping: bool,
@@ -129,6 +131,7 @@ impl Worker {
             ending: BinaryHeap::new(),
             effects: Effects::default(),
             out: Vec::new(),
+            joined: Joined::default(),
             next: None,
             stopping: false,
         })
@@ -301,7 +304,7 @@ impl Worker {
     fn serve_line(&mut self) {
         let start = Instant::now();
         for served in 1..=BATCH {
-            let Some(token) = self.line.pop_front() else { return };
+            let Some(token) = self.line.pop_front() else { return self.joined.clear() };
             self.ahead = self.ahead.saturating_sub(1);
             if let Some(connection) = self.connections.get_mut(token) {
                 connection.in_line = false;
@@ -320,7 +323,7 @@ impl Worker {
             return;
         }
         let unwritten = connection.unwritten();
-        match connection.flush() {
+        match connection.flush(&mut self.joined) {
             Ok(Written::All) => {}
             Ok(Written::Blocked) => {
                 if connection.unwritten() != unwritten {
@@ -343,7 +346,8 @@ impl Worker {
             let found = self.hub.take_last(&self.reader, &connection.identity, &mut self.out);
             match found {
                 Taken::Nothing => return,
-                Taken::Some | Taken::Last => match (connection.write(&mut self.out), found) {
+                Taken::Some | Taken::Last => match (connection.write(&mut self.out, &mut self.joined), found)
+                {
                     (Ok(Written::All), Taken::Last) => return,
                     (Ok(Written::All), _) => {}
                     (Ok(Written::Blocked), Taken::Last) => {

@@ -195,6 +195,36 @@ fn a_client_that_resumes_gets_what_it_missed_through_a_small_socket() {
     assert_eq!(client.event().unwrap(), "live");
 }
 
+/// Small ones are written in one piece that clients share, large ones by themselves.
+#[test]
+fn events_of_all_sizes_reach_clients_that_resume_from_different_places() {
+    let setup = setup(Config { capacity: Capacity { events: 1 << 20, bytes: 1 << 30 }, ..config() });
+    let text = |number: usize| {
+        let length = if number.is_multiple_of(97) { 20_000 } else { number * 7919 % 400 };
+        format!("{number} {}", "x".repeat(length))
+    };
+    let mut ids = Vec::new();
+    let publish = |ids: &mut Vec<String>, until: usize| {
+        for number in ids.len()..until {
+            ids.push(setup.publish(&text(number)));
+        }
+    };
+    publish(&mut ids, 2000);
+    let mut clients = Vec::new();
+    for from in [0, 0, 1, 7, 96, 97, 500, 1990, 1995, 1999] {
+        clients.push((setup.connect(Some(ids[from].clone())).0, from + 1));
+        clients.push((setup.connect(None).0, ids.len()));
+        publish(&mut ids, clients.len() * 20 + 2000);
+    }
+    publish(&mut ids, 3000);
+    for (client, next) in &mut clients {
+        for number in *next..ids.len() {
+            assert_eq!(client.event().unwrap(), text(number));
+        }
+    }
+    assert!(setup.ends.try_recv().is_err(), "nobody's stream ended");
+}
+
 #[test]
 fn a_client_that_leaves_is_noticed() {
     let setup = setup(config());
