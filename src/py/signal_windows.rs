@@ -14,8 +14,15 @@ use crate::waker::Wake;
 /// Wakes a loop.
 #[derive(Debug)]
 pub struct Signal {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// None before it is watched and afterwards.
-    watched: Mutex<Option<Watched>>,
+    watched: Option<Watched>,
+    /// It was set when nobody watched.
+    is_set: bool,
 }
 
 /// Weak, as the reader that is drained owns its signal.
@@ -29,7 +36,7 @@ impl Signal {
     /// A new one, which nobody watches.
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it needs a descriptor")]
     pub fn new() -> io::Result<Self> {
-        Ok(Self { watched: Mutex::default() })
+        Ok(Self { state: Mutex::default() })
     }
 
     /// Have `event_loop` call the reader's `_drain` whenever it is set.
@@ -38,15 +45,21 @@ impl Signal {
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
             reader: PyWeakrefReference::new(reader)?.unbind(),
         };
-        let old = self.watched.lock().replace(watched);
+        let (old, is_set) = {
+            let mut state = self.state.lock();
+            (state.watched.replace(watched), std::mem::take(&mut state.is_set))
+        };
         drop(old);
+        if is_set {
+            self.set();
+        }
         Ok(())
     }
 
     /// No longer.
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere a loop is called")]
     pub fn unwatch(&self, _: &Bound<'_, PyAny>) -> PyResult<()> {
-        let old = self.watched.lock().take();
+        let old = self.state.lock().watched.take();
         drop(old);
         Ok(())
     }
@@ -62,8 +75,9 @@ impl Signal {
         }
         Python::try_attach(|py| {
             let watched = {
-                let watched = self.watched.lock();
-                watched.as_ref().map(|it| (it.event_loop.clone_ref(py), it.reader.clone_ref(py)))
+                let mut state = self.state.lock();
+                state.is_set |= state.watched.is_none();
+                state.watched.as_ref().map(|it| (it.event_loop.clone_ref(py), it.reader.clone_ref(py)))
             };
             let Some((event_loop, reader)) = watched else { return };
             let (Some(event_loop), Some(reader)) = (event_loop.bind(py).upgrade(), reader.bind(py).upgrade())
