@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from contextlib import suppress
 
 import uvicorn
 
@@ -33,7 +34,8 @@ def main() -> None:
     # On the command line: uvicorn examples.demo.app:app --http sse_hub.uvicorn:Protocol
     http = "sse_hub.uvicorn:Protocol" if settings.handoff else "auto"
     server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning"))
-    server.run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has stopped
+        server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The demo, as somebody who opens it in a browser sees it."""
 
 import re
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser_support import Proxy, Server, running
+from browser_support import STOP_SECONDS, Proxy, Server, running
 from demo_page import DEMO, QUICK, log_line, notify, number, say, state, ticks_go_on, write
 from playwright.sync_api import Page, expect
 from waiting import PATIENCE
@@ -221,3 +222,12 @@ def test_the_page_says_who_writes_its_stream(
     state(page, "open")
     expect(page.locator("#fact-path")).to_have_attribute("data-path", path)
     ticks_go_on(page)
+
+
+def test_ctrl_c_stops_it_and_says_nothing(visit: Callable[..., Page]) -> None:
+    with running(*DEMO, **QUICK) as server:
+        visit(server.url, "Ada")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(STOP_SECONDS) == 0
+        server.reader.join(STOP_SECONDS)
+        assert len(server.output.splitlines()) == 1, server.output  # its address
