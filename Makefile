@@ -23,7 +23,7 @@ SEED ?= 20261121
 .PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore lint lint-bench build setup venv system clean format
 
 help:
-	@sed -n '2,10p' Makefile | sed 's/^# *//'
+	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
 
 $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs), 1.88 or newer"; exit 1; }

@@ -24,6 +24,8 @@ from sse_hub._event_parser import EventParser
 from waiting import EXACT, promised, until
 from wire import half_close, reset
 
+from tests.loops import LOOPS
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /proc and many addresses")
 
 VISITS = 100_000 if EXACT else 7_500
@@ -115,7 +117,7 @@ def visit(crowd: Crowd, count: int, killed: int) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_visitors_leave_nothing_behind(loop: str) -> None:
     visits, rounds = 500, VISITS // 500
     with many_descriptors(visits), run(crowd_app("--loop", loop)) as server, Crowd(server.port) as crowd:

@@ -29,6 +29,8 @@ from handoff_serving import (
 from servers import Client, Command, gunicorn, run
 from waiting import PATIENCE, until
 
+from tests.loops import LOOPS
+
 DOORS = {
     "protocol": (PROTOCOL, False),
     "middleware": ("httptools", True),
@@ -38,7 +40,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> None:
     http, middleware = DOORS[door]
     with serving(*[HANDOFF] * middleware, http=http, loop=loop) as (server, observed):
@@ -73,7 +75,7 @@ def test_nothing_of_an_earlier_request_on_the_connection_ends_it(http: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at epoll through /proc")
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_the_servers_loop_does_not_watch_it_any_more(loop: str) -> None:
     with serving(loop=loop) as (server, observed), Client(server.port, "/events?keep=1") as client:
         client.read_until(b"\n\n\r\n")

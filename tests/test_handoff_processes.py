@@ -16,6 +16,8 @@ from servers import Client, Command, program, run, uvicorn
 from waiting import PATIENCE
 from wire import Stream
 
+from tests.loops import LOOPS
+
 
 def app(*options: str) -> Command:
     command = uvicorn("tests.reactor_app:app", "--http", PROTOCOL, *options)
@@ -118,7 +120,7 @@ def test_a_child_forked_while_a_connection_is_on_its_way_keeps_no_copy() -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_forked_child_keeps_no_connection_open(loop: str) -> None:
     with run(app("--loop", loop)) as server, ExitStack() as stack:
         streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]

@@ -36,6 +36,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
 
+from tests.loops import LOOPS
+
 
 class Passing:
     """Pure ASGI, changes nothing of the body."""
@@ -233,7 +235,7 @@ def test_tls_stays(tmp_path: Path) -> None:
     subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False
-    for loop in ("asyncio", "uvloop"):
+    for loop in LOOPS:
         with serving(loop=loop, ssl_keyfile=key, ssl_certfile=certificate) as (server, observed):
             plain = socket.create_connection((HOST, server.port), timeout=PATIENCE)
             with context.wrap_socket(plain, server_hostname="test") as sock:

@@ -22,8 +22,10 @@ from sse_hub._handed import handed_off
 from waiting import PATIENCE, promised, until
 from wire import WAYS, Site, Stream, quiet
 
+from tests.loops import LOOPS
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
     app, other = build(), build()
     streams: list[Any] = [app.state.observed.streams, other.state.observed.streams]
@@ -165,7 +167,7 @@ def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
     site.close()
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
     ("way", "http"),
     [("protocol", PROTOCOL), ("middleware", "httptools"), ("middleware", "h11")],

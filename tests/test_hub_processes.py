@@ -14,12 +14,13 @@ import weakref
 from typing import Any
 
 import pytest
-import uvloop
 from sse_hub import Hub
 from sse_hub.testing import connect
 from waiting import PATIENCE, promised
 
-LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+from tests.loops import LOOP_TYPES
+
+on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 
 
 def run_program(source: str) -> str:
@@ -172,7 +173,7 @@ def test_a_forked_child_publishes_and_subscribes_and_the_parent_goes_on() -> Non
     assert out == "done\n"
 
 
-@LOOPS
+@on_each_loop
 def test_a_loop_closed_with_open_streams_stops_nobody_else(new_loop: Any) -> None:
     hub = Hub(backlog_bytes=10_000)
 
@@ -202,7 +203,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@LOOPS
+@on_each_loop
 def test_loops_leave_no_descriptors_and_no_objects(new_loop: Any) -> None:
     hub = Hub()
     hub.on_disconnect(lambda subscription, reason: None)
@@ -240,7 +241,7 @@ def test_loops_leave_no_descriptors_and_no_objects(new_loop: Any) -> None:
     assert hub.stats()["readers"] <= 2
 
 
-@LOOPS
+@on_each_loop
 def test_a_hub_that_is_closed_after_its_loop_waits_for_nobody_and_leaves_nothing(new_loop: Any) -> None:
     markers: list[weakref.ref[Any]] = []
 
@@ -278,7 +279,7 @@ async def _consume(stream: Any) -> None:
         pass
 
 
-@LOOPS
+@on_each_loop
 def test_hubs_leave_no_descriptors_and_no_objects_on_a_loop_that_goes_on(new_loop: Any) -> None:
     async def main() -> None:
         hubs: list[weakref.ref[Any]] = []

@@ -6,15 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
-import uvloop
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
 from waiting import PATIENCE, until, until_async
 
-LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+from tests.loops import LOOP_TYPES
+
+on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 
 
-@LOOPS
+@on_each_loop
 def test_a_loop_that_closes_while_a_publication_is_awaited(
     redis: RedisServer, capfd: pytest.CaptureFixture[str], new_loop: Any
 ) -> None:
@@ -37,7 +38,7 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
     assert capfd.readouterr() == ("", "")
 
 
-@LOOPS
+@on_each_loop
 async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(
     redis: RedisServer, new_loop: Any
 ) -> None:

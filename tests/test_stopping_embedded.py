@@ -23,11 +23,13 @@ from sse_hub._serving import abort, serving
 from stopping_app import app, burst_ended, late_began, slow_began
 from waiting import PATIENCE, promised
 
+from tests.loops import LOOPS
+
 GRACE = 1.0
 OPENSSL = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
 TICK = b"data: tick\n\n"
 
-loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+loops = pytest.mark.parametrize("loop", LOOPS)
 
 
 def open_streams(server: ThreadServer, stack: ExitStack, *paths: str, index: int = 0) -> list[Client]:

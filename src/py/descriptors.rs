@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::reactor::Socket;
+pub use system::socket;
 
 /// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
 /// gives it to a hub, to `_close`, or to `_release`.
@@ -29,13 +29,8 @@ pub fn _release(fd: i32) -> bool {
 #[pyfunction]
 pub fn _close(fd: i32) {
     if system::disown(fd) {
-        drop(system::socket(fd));
+        drop(socket(fd));
     }
-}
-
-/// The socket behind such a descriptor, which the caller gives up.
-pub fn socket(fd: i32) -> Socket {
-    system::socket(fd)
 }
 
 #[cfg(unix)]
@@ -57,6 +52,7 @@ mod system {
         Ok(duplicate)
     }
 
+    /// The socket behind such a descriptor, which the caller gives up.
     pub fn socket(fd: i32) -> Socket {
         // SAFETY: it was duplicated, or taken over, for whoever asks, and its owner gives it up.
         unsafe { Socket::from_raw_fd(fd) }
@@ -67,10 +63,10 @@ mod system {
 mod system {
     use std::io;
 
-    use crate::reactor::Socket;
+    use crate::reactor::{Socket, unsupported};
 
     pub fn duplicate(_: i32) -> io::Result<i32> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform"))
+        Err(unsupported())
     }
 
     pub fn own(_: i32) {}

@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
 
 use super::handed::{Reactors, Reports};
 use super::hub::PyHub;
-use super::signal::{Signal, SignalWaker};
+use super::signal::Signal;
 use super::subscription::PySubscription;
 use super::{exit, fork};
 use crate::entry::{Entry, SubscriberId};
@@ -18,6 +18,7 @@ use crate::hub::Hub;
 use crate::reader::{Effects, Reader};
 use crate::subscriber::{CloseReason, Identity};
 use crate::sync::Mutex;
+use crate::waker::Wake;
 
 /// How many joined chunks a loop remembers, and how many bytes of them, so that the subscribers of a topic
 /// share one `bytes`.
@@ -62,6 +63,15 @@ struct Resuming {
 struct Timer {
     handle: Option<Py<PyAny>>,
     at: Option<Duration>,
+}
+
+/// The waking end, for the core.
+struct SignalWaker(Arc<Signal>);
+
+impl Wake for SignalWaker {
+    fn wake(&self) {
+        self.0.set();
+    }
 }
 
 /// One event loop's reader. Private: the loop calls it.

@@ -7,8 +7,6 @@ use std::os::fd::AsRawFd;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::waker::Wake;
-
 /// A descriptor that becomes readable when it is signalled.
 #[derive(Debug)]
 pub struct Signal {
@@ -82,14 +80,5 @@ impl Signal {
         let _ = (&self.reader).write(&1u64.to_ne_bytes());
         #[cfg(not(target_os = "linux"))]
         let _ = (&self.writer).write(&[1]);
-    }
-}
-
-/// The waking end, for the core.
-pub struct SignalWaker(pub std::sync::Arc<Signal>);
-
-impl Wake for SignalWaker {
-    fn wake(&self) {
-        self.0.set();
     }
 }

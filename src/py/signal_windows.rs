@@ -9,7 +9,6 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::exit;
 use crate::sync::Mutex;
-use crate::waker::Wake;
 
 /// Wakes a loop.
 #[derive(Debug)]
@@ -89,14 +88,5 @@ impl Signal {
                 .getattr(intern!(py, "_drain"))
                 .and_then(|drain| event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (drain,)));
         });
-    }
-}
-
-/// The waking end, for the core.
-pub struct SignalWaker(pub std::sync::Arc<Signal>);
-
-impl Wake for SignalWaker {
-    fn wake(&self) {
-        self.0.set();
     }
 }

@@ -9,6 +9,12 @@ use crate::hub::Hub;
 use crate::reader::Reader;
 use crate::subscriber::Identity;
 
+/// Why there is none.
+#[must_use]
+pub fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform")
+}
+
 /// A running reactor: there is none.
 pub struct Reactor {
     /// What would deliver to its clients.
@@ -22,7 +28,7 @@ impl Reactor {
     /// # Errors
     /// Always.
     pub fn start(_: Arc<Hub>, _: Box<dyn Listener>) -> io::Result<Self> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform"))
+        Err(unsupported())
     }
 
     /// Take over a client's socket.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::subscriber::{CloseReason, Identity};
 #[cfg(not(unix))]
-pub use absent::Reactor;
+pub use absent::{Reactor, unsupported};
 #[cfg(unix)]
 pub use handle::Reactor;
 
