@@ -18,8 +18,8 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from sse_hub import _core
-from sse_hub._handed import handed_off
-from sse_hub._handoff import EXTENSION, Offer
+from sse_hub._handoff.offer import EXTENSION, Offer
+from sse_hub._stopping.handed import handed_off
 from starlette.types import Receive, Scope, Send
 
 HANDED_OFF = b"data: handed off\n\n"

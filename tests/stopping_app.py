@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sse_hub import EventSourceResponse, Hub, Subscription
-from sse_hub._serving import DisconnectWatch, serving
+from sse_hub._responses.disconnect import DisconnectWatch
+from sse_hub._stopping.serving import serving
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint

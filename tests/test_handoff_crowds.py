@@ -20,7 +20,7 @@ import pytest
 from crowd import HOST, Company, Crowd, Visitor, many_descriptors
 from handoff_serving import PROTOCOL, body_of
 from servers import Command, run, uvicorn
-from sse_hub._event_parser import EventParser
+from sse_hub._testing.event_parser import EventParser
 from waiting import EXACT, promised, until
 from wire import half_close, reset
 

@@ -27,7 +27,7 @@ from handoff_serving import (
 )
 from opentelemetry import trace
 from servers import HOST, Client, Command, ThreadServer, run
-from sse_hub._handoff import State
+from sse_hub._handoff.offer import State
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 from sse_hub import _core
-from sse_hub._handoff import Offer, State
+from sse_hub._handoff.offer import Offer, State
 
 
 class Open:

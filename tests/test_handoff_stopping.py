@@ -17,8 +17,8 @@ from handoff_serving import (
     serving,
 )
 from servers import Client, ThreadServer
-from sse_hub import _handed
-from sse_hub._handed import handed_off
+from sse_hub._stopping import handed
+from sse_hub._stopping.handed import handed_off
 from waiting import PATIENCE, promised, until
 from wire import WAYS, Site, Stream, quiet
 
@@ -51,7 +51,7 @@ def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.Captur
     numbers = {*streams[0].stopped, *streams[1].stopped}
     del server, app, other
     gc.collect()
-    assert not numbers & set(_handed._by_number)
+    assert not numbers & set(handed._by_number)
 
 
 @pytest.mark.parametrize(("grace", "timeout"), [(0.3, None), (30.0, 1)])
@@ -92,7 +92,7 @@ def test_nothing_leaves_a_server_that_stops(first: bool, monkeypatch: pytest.Mon
             shutdown = shutdown.__wrapped__
         monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
         monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
-        monkeypatch.setattr("sse_hub._handed._wrapped_class", None)
+        monkeypatch.setattr("sse_hub._stopping.handed._wrapped_class", None)
     with serving() as (server, observed):
         with Client(server.port, "/late") as client:
             assert observed.began.wait(PATIENCE)
@@ -121,11 +121,11 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
             calls.append("abort")
 
     server = uvicorn.Server(uvicorn.Config(build()))
-    number = _handed.server_number(server.server_state)
-    assert number == _handed.server_number(server.server_state)
+    number = handed.server_number(server.server_state)
+    assert number == handed.server_number(server.server_state)
     late = Late()
-    _handed._servers[server.server_state].begin(server)
-    assert _handed.is_stopping(server.server_state)
+    handed._servers[server.server_state].begin(server)
+    assert handed.is_stopping(server.server_state)
     handed_off(number, late)
     (task,) = server.server_state.tasks  # so that uvicorn waits
     await task
@@ -136,11 +136,11 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
 async def test_streams_are_held_weakly() -> None:
     server = uvicorn.Server(uvicorn.Config(build()))
     observed = Observed()
-    handed_off(_handed.server_number(server.server_state), observed.streams)
+    handed_off(handed.server_number(server.server_state), observed.streams)
     ref = weakref.ref(observed.streams)
     del observed
     assert ref() is None
-    _handed._servers[server.server_state].begin(server)
+    handed._servers[server.server_state].begin(server)
     assert not server.server_state.tasks
 
 

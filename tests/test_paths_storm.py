@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from sse_hub import Hub
-from sse_hub._event_parser import Event, EventParser
+from sse_hub._testing.event_parser import Event, EventParser
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route

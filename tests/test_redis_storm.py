@@ -24,7 +24,7 @@ import pytest
 from redis_server import EntryId, RedisServer, entry_id, stream_key
 from redis_workers import Pair, WorkerHub
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
-from sse_hub._event_parser import Event, EventParser
+from sse_hub._testing.event_parser import Event, EventParser
 from waiting import PATIENCE
 
 CLIENTS = 200

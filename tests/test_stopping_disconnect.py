@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from servers import Client, ThreadServer
-from sse_hub._serving import DisconnectWatch
+from sse_hub._responses.disconnect import DisconnectWatch
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import Message
 from waiting import PATIENCE

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import uvicorn
 from servers import Client, ThreadServer, wait_until_it_refuses
-from sse_hub import _serving
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
-from sse_hub._serving import abort, serving
+from sse_hub._stopping import serving as registry
+from sse_hub._stopping.serving import abort, serving
 from stopping_app import app, burst_ended, late_began, slow_began
 from waiting import PATIENCE, promised
 
@@ -76,8 +76,8 @@ def test_servers_may_follow_each_other(loop: str) -> None:
             server.wait()
             assert time.monotonic() - began < promised(2 + GRACE)
     gc.collect()
-    assert not _serving._registry
-    assert not _serving._stopping
+    assert not registry._registry
+    assert not registry._stopping
 
 
 def test_a_stream_behind_a_middleware_that_hides_everything_ends_too() -> None:
@@ -218,13 +218,13 @@ def test_a_loop_closed_under_a_stream_leaves_nothing() -> None:
     task = loop.create_task(coroutine)
     loop.call_soon(loop.stop)
     loop.run_forever()
-    assert _serving._registry
+    assert registry._registry
     loop.close()
     coroutine.close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would complain about this test
     del task, coroutine
     gc.collect()
-    assert not _serving._registry
+    assert not registry._registry
 
 
 async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
@@ -233,7 +233,7 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
     streams = [Endless(RuntimeError("no")), Endless()]
     scope = {"type": "http", "headers": []}
     with serving(scope, forever, streams[0]), serving(scope, forever, streams[1]):
-        stopping = _serving._Stopping(GranianServer())
+        stopping = registry._Stopping(GranianServer())
         stopping.begin()
         stopping.begin()
         stopping.end()
@@ -242,14 +242,14 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
 
 
 def test_without_asyncio_nothing_is_registered() -> None:
-    before = set(_serving._registry)
+    before = set(registry._registry)
     with serving({"type": "http", "headers": []}, forever, Endless()):
-        assert _serving._registry == before
+        assert registry._registry == before
 
 
 async def test_an_unknown_inside_is_left_alone() -> None:
     with serving({"type": "http", "headers": []}, forever, stream := Endless()):
-        stopping = _serving._Stopping(UvicornServer(object()))
+        stopping = registry._Stopping(UvicornServer(object()))
         stopping.begin()
         stopping.end()
     assert stream.stops == 0

@@ -23,7 +23,7 @@ import sse_hub.uvicorn
 from handoff_serving import PROTOCOL, Complaints
 from servers import Client, ThreadServer
 from sse_hub import Hub, Subscription
-from sse_hub._event_parser import Event, EventParser
+from sse_hub._testing.event_parser import Event, EventParser
 from starlette.types import Receive, Scope, Send
 
 # The name of each way to serve: where its streams travel, and uvicorn's options.

@@ -19,7 +19,6 @@
 
 from typing import TYPE_CHECKING
 
-from sse_hub._hub_response import HubResponse
 from sse_hub.brokers import RedisBroker
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
@@ -32,7 +31,7 @@ from sse_hub.exceptions import (
     OutcomeUnknown,
 )
 from sse_hub.hub import Hub, Presence, Publication, Subscription
-from sse_hub.responses import EventSourceResponse
+from sse_hub.responses import EventSourceResponse, HubResponse
 
 __all__ = [
     "BrokerError",

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sse_hub import _core, _servers
-from sse_hub._app_status import handed_over
 from sse_hub._core import Publication, RedisBroker, Subscription
-from sse_hub._handed import handed_off
-from sse_hub._hub_response import HubResponse, Initial
+from sse_hub._responses.hub_response import HubResponse, Initial
+from sse_hub._stopping.app_status import handed_over
+from sse_hub._stopping.handed import handed_off
 
 __all__ = ["Hub", "Overflow", "Presence", "Publication", "Replay", "Subscription", "Topics"]
 

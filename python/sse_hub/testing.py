@@ -36,7 +36,7 @@ from urllib.parse import unquote, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Scope
 
-from sse_hub._event_parser import Event, EventParser
+from sse_hub._testing.event_parser import Event, EventParser
 from sse_hub.hub import Hub
 
 __all__ = ["Clock", "Connecting", "Event", "EventClient", "EventParser", "StreamEnded", "connect", "lifespan"]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from starlette.types import Message, Scope, Send
 
 from sse_hub._core import _release as release_descriptor
-from sse_hub._handoff import EXTENSION
+from sse_hub._handoff.offer import EXTENSION
 
 if TYPE_CHECKING:
-    from sse_hub._handoff import Offer
+    from sse_hub._handoff.offer import Offer
 
 __all__ = ["COME_BACK_LATER", "end_of_response", "end_on_socket", "find_offer", "take_socket"]
 

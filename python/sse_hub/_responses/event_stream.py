@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from sse_hub._app_status import AppStatus, SendTimeoutError, live_streams
 from sse_hub._core import Subscription
-from sse_hub._serving import abort, serving
+from sse_hub._stopping.app_status import AppStatus, SendTimeoutError, live_streams
+from sse_hub._stopping.serving import abort, serving
 from sse_hub.event import ServerSentEvent
 from sse_hub.event import _ensure_bytes as ensure_bytes
 
 if TYPE_CHECKING:
+    from sse_hub._responses.event_source_response import EventSourceResponse
     from sse_hub.hub import Hub
-    from sse_hub.responses import EventSourceResponse
 
 logger = logging.getLogger("sse_hub.sse")
 

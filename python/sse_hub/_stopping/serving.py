@@ -27,11 +27,10 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope
 
 from sse_hub import _servers
-from sse_hub._app_status import server_stops
-from sse_hub._disconnect import DisconnectWatch
 from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
+from sse_hub._stopping.app_status import server_stops
 
-__all__ = ["DisconnectWatch", "Serving", "Stream", "abort", "serving"]
+__all__ = ["Serving", "Stream", "abort", "serving"]
 
 logger = logging.getLogger("sse_hub")
 

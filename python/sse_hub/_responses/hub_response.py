@@ -16,13 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import _close as close_descriptor
 from sse_hub._core import _Request
-from sse_hub._leaving import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
-from sse_hub._serving import DisconnectWatch, abort, serving
+from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
+from sse_hub._responses.disconnect import DisconnectWatch
+from sse_hub._stopping.serving import abort, serving
 from sse_hub.exceptions import HubClosed, HubFull
 
 if TYPE_CHECKING:
     from sse_hub._core import Subscription
-    from sse_hub._handoff import Offer
+    from sse_hub._handoff.offer import Offer
     from sse_hub.hub import Hub, Overflow, Replay, Topics
 
 __all__ = ["HubResponse", "Initial"]

@@ -1,0 +1,1 @@
+"""The responses that stream to one client."""

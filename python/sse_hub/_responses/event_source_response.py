@@ -1,0 +1,250 @@
+"""``EventSourceResponse``: a generator's events to one client, by sse-starlette's API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import anyio
+from starlette.background import BackgroundTask
+from starlette.concurrency import iterate_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from sse_hub._core import Subscription
+from sse_hub._core import _close as close_descriptor
+from sse_hub._handoff.taking import end_of_response, end_on_socket, find_offer, take_socket
+from sse_hub._responses.event_stream import EventStream, send_within
+from sse_hub._stopping.app_status import AppStatus
+from sse_hub.event import ServerSentEvent
+from sse_hub.exceptions import HubClosed
+
+if TYPE_CHECKING:
+    from sse_hub.hub import Hub
+
+__all__ = ["AsyncContentStream", "Content", "ContentStream", "EventSourceResponse", "SyncContentStream"]
+
+Content = str | bytes | dict[str, Any] | ServerSentEvent | Any
+SyncContentStream = Iterator[Content]
+AsyncContentStream = AsyncIterable[Content]
+ContentStream = AsyncContentStream | SyncContentStream
+
+
+class EventSourceResponse(Response):
+    """Streams what ``content`` yields to the client as Server-Sent Events.
+
+    Args:
+        content: an async iterable, or an iterable, which then runs in a thread pool. What it yields may be a
+            str or any other value (the data of an event, by ``str()``), a dict (an event's fields), a
+            ``ServerSentEvent``, or bytes (sent as they are). It is iterated in one task; when the client
+            leaves or the server stops it sees ``asyncio.CancelledError`` where it waits, and its ``finally``
+            runs. A hub's ``Subscription`` too, which is handed off instead where the server offers that, if
+            it was not iterated before and nothing below but ``headers``, ``media_type`` and ``background`` is
+            given.
+        status_code: default 200. A browser stops reconnecting for good at any other.
+        headers: sent too. ``Cache-Control`` is ``no-store`` unless it is given here.
+        media_type: default ``text/event-stream``.
+        background: runs after the stream has ended, also when the client left or the server stopped, but not
+            after an exception.
+        ping: seconds between comments that keep proxies from closing the connection; default 15, and 0 means
+            none. A Subscription has its hub's heartbeats, so it gets pings only when this is given.
+        sep: the end of lines, ``"\\r\\n"`` (default), ``"\\r"`` or ``"\\n"``.
+        ping_message_factory: makes what is sent as a ping; default a comment with the UTC time.
+        data_sender_callable: a coroutine function that runs beside the stream, to feed what it reads from.
+            Its return does not end the stream, its exception does.
+        send_timeout: seconds a client may take for one event or one ping, after which the response raises
+            ``SendTimeoutError``; default None, no limit.
+        client_close_handler_callable: awaited with the ASGI message when the client has left, before
+            ``content`` is cancelled.
+        shutdown_event: set when the server stops, so that ``content`` can say goodbye.
+        shutdown_grace_period: seconds ``content`` has after that before it is cancelled; default 0.
+        cleanup_timeout: seconds that closing ``content`` may take after a send that failed, and that it may
+            ignore being cancelled; default 30, None is no limit.
+
+    Raises:
+        ValueError: ``sep`` is none of the three, ``ping``, ``shutdown_grace_period`` or ``cleanup_timeout``
+            is negative.
+        TypeError: ``ping`` is not a number.
+
+    One response serves one request. An exception of ``content`` comes out of the response as it is.
+    """
+
+    DEFAULT_PING_INTERVAL = 15
+    DEFAULT_SEPARATOR = "\r\n"
+    DEFAULT_CLEANUP_TIMEOUT = 30.0
+
+    body_iterator: AsyncIterable[Content]
+
+    def __init__(
+        self,
+        content: ContentStream,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "text/event-stream",
+        background: BackgroundTask | None = None,
+        ping: int | float | None = None,
+        sep: str | None = None,
+        ping_message_factory: Callable[[], Content] | None = None,
+        data_sender_callable: Callable[[], Coroutine[None, None, None]] | None = None,
+        send_timeout: float | None = None,
+        client_close_handler_callable: Callable[[Message], Awaitable[None]] | None = None,
+        shutdown_event: anyio.Event | None = None,
+        shutdown_grace_period: float = 0,
+        cleanup_timeout: float | None = DEFAULT_CLEANUP_TIMEOUT,
+    ) -> None:
+        if sep not in (None, "\r\n", "\r", "\n"):
+            raise ValueError(f"sep must be one of: \\r\\n, \\r, \\n, got: {sep!r}")
+        self.sep = sep or self.DEFAULT_SEPARATOR
+        self._chose_sep = sep is not None
+
+        if isinstance(content, AsyncIterable):
+            self.body_iterator = content
+        else:
+            self.body_iterator = iterate_in_threadpool(content)
+
+        self.status_code = status_code
+        self.media_type = self.media_type if media_type is None else media_type
+        self.background = background
+        self.data_sender_callable = data_sender_callable
+        self.send_timeout = send_timeout
+        self.init_headers(self._stream_headers(headers))
+
+        self.ping_interval = self.DEFAULT_PING_INTERVAL if ping is None else ping
+        self._pings = ping is not None or not isinstance(content, Subscription)
+        self.ping_message_factory = ping_message_factory
+        self.client_close_handler_callable = client_close_handler_callable
+
+        if shutdown_grace_period < 0:
+            raise ValueError("shutdown_grace_period must be >= 0")
+        self._shutdown_event = shutdown_event
+        self._shutdown_grace_period = shutdown_grace_period
+        if cleanup_timeout is not None and cleanup_timeout < 0:
+            raise ValueError("cleanup_timeout must be >= 0")
+        self._cleanup_timeout = cleanup_timeout
+
+        self.active = True
+
+    @staticmethod
+    def _stream_headers(headers: Mapping[str, str] | None) -> MutableHeaders:
+        merged = MutableHeaders()
+        if headers is not None:
+            merged.update(headers)
+        # A cache in front that fans out to many clients may be told otherwise.
+        merged.setdefault("Cache-Control", "no-store")
+        merged["Connection"] = "keep-alive"
+        # nginx would collect events until its buffer is full.
+        merged["X-Accel-Buffering"] = "no"
+        return merged
+
+    @property
+    def ping_interval(self) -> int | float:
+        """Seconds between pings; 0 for none. It may be assigned while the stream runs."""
+        return self._ping_interval
+
+    @ping_interval.setter
+    def ping_interval(self, value: int | float) -> None:
+        if not isinstance(value, int | float):
+            raise TypeError("ping interval must be int or float")
+        if not value >= 0:  # NaN is no interval either
+            raise ValueError("ping interval must be >= 0 (0 disables ping)")
+        self._ping_interval = value
+
+    def enable_compression(self, force: bool = False) -> NoReturn:
+        """Compressed streams would be held back by every buffer on their way: not supported.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("Compression is not supported for SSE streams.")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream. Returns when it has ended, whoever ended it."""
+        if scope["type"] == "websocket":
+            send = self._wrap_websocket_denial_send(send)
+        start: Message = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self._headers_for(scope),
+        }
+        if scope["type"] == "http" and scope["method"].upper() == "HEAD":
+            # Starlette adds HEAD to every GET route, and a stream without a body would never end.
+            await send_within(self.send_timeout, send, start)
+            await send_within(
+                self.send_timeout, send, {"type": "http.response.body", "body": b"", "more_body": False}
+            )
+        elif await self._stream(scope, receive, send, start):
+            return  # The background task runs when the stream ends.
+        if self.background is not None:
+            await self.background()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
+        """Send the stream; True when it was handed off and goes on after this request."""
+        head: Message | None = start
+        subscription = self.body_iterator
+        if self._is_plain() and isinstance(subscription, Subscription):
+            offer = find_offer(scope)
+            if offer is not None and _can_hand_over(subscription):
+                try:
+                    fd = await take_socket(offer, send, start)
+                    if fd is not None:
+                        handed = self._hand_over(subscription, fd, offer.server, receive)
+                        await end_of_response(send)
+                        return handed
+                except BaseException:
+                    if subscription.path == "loop":
+                        subscription.close("client")
+                    raise
+                head = None
+        await EventStream(self, scope, receive, send).run(head)
+        return False
+
+    def _is_plain(self) -> bool:
+        """Whether a Subscription's bytes are all there is to send: no option asks for more than they have."""
+        return (
+            self.status_code == 200
+            and not (self._pings or self._chose_sep or self._shutdown_grace_period)
+            and self.ping_message_factory is None
+            and self.data_sender_callable is None
+            and self.send_timeout is None
+            and self.client_close_handler_callable is None
+            and self._shutdown_event is None
+            and self._cleanup_timeout == self.DEFAULT_CLEANUP_TIMEOUT
+            and AppStatus.enable_automatic_graceful_drain
+            and not AppStatus._ends_all
+        )
+
+    def _hand_over(self, subscription: Subscription, fd: int, server: int, receive: Receive) -> bool:
+        """Let the subscription go on at a reactor, with the client's socket.
+
+        False when that cannot be (any more), and the client was told to come back.
+        """
+        hub = cast("Hub", subscription._hub)
+        on_end = None if self.background is None else partial(hub._run_background, self.background)
+        try:
+            handed = subscription._hand_over(fd, server, on_end)
+        except BaseException:
+            close_descriptor(fd)
+            raise
+        if not handed:  # it was iterated meanwhile, or its hub has ended
+            end_on_socket(fd)
+            return False
+        self.active = False
+        hub._moved_over(server)
+        hub._look_at_workers(receive)
+        return True
+
+    def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        if scope.get("http_version", "1.1")[:1] not in ("2", "3"):
+            return self.raw_headers
+        # Connection is a header of HTTP/1, and malformed in what came later (RFC 9113, 8.2.2).
+        return [header for header in self.raw_headers if header[0] != b"connection"]
+
+
+def _can_hand_over(subscription: Subscription) -> bool:
+    """Whether a reactor could go on with a subscription, here and now."""
+    try:
+        return subscription._can_hand_over()
+    except (OSError, HubClosed):  # no thread or descriptor for a reactor
+        return False

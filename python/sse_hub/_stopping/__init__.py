@@ -1,0 +1,1 @@
+"""How streams end when their server stops, and when the program says so (``AppStatus``)."""

@@ -1,0 +1,1 @@
+"""The parts of ``sse_hub.testing``."""
