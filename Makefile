@@ -8,6 +8,7 @@
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
+#   make reference  docs/reference.md, rendered from the docstrings
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -20,7 +21,7 @@ BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
 # Property tests are the same in every run, so that one that fails does so for everybody; not in `make explore`.
 SEED ?= 20261121
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore lint lint-bench build setup venv system clean format
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore lint lint-bench build setup venv system clean format reference
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -98,6 +99,9 @@ lint-bench:
 		CARGO_TARGET_DIR=target cargo clippy -q --locked --all-targets -- -D warnings) || exit 1; done
 	! command -v go >/dev/null || { test -z "$$(gofmt -l bench/peers/go)" && \
 		cd bench/peers/go && GOPROXY=off GOTOOLCHAIN=local go vet ./...; }
+
+reference: venv
+	$(PY) tools/reference.py
 
 format:
 	cargo fmt

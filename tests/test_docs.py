@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import json
 import queue
 import re
@@ -23,11 +21,17 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
 from live import Events, serve
 from pages import PAGES, PYTHON, ROOT, Block, find
-from sse_hub import EventSourceResponse, Hub, HubResponse, JSONServerSentEvent, ServerSentEvent, Subscription
+from sse_hub import Hub, HubResponse
 from sse_hub.testing import Clock, connect
 from waiting import PATIENCE, until
 
 EXERCISED: set[Block] = set()
+LINKED = [
+    *PAGES,
+    ROOT / "CHANGELOG.md",
+    ROOT / "bench" / "README.md",
+    ROOT / "bench" / "results" / "results.md",
+]
 
 
 def exercises(page: str, heading: str) -> Callable[[Callable[..., None]], Any]:
@@ -41,7 +45,7 @@ def exercises(page: str, heading: str) -> Callable[[Callable[..., None]], Any]:
 def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """README's first example as the module that its text calls it."""
     module = ModuleType("main")
-    vars(module).update(find("README.md", "A stream in two minutes")[0].run())
+    vars(module).update(find("README.md", "Quick start")[0].run())
     monkeypatch.setitem(sys.modules, "main", module)
 
 
@@ -69,7 +73,7 @@ def prose(page: Path) -> str:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in PAGES:
+    for page in LINKED:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
             if not target.startswith(("http://", "https://")):
                 path, _, anchor = target.partition("#")
@@ -78,7 +82,7 @@ def test_every_link_leads_somewhere() -> None:
                 assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
 
 
-@exercises("README.md", "A stream in two minutes")
+@exercises("README.md", "Quick start")
 def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
     push = next(b.text for b in find("README.md", block.heading, "sh") if b.text.startswith("curl"))
     arguments = shlex.split(push)
@@ -95,7 +99,8 @@ def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
         assert 'new EventSource("/events").addEventListener("tick"' in server.http.get("/").text
 
 
-def is_handed_off(block: Block) -> None:
+@exercises("hand-off.md", "Turning it on")
+def test_the_middleware_hands_streams_off(block: Block) -> None:
     names = block.run()
     hub = Hub()
     names["app"].get("/events")(lambda: hub.response("news"))
@@ -106,17 +111,7 @@ def is_handed_off(block: Block) -> None:
         assert events.next().json() == "hello"
 
 
-@exercises("README.md", "The hand-off: streams that cost Python nothing")
-def test_the_middleware_hands_streams_off(block: Block) -> None:
-    is_handed_off(block)
-
-
-@exercises("hand-off.md", "Turning it on")
-def test_the_middleware_of_the_hand_off_page_does_so_too(block: Block) -> None:
-    is_handed_off(block)
-
-
-@exercises("README.md", "Publishing")
+@exercises("publishing.md", "One client, one user")
 def test_one_client_is_poked_and_a_user_signed_out(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     names = block.run()
     with (
@@ -135,7 +130,7 @@ def test_one_client_is_poked_and_a_user_signed_out(block: Block, capsys: pytest.
     assert "ann left: signed out" in capsys.readouterr().out
 
 
-@exercises("README.md", "`def` or `async def`, and database sessions")
+@exercises("quickstart.md", "Database sessions")
 def test_a_session_of_function_scope_is_closed_while_the_stream_is_open(block: Block) -> None:
     names = block.run()
     made: list[dict[str, Any]] = []
@@ -155,7 +150,7 @@ def test_a_session_of_function_scope_is_closed_while_the_stream_is_open(block: B
         assert server.http.get("/events/bob").status_code == 403
 
 
-@exercises("README.md", "In Starlette")
+@exercises("quickstart.md", "In Starlette")
 def test_starlette_routes(block: Block) -> None:
     names = block.run()
     names["hub"].publish("prices", "latest")
@@ -169,7 +164,7 @@ def test_starlette_routes(block: Block) -> None:
             assert [events.next().json(), events.next().json()] == ["b", "a"]
 
 
-@exercises("README.md", "Pages from another origin")
+@exercises("browsers.md", "Another origin")
 def test_another_origin_is_allowed(block: Block) -> None:
     names = block.run()
     origin = {"Origin": "https://shop.example"}
@@ -196,7 +191,7 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     return redis
 
 
-@exercises("README.md", "Several workers and hosts")
+@exercises("README.md", "Several workers")
 def test_scaling_out_begins_with_one_variable(block: Block, broker: Any) -> None:
     with serve(block.run()["app"]) as server, server.stream("/events") as events:
         events.opened()
@@ -237,60 +232,40 @@ def test_the_numbers_are_those_of_the_tables(block: Block) -> None:
     names = block.run()
     with serve(names["app"]) as server:
         stats = server.http.get("/hub-stats").json()
-    text = block.page.read_text().partition("Counters.")[2].partition("What they tell")[0]
+    text = block.page.read_text().partition("Counters.")[2].partition("How to read them")[0]
     cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert named == set(stats)
-
-
-def test_the_options_are_those_of_the_table() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text().partition("## All options of a hub")[2]
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
-    said = {name: eval(default.strip("`").replace(" MiB", " * 2**20")) for name, default in rows}
-    taken = inspect.signature(Hub.__new__).parameters.values()
-    keyword_only = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name[0] != "_"}
-    assert said == keyword_only
-
-
-def options(heading: str, table: int = 0) -> dict[str, Any]:
-    """What a table of the reference says is taken, with the defaults; `empty` where it says none."""
-    text = (ROOT / "docs" / "reference.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    tables = [part for part in text.split("\n\n") if "| default |" in part]
-    rows = re.findall(r"^\| `(\w+)` \| *(.*?) *\|", tables[table], re.MULTILINE)
-    empty = inspect.Parameter.empty
-    return {name: ast.literal_eval(default.strip("`")) if default else empty for name, default in rows}
-
-
-def taken(function: Callable[..., Any], *others: str) -> dict[str, Any]:
-    """What a function takes, with the defaults, but for ``others``."""
-    given = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in given if p.name not in ("self", *others)}
-
-
-def test_the_reference_names_what_the_calls_take() -> None:
-    event = options("Publishing")
-    event["data"] = ...  # in place of a value: None is one
-    for publishes in (Hub.publish, Hub.broadcast, Hub.send, Subscription.send):
-        assert taken(publishes, "topics", "subscriber_id") == event
-    subscription = options("Streams of a hub")
-    assert taken(Hub.subscribe) == subscription
-    assert taken(Hub.response) == subscription | options("Streams of a hub", 1)
-    response = options("`EventSourceResponse`")
-    assert list(response.items()) == list(taken(EventSourceResponse.__init__).items())  # also in this order
-    for made in (ServerSentEvent, JSONServerSentEvent):
-        assert taken(made) == options("`ServerSentEvent`")
 
 
 def test_the_reasons_are_those_of_the_core() -> None:
     def words(source: str) -> set[str]:
         return set(re.findall(r'Self::\w+ => "(\w+)"', (ROOT / "src" / source).read_text()))
 
-    text = (ROOT / "docs" / "operations.md").read_text().partition("## Why a stream ended")[2]
-    ends = re.findall(r"^\| `(\w+)`", text.partition("\n## ")[0], re.MULTILINE)
-    assert set(ends) == words("subscriber/identity.rs") | {"error", "kicked"}
-    assert set(ends) <= set(re.findall(r"``(\w+)``", Hub.on_disconnect.__doc__ or ""))
-    resets = (ROOT / "README.md").read_text().partition("Reasons of a reset are")[2].partition("\n\n")[0]
-    assert words("control.rs") <= set(re.findall(r"`(\w+)`", resets))
+    ends = set(first_cells("streams.md", "Why a stream ended"))
+    assert ends == words("subscriber/identity.rs") | {"error", "kicked"}
+    assert ends <= set(re.findall(r"``(\w+)``", Hub.on_disconnect.__doc__ or ""))
+    for page, heading in [("reconnecting.md", "Resets"), ("protocol.md", "`stream-reset`")]:
+        assert set(first_cells(page, heading)) == words("control.rs")
+
+
+def first_cells(page: str, heading: str) -> list[str]:
+    """The words with which the rows of a table begin."""
+    text = (ROOT / "docs" / page).read_text()
+    section = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^\1 |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"{page} has no {heading!r}"
+    return re.findall(r"^\| `(\w+)`", section[2], re.MULTILINE)
+
+
+@exercises("streams.md", "A response of your own")
+def test_responses_of_ones_own_stream(block: Block) -> None:
+    names = block.run()
+    with serve(names["app"]) as server:
+        for path in ("/plain", "/events"):
+            with server.stream(path) as events:
+                events.opened()
+                names["hub"].publish("prices", path)
+                assert events.next().json() == path
 
 
 @exercises("recipes.md", "A price ticker")
@@ -387,7 +362,7 @@ def test_progress_is_whole_also_for_a_page_that_comes_late(block: Block) -> None
                 assert [((event := events.next()).event, event.json()) for _ in whole] == whole
 
 
-@exercises("README.md", "Beside FastAPI's own `fastapi.sse`")
+@exercises("from-sse-starlette.md", "Beside FastAPI's own `fastapi.sse`")
 def test_a_hub_beside_fastapis_own_streams(block: Block) -> None:
     with serve(block.run()["app"]) as server:
         with server.stream("/countdown") as events:
@@ -499,7 +474,9 @@ def test_streams_pass_the_middleware_that_is_named() -> None:
 
 
 async def test_the_control_events_are_those_of_the_table() -> None:
-    rows = re.findall(r"^\| `(stream-\w+)` \| (.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(stream-\w+)` \| (.*?) \|", (ROOT / "docs" / "protocol.md").read_text(), re.MULTILINE
+    )
     said = {name: set(json.loads(data.strip("`"))) if "{" in data else data for name, data in rows}
     clock = Clock()
     hub = clock.hub(capacity=1, overflow="drop_oldest", heartbeat=15)

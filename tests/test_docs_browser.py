@@ -75,7 +75,7 @@ def open_stream(page: Page, url: str, stream: str) -> None:
 
 
 def test_the_first_example_shows_what_is_pushed(page: Page) -> None:
-    with serve(find("README.md", "A stream in two minutes")[0].run()["app"]) as server:
+    with serve(find("README.md", "Quick start")[0].run()["app"]) as server:
         open_stream(page, server.url, "/events")
         server.http.post("/push", json={"gold": 2411.5})
         expect(page.locator("li")).to_have_text(['{"gold":2411.5}'])

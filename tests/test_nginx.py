@@ -1,4 +1,4 @@
-"""The nginx configuration of README.md, word for word, in a real nginx before a real uvicorn."""
+"""The nginx configuration of docs/operations.md, word for word, in a real nginx before a real uvicorn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from live import Events, serve
 from sse_hub import Hub, HubResponse
 from waiting import PATIENCE
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 READ_TIMEOUT = 3  # seconds, in nginx's main configuration; the location does not set its own
 
 CONFIG = """
@@ -63,10 +63,10 @@ each_path = pytest.mark.parametrize("site", ["portable", "handed-off"], indirect
 
 
 def recommended(upstream: str) -> str:
-    """What README recommends, for an upstream there."""
-    _, _, rest = README.read_text().partition("```nginx\n")
+    """What the page recommends, for an upstream there."""
+    _, _, rest = PAGE.read_text().partition("```nginx\n")
     location, fence, _ = rest.partition("```")
-    assert fence, "README has no nginx block"
+    assert fence, "the page has no nginx block"
     assert location.count("127.0.0.1:8000") == 1
     return location.replace("http://127.0.0.1:8000", upstream)
 
