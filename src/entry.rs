@@ -3,57 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::event::EventId;
 use crate::frame::Frame;
+use crate::ids::{EventId, SubscriberId};
 use crate::topic::{TopicId, TopicIds};
-
-/// A subscriber's number, unique in its hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SubscriberId(pub u64);
-
-impl SubscriberId {
-    /// The id as the application and other processes see it.
-    #[must_use]
-    pub fn public(self) -> PublicId {
-        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        let mut bytes = [0; PUBLIC_ID_BYTES];
-        let mut at = bytes.len();
-        let mut rest = self.0;
-        while rest > 0 || at == bytes.len() {
-            at -= 1;
-            bytes[at] = DIGITS[usize::try_from(rest % 36).unwrap_or(0)];
-            rest /= 36;
-        }
-        bytes[at - 2..at].copy_from_slice(b"c-");
-        PublicId { bytes, start: u8::try_from(at - 2).unwrap_or(0) }
-    }
-
-    /// The number behind a public id; `None` for what is none.
-    #[must_use]
-    pub fn from_public(name: &str) -> Option<Self> {
-        let id = Self(u64::from_str_radix(name.strip_prefix("c-")?, 36).ok()?);
-        // Not another spelling of it.
-        (*id.public() == *name).then_some(id)
-    }
-}
-
-/// `c-` and the 13 digits that a `u64` has in base 36.
-const PUBLIC_ID_BYTES: usize = 15;
-
-/// A subscriber's public id, in place: there may be many thousands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublicId {
-    bytes: [u8; PUBLIC_ID_BYTES],
-    start: u8,
-}
-
-impl std::ops::Deref for PublicId {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        str::from_utf8(&self.bytes[usize::from(self.start)..]).unwrap_or_default()
-    }
-}
 
 /// A place in the hub's order, and what the wire calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,23 +105,5 @@ impl Entry {
 
     pub(crate) fn forget_rings(&self) {
         self.rings.store(0, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn public_ids_round_trip() {
-        for number in [0, 1, 35, 36, 1_234_567, u64::MAX] {
-            let name = SubscriberId(number).public();
-            assert!(name.starts_with("c-"), "{}", &*name);
-            assert_eq!(SubscriberId::from_public(&name), Some(SubscriberId(number)));
-        }
-        assert_eq!(&*SubscriberId(0).public(), "c-0");
-        for name in ["", "c-", "c-00", "c-A", "c-+1", "x-1", "c-zzzzzzzzzzzzzzzz"] {
-            assert_eq!(SubscriberId::from_public(name), None, "{name:?}");
-        }
     }
 }

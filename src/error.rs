@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// Bytes of a value shown in an error message.
+const SHOWN_BYTES: usize = 100;
+
 /// Everything the core refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -52,3 +55,24 @@ impl Error {
 
 /// The core's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A value as an error message shows it: quoted, and cut when it is long.
+pub(crate) fn shown(value: &str) -> String {
+    if value.len() <= SHOWN_BYTES {
+        return format!("{value:?}");
+    }
+    let cut = (0..=SHOWN_BYTES).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0);
+    format!("{:?}... ({} bytes)", &value[..cut], value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_cut_long_values() {
+        let text = shown(&"é".repeat(1000));
+        assert!(text.len() < 200, "{text}");
+        assert!(text.ends_with("(2000 bytes)"), "{text}");
+    }
+}

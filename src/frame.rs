@@ -16,7 +16,7 @@
 //! head in front, and [`Draft::seal`] writes them right-aligned into it: nothing is allocated, and no data is
 //! moved (a comment is, by the few bytes the id is shorter than the longest).
 
-use crate::event::{EventId, MAX_EVENT_ID_LEN};
+use crate::ids::{EventId, MAX_EVENT_ID_LEN};
 
 /// Room for the hexadecimal digits of a `usize` and CRLF.
 const CHUNK_ROOM: usize = 2 * size_of::<usize>() + 2;
@@ -273,7 +273,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Epoch;
+    use crate::ids::Epoch;
 
     fn id(seq: u64) -> EventId {
         EventId { epoch: Epoch::parse("k3f9x2").unwrap(), seq }

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::entry::SubscriberId;
+use crate::ids::SubscriberId;
 
 /// Deadlines, soonest first.
 #[derive(Debug, Default)]

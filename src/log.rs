@@ -13,8 +13,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::change::Change;
 use crate::entry::Entry;
-use crate::subscriber::Change;
 
 /// What stands in the log.
 #[derive(Debug, Clone)]

@@ -5,67 +5,13 @@
 //! gave it, so that every process calls an event by the same name.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use crate::control::ResetReason;
-use crate::event::{Epoch, EventId};
+use crate::ids::{Epoch, EventId, StreamId};
 
 /// Ids of a stream that are remembered: a client that comes back with an older one is looked up at the broker, and
 /// a stream that lost more than these is not known again.
 const REMEMBERED: usize = 1 << 16;
-
-/// The counter from which on an id is no entry's, but a stream's beginning: a million entries are not written within
-/// a millisecond.
-pub const BEGINNINGS: u64 = 1_000_000;
-
-/// The id of an entry of a stream: milliseconds and a counter within them (Redis Streams, "Entry IDs").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct StreamId {
-    /// Milliseconds since 1970, by the broker's clock.
-    pub ms: u64,
-    /// Counter of the entries of one millisecond.
-    pub seq: u64,
-}
-
-impl StreamId {
-    /// Reads an id as the broker writes it; `None` for anything else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::from_event_id(EventId::parse(text)?)
-    }
-
-    /// Whether it is before the first entry of any stream that was not given a beginning of its own: which of them
-    /// is meant cannot be told.
-    #[must_use]
-    pub fn is_any_beginning(self) -> bool {
-        self == Self::default()
-    }
-
-    fn from_event_id(id: EventId) -> Option<Self> {
-        let ms: u64 = id.epoch.as_str().parse().ok()?;
-        // Not the id of another spelling, such as one with leading zeros.
-        (Epoch::from_number(ms)? == id.epoch).then_some(Self { ms, seq: id.seq })
-    }
-
-    /// Whether it is before the first entry of a stream.
-    #[must_use]
-    pub fn is_beginning(self) -> bool {
-        self.seq >= BEGINNINGS || self.is_any_beginning()
-    }
-
-    /// The same as an event's id; `None` for a time so far away that it has more digits than an id has room
-    /// for.
-    #[must_use]
-    pub fn event_id(self) -> Option<EventId> {
-        Some(EventId { epoch: Epoch::from_number(self.ms)?, seq: self.seq })
-    }
-}
-
-impl fmt::Display for StreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.seq)
-    }
-}
 
 /// Where the id that a client came back with stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,18 +140,6 @@ mod tests {
 
     fn id(ms: u64, seq: u64) -> StreamId {
         StreamId { ms, seq }
-    }
-
-    #[test]
-    fn a_streams_ids_round_trip() {
-        for id in [id(0, 0), id(1_732_170_000_000, 5), id(9_999_999_999_999_999, u64::MAX)] {
-            assert_eq!(StreamId::parse(&id.to_string()), Some(id));
-            assert_eq!(id.event_id().unwrap().to_string(), id.to_string());
-        }
-        for text in ["", "1", "1-", "-1", "01-1", "1-01", "a-1", "1-1-1", "k3f9x2-1042"] {
-            assert_eq!(StreamId::parse(text), None, "{text:?}");
-        }
-        assert_eq!(id(u64::MAX, 0).event_id(), None, "more digits than an id has room for");
     }
 
     #[test]

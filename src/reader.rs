@@ -11,25 +11,21 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::change::{Change, Who};
 use crate::control;
-use crate::entry::{Cursor, Entry, SubscriberId, Target};
-use crate::event::EventId;
+use crate::entry::{Cursor, Entry, Target};
 use crate::frame::Draft;
 use crate::heartbeat::Deadlines;
 use crate::history::{Page, Replay};
+use crate::identity::{CloseReason, Identity};
+use crate::ids::{EventId, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{
-    Change, CloseReason, Due, Fetched, Identity, Membership, Plan, Subscriber, Taken, Who,
-};
+use crate::subscriber::{Due, Fetched, Membership, Plan, Subscriber, Taken};
 use crate::sync::Mutex;
 use crate::topic::{TopicId, TopicIds};
 use crate::waker::{Bell, Wake};
-
-/// A reader's number, unique in its hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ReaderId(pub u64);
 
 /// What a drain leaves to do after the locks are released.
 #[derive(Default)]

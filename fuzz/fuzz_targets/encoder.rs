@@ -11,7 +11,8 @@ use arbitrary::Arbitrary;
 use eventsource_stream::Eventsource;
 use futures_util::{FutureExt, StreamExt, stream};
 use libfuzzer_sys::fuzz_target;
-use sse_hub::event::{Epoch, EventId, check_event_type};
+use sse_hub::ids::{Epoch, EventId};
+use sse_hub::event::check_event_type;
 use sse_hub::frame::FrameBuilder;
 
 #[derive(Debug, Arbitrary)]

@@ -6,18 +6,15 @@
 
 use std::sync::Arc;
 
-use crate::broker::envelope::Letter;
-use crate::broker::outcome::{Failure, Outcome};
-use crate::entry::SubscriberId;
+use crate::broker::letter::Letter;
 use crate::error::Result;
-use crate::numbering::StreamId;
+use crate::ids::{StreamId, SubscriberId};
+use crate::outcome::{Outcome, ReportFailure};
 
-pub mod envelope;
-pub mod outcome;
-pub mod redis;
+pub mod letter;
 
 /// What carries a hub's events between processes. Every method may be called from any thread, and none waits.
-pub trait Broker: Send + Sync {
+pub trait Broker: ReportFailure {
     /// Queue a letter.
     ///
     /// # Errors
@@ -39,9 +36,6 @@ pub trait Broker: Send + Sync {
 
     /// How many letters failed.
     fn failed(&self) -> u64;
-
-    /// A letter failed, and nobody looked.
-    fn tell_unseen(&self, failure: &Failure);
 }
 
 /// A change of who is in which topic. An empty topic's name is the hub itself.

@@ -14,10 +14,10 @@ use super::awaiting;
 use super::exceptions::OrRaise;
 use super::fork::PerProcess;
 use super::hub::PyHub;
-use crate::broker::redis::options::{Certificates, Kept, Keys, Server};
-use crate::broker::redis::{Observer, RedisBroker};
 use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
+use crate::redis::options::{Certificates, Kept, Keys, Server};
+use crate::redis::{Observer, RedisBroker};
 
 /// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
 ///

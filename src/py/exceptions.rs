@@ -6,8 +6,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::exit;
-use crate::broker::outcome::Failure;
 use crate::error::Error;
+use crate::outcome::Failure;
 
 /// One of our exception classes.
 fn class<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyType>>, name: &str) -> PyResult<Bound<'py, PyType>> {

@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fork;
-use crate::entry::SubscriberId;
 use crate::hub::Hub;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::{ReaderId, SubscriberId};
 use crate::reactor::{Listener, Reactor};
-use crate::reader::{Reader, ReaderId};
-use crate::subscriber::{CloseReason, Identity};
+use crate::reader::Reader;
 use crate::sync::Mutex;
 
 type Ends = Vec<(Arc<Identity>, CloseReason)>;

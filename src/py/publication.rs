@@ -13,9 +13,9 @@ use super::awaiting;
 use super::exceptions::{OrRaise, from_failure};
 use super::fork;
 use crate::broker::Broker;
-use crate::broker::outcome::{Failure, Outcome, Sent, Waiting};
 use crate::config::seconds;
-use crate::event::EventId;
+use crate::ids::EventId;
+use crate::outcome::{Failure, Outcome, Sent, Waiting};
 
 /// How long a thread that waits is deaf to signals.
 const SLICE: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ impl Drop for PyPublication {
             && *generation == fork::generation()
             && let Some(failure) = outcome.abandon()
         {
-            broker.tell_unseen(&failure);
+            broker.report_unseen(&failure);
         }
     }
 }

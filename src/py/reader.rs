@@ -13,10 +13,11 @@ use super::hub::PyHub;
 use super::signal::Signal;
 use super::subscription::PySubscription;
 use super::{exit, fork};
-use crate::entry::{Entry, SubscriberId};
+use crate::entry::Entry;
 use crate::hub::Hub;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::SubscriberId;
 use crate::reader::{Effects, Reader};
-use crate::subscriber::{CloseReason, Identity};
 use crate::sync::Mutex;
 use crate::waker::Wake;
 

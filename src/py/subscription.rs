@@ -16,11 +16,13 @@ use super::hub::PyHub;
 use super::publication::PyPublication;
 use super::reader::LoopReader;
 use super::{descriptors, exit, fork};
-use crate::broker::envelope::{Letter, To};
-use crate::broker::outcome::Waiting;
+use crate::broker::letter::{Letter, To};
+use crate::change::Who;
 use crate::hub::Hub;
+use crate::identity::{CloseReason, Identity};
+use crate::outcome::Waiting;
 use crate::reader::Reader;
-use crate::subscriber::{CloseReason, Identity, Taken, Who};
+use crate::subscriber::Taken;
 
 /// What a consumer finds.
 pub enum Poll {

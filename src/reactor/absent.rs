@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Listener, Socket};
 use crate::hub::Hub;
+use crate::identity::Identity;
 use crate::reader::Reader;
-use crate::subscriber::Identity;
 
 /// Why there is none.
 #[must_use]

@@ -11,7 +11,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use super::descriptors::Owned;
 use super::joined::Joined;
 use crate::entry::Entry;
-use crate::subscriber::Identity;
+use crate::identity::Identity;
 
 /// The end of a chunked body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

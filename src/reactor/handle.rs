@@ -8,8 +8,8 @@ use super::descriptors::Owned;
 use super::worker::{self, Signal, Worker};
 use super::{Listener, Socket};
 use crate::hub::Hub;
+use crate::identity::Identity;
 use crate::reader::Reader;
-use crate::subscriber::Identity;
 use crate::sync::Mutex;
 use crate::waker::Wake;
 

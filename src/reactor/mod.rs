@@ -24,7 +24,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use crate::subscriber::{CloseReason, Identity};
+use crate::identity::{CloseReason, Identity};
 #[cfg(not(unix))]
 pub use absent::{Reactor, unsupported};
 #[cfg(unix)]

@@ -17,10 +17,12 @@ use super::descriptors::Owned;
 use super::handle::{Command, Shared};
 use super::joined::Joined;
 use super::{Listener, descriptors};
-use crate::entry::{Entry, SubscriberId};
+use crate::entry::Entry;
 use crate::hub::Hub;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::SubscriberId;
 use crate::reader::{Effects, Reader};
-use crate::subscriber::{CloseReason, Identity, Taken};
+use crate::subscriber::Taken;
 
 /// Clients served between two looks at the sockets.
 const BATCH: usize = 256;

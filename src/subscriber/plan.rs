@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::control::ResetReason;
 use crate::entry::Entry;
-use crate::event::EventId;
 use crate::history::Replay;
+use crate::ids::EventId;
 use crate::waker::Wake;
 
 /// How a stream begins: what the hub decided on joining.

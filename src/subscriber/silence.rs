@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CloseReason, Consumer, Subscriber};
+use super::{Consumer, Subscriber};
 use crate::entry::Entry;
 use crate::heartbeat::{Heartbeat, look_after};
+use crate::identity::CloseReason;
 
 /// What is due at a subscriber.
 #[derive(Debug, PartialEq, Eq)]

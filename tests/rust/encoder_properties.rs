@@ -7,8 +7,9 @@ use std::time::Duration;
 use eventsource_stream::Eventsource;
 use futures_util::{FutureExt, StreamExt, stream};
 use proptest::prelude::*;
-use sse_hub::event::{Epoch, EventId, check_event_type};
+use sse_hub::event::check_event_type;
 use sse_hub::frame::{self, FrameBuilder};
+use sse_hub::ids::{Epoch, EventId};
 
 /// One event as a publisher gives it.
 #[derive(Debug, Clone)]

@@ -9,14 +9,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use sse_hub::change::Who;
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::frame::{Draft, FrameBuilder};
 use sse_hub::history::Retention;
 use sse_hub::hub::{Hub, Request};
+use sse_hub::identity::{CloseReason, Identity};
 use sse_hub::queue::{Capacity, OverflowPolicy};
 use sse_hub::reactor::{Listener, Reactor};
-use sse_hub::subscriber::{CloseReason, Identity, Who};
 use sse_hub::topic::Topic;
 
 const SOON: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 
 use super::PyHub;
 use crate::broker::Broker;
-use crate::broker::redis::RedisBroker;
 use crate::py::handed::Reactors;
+use crate::redis::RedisBroker;
 
 impl PyHub {
     /// See `_refuse`.

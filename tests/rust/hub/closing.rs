@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use sse_hub::change::Who;
 use sse_hub::error::Error;
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
-use sse_hub::subscriber::{CloseReason, Taken, Who};
+use sse_hub::identity::CloseReason;
+use sse_hub::subscriber::Taken;
 
 use crate::support::{SECOND, STALL, World, config, draft, request};
 

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use sse_hub::config::Config;
 use sse_hub::error::Error;
 use sse_hub::hub::Request;
+use sse_hub::identity::CloseReason;
 use sse_hub::queue::OverflowPolicy;
-use sse_hub::subscriber::{CloseReason, Taken};
+use sse_hub::subscriber::Taken;
 
 use crate::support::{MS, SECOND, STALL, World, config, draft, request, topics};
 

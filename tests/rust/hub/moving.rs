@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use sse_hub::change::Who;
 use sse_hub::hub::Request;
+use sse_hub::identity::CloseReason;
 use sse_hub::queue::OverflowPolicy;
 use sse_hub::reader::Effects;
-use sse_hub::subscriber::{CloseReason, Taken, Who};
+use sse_hub::subscriber::Taken;
 
 use crate::support::{HEARTBEAT, MS, Stream, World, config, draft, request, topics};
 

@@ -6,7 +6,8 @@ use sse_hub::control::ResetReason;
 use sse_hub::error::Error;
 use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
-use sse_hub::subscriber::{CloseReason, Taken};
+use sse_hub::identity::CloseReason;
+use sse_hub::subscriber::Taken;
 
 use crate::support::{SECOND, Stream, World, config, draft, request};
 

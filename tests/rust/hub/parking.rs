@@ -2,7 +2,8 @@
 
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
-use sse_hub::subscriber::{CloseReason, Taken};
+use sse_hub::identity::CloseReason;
+use sse_hub::subscriber::Taken;
 
 use crate::support::{MS, STALL, Stream, World, config, draft, request};
 

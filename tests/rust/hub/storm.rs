@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use sse_hub::change::Who;
 use sse_hub::error::Error;
 use sse_hub::history::Retention;
+use sse_hub::identity::CloseReason;
 use sse_hub::queue::{Capacity, OverflowPolicy};
-use sse_hub::subscriber::{CloseReason, Who};
 
 use crate::storm_client::{Client, Kind, Log, NAMES};
 use crate::support::{MS, World, cases, config, draft};

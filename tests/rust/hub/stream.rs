@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use sse_hub::change::Who;
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
-use sse_hub::numbering::StreamId;
+use sse_hub::identity::CloseReason;
+use sse_hub::ids::StreamId;
 use sse_hub::queue::OverflowPolicy;
-use sse_hub::subscriber::{CloseReason, Who};
 
 use crate::stream_world::{Sent, Stream, Worker, beginning};
 use crate::support::{self, HEARTBEAT, MS, SECOND, World, config, request};
@@ -421,11 +422,11 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
     let hub = std::sync::Arc::new(sse_hub::hub::Hub::of_stream(aged, Clock::manual()));
     hub.clock.advance(100 * SECOND);
     let world = World::of(&hub);
-    let kept = |ms| sse_hub::broker::envelope::Arrived {
+    let kept = |ms| sse_hub::broker::letter::Arrived {
         id: StreamId { ms, seq: 0 },
         before: None,
-        letter: Some(sse_hub::broker::envelope::Letter::Event {
-            to: sse_hub::broker::envelope::To::All,
+        letter: Some(sse_hub::broker::letter::Letter::Event {
+            to: sse_hub::broker::letter::To::All,
             draft: support::draft(&ms.to_string()),
         }),
     };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use sse_hub::config::Config;
 use sse_hub::history::Retention;
 use sse_hub::hub::Request;
-use sse_hub::numbering::StreamId;
+use sse_hub::ids::StreamId;
 use sse_hub::subscriber::Taken;
 
 use crate::stream_world::{Stream, Worker, beginning};

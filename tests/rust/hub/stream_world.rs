@@ -5,16 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sse_hub::broker::envelope::{Arrived, Letter, To, Whose};
-use sse_hub::broker::outcome::{Failure, Outcome};
+use sse_hub::broker::letter::{Arrived, Letter, To, Whose};
 use sse_hub::broker::{Broker, PresenceChange};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::control::ResetReason;
-use sse_hub::entry::SubscriberId;
 use sse_hub::error::Result;
 use sse_hub::hub::{Hub, Verdict};
-use sse_hub::numbering::{BEGINNINGS, StreamId};
+use sse_hub::ids::{BEGINNINGS, StreamId, SubscriberId};
+use sse_hub::outcome::{Failure, Outcome, ReportFailure};
 use sse_hub::waker::Wake;
 
 use crate::support::{World, draft, topics};
@@ -176,8 +175,10 @@ impl Broker for Asked {
     fn failed(&self) -> u64 {
         0
     }
+}
 
-    fn tell_unseen(&self, _failure: &Failure) {}
+impl ReportFailure for Asked {
+    fn report_unseen(&self, _failure: &Failure) {}
 }
 
 /// One process: a hub with one reader, and how far it followed the stream.

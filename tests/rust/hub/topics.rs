@@ -2,7 +2,8 @@
 
 use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
-use sse_hub::subscriber::{CloseReason, Taken};
+use sse_hub::identity::CloseReason;
+use sse_hub::subscriber::Taken;
 use sse_hub::topic::TopicPattern;
 
 use crate::support::{MS, SECOND, World, config, draft, request, topics};

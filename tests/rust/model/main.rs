@@ -15,8 +15,9 @@ mod world;
 use std::collections::HashMap;
 
 use shuttle::thread;
+use sse_hub::change::Who;
 use sse_hub::hub::Request;
-use sse_hub::subscriber::{CloseReason, Who};
+use sse_hub::identity::CloseReason;
 
 use world::{assert_no_gap, check, draft, topics};
 

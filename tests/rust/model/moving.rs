@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use shuttle::sync::Arc;
+use sse_hub::change::Who;
 use sse_hub::hub::Request;
+use sse_hub::identity::{CloseReason, Identity};
 use sse_hub::reader::{Effects, Reader};
-use sse_hub::subscriber::{CloseReason, Identity, Who};
 
 use crate::world::{Client, World, assert_no_gap, check, topics};
 

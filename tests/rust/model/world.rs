@@ -11,9 +11,10 @@ use sse_hub::entry::Entry;
 use sse_hub::frame::{Draft, FrameBuilder};
 use sse_hub::history::Retention;
 use sse_hub::hub::{Hub, Request};
+use sse_hub::identity::{CloseReason, Identity};
 use sse_hub::queue::{Capacity, OverflowPolicy};
 use sse_hub::reader::{Effects, Reader};
-use sse_hub::subscriber::{CloseReason, Identity, Taken};
+use sse_hub::subscriber::Taken;
 use sse_hub::topic::Topic;
 use sse_hub::waker::Wake;
 

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use super::link::{Backoff, connect, describe, is_useless};
 use super::scripts::BEGIN;
 use super::{Shared, reply};
-use crate::broker::envelope::Arrived;
-use crate::numbering::StreamId;
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
 
 /// Entries asked for at once, at most, and about how many bytes.
 const PAGE: usize = 512;

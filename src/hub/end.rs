@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{Hub, Registered, State, ring};
-use crate::entry::SubscriberId;
+use crate::change::{Change, Who};
+use crate::identity::{CloseReason, Identity};
+use crate::ids::{ReaderId, SubscriberId};
 use crate::log::Item;
-use crate::reader::{Reader, ReaderId};
+use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Change, CloseReason, Identity, Who};
 use crate::sync::Ordering;
 
 impl Hub {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::entry::Entry;
+use crate::identity::Identity;
 use crate::reader::{Effects, Reader};
 use crate::stats::count;
-use crate::subscriber::{Identity, Taken};
+use crate::subscriber::Taken;
 use crate::sync::Ordering;
 
 /// A drain takes at most this many items and bytes, then lets the loop's other work run.

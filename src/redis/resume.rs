@@ -10,11 +10,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::link::{Backoff, Trouble};
 use super::{Shared, reply};
-use crate::broker::envelope::Arrived;
+use crate::broker::letter::Arrived;
 use crate::control::ResetReason;
-use crate::entry::SubscriberId;
 use crate::hub::Verdict;
-use crate::numbering::StreamId;
+use crate::ids::{StreamId, SubscriberId};
 use crate::waker::Wake;
 
 /// How long this process gets to read what another delivered, before the stream is looked at again.

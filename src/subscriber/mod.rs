@@ -17,22 +17,19 @@ use smallvec::SmallVec;
 
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
-use crate::event::EventId;
 use crate::frame::Draft;
 use crate::heartbeat::Heartbeat;
 use crate::history::Replay;
+use crate::ids::EventId;
 use crate::queue::{Capacity, OverflowPolicy, Pushed, Queue};
 use crate::topic::{TopicId, TopicIds};
 
-mod change;
 mod consumer;
-mod identity;
 mod plan;
 mod silence;
 
-pub use change::{Change, Who};
+use crate::identity::{CloseReason, Identity};
 pub use consumer::Taken;
-pub use identity::{CloseReason, Identity};
 pub use plan::{Fetch, Fetched, Plan};
 pub use silence::Due;
 

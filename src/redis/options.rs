@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::error::{Error, Result};
-use crate::numbering::StreamId;
+use crate::ids::StreamId;
 
 /// Silence after which the kernel asks whether the other side is there.
 const KEEPALIVE: Duration = Duration::from_secs(15);

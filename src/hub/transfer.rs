@@ -9,11 +9,14 @@
 use std::sync::Arc;
 
 use super::{Hub, State};
-use crate::entry::{SubscriberId, Target};
+use crate::change::{Change, Who};
+use crate::entry::Target;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::SubscriberId;
 use crate::log::Item;
 use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Change, CloseReason, Identity, Subscriber, Who};
+use crate::subscriber::Subscriber;
 use crate::topic::{TopicId, TopicIds};
 
 impl Hub {

@@ -10,7 +10,7 @@ use super::Shared;
 use super::options::PRESENCE_TTL;
 use super::scripts::{ALIVE, PRESENT};
 use crate::broker::PresenceChange;
-use crate::broker::outcome::Failure;
+use crate::outcome::Failure;
 
 /// How often changes are written.
 const EVERY: Duration = Duration::from_millis(200);

@@ -2,8 +2,8 @@
 
 use redis::Value;
 
-use crate::broker::envelope::Arrived;
-use crate::numbering::StreamId;
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
 
 fn text(value: &Value) -> Option<&str> {
     match value {

@@ -10,12 +10,12 @@
 //! [`crate::subscriber`] for how streams end. A hub that was closed is not opened again: its owner makes a new
 //! one, with a new epoch.
 
-mod delivering;
-mod ending;
-mod joining;
-mod looking;
-mod moving;
-mod stream;
+mod brokered;
+mod deliver;
+mod end;
+mod join;
+mod query;
+mod transfer;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,24 +26,24 @@ use smallvec::SmallVec;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::entry::{Entry, SubscriberId, Target};
+use crate::entry::{Entry, Target};
 use crate::error::{Error, Result};
-use crate::event::{Epoch, EventId};
 use crate::frame::Draft;
 use crate::history::{History, Retention};
+use crate::identity::Identity;
+use crate::ids::{Epoch, EventId, ReaderId, SubscriberId};
 use crate::log::{CursorKey, Item, Log};
 use crate::numbering::{Names, Numbering};
-use crate::reader::{Reader, ReaderId};
+use crate::reader::Reader;
 use crate::stats::{Counters, count};
-use crate::subscriber::Identity;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::topic::{Topic, TopicId, TopicIds, TopicPattern, TopicTable};
 use crate::waker::Wake;
 
-pub use delivering::Drained;
-pub use joining::Request;
-use stream::Question;
-pub use stream::Verdict;
+use brokered::Question;
+pub use brokered::Verdict;
+pub use deliver::Drained;
+pub use join::Request;
 
 /// Topics beyond which the table is looked through for idle ones, at first.
 const FIRST_SWEEP: usize = 1024;

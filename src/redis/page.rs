@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::broker::envelope::{Arrived, Letter};
+use crate::broker::letter::{Arrived, Letter};
 
 /// What an entry costs beside its letter, about: its id, its fields, the reply's own parts.
 const OVERHEAD: usize = 512;
@@ -67,8 +67,8 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::envelope::Whose;
-    use crate::numbering::StreamId;
+    use crate::broker::letter::Whose;
+    use crate::ids::StreamId;
 
     const PAGE: usize = 2 << 20;
 

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::envelope::{Letter, Whose};
-use super::outcome::{Failure, Outcome};
-use super::{Broker, PresenceChange};
-use crate::entry::SubscriberId;
+use crate::broker::letter::{Letter, Whose};
+use crate::broker::{Broker, PresenceChange};
+use crate::change::Who;
 use crate::error::Result;
 use crate::hub::Hub;
-use crate::numbering::StreamId;
-use crate::subscriber::{CloseReason, Who};
+use crate::identity::CloseReason;
+use crate::ids::{StreamId, SubscriberId};
+use crate::outcome::{Failure, Outcome, ReportFailure};
 
 mod follower;
 mod link;
@@ -294,8 +294,10 @@ impl Broker for RedisBroker {
     fn failed(&self) -> u64 {
         self.shared.failed.load(Ordering::Relaxed)
     }
+}
 
-    fn tell_unseen(&self, failure: &Failure) {
+impl ReportFailure for RedisBroker {
+    fn report_unseen(&self, failure: &Failure) {
         self.shared.warn(&format!("1 of what was published failed: {failure}"));
     }
 }

@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use super::Shared;
 use super::link::{Backoff, describe, is_useless};
 use super::scripts::PUBLISH;
-use crate::broker::envelope::Letter;
-use crate::broker::outcome::{Failure, Outcome, Sent};
+use crate::broker::letter::Letter;
 use crate::error::{Error, Result};
-use crate::numbering::StreamId;
+use crate::ids::StreamId;
+use crate::outcome::{Failure, Outcome, Sent};
 
 /// How long to wait for the follower before another look at what waits.
 const JOINING: Duration = Duration::from_millis(250);
@@ -286,7 +286,7 @@ impl Shared {
         self.give(batch, |_| outcomes.next().unwrap_or(Ok(None)));
     }
 
-    fn published(&self, id: &str, letter: &Letter) -> Option<crate::event::EventId> {
+    fn published(&self, id: &str, letter: &Letter) -> Option<crate::ids::EventId> {
         let id = StreamId::parse(id)?;
         let mut last = self.last_sent.lock();
         *last = id.max(*last);

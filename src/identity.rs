@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::broker::outcome::Outcome;
-use crate::entry::{PublicId, SubscriberId};
-use crate::reader::ReaderId;
+use crate::ids::{PublicId, ReaderId, SubscriberId};
+use crate::outcome::Outcome;
 
 /// Why a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::frame::Draft;
-use crate::numbering::StreamId;
+use crate::ids::StreamId;
 use crate::topic::Topic;
 
 const VERSION: &[u8] = b"1";

@@ -8,8 +8,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
-use super::Broker;
-use crate::event::EventId;
+use crate::ids::EventId;
 
 /// Why a publication has no id.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -102,18 +101,24 @@ impl Outcome {
     }
 }
 
+/// Reports a failure that no caller looked at.
+pub trait ReportFailure: Send + Sync {
+    /// A publication failed, and nobody is left to see it.
+    fn report_unseen(&self, failure: &Failure);
+}
+
 /// Waits for an outcome in async code. When that is given up, a failure that nobody sees is told all the same.
 pub struct Waiting {
     outcome: Arc<Outcome>,
-    teller: Option<Arc<dyn Broker>>,
+    reporter: Option<Arc<dyn ReportFailure>>,
 }
 
 impl Waiting {
-    /// Wait for an outcome. `teller` tells of a failure; none for an outcome that is none.
+    /// Wait for an outcome. `reporter` reports a failure that nobody sees; `None` for an outcome that cannot fail.
     #[must_use]
-    pub fn new(outcome: Arc<Outcome>, teller: Option<Arc<dyn Broker>>) -> Self {
+    pub fn new(outcome: Arc<Outcome>, reporter: Option<Arc<dyn ReportFailure>>) -> Self {
         outcome.state.lock().askers += 1;
-        Self { outcome, teller }
+        Self { outcome, reporter }
     }
 }
 
@@ -136,9 +141,9 @@ impl Future for Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(failure) = self.outcome.abandon()
-            && let Some(teller) = &self.teller
+            && let Some(reporter) = &self.reporter
         {
-            teller.tell_unseen(&failure);
+            reporter.report_unseen(&failure);
         }
     }
 }

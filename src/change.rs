@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{CloseReason, Identity};
-use crate::entry::SubscriberId;
-use crate::reader::ReaderId;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::{ReaderId, SubscriberId};
 use crate::topic::TopicIds;
 
 /// Who is meant by a kick.

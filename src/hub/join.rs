@@ -4,19 +4,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Hub, Question, Registered, State};
+use crate::change::Change;
 use crate::control::ResetReason;
-use crate::entry::SubscriberId;
 use crate::error::{Error, Result};
-use crate::event::MAX_ID_BYTES;
 use crate::frame::Draft;
 use crate::heartbeat::Heartbeat;
 use crate::history::Past;
+use crate::identity::Identity;
+use crate::ids::{MAX_ID_BYTES, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::Place;
 use crate::queue::{Capacity, OverflowPolicy};
-use crate::reader::{Reader, ReaderId};
+use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Change, Identity, Plan, Subscriber, Terms};
+use crate::subscriber::{Plan, Subscriber, Terms};
 use crate::topic::{Topic, TopicId, TopicIds};
 
 /// What a subscriber asks for.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Hub, Readers, Registered, State, ring};
-use crate::entry::SubscriberId;
-use crate::subscriber::Identity;
+use crate::identity::Identity;
+use crate::ids::SubscriberId;
 use crate::topic::TopicIds;
 
 impl Hub {
