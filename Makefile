@@ -77,7 +77,7 @@ test-python: setup
 	$(PY) -m pytest
 
 test-crowds: build
-	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -l 'promised(' tests/test_*.py)
+	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -rl --include='test_*.py' 'promised(' tests)
 
 test-windows: venv
 	@sh tools/system-packages.sh gcc-mingw-w64-x86-64 wine wine64 unzip

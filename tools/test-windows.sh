@@ -33,7 +33,7 @@ echo colorama >> $work/requirements.txt
 unzip -qo $work/dist/*.whl -d $work/site
 
 cp -r "$python" $work/python
-printf 'python311.zip\n.\n..\\site\n..\\..\\..\n..\\..\\..\\tests\nimport site\n' > $work/python/python311._pth
+printf 'python311.zip\n.\n..\\site\n..\\..\\..\\tests\\support\nimport site\n' > $work/python/python311._pth
 # Rust draws random numbers with a function that Wine before 9 does not have.
 if ! find /usr/lib /opt -path '*windows/bcryptprimitives.dll' 2>/dev/null | grep -q .; then
     cat > $work/random.c <<'C'
@@ -48,10 +48,10 @@ fi
 
 cd $work
 tests=""
-for name in encoding event_source_response event_source_response_apps event_source_response_pings hub_heartbeat \
-    hub_initial hub_lifecycle hub_overflow hub_publish hub_refusals hub_replay hub_response hub_subscription \
-    hub_topics json package storm testing; do
-    tests="$tests ../../tests/test_$name.py"
+for name in api/heartbeat api/initial api/lifecycle api/overflow api/publish api/refusals api/replay \
+    api/subscription api/topics api/encoding api/json api/package api/storm api/testing asgi/event_source_response \
+    asgi/event_source_response_apps asgi/event_source_response_pings asgi/hub_response; do
+    tests="$tests ../../tests/${name%/*}/test_${name#*/}.py"
 done
 # Its output through a pipe: Wine's Python cannot write to a file as its terminal.
 # shellcheck disable=SC2086

@@ -1,6 +1,6 @@
 //! Events of any fields, encoded, cut anywhere, and read back by two parsers: `cargo fuzz run encoder`.
 //!
-//! Finds what `tests/rust/encoder_properties.rs` would need luck for: coverage leads it.
+//! Finds what `tests/core/encoder_properties.rs` would need luck for: coverage leads it.
 
 #![no_main]
 

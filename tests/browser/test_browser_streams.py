@@ -3,15 +3,15 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import browser_app
 import pytest
 from browser_support import Proxy, Server, running
 from playwright.sync_api import Page
 from waiting import PATIENCE
 
-APP = str(Path(__file__).with_name("browser_app.py"))
+APP = browser_app.__file__
 NAMES = ["message", "tick", "stream-open", "stream-cursor", "stream-reset", "stream-lagged"]
 numbers = itertools.count()
 

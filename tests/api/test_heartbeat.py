@@ -7,10 +7,9 @@ import itertools
 from typing import Any
 
 import pytest
+from loops import LOOP_TYPES
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
-
-from tests.loops import LOOP_TYPES
 
 
 async def beating(hub: Hub, topics: str = "t") -> EventClient:

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from loops import LOOP_TYPES
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
 from waiting import PATIENCE, until, until_async
-
-from tests.loops import LOOP_TYPES
 
 on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 

@@ -26,10 +26,9 @@ from handoff_serving import (
     body_of,
     serving,
 )
+from loops import LOOPS
 from servers import Client, Command, gunicorn, run
 from waiting import PATIENCE, until
-
-from tests.loops import LOOPS
 
 DOORS = {
     "protocol": (PROTOCOL, False),
@@ -150,7 +149,7 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
     "options", [["--workers", "2"], ["--reload", "--reload-dir", "src"]], ids=lambda o: o[0]
 )
 def test_it_is_turned_on_from_the_command_line(options: list[str]) -> None:
-    args = ["--factory", "tests.handoff_app:factory", "--port", "0", "--http", PROTOCOL, *options]
+    args = ["--factory", "handoff_app:factory", "--port", "0", "--http", PROTOCOL, *options]
     command = Command([sys.executable, "-m", "uvicorn", *args])
     with run(command) as server:
         with Client(server.port, "/events") as client:
@@ -161,7 +160,7 @@ def test_it_is_turned_on_from_the_command_line(options: list[str]) -> None:
 
 
 def test_gunicorn_with_uvicorns_worker_lets_go_through_the_middleware() -> None:
-    command = gunicorn("tests.handoff_app:with_middleware()")
+    command = gunicorn("handoff_app:with_middleware()")
     with run(command) as server:
         with Client(server.port, "/events") as client:
             assert body_of(client.read_to_end()).endswith(HANDED_OFF)
@@ -181,7 +180,7 @@ async def test_under_other_servers_the_middleware_does_nothing() -> None:
 def test_h11_is_used_where_httptools_is_missing() -> None:
     source = (
         "import sys; sys.modules['httptools'] = None; sys.modules['uvloop'] = None\n"
-        "import sse_hub.uvicorn, uvicorn, tests.handoff_app as app\n"
+        "import sse_hub.uvicorn, uvicorn, handoff_app as app\n"
         "assert 'H11Protocol' in [cls.__name__ for cls in sse_hub.uvicorn.Protocol.__mro__]\n"
         "uvicorn.run(app.factory(), port=0, http='sse_hub.uvicorn:Protocol')\n"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from loops import LOOPS
 from servers import Client, ThreadServer, wait_until_it_refuses
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
@@ -22,8 +23,6 @@ from sse_hub._stopping import serving as registry
 from sse_hub._stopping.serving import abort, serving
 from stopping_app import app, burst_ended, late_began, slow_began
 from waiting import PATIENCE, promised
-
-from tests.loops import LOOPS
 
 GRACE = 1.0
 OPENSSL = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"

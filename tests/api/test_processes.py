@@ -14,11 +14,10 @@ import weakref
 from typing import Any
 
 import pytest
+from loops import LOOP_TYPES
 from sse_hub import Hub
 from sse_hub.testing import connect
 from waiting import PATIENCE, promised
-
-from tests.loops import LOOP_TYPES
 
 on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from urllib.parse import urlencode
 
 import httpx
 from handoff_serving import PROTOCOL
-from servers import ROOT, Command, ServerProcess, run, uvicorn
+from servers import Command, ServerProcess, run, uvicorn
 from wire import Stream
 
 numbers = itertools.count(1)
@@ -20,9 +19,8 @@ numbers = itertools.count(1)
 
 def app_command(*options: str, processes: int = 1, **env: str) -> Command:
     """uvicorn with ``redis_app``."""
-    command = uvicorn("tests.redis_app:app", "--no-access-log", *options, processes=processes)
-    path = [str(ROOT / "python"), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    command.env = {"PYTHONPATH": os.pathsep.join(path), **env}
+    command = uvicorn("redis_app:app", "--no-access-log", *options, processes=processes)
+    command.env |= env
     return command
 
 

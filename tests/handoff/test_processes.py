@@ -12,17 +12,14 @@ from contextlib import ExitStack
 
 import pytest
 from handoff_serving import PROTOCOL
+from loops import LOOPS
 from servers import Client, Command, program, run, uvicorn
 from waiting import PATIENCE
 from wire import Stream
 
-from tests.loops import LOOPS
-
 
 def app(*options: str) -> Command:
-    command = uvicorn("tests.reactor_app:app", "--http", PROTOCOL, *options)
-    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
-    return command
+    return uvicorn("reactor_app:app", "--http", PROTOCOL, *options)
 
 
 def ask(client: Client, path: str) -> str:
@@ -114,7 +111,6 @@ assert os.waitpid(child, 0)[1] == 0, "closed in the child, although nobody's but
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_while_a_connection_is_on_its_way_keeps_no_copy() -> None:
     command = program(FORKS)
-    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
     done = subprocess.run(command.args, env={**os.environ, **command.env}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -149,7 +145,7 @@ def test_a_forked_child_keeps_no_connection_open(loop: str) -> None:
 EXITS = """
 import sys, threading, time
 import uvicorn
-from tests.reactor_app import app, hub
+from reactor_app import app, hub
 
 server = uvicorn.Server(uvicorn.Config(app, port=0, http="sse_hub.uvicorn:Protocol", loop="asyncio"))
 server.install_signal_handlers = lambda: None
@@ -177,7 +173,6 @@ time.sleep(0.3)
 )
 def test_the_interpreter_exits_with_streams_open(end: str, code: int) -> None:
     command = program(EXITS.replace("{end}", end))
-    command.env["PYTHONPATH"] = app().env["PYTHONPATH"]
     with run(command) as server, ExitStack() as stack:
         streams = [stack.enter_context(Stream(server.port, "/events")) for _ in range(5)]
         for stream in streams:

@@ -17,21 +17,21 @@ import pytest
 from servers import Client, Command, ServerProcess, granian, gunicorn, hypercorn, program, run, uvicorn
 from waiting import promised
 
-APP = "tests.stopping_app:app"
+APP = "stopping_app:app"
 GRACE = 1.0
 PLACES = [
     f"{middleware}{kind}" for middleware in ("", "/middleware") for kind in ("/raw", "/generated", "/hub")
 ]
 READING = PLACES
 STALLED = [f"{place}/flood" for place in PLACES]
-HANDING_WORKER = "tests.handing_worker.HandingWorker"
+HANDING_WORKER = "handing_worker.HandingWorker"
 HANDED_OFF = ["--http", "sse_hub.uvicorn:Protocol"]
 
 IN_A_THREAD = """
 import signal, threading
 import uvicorn
 
-server = uvicorn.Server(uvicorn.Config("tests.stopping_app:app", port=0, http="{http}"))
+server = uvicorn.Server(uvicorn.Config("stopping_app:app", port=0, http="{http}"))
 signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
 thread = threading.Thread(target=server.run)
 thread.start()

@@ -16,15 +16,14 @@ import pytest
 import sse_hub
 import sse_starlette
 from fastapi import BackgroundTasks, Depends, FastAPI
+from live import PATIENCE, serve
+from loops import LOOPS
 from sse_hub import EventSourceResponse
 from sse_hub.sse import AppStatus
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from waiting import promised
-
-from tests.live import PATIENCE, serve
-from tests.loops import LOOPS
 
 
 def fastapi_app(library: Any, notes: list[str]) -> FastAPI:

@@ -19,10 +19,11 @@ import pytest
 from fastapi import FastAPI, Request
 from handoff_serving import PROTOCOL
 from live import Events, serve
+from pages import ROOT
 from sse_hub import Hub, HubResponse
 from waiting import PATIENCE
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
+PAGE = ROOT / "docs" / "operations.md"
 READ_TIMEOUT = 3  # seconds, in nginx's main configuration; the location does not set its own
 
 CONFIG = """

@@ -2,7 +2,7 @@
 
 A test that needs a server under signals, in several processes or with its own event loop starts it here::
 
-    with run(uvicorn("tests.stopping_app:app", "--loop", "uvloop")) as server:
+    with run(uvicorn("stopping_app:app", "--loop", "uvloop")) as server:
         with Client(server.port, "/events") as client:
             client.read_until(b"\\n\\n")
             server.interrupt()
@@ -30,7 +30,9 @@ from typing import Any
 
 from waiting import PATIENCE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+# What a server imports its app from: the apps stand beside this file.
+IMPORTS = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
 HOST = "127.0.0.1"
 # What each server logs once it accepts connections, with the port it got.
 LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
@@ -90,7 +92,7 @@ class Command:
     listening: str = LISTENING
     # How many processes have to say that they are ready.
     processes: int = 1
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=lambda: {"PYTHONPATH": IMPORTS})
     port: int | None = None
 
 

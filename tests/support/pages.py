@@ -17,7 +17,7 @@ from typing import Any
 
 from sse_hub import Hub
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 Names = dict[str, Any]

@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 import pytest
+from loops import LOOPS
+from servers import Client, ThreadServer
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
 from starlette.applications import Starlette
@@ -18,9 +20,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from waiting import PATIENCE
-
-from tests.loops import LOOPS
-from tests.servers import Client, ThreadServer
 
 
 async def stuck(clock: Clock, hub: Hub, **options: Any) -> EventClient:

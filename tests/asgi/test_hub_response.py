@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from loops import LOOPS
+from servers import Client, ThreadServer
 from sse_hub import Hub, HubResponse, Subscription
 from sse_hub.testing import connect
 from starlette.applications import Starlette
@@ -19,9 +21,6 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from waiting import PATIENCE
-
-from tests.loops import LOOPS
-from tests.servers import Client, ThreadServer
 
 
 async def test_headers_of_a_stream() -> None:

@@ -16,13 +16,12 @@ from handoff_serving import (
     body_of,
     serving,
 )
+from loops import LOOPS
 from servers import Client, ThreadServer
 from sse_hub._stopping import handed
 from sse_hub._stopping.handed import handed_off
 from waiting import PATIENCE, promised, until
 from wire import WAYS, Site, Stream, quiet
-
-from tests.loops import LOOPS
 
 
 @pytest.mark.parametrize("loop", LOOPS)

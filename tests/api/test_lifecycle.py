@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from live import serve
 from sse_hub import EventSourceResponse, Hub, HubClosed, HubFull, HubResponse, Subscription
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
 from waiting import PATIENCE, until_async
-
-from tests.live import serve
 
 
 async def test_callbacks_tell_who_came_and_who_went_and_why() -> None:

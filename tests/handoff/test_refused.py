@@ -25,6 +25,7 @@ from handoff_serving import (
     serving,
     streams_portably,
 )
+from loops import LOOPS
 from opentelemetry import trace
 from servers import HOST, Client, Command, ThreadServer, run
 from sse_hub._handoff.offer import State
@@ -35,8 +36,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
-
-from tests.loops import LOOPS
 
 
 class Passing:
@@ -262,7 +261,7 @@ def test_a_client_that_takes_nothing_stays_until_it_does() -> None:
 
 
 def test_without_descriptors_it_stays() -> None:
-    args = ["--factory", "tests.handoff_app:factory", "--port", "0", "--http", PROTOCOL, "--loop", "asyncio"]
+    args = ["--factory", "handoff_app:factory", "--port", "0", "--http", PROTOCOL, "--loop", "asyncio"]
     command = Command([sys.executable, "-m", "uvicorn", *args])
     with run(command) as server, Client(server.port, "/exhausted", headers="Connection: close\r\n") as client:
         assert body_of(client.read_to_end()).endswith(PORTABLE * 3)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import statistics
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 from crowd import HOST, Company, Crowd, Visitor, many_descriptors
 from handoff_serving import PROTOCOL, body_of
+from loops import LOOPS
 from servers import Command, run, uvicorn
 from sse_hub._testing.event_parser import EventParser
 from waiting import EXACT, promised, until
 from wire import half_close, reset
-
-from tests.loops import LOOPS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll, /proc and many addresses")
 
@@ -39,9 +37,8 @@ COMPLAINT = re.compile(r"Traceback|ERROR|Exception|Warning|was never")
 def crowd_app(*options: str) -> Command:
     """A server for a crowd, with the hand-off; the app takes all descriptors that it may have."""
     fixed = ["--http", PROTOCOL, "--no-access-log", "--backlog", "4096"]
-    command = uvicorn("tests.crowd_app:app", *fixed, *options)
+    command = uvicorn("crowd_app:app", *fixed, *options)
     command.env["GRACE"] = str(GRACE)
-    command.env["PYTHONPATH"] = os.pathsep.join(["python", ".", "tests", os.environ.get("PYTHONPATH", "")])
     return command
 
 
