@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from redis_server import Proxy, RedisServer, stream_key
 from servers import HOST, free_port
 from sse_hub import BrokerError, Hub, OutcomeUnknown
 from waiting import PATIENCE, until
+
+import redis
 
 SLOTS = 16384
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = (ROOT / "bench" / "results" / "results.md").read_text()
 

@@ -25,9 +25,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import redis
 from servers import HOST, free_port
 from waiting import until
+
+import redis
 
 # An entry's id: milliseconds and a number within them.
 EntryId = tuple[int, int]
