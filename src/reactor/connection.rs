@@ -1,4 +1,4 @@
-//! One client's socket: what is unwritten, and how far it is.
+//! One client's socket: its unwritten bytes, and how far the end of its stream is.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -8,43 +8,43 @@ use std::time::Duration;
 
 use socket2::{SockRef, Socket, TcpKeepalive};
 
+use super::coalesce::Coalesced;
 use super::descriptors::Owned;
-use super::joined::Joined;
 use crate::entry::Entry;
 use crate::identity::Identity;
 
 /// The end of a chunked body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// Unsent bytes beyond which the kernel says that a socket takes no more: a stalled client pins this much, not
+/// Unsent bytes beyond which the kernel reports a socket as full: a stalled client pins this much memory, not
 /// megabytes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_LIMIT: u32 = 64 << 10;
-/// What a client may send after its request before it is closed.
+/// Bytes a client may send after its request before its connection is closed.
 const INPUT_LIMIT: usize = 64 << 10;
-/// Frames in one system call.
+/// Frames in one gathering write.
 const GATHER: usize = 64;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 
-/// How far the end of a stream is.
+/// Where a connection is between its first event and its close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Events are written.
     Open,
     /// The end of the body is written, up to this many bytes.
     Ending(usize),
-    /// Everything is written; the client is to close.
+    /// Everything is written; the client closes first if it does so in time.
     Lingering,
 }
 
-/// What a write came to.
+/// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// Everything was taken.
+    /// The socket took everything.
     All,
-    /// The socket takes no more now.
+    /// The socket is full.
     Blocked,
 }
 
@@ -53,26 +53,25 @@ pub struct Connection {
     socket: Owned,
     pub identity: Arc<Identity>,
     pub phase: Phase,
-    /// Whether it stands in the line of those to be served.
-    pub in_line: bool,
-    /// What the socket did not take, and how much of the first of it it did.
+    /// Whether the worker will serve it in this round.
+    pub is_scheduled: bool,
+    /// Entries that the socket did not take; `offset` bytes of the first one are written.
     backlog: Vec<Arc<Entry>>,
     offset: usize,
     received: usize,
 }
 
 impl Connection {
-    /// Take over a socket.
     pub fn new(owned: Owned, identity: Arc<Identity>, stall_timeout: Duration) -> io::Result<Self> {
         let socket = SockRef::from(&owned);
         socket.set_nonblocking(true)?;
-        // A Unix socket has none of these; then the stall timeout alone finds a peer that vanished.
+        // A Unix socket has neither option: there only the stall timeout finds a peer that vanished.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         {
             let _ = socket.set_tcp_user_timeout(Some(stall_timeout));
             let _ = socket.set_tcp_notsent_lowat(UNSENT_LIMIT);
         }
-        // There no flag of a send says so.
+        // Apple's send has no flag for this.
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
         let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(Duration::from_secs(1)));
@@ -81,7 +80,7 @@ impl Connection {
             socket: owned,
             identity,
             phase: Phase::Open,
-            in_line: false,
+            is_scheduled: false,
             backlog: Vec::new(),
             offset: 0,
             received: 0,
@@ -92,19 +91,19 @@ impl Connection {
         self.socket.as_raw_fd()
     }
 
-    /// Whether something is unwritten.
     pub fn is_blocked(&self) -> bool {
         !self.backlog.is_empty()
     }
 
-    /// What is unwritten: it changes with every byte that is taken.
+    /// How much is unwritten: changes with every byte that the socket takes.
     pub fn unwritten(&self) -> (usize, usize) {
         (self.backlog.len(), self.offset)
     }
 
-    /// Write these entries, all in as few calls as can be; what is not taken waits. Nothing waits yet.
-    pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, joined: &mut Joined) -> io::Result<Written> {
-        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0, joined)?;
+    /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be
+    /// empty.
+    pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, coalesced: &mut Coalesced) -> io::Result<Written> {
+        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0, coalesced)?;
         if whole == entries.len() {
             entries.clear();
             return Ok(Written::All);
@@ -115,10 +114,11 @@ impl Connection {
         Ok(Written::Blocked)
     }
 
-    /// Write what waits, and the end of the body when it is due.
-    pub fn flush(&mut self, joined: &mut Joined) -> io::Result<Written> {
+    /// Write the backlog, and the end of the body when it is due.
+    pub fn flush(&mut self, coalesced: &mut Coalesced) -> io::Result<Written> {
         if !self.backlog.is_empty() {
-            let (whole, offset) = send_all(&SockRef::from(&self.socket), &self.backlog, self.offset, joined)?;
+            let (whole, offset) =
+                send_all(&SockRef::from(&self.socket), &self.backlog, self.offset, coalesced)?;
             self.offset = offset;
             if whole < self.backlog.len() {
                 self.backlog.drain(..whole);
@@ -139,13 +139,13 @@ impl Connection {
         Ok(Written::All)
     }
 
-    /// Send FIN, and wait for the client's.
+    /// Send FIN; the client's own is awaited.
     pub fn linger(&mut self) -> io::Result<()> {
         self.phase = Phase::Lingering;
         SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)
     }
 
-    /// Read and discard; false when the client is gone or sends more than it has any reason to.
+    /// Read and discard input; false when the client has gone, or sends more than [`INPUT_LIMIT`].
     pub fn discard_input(&mut self) -> bool {
         let mut scratch = [MaybeUninit::uninit(); 4096];
         loop {
@@ -165,19 +165,20 @@ impl Connection {
     }
 }
 
-/// Send from `offset` in the first entry on; how many entries went whole, and how much of the next.
+/// Send from `offset` in the first entry on. Returns how many entries went out whole, and how many bytes of the
+/// next one.
 fn send_all(
     socket: &Socket,
     entries: &[Arc<Entry>],
     mut offset: usize,
-    joined: &mut Joined,
+    coalesced: &mut Coalesced,
 ) -> io::Result<(usize, usize)> {
     let mut whole = 0;
     while whole < entries.len() {
         let sent = if entries.len() - whole == 1 {
             socket.send_with_flags(&entries[whole].frame.chunk()[offset..], SEND_FLAGS)
         } else if offset == 0
-            && let Some(bytes) = joined.of(&entries[whole..])
+            && let Some(bytes) = coalesced.of(&entries[whole..])
         {
             socket.send_with_flags(bytes, SEND_FLAGS)
         } else {

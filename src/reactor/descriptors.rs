@@ -1,5 +1,5 @@
-//! Which descriptors the reactors own, so that a forked child can close its copies without touching a lock or
-//! the memory of a thread that does not exist there.
+//! Which descriptors the reactors own, so that a forked child can close its copies without taking a lock or
+//! touching the memory of a thread that does not exist there.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,21 +14,21 @@ fn place(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
     Some((&OWNED[fd / 64], 1 << (fd % 64)))
 }
 
-/// `fd` is a reactor's from now on.
+/// Record `fd` as a reactor's.
 pub fn own(fd: RawFd) {
     if let Some((word, bit)) = place(fd) {
         word.fetch_or(bit, Ordering::Relaxed);
     }
 }
 
-/// `fd` is about to be closed, or is somebody else's from now on; whether it was owned. In a forked child it is
-/// not any more: it was closed there, and its number may be another's.
-#[allow(clippy::must_use_candidate, reason = "its owner in this process knows")]
+/// Forget `fd`, before it is closed or given away; whether it was owned. A forked child owns none: it closed its
+/// copy, whose number may belong to another file by now.
+#[allow(clippy::must_use_candidate, reason = "the owner in this process knows")]
 pub fn disown(fd: RawFd) -> bool {
     place(fd).is_none_or(|(word, bit)| word.fetch_and(!bit, Ordering::Relaxed) & bit != 0)
 }
 
-/// A descriptor that a forked child closes.
+/// A socket that a forked child closes.
 #[derive(Debug)]
 pub struct Owned(OwnedFd);
 
@@ -53,13 +53,13 @@ impl AsRawFd for Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // Before it is closed: from then on its number may be another's.
+        // Before it is closed: another file may get its number then.
         disown(self.as_raw_fd());
     }
 }
 
-/// Give every owned descriptor to `close`, once; nothing is owned afterwards. Only atomic operations: for a
-/// forked child.
+/// Give every owned descriptor to `close` once, and own none afterwards. For a forked child: uses only atomic
+/// operations.
 pub fn disown_all(mut close: impl FnMut(RawFd)) {
     for (index, word) in OWNED.iter().enumerate() {
         let mut bits = word.swap(0, Ordering::Relaxed);

@@ -1,16 +1,16 @@
-//! The hand-off: a thread that owns clients' sockets. It is a reader of the log like an event loop, without
-//! Python: it writes frames, notices clients that leave, keeps heartbeats and ends streams.
+//! The hand-off: a thread that owns clients' sockets. It reads the log as an event loop does, without Python: it
+//! writes frames, notices clients that leave, keeps heartbeats and ends streams.
 //!
 //! # Fairness
-//! Between two looks at sockets, commands and timers at most 256 clients are served, or 1 ms passes, so a
-//! broadcast to 19,000 delays no disconnect and no heartbeat.
+//! The thread polls its sockets, commands and timers again after 256 clients or 1 ms, so a broadcast to 19,000
+//! clients delays no disconnect and no heartbeat.
 //!
 //! # Closing
-//! A stream that ends gets what is queued, the end of the chunked body, and a moment for the client to close
-//! first: unread input would turn our FIN into a reset. What is stalled is closed as it is.
+//! A stream that ends gets its queued events, the end of the chunked body, and a moment for the client to close
+//! first: unread input would turn our FIN into a reset. A stalled connection is closed at once.
 
-#[cfg(not(unix))]
-mod absent;
+#[cfg(unix)]
+mod coalesce;
 #[cfg(unix)]
 mod connection;
 #[cfg(unix)]
@@ -18,17 +18,21 @@ pub mod descriptors;
 #[cfg(unix)]
 mod handle;
 #[cfg(unix)]
-mod joined;
+mod shared;
+#[cfg(unix)]
+mod signal;
+#[cfg(not(unix))]
+mod unsupported;
 #[cfg(unix)]
 mod worker;
 
 use std::sync::Arc;
 
 use crate::identity::{CloseReason, Identity};
-#[cfg(not(unix))]
-pub use absent::{Reactor, unsupported};
 #[cfg(unix)]
 pub use handle::Reactor;
+#[cfg(not(unix))]
+pub use unsupported::{Reactor, unsupported};
 
 /// A client's socket.
 #[cfg(unix)]
@@ -37,7 +41,7 @@ pub type Socket = std::os::fd::OwnedFd;
 #[cfg(not(unix))]
 pub type Socket = std::net::TcpStream;
 
-/// Is told, on the reactor's thread and without a lock, that a stream ended.
+/// Learns of streams that end: on the reactor's thread, with no lock held.
 pub trait Listener: Send + Sync {
     /// `identity`'s stream ended.
     fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason);

@@ -1,4 +1,4 @@
-//! Where reactors cannot be had (Windows): streams stay with their server.
+//! Stands in for reactors on Windows: streams stay with their server.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,15 +9,15 @@ use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::reader::Reader;
 
-/// Why there is none.
+/// The error of a platform without reactors.
 #[must_use]
 pub fn unsupported() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform")
 }
 
-/// A running reactor: there is none.
+/// A running reactor; none can be made.
 pub struct Reactor {
-    /// What would deliver to its clients.
+    /// Would deliver to its clients.
     pub reader: Arc<Reader>,
     never: Infallible,
 }
@@ -36,7 +36,7 @@ impl Reactor {
         match self.never {}
     }
 
-    /// Let a subscriber that was closed from outside take what is left.
+    /// Serve a subscriber that was closed from outside.
     pub fn resume(&self, _: usize) {
         match self.never {}
     }
@@ -53,7 +53,7 @@ impl Reactor {
         match self.never {}
     }
 
-    /// Close what is left of a server's connections, as they are.
+    /// Close a server's connections at once.
     pub fn abort(&self, _: u64) {
         match self.never {}
     }

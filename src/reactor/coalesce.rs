@@ -1,46 +1,46 @@
-//! Many small frames in one piece, made once for all who get the same: to the kernel every part of a gathering
-//! write costs more than copying it.
+//! Many small frames in one buffer, made once for all clients that get the same frames. To the kernel every part
+//! of a gathering write costs more than copying it.
 
 use std::sync::Arc;
 
 use crate::entry::Entry;
 
-/// From this many on. Few are gathered without a copy.
+/// From this many frames on; fewer are gathered without a copy.
 const FEW: usize = 8;
-/// Larger ones are gathered: these are worth no copy.
+/// Larger frames are gathered: the copy would cost more than it saves.
 const LARGE: usize = 4 << 10;
-/// As much as the piece has.
+/// The size of the buffer.
 const BYTES: usize = 64 << 10;
 
-/// The piece that was made last.
+/// The buffer that was made last.
 #[derive(Default)]
-pub struct Joined {
+pub struct Coalesced {
     entries: Vec<Arc<Entry>>,
     bytes: Vec<u8>,
-    /// Nothing more would be joined to it.
+    /// The next frame did not fit, so the buffer also serves longer lists that begin with its entries.
     full: bool,
 }
 
-impl Joined {
-    /// The first of `entries` in one piece; none when it is better to gather them.
+impl Coalesced {
+    /// The first of `entries` in one buffer; `None` when it is better to gather them.
     pub fn of(&mut self, entries: &[Arc<Entry>]) -> Option<&[u8]> {
         let is_large = |entry: &Arc<Entry>| entry.frame.chunk().len() > LARGE;
         if entries.len() < FEW || entries[..FEW].iter().any(is_large) {
             return None;
         }
-        if !self.is_of(entries) {
-            self.make(entries);
+        if !self.serves(entries) {
+            self.fill(entries);
         }
         Some(&self.bytes)
     }
 
-    fn is_of(&self, entries: &[Arc<Entry>]) -> bool {
+    fn serves(&self, entries: &[Arc<Entry>]) -> bool {
         let fits =
             if self.full { self.entries.len() <= entries.len() } else { self.entries.len() == entries.len() };
         fits && self.entries.iter().zip(entries).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    fn make(&mut self, entries: &[Arc<Entry>]) {
+    fn fill(&mut self, entries: &[Arc<Entry>]) {
         self.entries.clear();
         self.bytes.clear();
         self.full = false;
@@ -55,7 +55,7 @@ impl Joined {
         }
     }
 
-    /// Keep nothing: what is forgotten elsewhere is to be freed.
+    /// Let go of the entries: history may have evicted them.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -78,38 +78,40 @@ mod tests {
         sizes.iter().map(entry).collect()
     }
 
-    fn together(entries: &[Arc<Entry>]) -> Vec<u8> {
+    fn concatenated(entries: &[Arc<Entry>]) -> Vec<u8> {
         entries.iter().flat_map(|entry| entry.frame.chunk().iter().copied()).collect()
     }
 
     #[test]
-    fn a_piece_is_shared_by_those_who_get_the_same() {
-        let mut joined = Joined::default();
+    fn clients_that_get_the_same_frames_share_a_buffer() {
+        let mut coalesced = Coalesced::default();
         let all = entries(&[10; 20]);
-        let first = joined.of(&all).unwrap().as_ptr();
-        assert_eq!(joined.of(&all.clone()).unwrap().as_ptr(), first);
-        assert_eq!(joined.of(&all).unwrap(), together(&all));
-        // Others, fewer and more of them.
+        let first = coalesced.of(&all).unwrap().as_ptr();
+        assert_eq!(coalesced.of(&all.clone()).unwrap().as_ptr(), first);
+        assert_eq!(coalesced.of(&all).unwrap(), concatenated(&all));
+        // Other entries, fewer and more.
         for other in [&entries(&[10; 20])[..], &all[1..], &all[..19], &all] {
-            assert_eq!(joined.of(other).unwrap(), together(other));
+            assert_eq!(coalesced.of(other).unwrap(), concatenated(other));
         }
     }
 
     #[test]
-    fn few_and_large_ones_are_not_joined() {
-        let mut joined = Joined::default();
-        assert!(joined.of(&entries(&[10; FEW - 1])).is_none());
-        assert!(joined.of(&entries(&[LARGE; FEW])).is_none());
-        // Up to a large one, and to as much as a piece has.
+    fn few_and_large_frames_are_not_coalesced() {
+        let mut coalesced = Coalesced::default();
+        assert!(coalesced.of(&entries(&[10; FEW - 1])).is_none());
+        assert!(coalesced.of(&entries(&[LARGE; FEW])).is_none());
+        // Up to a large frame, and up to the size of the buffer.
         let mut sizes = [10; 20];
         sizes[12] = LARGE;
         let some = entries(&sizes);
-        assert_eq!(joined.of(&some).unwrap(), together(&some[..12]));
+        assert_eq!(coalesced.of(&some).unwrap(), concatenated(&some[..12]));
         let many = entries(&[1000; 100]);
-        let piece = joined.of(&many).unwrap().to_vec();
-        assert!(piece.len() <= BYTES && together(&many).starts_with(&piece) && piece.len() > BYTES - 2000);
-        // Full, it serves those who have more behind it.
-        let for_fewer = joined.of(&many[..90]).unwrap();
-        assert_eq!(for_fewer, piece);
+        let buffer = coalesced.of(&many).unwrap().to_vec();
+        assert!(
+            buffer.len() <= BYTES && concatenated(&many).starts_with(&buffer) && buffer.len() > BYTES - 2000
+        );
+        // A full buffer serves longer lists, too.
+        let for_fewer = coalesced.of(&many[..90]).unwrap();
+        assert_eq!(for_fewer, buffer);
     }
 }

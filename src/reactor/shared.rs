@@ -1,0 +1,95 @@
+//! What a reactor's handle and its thread share: commands for the thread, and how many streams are open.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::descriptors::Owned;
+use super::signal::Signal;
+use crate::identity::Identity;
+use crate::sync::Mutex;
+use crate::waker::Wake;
+
+pub enum Command {
+    Adopt {
+        socket: Owned,
+        identity: Arc<Identity>,
+    },
+    /// Serve a subscriber that was closed from outside.
+    Resume {
+        key: usize,
+    },
+    /// Close the connections of a server at once.
+    Abort {
+        server: u64,
+    },
+    Stop,
+}
+
+pub struct Shared {
+    /// `None` once the thread takes no more.
+    commands: Mutex<Option<Vec<Command>>>,
+    /// Connections whose stream has not ended, by server.
+    open: Mutex<FxHashMap<u64, usize>>,
+    signal: Signal,
+}
+
+impl Shared {
+    pub fn new(signal: Signal) -> Self {
+        Self { commands: Mutex::new(Some(Vec::new())), open: Mutex::default(), signal }
+    }
+
+    pub fn send(&self, command: Command) {
+        // A socket that comes too late is closed here, after the lock is released.
+        let too_late = match &mut *self.commands.lock() {
+            Some(commands) => {
+                commands.push(command);
+                None
+            }
+            None => Some(command),
+        };
+        if too_late.is_none() {
+            self.signal.set();
+        }
+    }
+
+    pub fn receive(&self) -> Vec<Command> {
+        self.commands.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Refuse commands from now on; returns the last ones.
+    pub fn refuse(&self) -> Vec<Command> {
+        self.commands.lock().take().unwrap_or_default()
+    }
+
+    pub fn stream_opened(&self, server: u64) {
+        *self.open.lock().entry(server).or_default() += 1;
+    }
+
+    pub fn stream_ended(&self, server: u64) {
+        let mut open = self.open.lock();
+        if let Some(count) = open.get_mut(&server) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&server);
+            }
+        }
+    }
+
+    pub fn open(&self, server: u64) -> usize {
+        self.open.lock().get(&server).copied().unwrap_or(0)
+    }
+
+    pub fn open_in_all(&self) -> usize {
+        self.open.lock().values().sum()
+    }
+}
+
+/// Wakes the thread when the log has something for it.
+pub struct SharedWaker(pub Arc<Shared>);
+
+impl Wake for SharedWaker {
+    fn wake(&self) {
+        self.0.signal.set();
+    }
+}

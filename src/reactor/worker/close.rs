@@ -1,0 +1,106 @@
+//! Closing connections: after the end of their stream, too late, or at once.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+
+use super::{SLICE, VACANT, Worker};
+use crate::identity::{CloseReason, Identity};
+use crate::ids::SubscriberId;
+use crate::reactor::connection::{Connection, Phase};
+
+/// How long a client has to close after the end of its stream.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// The end of the body is written: the stream is over, and the client may close first.
+    pub(super) fn linger(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let identity = connection.identity.clone();
+        let closed = connection.linger();
+        self.by_key[identity.key] = VACANT;
+        self.shared.stream_ended(identity.server);
+        self.unregister(&identity, &CloseReason::Closed);
+        match closed {
+            Ok(()) => self.close_after(token, LINGER),
+            Err(_) => self.remove(token),
+        }
+    }
+
+    /// Close a connection whose stream is over after `patience`, unless the client closes before.
+    pub(super) fn close_after(&mut self, token: usize, patience: Duration) {
+        if let Some(connection) = self.connections.get(token) {
+            self.ending.push(Reverse((Instant::now() + patience, token, connection.identity.id)));
+        }
+    }
+
+    /// Close the connections whose time after the end has passed, as many as fit in a slice.
+    pub(super) fn close_overdue(&mut self) {
+        let now = Instant::now();
+        for closed in 1.. {
+            match self.ending.peek() {
+                Some(&Reverse((at, token, id))) if at <= now => self.close_if_over(token, id),
+                _ => return,
+            }
+            if closed % 16 == 0 && now.elapsed() >= SLICE {
+                return;
+            }
+        }
+    }
+
+    fn close_if_over(&mut self, token: usize, id: SubscriberId) {
+        self.ending.pop();
+        // Another client may have the token by now.
+        let is_same = |found: &Connection| found.identity.id == id && found.identity.closed.get().is_some();
+        if self.connections.get(token).is_some_and(is_same) {
+            self.close(token, &CloseReason::Stalled);
+        }
+    }
+
+    /// Close a server's connections at once.
+    pub(super) fn abort(&mut self, server: u64) {
+        let of_server = |(_, connection): &(usize, &Connection)| connection.identity.server == server;
+        let tokens: Vec<usize> = self.connections.iter().filter(of_server).map(|(token, _)| token).collect();
+        for token in tokens {
+            self.close(token, &CloseReason::Shutdown);
+        }
+    }
+
+    /// Close everything at once, and take no more sockets.
+    pub(super) fn close_all(&mut self) {
+        // The last commands hold descriptors, too.
+        let commands = self.shared.refuse();
+        self.obey(commands);
+        let tokens: Vec<usize> = self.connections.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.close(token, &CloseReason::HubClosed);
+        }
+    }
+
+    /// Close a connection, and its stream if that is open.
+    pub(super) fn close(&mut self, token: usize, reason: &CloseReason) {
+        let Some(connection) = self.connections.get(token) else { return };
+        let identity = connection.identity.clone();
+        if !matches!(connection.phase, Phase::Lingering) {
+            self.by_key[identity.key] = VACANT;
+            self.shared.stream_ended(identity.server);
+            self.unregister(&identity, reason);
+        }
+        self.remove(token);
+    }
+
+    /// Unregister a subscriber, and tell the listener unless it was told before.
+    pub(super) fn unregister(&mut self, identity: &Arc<Identity>, reason: &CloseReason) {
+        if self.hub.drop_subscriber(&self.reader, identity, reason.clone()) {
+            self.listener.closed(identity, reason);
+        }
+    }
+
+    fn remove(&mut self, token: usize) {
+        if let Some(connection) = self.connections.try_remove(token) {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&connection.fd()));
+        }
+    }
+}
