@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sse_hub import _core, _servers
 from sse_hub._core import Publication, RedisBroker, Subscription
-from sse_hub._responses.hub_response import HubResponse, Initial
-from sse_hub._stopping.app_status import handed_over
-from sse_hub._stopping.handed import handed_off
+from sse_hub._responses.hub_response import HubResponse
+from sse_hub._responses.options import (
+    Initial,
+    Overflow,
+    Replay,
+    StreamOptions,
+    SubscribeOptions,
+    Topics,
+    check_names,
+    make_request,
+)
+from sse_hub._responses.streaming_hub import OnConnect, OnDisconnect, StreamingHub
 
-__all__ = ["Hub", "Overflow", "Presence", "Publication", "Replay", "Subscription", "Topics"]
-
-Topics: TypeAlias = str | Iterable[str]
-"""One topic, or some."""
-
-Overflow: TypeAlias = Literal["disconnect", "drop_oldest", "drop_newest"]
-"""What happens when more waits behind a client's unfinished write than may."""
-
-Replay: TypeAlias = int | Literal["all"]
-"""How much of each topic's past a newcomer gets."""
+__all__ = [
+    "Hub",
+    "Initial",
+    "Overflow",
+    "Presence",
+    "Publication",
+    "Replay",
+    "StreamOptions",
+    "SubscribeOptions",
+    "Subscription",
+    "Topics",
+]
 
 FullStatus: TypeAlias = Literal[200, 503]
 """What a newcomer gets at ``max_subscribers``."""
 
-OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
-OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
 _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
-
-logger = logging.getLogger("sse_hub")
 
 _MIB = 1024 * 1024
 _POLL = 0.01  # seconds between two looks at what is still to be delivered while a hub closes
@@ -59,7 +62,7 @@ class Presence:
     """Their ids, sorted: what ``send`` and ``disconnect`` take."""
 
 
-class Hub(_core.Hub):
+class Hub(StreamingHub):
     """Fans events out to every subscriber, in one order, and replays what a client missed.
 
     A hub is made once, usually at module level, and used from everywhere: every method may be called from any
@@ -102,11 +105,6 @@ class Hub(_core.Hub):
     Raises:
         ValueError: an option is out of its range.
     """
-
-    name: str
-    grace: float
-    broker: RedisBroker | None
-    _handed_streams: _HandedStreams
 
     def __new__(
         cls,
@@ -162,9 +160,8 @@ class Hub(_core.Hub):
         )
         self.name = name
         self.broker = broker
-        self._handed_streams = _HandedStreams(self)
         self.grace = float(grace)
-        self._looked_at_workers = False
+        self._warned_of_workers = False
         self._full_status = full_status
         self._max_subscribers = max_subscribers
         self._stall_timeout = float(stall_timeout)
@@ -174,14 +171,7 @@ class Hub(_core.Hub):
         self._callbacks = set()
         return self
 
-    _looked_at_workers: bool
-    _full_status: FullStatus
-    _max_subscribers: int | None
     _retention: tuple[int, int, float | None]
-    _stall_timeout: float
-    _on_connect: list[OnConnect]
-    _on_disconnect: list[OnDisconnect]
-    _callbacks: set[asyncio.Future[None]]
 
     def topic(
         self,
@@ -210,32 +200,21 @@ class Hub(_core.Hub):
             age if history_age is None else history_age,
         )
 
-    def subscribe(
-        self,
-        topics: Topics = (),
-        *,
-        replay: Replay = 0,
-        last_event_id: str | None = None,
-        user: str | None = None,
-        info: Any = None,
-        overflow: Overflow | None = None,
-        capacity: int | None = None,
-        max_age: float | None = None,
-    ) -> Subscription:
+    def subscribe(self, topics: Topics = (), **options: Unpack[SubscribeOptions]) -> Subscription:
         """Register a subscriber, and give its stream: an async iterator of bytes ready to be written.
 
         ``StreamingResponse(hub.subscribe("prices"), media_type="text/event-stream")`` works; ``response``
         does more. To be called on an event loop, or in a worker thread of one (a ``def`` endpoint).
 
         Args:
-            topics: what it gets; may be empty, ``broadcast`` and ``send`` still reach it.
-            replay: how many events of each topic's past a newcomer gets, or ``"all"``. A client's own id
-                beats it.
+            topics: the topics whose events it gets; may be empty, ``broadcast`` and ``send`` still reach it.
+            replay: how many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's
+                own id beats it.
             last_event_id: the id the client saw last.
-            user: whose it is, for ``disconnect(user=…)``.
-            info: anything of the application's, to be found again at ``Subscription.info``.
-            overflow: instead of the hub's.
-            capacity: instead of the hub's.
+            user: the name of its user, for ``disconnect(user=…)``.
+            info: any object of the application's, to be found again at ``Subscription.info``.
+            overflow: replaces the hub's.
+            capacity: replaces the hub's.
             max_age: seconds after which the stream ends; the browser comes back.
 
         Raises:
@@ -244,68 +223,11 @@ class Hub(_core.Hub):
             RuntimeError: there is no event loop.
             ValueError: a topic's name or an option breaks a rule.
         """
-        request = _core._Request(
-            topics,
-            replay=replay,
-            user=user,
-            overflow=overflow,
-            capacity=capacity,
-            max_age=max_age,
-            initial=False,
-        )
-        return self._open(request, last_event_id, info)
+        check_names("Hub.subscribe", options, SubscribeOptions.__optional_keys__)
+        request = make_request(topics, options)
+        return self._open(request, options.get("last_event_id"), options.get("info"))
 
-    def _look_at_workers(self, receive: Receive) -> None:
-        """Warn, once, of a server whose other processes this hub does not reach."""
-        if not self._looked_at_workers and self.broker is None:
-            self._looked_at_workers = True
-            if (workers := _servers.workers(receive)) > 1:
-                logger.warning(
-                    "hub %r has no broker, so in each of the server's %d workers it reaches only its own"
-                    ' clients: run one worker, or give it a broker: Hub("redis://…")',
-                    self.name,
-                    workers,
-                )
-
-    def _is_full(self) -> bool:
-        return self._max_subscribers is not None and self.count() >= self._max_subscribers
-
-    def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
-        subscription = self._subscribe(request, last_event_id, info)
-        if self._on_connect and (loop := subscription._loop) is not None:
-            # This may be a worker thread of it.
-            loop.call_soon_threadsafe(self._connected, subscription)
-        return subscription
-
-    def _handed_over(self, server: int, subscription: Subscription) -> None:
-        handed_off(server, self._handed_streams)
-        if self._on_connect:
-            asyncio.get_running_loop().call_soon(self._connected, subscription)
-
-    def _moved_over(self, server: int) -> None:
-        handed_off(server, self._handed_streams)
-        handed_over(self)
-
-    def _run_background(self, background: BackgroundTask, reason: str) -> None:
-        self._call(background)
-
-    def response(
-        self,
-        topics: Topics = (),
-        *,
-        initial: Initial | None = None,
-        replay: Replay = 0,
-        last_event_id: str | None = None,
-        user: str | None = None,
-        info: Any = None,
-        overflow: Overflow | None = None,
-        capacity: int | None = None,
-        handoff: bool = True,
-        max_age: float | None = None,
-        status_code: int = 200,
-        headers: Mapping[str, str] | None = None,
-        background: BackgroundTask | None = None,
-    ) -> HubResponse:
+    def response(self, topics: Topics = (), **options: Unpack[StreamOptions]) -> HubResponse:
         """The response of an endpoint that streams ``topics`` to its client.
 
         Nothing is subscribed until the response is sent. The id from which the client resumes is its
@@ -319,10 +241,11 @@ class Hub(_core.Hub):
                 any value as JSON; a list, tuple or (async) generator is several. The last one carries the
                 cursor's id, so a client cut before it gets all of them again.
             replay, user, info, overflow, capacity, max_age: as in ``subscribe``.
-            last_event_id: instead of the request's.
-            handoff: whether the connection may be handed to the reactor where the server offers it; False is
-                for middleware that changes the body's later chunks only.
-            status_code: of the response, from 200 to 599 and one that has a body; a browser takes only 200.
+            last_event_id: replaces the request's.
+            handoff: whether the connection may be handed to the reactor where the server offers it; default
+                True. False is for middleware that changes only later chunks of the body.
+            status_code: the response's, from 200 to 599 and one that has a body; default 200, and a browser
+                takes no other.
             headers: more headers.
             background: run on the event loop when the stream has ended. Of a stream that was handed off, that
                 is long after the request: it must not use the request's dependencies.
@@ -330,25 +253,12 @@ class Hub(_core.Hub):
         Raises:
             ValueError: a topic's name or an option breaks a rule.
         """
-        return HubResponse(
-            self,
-            topics,
-            initial=initial,
-            replay=replay,
-            last_event_id=last_event_id,
-            user=user,
-            info=info,
-            overflow=overflow,
-            capacity=capacity,
-            handoff=handoff,
-            max_age=max_age,
-            status_code=status_code,
-            headers=headers,
-            background=background,
-        )
+        return HubResponse(self, topics, **options)
 
     def endpoint(
-        self, topics: Topics | Callable[[Request], Topics | Awaitable[Topics]], **options: Any
+        self,
+        topics: Topics | Callable[[Request], Topics | Awaitable[Topics]],
+        **options: Unpack[StreamOptions],
     ) -> ASGIApp:
         """``response`` as an ASGI app, for a Starlette ``Route``.
 
@@ -387,30 +297,6 @@ class Hub(_core.Hub):
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._tell_of_disconnects()
         return callback
-
-    def _connected(self, subscription: Subscription) -> None:
-        for callback in self._on_connect:
-            self._call(callback, subscription)
-
-    def _disconnected(self, subscription: Subscription, reason: str) -> None:
-        for callback in self._on_disconnect:
-            self._call(callback, subscription, reason)
-
-    def _call(self, callback: Callable[..., Awaitable[None] | None], *args: Any) -> None:
-        try:
-            outcome = callback(*args)
-        except Exception:
-            logger.exception("hub %r: %r failed", self.name, callback)
-            return
-        if inspect.isawaitable(outcome):
-            future: asyncio.Future[None] = asyncio.ensure_future(outcome)
-            self._callbacks.add(future)  # The loop holds tasks weakly.
-            future.add_done_callback(self._called)
-
-    def _called(self, future: asyncio.Future[None]) -> None:
-        self._callbacks.discard(future)
-        if not future.cancelled() and (error := future.exception()) is not None:
-            logger.error("hub %r: a callback failed", self.name, exc_info=error)
 
     async def presence(self, topic: str | None = None) -> Presence:
         """Who is in ``topic``, or in the hub, in all processes.
@@ -522,27 +408,3 @@ def _on_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-class _HandedStreams:
-    """A hub's handed-off streams, as the servers that handed them over stop them."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = weakref.ref(hub)
-
-    @property
-    def grace(self) -> float:
-        hub = self._hub()
-        return 0.0 if hub is None else hub.grace
-
-    def stop(self, server: int) -> None:
-        if (hub := self._hub()) is not None:
-            hub._stop_handed(server)
-
-    def finished(self, server: int) -> bool:
-        hub = self._hub()
-        return hub is None or hub._handed(server) == 0
-
-    def abort(self, server: int) -> None:
-        if (hub := self._hub()) is not None:
-            hub._abort_handed(server)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sse_hub._responses.event_stream import logger
-from sse_hub._stopping.app_status import AppStatus, SendTimeoutError
+from sse_hub._responses.event_stream import SendTimeoutError, logger
+from sse_hub._stopping.app_status import AppStatus
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent, ensure_bytes
 from sse_hub.responses import (
     AsyncContentStream,

@@ -99,7 +99,7 @@ def test_nothing_is_left_in_python() -> None:
         # What the response still has of the server refers to nothing.
         offer = observed.offers[0]
         assert offer is not None
-        assert [*observed.streams.open.values()] == [offer.server]
+        assert [*observed.streams.open.values()] == [offer.server.group]
         gc.collect()
         assert left() is None
         server.stop()

@@ -10,12 +10,14 @@ from contextlib import closing
 import pytest
 from sse_hub import _core
 from sse_hub._handoff.offer import Offer, State
+from sse_hub._stopping.registry import RunningServer
 
 
 class Open:
     """A connection that can always leave."""
 
-    server = 7
+    def __init__(self) -> None:
+        self.server = RunningServer(asyncio.get_running_loop())
 
     def can_leave(self) -> bool:
         return True
@@ -48,8 +50,9 @@ def descriptor() -> Iterator[Descriptor]:
 
 
 async def test_the_descriptor_goes_to_who_asks_and_once(descriptor: Descriptor) -> None:
-    offer = Offer(Open())
-    assert offer.server == 7
+    connection = Open()
+    offer = Offer(connection)
+    assert offer.server is connection.server
     assert offer.is_open()
     offer.announce(b"x")
     offer.take(descriptor.number)
@@ -58,7 +61,7 @@ async def test_the_descriptor_goes_to_who_asks_and_once(descriptor: Descriptor) 
     assert await offer.decision() is None
     offer.end()
     assert not descriptor.is_closed()
-    assert offer.server == 7
+    assert offer.server is connection.server
     ended = Offer(Open())
     ended.end()
     with pytest.raises(RuntimeError, match="over"):

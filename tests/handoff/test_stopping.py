@@ -18,8 +18,10 @@ from handoff_serving import (
 )
 from loops import LOOPS
 from servers import Client, ThreadServer
-from sse_hub._stopping import handed
-from sse_hub._stopping.handed import handed_off
+from sse_hub._servers.uvicorn import UvicornServer
+from sse_hub._stopping import registry
+from sse_hub._stopping.handed import handed_off, running_server
+from sse_hub._stopping.server_stop import ServerStop
 from waiting import PATIENCE, promised, until
 from wire import WAYS, Site, Stream, quiet
 
@@ -50,7 +52,7 @@ def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.Captur
     numbers = {*streams[0].stopped, *streams[1].stopped}
     del server, app, other
     gc.collect()
-    assert not numbers & set(handed._by_number)
+    assert not numbers & {running.group for running in registry._running.values()}
 
 
 @pytest.mark.parametrize(("grace", "timeout"), [(0.3, None), (30.0, 1)])
@@ -91,7 +93,6 @@ def test_nothing_leaves_a_server_that_stops(first: bool, monkeypatch: pytest.Mon
             shutdown = shutdown.__wrapped__
         monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
         monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
-        monkeypatch.setattr("sse_hub._stopping.handed._wrapped_class", None)
     with serving() as (server, observed):
         with Client(server.port, "/late") as client:
             assert observed.began.wait(PATIENCE)
@@ -109,38 +110,44 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
     class Late:
         grace = 1.0
 
-        def stop(self, server: int) -> None:
+        def _stop_handed(self, group: int) -> None:
             calls.append("stop")
 
-        def finished(self, server: int) -> bool:
-            calls.append("finished")
-            return len(calls) > 3
+        def _handed(self, group: int) -> int:
+            calls.append("count")
+            return int(len(calls) <= 3)
 
-        def abort(self, server: int) -> None:
+        def _abort_handed(self, group: int) -> None:
             calls.append("abort")
 
     server = uvicorn.Server(uvicorn.Config(build()))
-    number = handed.server_number(server.server_state)
-    assert number == handed.server_number(server.server_state)
+    running = running_server(server.server_state)
+    assert running is running_server(server.server_state)
     late = Late()
-    handed._servers[server.server_state].begin(server)
-    assert handed.is_stopping(server.server_state)
-    handed_off(number, late)
+    stop = ServerStop(UvicornServer(server))
+    assert running.stopping
+    stop.begin()
+    handed_off(running, late, running.group)
     (task,) = server.server_state.tasks  # so that uvicorn waits
     await task
-    assert calls == ["stop", "finished", "finished", "finished"]
-    handed_off(number + 1000, late)  # a server that is gone
+    assert calls == ["stop", "count", "count", "count"]
+    handed_off(running_server(uvicorn.Server(uvicorn.Config(build())).server_state), late, 0)  # another's
+    assert not server.server_state.tasks
+    stop.end()
 
 
 async def test_streams_are_held_weakly() -> None:
     server = uvicorn.Server(uvicorn.Config(build()))
     observed = Observed()
-    handed_off(handed.server_number(server.server_state), observed.streams)
+    running = running_server(server.server_state)
+    handed_off(running, observed.streams, running.group)
     ref = weakref.ref(observed.streams)
     del observed
     assert ref() is None
-    handed._servers[server.server_state].begin(server)
+    stop = ServerStop(UvicornServer(server))
+    stop.begin()
     assert not server.server_state.tasks
+    stop.end()
 
 
 @pytest.mark.parametrize("way", WAYS)

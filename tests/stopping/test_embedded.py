@@ -17,10 +17,12 @@ import pytest
 import uvicorn
 from loops import LOOPS
 from servers import Client, ThreadServer, wait_until_it_refuses
+from sse_hub._servers import abort
 from sse_hub._servers.granian import GranianServer
 from sse_hub._servers.uvicorn import UvicornServer, find_cycle
-from sse_hub._stopping import serving as registry
-from sse_hub._stopping.serving import abort, serving
+from sse_hub._stopping import registry
+from sse_hub._stopping.server_stop import ServerStop
+from sse_hub._stopping.serving import Serving
 from stopping_app import app, burst_ended, late_began, slow_began
 from waiting import PATIENCE, promised
 
@@ -76,7 +78,7 @@ def test_servers_may_follow_each_other(loop: str) -> None:
             assert time.monotonic() - began < promised(2 + GRACE)
     gc.collect()
     assert not registry._registry
-    assert not registry._stopping
+    assert not registry._stops
 
 
 def test_a_stream_behind_a_middleware_that_hides_everything_ends_too() -> None:
@@ -202,6 +204,11 @@ class Endless:
         if self.error is not None:
             raise self.error
 
+    def finished(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+
 
 async def forever() -> Any:
     await asyncio.get_running_loop().create_future()
@@ -209,7 +216,7 @@ async def forever() -> Any:
 
 def test_a_loop_closed_under_a_stream_leaves_nothing() -> None:
     async def respond(stream: Endless) -> None:
-        with serving({"type": "http", "headers": []}, forever, stream):
+        with Serving({"type": "http", "headers": []}, forever, stream):
             await forever()
 
     loop = asyncio.new_event_loop()
@@ -231,8 +238,8 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
 ) -> None:
     streams = [Endless(RuntimeError("no")), Endless()]
     scope = {"type": "http", "headers": []}
-    with serving(scope, forever, streams[0]), serving(scope, forever, streams[1]):
-        stopping = registry._Stopping(GranianServer())
+    with Serving(scope, forever, streams[0]), Serving(scope, forever, streams[1]):
+        stopping = ServerStop(GranianServer())
         stopping.begin()
         stopping.begin()
         stopping.end()
@@ -242,13 +249,13 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
 
 def test_without_asyncio_nothing_is_registered() -> None:
     before = set(registry._registry)
-    with serving({"type": "http", "headers": []}, forever, Endless()):
+    with Serving({"type": "http", "headers": []}, forever, Endless()):
         assert registry._registry == before
 
 
 async def test_an_unknown_inside_is_left_alone() -> None:
-    with serving({"type": "http", "headers": []}, forever, stream := Endless()):
-        stopping = registry._Stopping(UvicornServer(object()))
+    with Serving({"type": "http", "headers": []}, forever, stream := Endless()):
+        stopping = ServerStop(UvicornServer(object()))
         stopping.begin()
         stopping.end()
     assert stream.stops == 0

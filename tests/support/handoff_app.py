@@ -28,7 +28,7 @@ GOODBYE = b"data: goodbye\n\n"
 
 
 class Streams:
-    """The streams that one app took over, each with the number of its server."""
+    """The streams that one app took over, each with its group, by the names that a hub has for that."""
 
     def __init__(self, grace: float = 1.0) -> None:
         self.grace = grace
@@ -37,24 +37,24 @@ class Streams:
         self.aborted: list[int] = []
         self.open: dict[socket.socket, int] = {}
 
-    def stop(self, server: int) -> None:
-        self.stopped.append(server)
+    def _stop_handed(self, group: int) -> None:
+        self.stopped.append(group)
         if not self.deaf:
-            for sock in self._of(server):
+            for sock in self._of(group):
                 finish(sock, GOODBYE)
                 del self.open[sock]
 
-    def finished(self, server: int) -> bool:
-        return not self._of(server)
+    def _handed(self, group: int) -> int:
+        return len(self._of(group))
 
-    def abort(self, server: int) -> None:
-        self.aborted.append(server)
-        for sock in self._of(server):
+    def _abort_handed(self, group: int) -> None:
+        self.aborted.append(group)
+        for sock in self._of(group):
             sock.close()
             del self.open[sock]
 
-    def _of(self, server: int) -> list[socket.socket]:
-        return [sock for sock, number in self.open.items() if number == server]
+    def _of(self, group: int) -> list[socket.socket]:
+        return [sock for sock, number in self.open.items() if number == group]
 
 
 def finish(sock: socket.socket, event: bytes) -> None:
@@ -112,8 +112,8 @@ class Taking(Response):
         assert _core._release(descriptor)
         sock = socket.socket(fileno=descriptor)
         if self.keep:
-            self.observed.streams.open[sock] = offer.server
-            handed_off(offer.server, self.observed.streams)
+            self.observed.streams.open[sock] = offer.server.group
+            handed_off(offer.server, self.observed.streams, offer.server.group)
         else:
             threading.Thread(target=self._write, args=(sock,)).start()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

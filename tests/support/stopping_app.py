@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from sse_hub import EventSourceResponse, Hub, Subscription
 from sse_hub._responses.disconnect import DisconnectWatch
-from sse_hub._stopping.serving import serving
+from sse_hub._stopping.serving import Serving
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -43,10 +43,16 @@ class RawStream(Response):
     def stop(self) -> None:
         self.ending.set()
 
+    def finished(self) -> bool:
+        return self.ending.is_set()
+
+    def abort(self) -> None:
+        self.ending.set()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         watch = DisconnectWatch(receive, self.stop)
-        with serving(scope, receive, self):
+        with Serving(scope, receive, self):
             watch.start()
             try:
                 while not self.ending.is_set():
@@ -95,8 +101,14 @@ class Burst(Response):
     def stop(self) -> None:
         pass
 
+    def finished(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with serving(scope, receive, self):
+        with Serving(scope, receive, self):
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": BIG * 256})
         burst_ended.set()

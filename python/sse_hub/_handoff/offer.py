@@ -31,10 +31,12 @@ This module knows no server; ``uvicorn.py`` has the other side of it for uvicorn
 from __future__ import annotations
 
 import asyncio
+import weakref
 from enum import Enum
 from typing import Protocol
 
 from sse_hub import _core
+from sse_hub._stopping.registry import RunningServer
 
 __all__ = ["EXTENSION", "Connection", "Offer", "State"]
 
@@ -55,8 +57,8 @@ class Connection(Protocol):
     """The connection an offer is about, as its server knows it."""
 
     @property
-    def server(self) -> int:
-        """A number for the server, see :attr:`Offer.server`."""
+    def server(self) -> RunningServer:
+        """The server, see :attr:`Offer.server`."""
 
     def can_leave(self) -> bool:
         """Whether the connection could be handed off as things are."""
@@ -72,22 +74,20 @@ class Offer:
         self._connection: Connection | None = connection
         self._preamble: bytes | None = None
         self._descriptor: int | None = None
-        self._server: int | None = None
+        self._server: weakref.ref[RunningServer] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     # What the response uses.
 
     @property
-    def server(self) -> int:
-        """The same for all offers of one running server, and never used again in this process.
-
-        Known for good once the connection was taken.
+    def server(self) -> RunningServer:
+        """The server that makes the offer; once the connection was taken, for as long as that server exists.
 
         Raises:
             RuntimeError: the response is over, and the connection was not taken.
         """
-        if self._server is not None:
-            return self._server
+        if self._server is not None and (server := self._server()) is not None:
+            return server
         if self._connection is None:
             raise RuntimeError("the offer is over: its response has ended")
         return self._connection.server
@@ -149,7 +149,7 @@ class Offer:
         assert self.state is State.PENDING
         assert self._connection is not None
         # The connection knows its server until it is let go, which may be long before the response looks.
-        self._server = self._connection.server
+        self._server = weakref.ref(self._connection.server)
         _core._own(descriptor)
         self._descriptor = descriptor
         self._decide(State.TAKEN)

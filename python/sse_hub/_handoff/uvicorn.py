@@ -1,25 +1,22 @@
-"""uvicorn's side of the hand-off: the offer, and letting a connection go."""
+"""uvicorn's side of the hand-off: the middleware that offers it, and the protocol that has it built in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sse_hub import _core
 from sse_hub._handoff.offer import EXTENSION, Offer, State
-from sse_hub._servers.uvicorn import is_cycle
-from sse_hub._stopping.handed import is_stopping, server_number
+from sse_hub._servers import uvicorn_handoff as inside
+from sse_hub._stopping.handed import running_server
+from sse_hub._stopping.registry import RunningServer
 
 __all__ = ["HandOff", "make_protocol"]
 
 logger = logging.getLogger("sse_hub")
-
-_FLUSH = 1.0  # seconds the kernel may take to accept head and preamble, else the client is too slow
 
 
 class HandOff:
@@ -38,7 +35,7 @@ class HandOff:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         extensions = scope.get("extensions") or {}
-        cycle = _cycle(receive, "receive") if scope["type"] == "http" else None
+        cycle = inside.straight_cycle(receive, "receive") if scope["type"] == "http" else None
         if cycle is None or EXTENSION in extensions:
             await self.app(scope, receive, send)
             return
@@ -64,12 +61,14 @@ class _Exchange:
         self._begun = False  # the head went out
 
     @property
-    def server(self) -> int:
-        return server_number(self._cycle.transport.get_protocol().server_state)
+    def server(self) -> RunningServer:
+        return running_server(inside.server_state(self._cycle))
 
     def can_leave(self) -> bool:
         try:
-            return _cycle(self._send, "send") is self._cycle and _can_leave(self._cycle)
+            if inside.straight_cycle(self._send, "send") is not self._cycle:
+                return False
+            return inside.can_leave(self._cycle) and not self.server.stopping
         except AttributeError:  # another HTTP implementation, or another version, than the ones known here
             logger.debug("no hand-off from this version of the server", exc_info=True)
             return False
@@ -103,60 +102,19 @@ class _Exchange:
 
     async def _hand_over(self) -> None:
         """Take the socket as soon as nothing waits in front of it, or refuse."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _FLUSH
-        transport = self._cycle.transport
-        delay = 0.0
-        while transport.get_write_buffer_size():
-            if transport.is_closing() or loop.time() > deadline:
-                break
-            # uvloop writes at the end of the loop's turn; what does not fit then, waits for the client.
-            await asyncio.sleep(delay)
-            delay = min(0.05, 2 * delay or 0.001)
+        flushed = await inside.is_flushed(self._cycle)
         if self.offer.state is not State.PENDING:
             return
-        descriptor = None
-        if not transport.get_write_buffer_size() and self.can_leave():
-            descriptor = _duplicate(transport.get_extra_info("socket").fileno())
+        descriptor = inside.duplicate(self._cycle) if flushed and self.can_leave() else None
         if descriptor is None:
             self.offer.refuse()
             return
         self.offer.take(descriptor)
-        # uvicorn's own state for a client that left: later sends are swallowed, nothing is logged, and the
-        # connection is no longer counted. Its descriptor is closed; no FIN is sent while there is another.
-        self._cycle.disconnected = True
-        self._cycle.message_event.set()
-        transport.abort()
+        inside.let_go(self._cycle)
 
 
 async def _swallow() -> None:
     """What becomes of a message for a connection that is no longer the server's."""
-
-
-# What stands around the middleware added last: errors, the limit of the request's body, telemetry. All of it
-# passes on a response's messages as they are.
-_FRAMEWORK = {
-    "fastapi._body_limit",
-    "fastapi.telemetry._asgi",
-    "starlette.middleware.body_limit",
-    "starlette.middleware.errors",
-}
-
-
-def _cycle(function: Any, name: str) -> Any | None:
-    """The uvicorn cycle whose ``send`` or ``receive`` this is, at most wrapped by the framework itself."""
-    for _ in range(8):
-        owner = getattr(function, "__self__", None)
-        if is_cycle(owner):
-            return owner
-        if getattr(function, "__module__", None) not in _FRAMEWORK:
-            return None
-        if owner is not None:
-            function = getattr(owner, name, None)
-        else:
-            names = function.__code__.co_freevars
-            function = function.__closure__[names.index(name)].cell_contents if name in names else None
-    return None
 
 
 def _is_bare_stream(start: Message) -> bool:
@@ -172,44 +130,8 @@ def _is_bare_stream(start: Message) -> bool:
     return True
 
 
-def _can_leave(cycle: Any) -> bool:
-    """Whether a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else."""
-    transport, scope = cycle.transport, cycle.scope
-    if sys.platform == "win32" or transport.is_closing():
-        return False
-    if scope["http_version"] != "1.1" or scope["method"] in ("HEAD", "CONNECT"):
-        return False
-    if cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
-        return False
-    if cycle.more_body or cycle.body:
-        return False
-    if transport.get_extra_info("sslcontext") is not None or transport.get_extra_info("socket") is None:
-        return False
-    protocol = transport.get_protocol()
-    if protocol.cycle is not cycle or is_stopping(protocol.server_state):
-        return False
-    if hasattr(protocol, "pipeline"):  # httptools: a scope is made for each request as it begins
-        return not protocol.pipeline and protocol.scope is scope
-    received, _ = protocol.conn.trailing_data  # h11: what follows waits in its buffer
-    return not received
-
-
-_logged_no_descriptor = False
-
-
-def _duplicate(descriptor: int) -> int | None:
-    """A duplicate of ``descriptor``; None if there is none to be had (EMFILE)."""
-    global _logged_no_descriptor
-    try:
-        return _core._duplicate(descriptor)
-    except OSError as error:
-        if not _logged_no_descriptor:
-            _logged_no_descriptor = True
-            logger.debug("a stream stays with its server, as will others: %s", error)
-        return None
-
-
 def make_protocol(module: str) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with :class:`HandOff` around the application."""
     base: Any
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import anyio
 from starlette.background import BackgroundTask
@@ -17,12 +17,10 @@ from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._handoff.taking import end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._responses.event_stream import EventStream, send_within
-from sse_hub._stopping.app_status import AppStatus
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._stopping.registry import RunningServer, switch
 from sse_hub.event import ServerSentEvent
 from sse_hub.exceptions import HubClosed
-
-if TYPE_CHECKING:
-    from sse_hub.hub import Hub
 
 __all__ = ["AsyncContentStream", "Content", "ContentStream", "EventSourceResponse", "SyncContentStream"]
 
@@ -211,19 +209,21 @@ class EventSourceResponse(Response):
             and self.client_close_handler_callable is None
             and self._shutdown_event is None
             and self._cleanup_timeout == self.DEFAULT_CLEANUP_TIMEOUT
-            and AppStatus.enable_automatic_graceful_drain
-            and not AppStatus._ends_all
+            and switch.drains
+            and not switch.ends_all
         )
 
-    def _hand_over(self, subscription: Subscription, fd: int, server: int, receive: Receive) -> bool:
+    def _hand_over(
+        self, subscription: Subscription, fd: int, server: RunningServer, receive: Receive
+    ) -> bool:
         """Let the subscription go on at a reactor, with the client's socket.
 
         False when that cannot be (any more), and the client was told to come back.
         """
-        hub = cast("Hub", subscription._hub)
+        hub = cast(StreamingHub, subscription._hub)
         on_end = None if self.background is None else partial(hub._run_background, self.background)
         try:
-            handed = subscription._hand_over(fd, server, on_end)
+            handed = hub._transfer_to_reactor(fd, server, subscription, on_end)
         except BaseException:
             close_descriptor(fd)
             raise
@@ -231,8 +231,7 @@ class EventSourceResponse(Response):
             end_on_socket(fd)
             return False
         self.active = False
-        hub._moved_over(server)
-        hub._look_at_workers(receive)
+        hub._warn_of_workers(receive)
         return True
 
     def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:

@@ -18,23 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
-from sse_hub._stopping.app_status import AppStatus, SendTimeoutError, live_streams
-from sse_hub._stopping.serving import abort, serving
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._servers import abort
+from sse_hub._stopping.serving import Serving
 from sse_hub.event import ServerSentEvent
 from sse_hub.event import _ensure_bytes as ensure_bytes
-
-if TYPE_CHECKING:
-    from sse_hub._responses.event_source_response import EventSourceResponse
-    from sse_hub.hub import Hub
 
 logger = logging.getLogger("sse_hub.sse")
 
@@ -42,6 +39,29 @@ logger = logging.getLogger("sse_hub.sse")
 _LAST_SEND = 0.5
 # Three years, for streams that do not end with their server: uvloop's timers take no infinity.
 _FOR_EVER = 10.0**8
+
+
+class SendTimeoutError(TimeoutError):
+    """A client did not take an event or a ping within the response's ``send_timeout``."""
+
+
+class Streamed(Protocol):
+    """What a stream needs of its response. Attributes without an underscore may be assigned while it runs."""
+
+    active: bool
+    body_iterator: AsyncIterable[Any]
+    client_close_handler_callable: Callable[[Message], Awaitable[None]] | None
+    data_sender_callable: Callable[[], Coroutine[None, None, None]] | None
+    ping_message_factory: Callable[[], Any] | None
+    send_timeout: float | None
+    sep: str
+    _cleanup_timeout: float | None
+    _pings: bool
+    _shutdown_event: anyio.Event | None
+    _shutdown_grace_period: float
+
+    @property
+    def ping_interval(self) -> int | float: ...
 
 
 async def send_within(seconds: float | None, send: Send, message: Message) -> None:
@@ -62,7 +82,7 @@ async def send_within(seconds: float | None, send: Send, message: Message) -> No
 class EventStream:
     """One response's stream; used once, on the loop that serves it."""
 
-    def __init__(self, response: EventSourceResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, response: Streamed, scope: Scope, receive: Receive, send: Send) -> None:
         self.loop = asyncio.get_running_loop()
         self._response = response
         self._scope = scope
@@ -82,24 +102,25 @@ class EventStream:
         # client is gone; and that it is being ended.
         self._stopping = self._told = self._overdue = self._gone = self._ending = False
 
-    # What the server and AppStatus call.
+    # Stoppable: what the server and AppStatus call.
 
     @property
     def grace(self) -> float:
         """Seconds the stream may take after :meth:`stop`."""
-        if not AppStatus.enable_automatic_graceful_drain:
-            return _FOR_EVER
         return self._grace_period() + _LAST_SEND
 
     def stop(self) -> None:
-        """The server begins to stop."""
-        if AppStatus.enable_automatic_graceful_drain:
-            self.request_stop()
-
-    def request_stop(self) -> None:
         """End: what is left is the grace period. On the stream's loop; idempotent."""
         self._stopping = True
         self._interrupt()
+
+    def finished(self) -> bool:
+        return self._tasks[0].done()
+
+    def abort(self) -> None:
+        """End the stream of a client that takes nothing: its ``send`` never returns."""
+        if not abort(self._receive):
+            self._tasks[0].cancel()
 
     def _grace_period(self) -> float:
         grace: float = self._response._shutdown_grace_period
@@ -123,12 +144,10 @@ class EventStream:
             task.add_done_callback(self._task_done)
         if isinstance(source, Subscription):
             source._on_close(lambda _: self._subscription_closed(source))
-            cast("Hub", source._hub)._look_at_workers(self._receive)
-        live_streams.add(self)
-        self._stopping = AppStatus._ends_all
+            cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
         failure: BaseException | None = None
         try:
-            with serving(self._scope, self._receive, self):
+            with Serving(self._scope, self._receive, self, switched=True):
                 self._schedule_ping()
                 try:
                     await self._supervise()
@@ -142,7 +161,6 @@ class EventStream:
                 ):
                     await self._end_response(start)
         finally:
-            live_streams.discard(self)
             self._response.active = False
             for timer in self._timers.values():
                 timer.cancel()
@@ -230,9 +248,8 @@ class EventStream:
         self._interrupt()
 
     def _subscription_closed(self, source: Subscription) -> None:
-        # A stalled client never lets `send` return: its connection is aborted, or else the body cancelled.
-        if source._cut == "stalled" and not abort(self._receive):
-            self._tasks[0].cancel()
+        if source._cut == "stalled":
+            self.abort()
 
     # Pings.
 

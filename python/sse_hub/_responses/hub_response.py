@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs
+from typing import Any, Unpack
 
-from starlette.background import BackgroundTask
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
-from sse_hub._core import _Request
+from sse_hub._handoff.offer import Offer
 from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._responses.disconnect import DisconnectWatch
-from sse_hub._stopping.serving import abort, serving
+from sse_hub._responses.last_event_id import last_event_id
+from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._servers import abort
+from sse_hub._stopping.registry import RunningServer
+from sse_hub._stopping.serving import Serving
 from sse_hub.exceptions import HubClosed, HubFull
 
-if TYPE_CHECKING:
-    from sse_hub._core import Subscription
-    from sse_hub._handoff.offer import Offer
-    from sse_hub.hub import Hub, Overflow, Replay, Topics
-
-__all__ = ["HubResponse", "Initial"]
-
-Initial: TypeAlias = Callable[["Subscription"], Any | Awaitable[Any] | Iterable[Any] | AsyncIterable[Any]]
+__all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 _RETRY_AFTER = "30"  # seconds: COME_BACK_LATER for who is told by a status
@@ -39,52 +36,21 @@ class HubResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        hub: Hub,
-        topics: Topics,
-        *,
-        initial: Initial | None = None,
-        replay: Replay = 0,
-        last_event_id: str | None = None,
-        user: str | None = None,
-        info: Any = None,
-        overflow: Overflow | None = None,
-        capacity: int | None = None,
-        handoff: bool = True,
-        max_age: float | None = None,
-        status_code: int = 200,
-        headers: Mapping[str, str] | None = None,
-        background: BackgroundTask | None = None,
-    ) -> None:
+    def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
+        check_names("Hub.response", options, StreamOptions.__optional_keys__)
+        initial, background = options.get("initial"), options.get("background")
         for name, given in (("initial", initial), ("background", background)):
             if given is not None and not callable(given):
                 raise TypeError(f"{name} takes a function, not {type(given).__name__}")
-        if last_event_id is not None and not isinstance(last_event_id, str):
-            raise TypeError(f"last_event_id is a str, not {type(last_event_id).__name__}")
-        if not isinstance(status_code, int) or isinstance(status_code, bool):
-            raise TypeError(f"status_code is an int, not {type(status_code).__name__}")
-        if not 200 <= status_code <= 599 or status_code in _NO_CONTENT:
-            raise ValueError(
-                f"status_code must be from 200 to 599 and one that has a body, not {status_code}"
-            )
         self.hub = hub
         self.initial = initial
-        self.last_event_id = last_event_id
-        self.info = info
-        self.handoff = handoff
-        self._request = _Request(
-            topics,
-            replay=replay,
-            user=user,
-            overflow=overflow,
-            capacity=capacity,
-            max_age=max_age,
-            initial=initial is not None,
-        )
-        self.status_code = status_code
+        self.last_event_id = _check_last_event_id(options.get("last_event_id"))
+        self.info = options.get("info")
+        self.handoff = options.get("handoff", True)
+        self._request = make_request(topics, options, initial=initial is not None)
+        self.status_code = _check_status(options.get("status_code", 200))
         self.background = background
-        merged = MutableHeaders(headers=dict(headers or {}))
+        merged = MutableHeaders(headers=dict(options.get("headers") or {}))
         merged.setdefault("Cache-Control", "no-store")
         merged["X-Accel-Buffering"] = "no"
         self.init_headers(merged)
@@ -117,7 +83,7 @@ class HubResponse(Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
-        self.hub._look_at_workers(receive)
+        self.hub._warn_of_workers(receive)
         offer = self._offer(scope)
         if offer is None:
             await self._through_server(scope, receive, send, start)
@@ -130,24 +96,21 @@ class HubResponse(Response):
         await end_of_response(send)
         return handed
 
-    async def _hand_over(self, scope: Scope, fd: int, server: int) -> bool:
+    async def _hand_over(self, scope: Scope, fd: int, server: RunningServer) -> bool:
         """Give the socket to a reactor: nothing of this request stays, but what the application gave.
 
         False when the hub has no room for the client, which was told to come back.
         """
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
-            last_event_id = self.last_event_id or _last_event_id(scope)
-            subscription = self.hub._hand_over(
-                fd, self._request, last_event_id, self.info, server=server, on_end=on_end
-            )
+            last = self.last_event_id or last_event_id(scope)
+            subscription = self.hub._open_at_reactor(fd, server, self._request, last, self.info, on_end)
         except BaseException as error:
             if not isinstance(error, HubFull | HubClosed):
                 close_descriptor(fd)
                 raise
             end_on_socket(fd, COME_BACK_LATER)
             return False
-        self.hub._handed_over(server, subscription)
         if self.initial is not None and subscription.recovered is not True:
             await self._give_initial(subscription)
         return True
@@ -156,8 +119,8 @@ class HubResponse(Response):
         self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any] | None
     ) -> None:
         try:
-            last_event_id = self.last_event_id or _last_event_id(scope)
-            subscription = self.hub._open(self._request, last_event_id, self.info)
+            last = self.last_event_id or last_event_id(scope)
+            subscription = self.hub._open(self._request, last, self.info)
         except (HubFull, HubClosed) as error:
             if start is not None and isinstance(error, HubFull) and self.hub._full_status != 200:
                 await self._refuse(send, self.hub._full_status)
@@ -172,7 +135,7 @@ class HubResponse(Response):
         stream = _Stream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
-            with serving(scope, receive, stream):
+            with Serving(scope, receive, stream):
                 watch.start()
                 await body
         except asyncio.CancelledError:
@@ -237,13 +200,27 @@ class HubResponse(Response):
         return [events]
 
 
+def _check_last_event_id(given: str | None) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"last_event_id is a str, not {type(given).__name__}")
+    return given
+
+
+def _check_status(code: int) -> int:
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise TypeError(f"status_code is an int, not {type(code).__name__}")
+    if not 200 <= code <= 599 or code in _NO_CONTENT:
+        raise ValueError(f"status_code must be from 200 to 599 and one that has a body, not {code}")
+    return code
+
+
 class _Stream:
-    """One client's stream, as its server and its hub may end it."""
+    """One client's stream, as its server (a ``Stoppable``) and its hub may end it."""
 
     __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer")
 
     def __init__(
-        self, hub: Hub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
+        self, hub: StreamingHub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
     ) -> None:
         self._hub = hub
         self._subscription = subscription
@@ -260,6 +237,9 @@ class _Stream:
     def stop(self) -> None:
         self._subscription.close("shutdown")
 
+    def finished(self) -> bool:
+        return self._body.done()
+
     def client_left(self) -> None:
         self._subscription.close("client")
 
@@ -273,12 +253,12 @@ class _Stream:
             return
         cut = self._subscription._cut  # not `reason`, which may be the application's
         if cut in ("stalled", "overflow"):
-            self._abort()
+            self.abort()
         elif cut is None:
             # What is queued still goes out, unless the client takes nothing.
-            self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self._abort)
+            self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self.abort)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         # A client that stopped reading never lets `send` return: its connection is aborted, or else the body
         # cancelled. It comes back with its last id.
         if not self._body.done() and not abort(self._receive):
@@ -288,22 +268,3 @@ class _Stream:
         """Whether it was this object that cancelled the body, and nobody the request."""
         task = asyncio.current_task()
         return self._aborted and (task is None or not task.cancelling())
-
-
-def _last_event_id(scope: Scope) -> str | None:
-    """The id from which the client wants to resume.
-
-    The header's bytes are UTF-8 (WHATWG HTML, 9.2.4); the query parameters are for clients that cannot set
-    it: polyfills, and a first connection that continues from a page rendered on the server.
-    """
-    for name, value in scope["headers"]:
-        if name == b"last-event-id":
-            header: bytes = value
-            return header.decode("utf-8", "replace")
-    query = scope.get("query_string", b"")
-    if b"ast" in query:  # last_event_id, lastEventId
-        values: dict[str, list[str]] = parse_qs(query.decode("latin-1"))
-        for parameter in ("last_event_id", "lastEventId"):
-            if parameter in values:
-                return values[parameter][0]
-    return None

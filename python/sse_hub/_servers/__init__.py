@@ -15,22 +15,39 @@ from asyncio import AbstractEventLoop
 from starlette.types import Receive, Scope
 
 from sse_hub._servers import granian, hypercorn, uvicorn
-from sse_hub._servers.base import Record, Server, Stopping
+from sse_hub._servers.base import NewStopping, Record, Server, Stopping
+from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
 
-__all__ = ["Record", "Server", "Stopping", "watch", "workers"]
+__all__ = ["Record", "Server", "Stopping", "abort", "note_unflushed", "watch", "watch_uvicorn", "workers"]
 
 
-def watch(loop: AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> None:
-    """See to it that ``stopping`` is used when the server that serves this response begins to stop.
+def watch(loop: AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
+    """Call ``stopping`` when the server that serves this response begins to stop.
 
     Called for every response, so it only looks at the servers that this process has loaded.
     """
-    if (module := sys.modules.get("uvicorn.server")) is not None:
-        uvicorn.watch(module, loop, stopping)
+    watch_uvicorn(loop, stopping)
     if "hypercorn.asyncio.run" in sys.modules:
         hypercorn.watch(loop, scope, stopping)
     if "granian" in sys.modules:
         granian.watch(loop, stopping)
+
+
+def watch_uvicorn(loop: AbstractEventLoop, stopping: NewStopping) -> None:
+    """Call ``stopping`` when a uvicorn server of this process begins to stop."""
+    if (module := sys.modules.get("uvicorn.server")) is not None:
+        uvicorn.watch(module, loop, stopping)
+
+
+def abort(receive: Receive) -> bool:
+    """Abort the connection behind ``receive`` at once, dropping what waits to be written to it.
+
+    For a client that stopped reading: an orderly close waits until the client has taken everything, so for
+    ever. Under uvicorn the connection is reached through most middleware too. Returns False where it cannot
+    be reached (other servers), and then nothing happened. Call it on the connection's own loop.
+    """
+    cycle = find_cycle(receive)
+    return cycle is not None and abort_cycle(cycle)
 
 
 def workers(receive: Receive) -> int:

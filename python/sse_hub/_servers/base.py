@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from starlette.types import Receive, Scope
 
-__all__ = ["Record", "Server", "Stopping", "frames", "select_by_headers"]
+__all__ = ["NewStopping", "Record", "Server", "Stopping", "frames", "select_by_headers"]
 
 
 class Record(Protocol):
@@ -26,6 +26,10 @@ class Server(Protocol):
     """One running server, asked while it stops. A connection is whatever :meth:`abort` needs, or None."""
 
     @property
+    def state(self) -> Any | None:
+        """What the server's handed-off streams know it by; None for a server that hands nothing off."""
+
+    @property
     def limit(self) -> float | None:
         """Seconds after which the server itself cancels what is left; None when it waits for ever."""
 
@@ -35,6 +39,9 @@ class Server(Protocol):
     def unflushed(self) -> Iterable[tuple[Any, float]]:
         """Connections, each with its grace, whose stream ended but whose peer has not taken all of it."""
 
+    def hold(self, task: asyncio.Task[None]) -> None:
+        """Do not finish the shutdown before ``task`` has ended. Only called where ``state`` is not None."""
+
     def abort(self, connections: list[Any]) -> None:
         """Abort those of ``connections`` that a stream, or what is left of it to send, still holds."""
 
@@ -42,12 +49,15 @@ class Server(Protocol):
 class Stopping(Protocol):
     """Made by a server's module when that server begins to stop; kept for the time of its shutdown."""
 
-    def __init__(self, server: Server) -> None: ...
     def begin(self) -> None:
         """Stop the server's streams now, and abort what remains later. On the server's loop; idempotent."""
 
     def end(self) -> None:
         """The server's shutdown is over. Optional: dropping the last reference does as much."""
+
+
+NewStopping: TypeAlias = Callable[[Server], Stopping]
+"""Called on the server's loop when its stop is noticed."""
 
 
 def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Iterator[tuple[R, Any]]:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
-from sse_hub._servers.base import Record, Stopping
+from sse_hub._servers.base import NewStopping, Record, Stopping
 from sse_hub._servers.uvicorn import find_cycle
 
 __all__ = ["GranianServer", "watch"]
@@ -34,6 +34,7 @@ R = TypeVar("R", bound=Record)
 class GranianServer:
     """A granian worker process that begins to stop. A connection is its two addresses, from the scope."""
 
+    state: Any | None = None
     limit: float | None = None
 
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
@@ -43,6 +44,9 @@ class GranianServer:
 
     def unflushed(self) -> Iterator[tuple[Any, float]]:
         return iter(())  # while it stops, granian closes each connection whose response is complete
+
+    def hold(self, task: asyncio.Task[None]) -> None:
+        raise NotImplementedError("granian hands nothing off")
 
     def abort(self, connections: list[Any]) -> None:
         try:
@@ -61,7 +65,7 @@ def _address(value: Any) -> tuple[str, str] | object:
     return (str(value[0]), str(value[1])) if isinstance(value, list | tuple) and len(value) >= 2 else object()
 
 
-def watch(loop: asyncio.AbstractEventLoop, stopping: type[Stopping]) -> None:
+def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
     """Have ``stopping`` used when this process, if it is a granian worker, is told to stop."""
     if threading.current_thread() is not threading.main_thread():
         return  # workers as threads (free-threaded Python), embedded: signals are not theirs

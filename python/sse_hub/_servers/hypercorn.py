@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Scope
 
-from sse_hub._servers.base import Record, Stopping, frames, select_by_headers
+from sse_hub._servers.base import NewStopping, Record, Stopping, frames, select_by_headers
 
 __all__ = ["HypercornServer", "watch"]
 
@@ -29,6 +29,8 @@ _searched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[Any]] = weak
 
 class HypercornServer:
     """A hypercorn worker that begins to stop. A connection is its ``HTTPStream``."""
+
+    state: Any | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: Any, graceful_timeout: float | None) -> None:
         self._loop = loop
@@ -46,6 +48,9 @@ class HypercornServer:
     def unflushed(self) -> Iterator[tuple[Any, float]]:
         return iter(())  # hypercorn's sends wait until the peer has taken enough
 
+    def hold(self, task: asyncio.Task[None]) -> None:
+        raise NotImplementedError("hypercorn hands nothing off")
+
     def abort(self, connections: list[Any]) -> None:
         for stream in connections:
             # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each has the next one's bound method.
@@ -56,7 +61,7 @@ class HypercornServer:
                 writer.transport.abort()
 
 
-def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: type[Stopping]) -> None:
+def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
     """Have ``stopping`` used when the hypercorn worker behind this scope, if it is one, begins to stop."""
     searched = _searched.get(loop)
     if searched is None:

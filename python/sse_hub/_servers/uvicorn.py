@@ -1,9 +1,9 @@
-"""uvicorn, also under gunicorn with uvicorn's worker class.
+"""uvicorn, also under gunicorn with uvicorn's worker class: how its servers stop, and their connections.
 
 uvicorn keeps a ``server_state`` per server, whose ``connections`` are protocol objects. Each has its latest
 request as ``cycle``, and a cycle's bound methods are the application's ``receive`` and ``send``.
-``Server.shutdown`` closes the listeners, waits for the connections, then runs the lifespan's shutdown; it
-is wrapped once per process.
+``Server.shutdown`` closes the listeners, waits for the connections and tasks, then runs the lifespan's
+shutdown; it is wrapped once per process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from sse_hub._servers.base import Record, Stopping, frames, select_by_headers
+from sse_hub._servers.base import NewStopping, Record, frames, select_by_headers
 
 __all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch", "workers"]
 
@@ -104,13 +104,13 @@ class UvicornServer:
     """A ``uvicorn.Server`` that begins to stop. A connection is its cycle."""
 
     def __init__(self, server: Any) -> None:
-        self._state = getattr(server, "server_state", None)
-        # Past its own timeout uvicorn cancels tasks and logs errors, so ours have to be gone a little before.
+        self.state: Any | None = getattr(server, "server_state", None)
+        # Past its own timeout uvicorn cancels tasks and logs errors, so streams have to be gone before.
         timeout = getattr(getattr(server, "config", None), "timeout_graceful_shutdown", None)
         self.limit: float | None = None if timeout is None else max(0.0, timeout - 0.2)
 
     def _cycles(self) -> Iterator[Any]:
-        for protocol in list(getattr(self._state, "connections", ())):
+        for protocol in list(getattr(self.state, "connections", ())):
             cycle = getattr(protocol, "cycle", None)
             if cycle is not None:
                 yield cycle
@@ -124,7 +124,7 @@ class UvicornServer:
             cycle = find_cycle(record.receive)
             if cycle is None:
                 rest.append(record)
-            elif _server_state(cycle) is self._state:
+            elif _server_state(cycle) is self.state:
                 open_responses.pop(id(cycle.scope.get("headers")), None)
                 yield record, cycle
         yield from select_by_headers(rest, open_responses)
@@ -133,6 +133,11 @@ class UvicornServer:
         for cycle in self._cycles():
             if (grace := _unflushed.get(cycle)) is not None:
                 yield cycle, grace
+
+    def hold(self, task: asyncio.Task[None]) -> None:
+        tasks = getattr(self.state, "tasks", set[Any]())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def abort(self, connections: list[Any]) -> None:
         latest = set(map(id, self._cycles()))
@@ -151,7 +156,7 @@ def _server_state(cycle: Any) -> Any | None:
 _wrapped_class: type | None = None
 
 
-def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: type[Stopping]) -> None:
+def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
     """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``) unless that was done."""
     cls: Any = getattr(module, "Server", None)
     if cls is not _wrapped_class and hasattr(cls, "shutdown"):
@@ -161,11 +166,11 @@ def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: type[St
             server = frame.f_locals.get("self")
             if isinstance(server, cls):
                 streams = stopping(UvicornServer(server))
-                server._sse_hub_streams = streams  # as long as the server, so that later ones find it too
+                server._sse_hub_streams = streams  # as long as the server, so that later streams find it too
                 loop.call_soon(streams.begin)
 
 
-def _wrap(cls: Any, stopping: type[Stopping]) -> None:
+def _wrap(cls: Any, stopping: NewStopping) -> None:
     global _wrapped_class
     _wrapped_class = cls
     shutdown: Callable[..., Awaitable[None]] = cls.shutdown

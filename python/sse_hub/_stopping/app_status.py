@@ -1,86 +1,61 @@
-"""``AppStatus``: sse-starlette's switch that ends every stream, and the streams it ends."""
+"""``AppStatus``: sse-starlette's switch that ends every ``EventSourceResponse`` of the process."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["AppStatus", "SendTimeoutError", "handed_over", "live_streams", "server_stops"]
+from sse_hub._stopping.registry import switch
 
-
-class SendTimeoutError(TimeoutError):
-    """A client did not take an event or a ping within the response's ``send_timeout``."""
-
-
-class Stoppable(Protocol):
-    """A stream in progress."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def request_stop(self) -> None:
-        """End soon. Called on the stream's loop."""
-
-
-# Streams in progress, on any loop. Each takes itself out at its end, so no server or loop leaves anything.
-live_streams: set[Stoppable] = set()
-
-
-class HandedOver(Protocol):
-    """A hub with responses that it goes on with by itself."""
-
-    def _stop_moved(self) -> None:
-        """End them soon. Called on any thread."""
-
-
-# Whose responses have been handed off: of those themselves nothing is left in Python.
-_handed_over: set[weakref.ref[HandedOver]] = set()
-
-
-def handed_over(hub: HandedOver) -> None:
-    """A response of ``hub`` was handed off: the switch ends it, too."""
-    _handed_over.add(weakref.ref(hub, _handed_over.discard))
-    if AppStatus._ends_all:
-        hub._stop_moved()
+__all__ = ["AppStatus"]
 
 
 class _AppStatusMeta(type):
-    """Makes the assignment ``AppStatus.should_exit = True`` take effect at once, from any thread."""
+    """Makes ``AppStatus.should_exit = True`` take effect at once, from any thread.
 
-    def __setattr__(cls, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if name == "should_exit":
-            super().__setattr__("_ends_all", bool(value))
-        if name == "should_exit" and value:
-            for stream in tuple(live_streams):
-                with suppress(RuntimeError):  # its loop has been closed under it
-                    stream.loop.call_soon_threadsafe(stream.request_stop)
-            for ref in tuple(_handed_over):
-                if (hub := ref()) is not None:
-                    hub._stop_moved()
+    The properties can be deleted, which resets them: ``monkeypatch`` and ``mock.patch`` do that at their end.
+    """
+
+    @property
+    def should_exit(cls) -> bool:
+        return switch.ends_all or (switch.servers_stopping > 0 and switch.drains)
+
+    @should_exit.setter
+    def should_exit(cls, value: bool) -> None:
+        switch.end_all(bool(value))
+
+    @should_exit.deleter
+    def should_exit(cls) -> None:
+        switch.end_all(False)
+
+    @property
+    def enable_automatic_graceful_drain(cls) -> bool:
+        return switch.drains
+
+    @enable_automatic_graceful_drain.setter
+    def enable_automatic_graceful_drain(cls, value: bool) -> None:
+        switch.drains = bool(value)
+
+    @enable_automatic_graceful_drain.deleter
+    def enable_automatic_graceful_drain(cls) -> None:
+        switch.drains = True
 
 
 class AppStatus(metaclass=_AppStatusMeta):
-    """A switch for the streams of the whole process, beside what their servers say themselves.
+    """A switch for the streams of the whole process, beside what their servers do.
 
     Streams end when their server stops, without any use of this class. It is for programs that end them
     earlier, or that took over the server's signals. Class attributes only:
 
     * ``should_exit``: assigning True ends every ``EventSourceResponse`` in progress at once, as a stopping
-      server does, and each that begins later; assign False to go on. To be read, too: while a server of
-      this process stops, it is True by itself, without ending the streams of another.
+      server does, and each that begins later; assign False to allow streams again. Reading it also gives
+      True while a server of this process stops, although streams of other servers go on.
     * ``enable_automatic_graceful_drain``: default True; False keeps streams open while their server stops,
       until ``should_exit`` is set.
-    * ``original_handler``: what ``handle_exit`` calls in the end, or None, the default. No server is
-      patched, so nothing is kept here unless the program does.
+    * ``original_handler``: what ``handle_exit`` calls last, or None, the default. Nothing sets it but the
+      program, because no server is patched.
     """
 
-    should_exit: bool = False
-    _ends_all: bool = False  # the program's own assignment, without what servers say
-    enable_automatic_graceful_drain: bool = True
     original_handler: Callable[..., Any] | None = None
 
     @staticmethod
@@ -103,28 +78,3 @@ class AppStatus(metaclass=_AppStatusMeta):
             AppStatus.should_exit = True
         if AppStatus.original_handler is not None:
             AppStatus.original_handler(*args, **kwargs)
-
-
-# Servers may run in several threads; and a collection of garbage, anywhere, may tell that one is gone.
-_lock = threading.RLock()
-_servers_that_stop = 0
-
-
-def server_stops(owner: object) -> Callable[[], object]:
-    """Have ``AppStatus.should_exit`` say that a server stops, until the result is called.
-
-    Or until ``owner`` is gone. It is only said: that server's streams are ended by other means, and those
-    of another server go on.
-    """
-    _count_stopping(1)
-    over = weakref.finalize(owner, _count_stopping, -1)
-    over.atexit = False
-    return over
-
-
-def _count_stopping(change: int) -> None:
-    global _servers_that_stop
-    with _lock:
-        _servers_that_stop += change
-        says = AppStatus._ends_all or (_servers_that_stop > 0 and AppStatus.enable_automatic_graceful_drain)
-        type.__setattr__(AppStatus, "should_exit", says)

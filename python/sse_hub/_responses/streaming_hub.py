@@ -1,0 +1,125 @@
+"""The part of a hub that responses use: opening streams, and calling the application back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from starlette.background import BackgroundTask
+from starlette.types import Receive
+
+from sse_hub import _core, _servers
+from sse_hub._core import RedisBroker, Subscription
+from sse_hub._stopping.handed import handed_off
+from sse_hub._stopping.registry import RunningServer
+
+__all__ = ["OnConnect", "OnDisconnect", "StreamingHub"]
+
+OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
+OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
+
+logger = logging.getLogger("sse_hub")
+
+
+class StreamingHub(_core.Hub):
+    """The base of ``Hub``, whose constructor sets the attributes."""
+
+    name: str
+    grace: float
+    broker: RedisBroker | None
+    _warned_of_workers: bool
+    _full_status: int
+    _max_subscribers: int | None
+    _stall_timeout: float
+    _on_connect: list[OnConnect]
+    _on_disconnect: list[OnDisconnect]
+    _callbacks: set[asyncio.Future[None]]
+
+    def _warn_of_workers(self, receive: Receive) -> None:
+        """Warn, once, of a server whose other processes this hub does not reach."""
+        if not self._warned_of_workers and self.broker is None:
+            self._warned_of_workers = True
+            if (workers := _servers.workers(receive)) > 1:
+                logger.warning(
+                    "hub %r has no broker, so in each of the server's %d workers it reaches only its own"
+                    ' clients: run one worker, or give it a broker: Hub("redis://…")',
+                    self.name,
+                    workers,
+                )
+
+    def _is_full(self) -> bool:
+        return self._max_subscribers is not None and self.count() >= self._max_subscribers
+
+    def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
+        """Register a subscriber whose stream its server carries."""
+        subscription = self._subscribe(request, last_event_id, info)
+        if self._on_connect and (loop := subscription._loop) is not None:
+            # This may be a worker thread of it.
+            loop.call_soon_threadsafe(self._connected, subscription)
+        return subscription
+
+    def _open_at_reactor(
+        self,
+        fd: int,
+        server: RunningServer,
+        request: _core._Request,
+        last_event_id: str | None,
+        info: Any,
+        on_end: Callable[[str], object] | None,
+    ) -> Subscription:
+        """Register a subscriber whose stream a reactor writes; ``fd`` is the hub's unless this raises."""
+        subscription = self._hand_over(fd, request, last_event_id, info, server=server.group, on_end=on_end)
+        handed_off(server, self, server.group)
+        if self._on_connect:
+            asyncio.get_running_loop().call_soon(self._connected, subscription)
+        return subscription
+
+    def _transfer_to_reactor(
+        self,
+        fd: int,
+        server: RunningServer,
+        subscription: Subscription,
+        on_end: Callable[[str], object] | None,
+    ) -> bool:
+        """Have a reactor go on with a stream of this loop, which ``AppStatus`` ends as well.
+
+        ``fd`` is the hub's unless this raises or returns False: then the stream cannot go on there, because
+        it was iterated since the last check, or because its hub has ended.
+        """
+        if not subscription._hand_over(fd, server.switched_group, on_end):
+            return False
+        handed_off(server, self, server.switched_group)
+        return True
+
+    # The application's functions.
+
+    def _connected(self, subscription: Subscription) -> None:
+        for callback in self._on_connect:
+            self._call(callback, subscription)
+
+    # The core calls this by its name.
+    def _disconnected(self, subscription: Subscription, reason: str) -> None:
+        for callback in self._on_disconnect:
+            self._call(callback, subscription, reason)
+
+    def _run_background(self, background: BackgroundTask, reason: str) -> None:
+        self._call(background)
+
+    def _call(self, callback: Callable[..., Awaitable[None] | None], *args: Any) -> None:
+        try:
+            outcome = callback(*args)
+        except Exception:
+            logger.exception("hub %r: %r failed", self.name, callback)
+            return
+        if inspect.isawaitable(outcome):
+            future: asyncio.Future[None] = asyncio.ensure_future(outcome)
+            self._callbacks.add(future)  # The loop holds tasks weakly.
+            future.add_done_callback(self._called)
+
+    def _called(self, future: asyncio.Future[None]) -> None:
+        self._callbacks.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            logger.error("hub %r: a callback failed", self.name, exc_info=error)

@@ -1,0 +1,142 @@
+"""The stop of one server: end its streams, then abort what remains of them.
+
+No ASGI message tells an application that its server is stopping: uvicorn waits for open connections
+*before* it runs the lifespan's shutdown, so an endless response would keep it alive for ever. A server's
+module in ``sse_hub._servers`` notices the stop and makes a :class:`ServerStop`::
+
+    noticed --begin, in the loop's next turn--> every stream: stop()
+        |--after the stream's grace, or a little before the server's own timeout--> abort
+        '--end: the server's shutdown is over--> nothing is left
+
+Only connections that carry such a stream are touched. Where a server's inside is not what its module knows,
+streams end when the server ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sse_hub import _servers
+from sse_hub._stopping.registry import Registration, registered, running_server, stops
+
+__all__ = ["ServerStop"]
+
+logger = logging.getLogger("sse_hub")
+
+_FOR_EVER = 10.0**8  # three years: uvloop's timers take no infinity
+_POLL = 0.02  # seconds between two looks at handed-off streams that are ending
+_AFTER_ABORT = 1.0  # seconds that aborted handed-off streams may take to be gone
+_AFTER_ABORT_LIMITED = 0.1  # the same under a server with a timeout of its own
+
+
+class ServerStop:
+    """One server on its way out. Made on its loop; streams that begin from then on are not handed off."""
+
+    def __init__(self, server: _servers.Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._holds: set[asyncio.Task[None]] = set()
+        self._end: Callable[[], None] | None = None
+        self._running = None if server.state is None else running_server(server.state)
+        if self._running is not None:
+            self._running.stopping = True
+
+    def begin(self) -> None:
+        """Stop every stream of this server, once."""
+        if self._end is not None:
+            return
+        self._end = stops(self)
+        here = [registration for registration in registered() if registration.loop is self._loop]
+        by_grace: dict[float, list[tuple[Registration | None, Any]]] = {}
+        carried = [registration for registration in here if registration.group is None]
+        for registration, connection in self._server.select(carried):
+            by_grace.setdefault(self._grace(registration), []).append((registration, connection))
+            if registration.drains():
+                registration.stop()
+        for connection, grace in self._server.unflushed():
+            by_grace.setdefault(self._limited(grace), []).append((None, connection))
+        for grace, streams in by_grace.items():
+            self._abort_after(grace, streams)
+        for registration in here:
+            if self._handed_off(registration):
+                self._hold_for(registration)
+
+    def join(self, registration: Registration) -> None:
+        """Stop streams that were registered while their server was already stopping."""
+        if registration.loop is not self._loop:
+            return
+        if self._handed_off(registration):
+            self._hold_for(registration)
+        if registration.group is not None:
+            return
+        for _, connection in self._server.select([registration]):
+            if registration.drains():
+                self._loop.call_soon(registration.stop)
+            self._abort_after(self._grace(registration), [(registration, connection)])
+
+    def end(self) -> None:
+        """The server's shutdown is over: what is left goes at once."""
+        if self._end is not None:
+            self._end()
+        for timer in self._timers:
+            timer.cancel()
+        for hold in list(self._holds):
+            hold.cancel()
+
+    def _grace(self, registration: Registration) -> float:
+        return self._limited(registration.stoppable.grace if registration.drains() else _FOR_EVER)
+
+    def _limited(self, grace: float) -> float:
+        limit = self._server.limit
+        return max(0.0, grace if limit is None else min(grace, limit))
+
+    # Streams that the server carries: it waits for their connections itself.
+
+    def _abort_after(self, grace: float, streams: list[tuple[Registration | None, Any]]) -> None:
+        self._timers.append(self._loop.call_later(grace, self._abort, streams))
+
+    def _abort(self, streams: list[tuple[Registration | None, Any]]) -> None:
+        self._server.abort([connection for _, connection in streams if connection is not None])
+        for registration, connection in streams:
+            if connection is None and registration is not None and registration.is_registered():
+                registration.stoppable.abort()
+
+    def _handed_off(self, registration: Registration) -> bool:
+        """Whether these are streams that this server handed off."""
+        running = self._running
+        return running is not None and registration.group in (running.group, running.switched_group)
+
+    # Handed-off streams: the server knows nothing of them, so a task of its own makes it wait.
+
+    def _hold_for(self, registration: Registration) -> None:
+        hold = self._loop.create_task(self._see_out(registration))
+        self._holds.add(hold)
+        hold.add_done_callback(self._holds.discard)
+        self._server.hold(hold)
+
+    async def _see_out(self, registration: Registration) -> None:
+        streams = registration.stoppable
+        try:
+            if registration.drains():
+                registration.stop()
+            if not await self._finished(registration, self._grace(registration)):
+                streams.abort()
+                limited = self._server.limit is not None
+                await self._finished(registration, _AFTER_ABORT_LIMITED if limited else _AFTER_ABORT)
+        except asyncio.CancelledError:  # the server waits no longer: a second Ctrl-C, or its own timeout
+            streams.abort()
+            raise
+        except Exception:
+            logger.exception("handed-off streams could not be stopped; they end with the process")
+
+    async def _finished(self, registration: Registration, seconds: float) -> bool:
+        until = self._loop.time() + seconds
+        while not registration.stoppable.finished():
+            if self._loop.time() >= until:
+                return False
+            await asyncio.sleep(_POLL)
+        return True

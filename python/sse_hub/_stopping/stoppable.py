@@ -1,0 +1,28 @@
+"""The protocol of everything that ends with its server."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Stoppable"]
+
+
+class Stoppable(Protocol):
+    """Streams that end together: one that its server carries, or all that one server handed off for a hub.
+
+    Every method is called on the loop of the streams' server, must return at once and must not raise. Each
+    may be called more than once, also after the streams have ended.
+    """
+
+    @property
+    def grace(self) -> float:
+        """Seconds the streams may take after :meth:`stop`; read when their server begins to stop."""
+
+    def stop(self) -> None:
+        """Begin to end the streams in order: their server is stopping."""
+
+    def finished(self) -> bool:
+        """Whether every one of the streams has ended."""
+
+    def abort(self) -> None:
+        """End the streams now and drop what is still to be sent."""
