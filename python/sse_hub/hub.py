@@ -204,18 +204,11 @@ class Hub(StreamingHub):
         """Register a subscriber, and give its stream: an async iterator of bytes ready to be written.
 
         ``StreamingResponse(hub.subscribe("prices"), media_type="text/event-stream")`` works; ``response``
-        does more. To be called on an event loop, or in a worker thread of one (a ``def`` endpoint).
+        does more. To be called on an event loop, or in a worker thread of one (a ``def`` endpoint). The options
+        are those of ``SubscribeOptions``.
 
         Args:
             topics: the topics whose events it gets; may be empty, ``broadcast`` and ``send`` still reach it.
-            replay: how many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's
-                own id beats it.
-            last_event_id: the id the client saw last.
-            user: the name of its user, for ``disconnect(user=…)``.
-            info: any object of the application's, to be found again at ``Subscription.info``.
-            overflow: replaces the hub's.
-            capacity: replaces the hub's.
-            max_age: seconds after which the stream ends; the browser comes back.
 
         Raises:
             HubFull: the hub has ``max_subscribers``.
@@ -231,24 +224,11 @@ class Hub(StreamingHub):
         """The response of an endpoint that streams ``topics`` to its client.
 
         Nothing is subscribed until the response is sent. The id from which the client resumes is its
-        ``Last-Event-ID`` header, or ``?last_event_id=`` or ``?lastEventId=``, unless it is given.
+        ``Last-Event-ID`` header, or ``?last_event_id=`` or ``?lastEventId=``, unless it is given. The options
+        are those of ``StreamOptions``.
 
         Args:
             topics: as in ``subscribe``.
-            initial: called with the subscription after it was registered, while live events are held back,
-                unless the client resumed completely. It returns (or awaits, or yields) events that come
-                before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or
-                any value as JSON; a list, tuple or (async) generator is several. The last one carries the
-                cursor's id, so a client cut before it gets all of them again.
-            replay, user, info, overflow, capacity, max_age: as in ``subscribe``.
-            last_event_id: replaces the request's.
-            handoff: whether the connection may be handed to the reactor where the server offers it; default
-                True. False is for middleware that changes only later chunks of the body.
-            status_code: the response's, from 200 to 599 and one that has a body; default 200, and a browser
-                takes no other.
-            headers: more headers.
-            background: run on the event loop when the stream has ended. Of a stream that was handed off, that
-                is long after the request: it must not use the request's dependencies.
 
         Raises:
             ValueError: a topic's name or an option breaks a rule.

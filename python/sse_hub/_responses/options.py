@@ -35,25 +35,45 @@ Initial: TypeAlias = Callable[[Subscription], Any | Awaitable[Any] | Iterable[An
 
 
 class SubscribeOptions(TypedDict, total=False):
-    """The options of ``Hub.subscribe``, which explains them; its ``topics`` come first."""
+    """The options of ``Hub.subscribe``."""
 
     replay: Replay
+    """How many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's own id beats
+    it."""
     last_event_id: str | None
+    """The id of the last event that the client saw; default None, and a response takes the request's."""
     user: str | None
+    """The name of the client's user, for ``disconnect(user=…)``; default None."""
     info: Any
+    """Any object of the application's, to be found again at ``Subscription.info``; default None."""
     overflow: Overflow | None
+    """Replaces the hub's ``overflow``; default None."""
     capacity: int | None
+    """Replaces the hub's ``capacity``, a number of events; default None."""
     max_age: float | None
+    """Seconds after which the stream ends and the browser comes back; default None, no limit."""
 
 
 class StreamOptions(SubscribeOptions, total=False):
-    """The options of ``Hub.response``, which explains them, and of ``Hub.endpoint``."""
+    """The options of ``Hub.response`` and ``Hub.endpoint``: those of ``subscribe``, and these."""
 
     initial: Initial | None
+    """A function that is called with the subscription after it was registered, while live events are held
+    back, unless the client resumed completely; default None. It returns (or awaits, or yields) events that
+    come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
+    value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
+    client that is cut before it gets all of them again."""
     handoff: bool
+    """Whether the connection may be handed to the reactor where the server offers it; default True. False is
+    for middleware that changes only later chunks of the body."""
     status_code: int
+    """The response's status, from 200 to 599 and one that has a body; default 200, and a browser takes no
+    other."""
     headers: Mapping[str, str] | None
+    """More headers; default None."""
     background: BackgroundTask | None
+    """Run on the event loop when the stream has ended; default None. A handed-off stream ends long after its
+    request, so it must not use the request's dependencies."""
 
 
 def check_names(where: str, given: Mapping[str, Any], allowed: frozenset[str]) -> None:
