@@ -1,7 +1,7 @@
 """Arrows between source files point down: no file names a higher layer, and no circle of files.
 
 An arrow is a path in one file that names an item of another: ``use`` lines and inline ``crate::`` or
-``super::`` paths in Rust; every import in Python, also those for type checkers and inside functions. A file that
+``super::`` paths in Rust; every import in Python, also for type checkers and inside functions. A file that
 only passes a name on (``pub use``) has no arrow for it; the importer has, to the file that defines the name.
 ``mod.rs`` and the children of a room are files like others. Unit tests inside Rust files are left out.
 """
