@@ -28,9 +28,8 @@ from waiting import PATIENCE, until
 EXERCISED: set[Block] = set()
 LINKED = [
     *PAGES,
-    ROOT / "CHANGELOG.md",
-    ROOT / "bench" / "README.md",
-    ROOT / "bench" / "results" / "results.md",
+    *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / "bench" / name for name in ("README.md", "results/results.md")),
 ]
 
 
@@ -80,6 +79,15 @@ def test_every_link_leads_somewhere() -> None:
                 linked = page.parent / path if path else page
                 assert linked.exists(), f"{page.name} links to {target}"
                 assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    for page in LINKED:
+        for path in re.findall(
+            r"`((?:src|python|tests|docs|bench|tools|examples)/[\w./-]*)`", page.read_text()
+        ):
+            is_there = (ROOT / path).exists() or (ROOT / f"{path}.rs").exists()
+            assert is_there or "/raw/" in path, f"{page.name} names {path}"
 
 
 @exercises("README.md", "Quick start")
@@ -239,14 +247,17 @@ def test_the_numbers_are_those_of_the_tables(block: Block) -> None:
 
 
 def test_the_reasons_are_those_of_the_core() -> None:
-    def words(source: str) -> set[str]:
-        return set(re.findall(r'Self::\w+ => "(\w+)"', (ROOT / "src" / source).read_text()))
+    def words(kind: str) -> set[str]:
+        """The words of an enum, wherever in the core it is."""
+        (source,) = [text for text in sources if f"pub enum {kind} " in text]
+        return set(re.findall(r'Self::\w+(?:\([\w.]*\))? => "(\w+)"', source))
 
+    sources = [path.read_text() for path in (ROOT / "src").rglob("*.rs")]
     ends = set(first_cells("streams.md", "Why a stream ended"))
-    assert ends == words("subscriber/identity.rs") | {"error", "kicked"}
+    assert ends == words("CloseReason") | {"error", "kicked"}
     assert ends <= set(re.findall(r"``(\w+)``", Hub.on_disconnect.__doc__ or ""))
     for page, heading in [("reconnecting.md", "Resets"), ("protocol.md", "`stream-reset`")]:
-        assert set(first_cells(page, heading)) == words("control.rs")
+        assert set(first_cells(page, heading)) == words("ResetReason")
 
 
 def first_cells(page: str, heading: str) -> list[str]:

@@ -38,6 +38,16 @@ def measured(clients: str) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "docs/performance.md"])
+def test_every_figure_is_in_the_results(name: str) -> None:
+    known = {number.replace(",", "") for number in re.findall(r"[\d,]*\d\.\d+", RESULTS)}
+    text = (ROOT / name).read_text()
+    for number in re.findall(r"([\d,]*\d\.\d+) (?:µs|KB|ms)", text):
+        digits = len(number.partition(".")[2])
+        rounded = {f"{float(value):.{digits}f}" for value in known}
+        assert number.replace(",", "") in rounded, f"{name}: {number}"
+
+
 def test_readme_is_short_and_names_the_commands() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 250
