@@ -98,22 +98,35 @@ def parameters(found: Found, skip: int) -> list[Parameter]:
     return [parameter for parameter in given if not parameter.name.startswith("_")]
 
 
-def options_of(found: Found) -> Iterator[tuple[str, str, str]]:
+_expanded: dict[str, Definition] = {}
+"""Which call has the table of a TypedDict's options: the first one; others refer to it."""
+
+
+def options_of(found: Found) -> Iterator[tuple[Parameter, str]]:
     """The fields of a TypedDict that `**options: Unpack[...]` names, with the docstring below each."""
     node = found.node
     kwarg = node.args.kwarg if isinstance(node, FUNCTIONS) else None
     annotation = kwarg.annotation if kwarg else None
     if not isinstance(annotation, ast.Subscript) or ast.unparse(annotation.value).split(".")[-1] != "Unpack":
         return
-    typed = resolve(ast.unparse(annotation.slice), found.module)
-    if typed is None or not isinstance(typed.node, ast.ClassDef):
+    name = ast.unparse(annotation.slice)
+    typed = resolve(name, found.module)
+    if typed is None or not is_typed_dict(typed) or _expanded.setdefault(name, node) is not node:
         return
     for owner in reversed(list(bases(typed))):
         assert isinstance(owner.node, ast.ClassDef)
         nodes, docs = definitions(owner.node.body)
-        for name, field_ in nodes.items():
-            if isinstance(field_, ast.AnnAssign):
-                yield name, source(field_.annotation), docs[name]
+        for key, value in nodes.items():
+            if isinstance(value, ast.AnnAssign):
+                default = re.search(r"default ([^\s.,;]+)", docs[key])
+                yield Parameter(key, source(value.annotation), default[1] if default else ""), docs[key]
+
+
+def is_typed_dict(found: Found) -> bool:
+    """Whether a class is one that only names options."""
+    owners = [owner.node for owner in bases(found)] if isinstance(found.node, ast.ClassDef) else []
+    parents = [base for owner in owners if isinstance(owner, ast.ClassDef) for base in owner.bases]
+    return any(ast.unparse(parent).split(".")[-1] == "TypedDict" for parent in parents)
 
 
 def readable(default: str, into: Module) -> str:
@@ -135,7 +148,7 @@ def signature(name: str, found: Found, skip: int) -> str:
     """A call as one line, or one parameter a line where that is too long."""
     assert isinstance(found.node, FUNCTIONS)
     written = [str(parameter) for parameter in parameters(found, skip)]
-    if options := [f"{option}: {kind}" for option, kind, _ in options_of(found)]:
+    if options := [str(option) for option, _ in options_of(found)]:
         written[-1:] = options if "*" in written else ["*", *options]
     prefix = "async " if isinstance(found.node, ast.AsyncFunctionDef) else ""
     returns = source(found.node.returns) if name[0].islower() else ""
@@ -218,7 +231,7 @@ def documented(doc: str, found: Found, skip: int) -> str:
             out.append(f"{name}: {cell(body)}")
         elif body.strip():
             out.append(prose(body))
-    rows += [(option, "", text) for option, _, text in options_of(found)]
+    rows += [(option.name, option.default, text) for option, text in options_of(found)]
     if rows:
         table = "| argument | default | meaning |\n|---|---|---|\n" + "\n".join(
             f"| `{single}` | {f'`{default}`' if default else ''} | {cell(text)} |"
@@ -232,6 +245,10 @@ def documented(doc: str, found: Found, skip: int) -> str:
 
 
 def render_class(name: str, found: Found) -> Iterator[str]:
+    if is_typed_dict(found):
+        yield f"### `{name}`"
+        yield documented(found.doc, found, 0)
+        return
     every = members(found)
     constructor = every.pop("__init__", None) or every.get("__new__")
     every.pop("__new__", None)
@@ -299,6 +316,7 @@ def public_modules() -> list[str]:
 
 def render() -> str:
     """The page."""
+    _expanded.clear()
     out, rendered, contents = [], set(), []
     for name in public_modules():
         current = module(name)
