@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use pyo3::prelude::*;
 
 use super::PyHub;
+use super::reactors::Reactors;
 use crate::broker::Broker;
-use crate::py::handed::Reactors;
 use crate::redis::RedisBroker;
 
 impl PyHub {

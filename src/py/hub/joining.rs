@@ -3,12 +3,12 @@
 use pyo3::prelude::*;
 
 use super::PyHub;
-use super::current::running_loop;
+use super::generations::running_loop;
+use super::reactors::HandedClient;
+use super::subscription::PySubscription;
 use crate::hub::Request;
-use crate::py::exceptions::OrRaise;
-use crate::py::handed::HandedClient;
-use crate::py::subscription::PySubscription;
-use crate::py::{descriptors, exit};
+use crate::py::process::{descriptors, exit};
+use crate::py::values::exceptions::OrRaise;
 
 impl PyHub {
     /// See `_subscribe`.

@@ -1,9 +1,14 @@
 //! `Hub`, the native base of `sse_hub.Hub`. It holds the core hub of now: a hub that was closed, or forked,
 //! starts anew on its next use, with a new epoch.
 
+mod awaitable;
 mod closing;
-mod current;
+mod generations;
 mod joining;
+mod loop_reader;
+pub mod publication;
+mod reactors;
+pub mod subscription;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +19,6 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::awaiting;
-use super::broker::{Link, PyRedisBroker};
-use super::convert::{Fields, Given, topics};
-use super::exceptions::{OrRaise, from_core, from_failure};
-use super::fork;
-use super::handed::{HandedClient, Reactors};
-use super::options::{Whole, at_least, between, reconnect, retention};
-use super::publication::PyPublication;
-use super::reader::LoopReader;
-use super::request::PyRequest;
-use super::subscription::{PySubscription, who};
 use crate::broker::Broker;
 use crate::broker::letter::{Letter, To, Whose};
 use crate::change::Who;
@@ -34,13 +28,24 @@ use crate::error::Error;
 use crate::history::Retention;
 use crate::hub::Hub;
 use crate::identity::CloseReason;
+use crate::py::brokers::redis::{Link, PyRedisBroker};
+use crate::py::process::awaiting;
+use crate::py::process::fork;
+use crate::py::values::convert::{Fields, Given, topics};
+use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
+use crate::py::values::options::{Whole, at_least, between, reconnect, retention};
+use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::redis::RedisBroker;
 use crate::redis::options::Kept;
 use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
+use loop_reader::LoopReader;
+use publication::PyPublication;
+use reactors::{HandedClient, Reactors};
+use subscription::{PySubscription, who};
 
-use current::Current;
+use generations::Current;
 
 /// The native part of a hub.
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]

@@ -4,8 +4,8 @@ use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::exit;
 use super::subscription::{Poll, PySubscription};
+use crate::py::process::exit;
 use crate::sync::Mutex;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

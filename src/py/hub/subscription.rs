@@ -7,20 +7,20 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
+use super::PyHub;
 use super::awaitable::{Next, Ready};
-use super::awaiting;
-use super::convert::{Fields, Given, topics};
-use super::exceptions::{OrRaise, while_dropping};
-use super::handed::{HandedClient, Reactors};
-use super::hub::PyHub;
+use super::loop_reader::LoopReader;
 use super::publication::PyPublication;
-use super::reader::LoopReader;
-use super::{descriptors, exit, fork};
+use super::reactors::{HandedClient, Reactors};
 use crate::broker::letter::{Letter, To};
 use crate::change::Who;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::outcome::Waiting;
+use crate::py::process::awaiting;
+use crate::py::process::{descriptors, exit, fork};
+use crate::py::values::convert::{Fields, Given, topics};
+use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::reader::Reader;
 use crate::subscriber::Taken;
 

@@ -7,11 +7,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
 
 use super::exceptions::{OrRaise, invalid_event};
-use super::exit;
 use super::json::write_json;
 use super::options::shown;
 use crate::event::check_event_type;
 use crate::frame::{Draft, FrameBuilder};
+use crate::py::process::exit;
 use crate::topic::Topic;
 
 /// An argument that may be left out, where None means something else.

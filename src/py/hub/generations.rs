@@ -11,18 +11,18 @@ use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
 use super::PyHub;
+use super::loop_reader::LoopReader;
+use super::publication::PyPublication;
+use super::reactors::Reactors;
+use super::subscription::PySubscription;
 use crate::broker::letter::{Letter, To};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::frame::Draft;
 use crate::hub::Hub;
 use crate::identity::Identity;
-use crate::py::exceptions::{OrRaise, while_dropping};
-use crate::py::handed::Reactors;
-use crate::py::publication::PyPublication;
-use crate::py::reader::LoopReader;
-use crate::py::subscription::PySubscription;
-use crate::py::{exit, fork};
+use crate::py::process::{exit, fork};
+use crate::py::values::exceptions::{OrRaise, while_dropping};
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
 pub struct Current {

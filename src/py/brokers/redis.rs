@@ -10,12 +10,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use super::awaiting;
-use super::exceptions::OrRaise;
-use super::fork::PerProcess;
-use super::hub::PyHub;
 use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
+use crate::py::hub::PyHub;
+use crate::py::process::awaiting;
+use crate::py::process::fork::PerProcess;
+use crate::py::values::exceptions::OrRaise;
 use crate::redis::options::{Certificates, Kept, Keys, Server};
 use crate::redis::{Observer, RedisBroker};
 

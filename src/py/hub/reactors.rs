@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use pyo3::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::fork;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{ReaderId, SubscriberId};
+use crate::py::process::fork;
 use crate::reactor::{Listener, Reactor};
 use crate::reader::Reader;
 use crate::sync::Mutex;

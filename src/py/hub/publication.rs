@@ -9,13 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::awaitable::Ready;
-use super::awaiting;
-use super::exceptions::{OrRaise, from_failure};
-use super::fork;
 use crate::broker::Broker;
 use crate::config::seconds;
 use crate::ids::EventId;
 use crate::outcome::{Failure, Outcome, Sent, Waiting};
+use crate::py::process::awaiting;
+use crate::py::process::fork;
+use crate::py::values::exceptions::{OrRaise, from_failure};
 
 /// How long a thread that waits is deaf to signals.
 const SLICE: Duration = Duration::from_millis(50);

@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use super::exit;
 use crate::error::Error;
 use crate::outcome::Failure;
+use crate::py::process::exit;
 
 /// One of our exception classes.
 fn class<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyType>>, name: &str) -> PyResult<Bound<'py, PyType>> {

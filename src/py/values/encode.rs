@@ -3,8 +3,6 @@
 //! The rules are those of sse-starlette 3.7, byte for byte; what they have in common with the hub's is in
 //! [`crate::frame`], and only the reading of Python objects is here.
 
-#![expect(clippy::missing_errors_doc, reason = "these docs are Python docstrings: errors are under Raises")]
-
 use std::cell::Cell;
 
 use pyo3::exceptions::PyTypeError;

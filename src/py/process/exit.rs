@@ -74,7 +74,7 @@ pub fn in_child() {
 #[pyfunction]
 pub fn _end(py: Python<'_>) {
     ENDS.set(true);
-    super::broker::end(py);
+    crate::py::brokers::redis::end(py);
     super::awaiting::end(py);
     ENDING.store(true, Ordering::SeqCst);
     py.detach(|| {
@@ -88,7 +88,7 @@ pub fn _end(py: Python<'_>) {
 /// Private: what was published until now is sent, for others may still publish.
 #[pyfunction]
 pub fn _flush(py: Python<'_>) {
-    super::broker::flush(py);
+    crate::py::brokers::redis::flush(py);
     // What the log has to say of it is said.
     super::awaiting::end(py);
 }

@@ -1,0 +1,3 @@
+//! The brokers that a hub can be given.
+
+pub mod redis;

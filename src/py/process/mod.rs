@@ -1,0 +1,9 @@
+//! The process: its end, its forks, its descriptors, the wakers of its event loops and the runtime on which Python
+//! awaits. Nothing here knows a hub.
+
+pub mod awaiting;
+pub mod descriptors;
+pub mod exit;
+pub mod fork;
+#[cfg_attr(not(unix), path = "signal_windows.rs")]
+pub mod signal;

@@ -1,0 +1,9 @@
+//! Python's values as the core's, and back: the fields of an event, JSON, options, requests and exceptions.
+
+pub mod convert;
+pub mod encode;
+pub mod exceptions;
+pub mod json;
+mod json_kinds;
+pub mod options;
+pub mod request;
