@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::identity::{CloseReason, Identity};
-use crate::ids::{ReaderId, SubscriberId};
+use crate::ids::{GroupId, ReaderId, SubscriberId};
 use crate::topic::TopicIds;
 
 /// Who is meant by a kick.
@@ -13,10 +13,8 @@ pub enum Who {
     Id(SubscriberId),
     /// All of a user's.
     User(Arc<str>),
-    /// All that a server handed over.
-    Server(u64),
-    /// All that were moved from one reader to another.
-    Moved,
+    /// All of a group.
+    Group(GroupId),
     /// Everybody.
     All,
 }
@@ -28,8 +26,7 @@ impl Who {
         match self {
             Self::Id(id) => identity.id == *id,
             Self::User(user) => identity.user.as_ref() == Some(user),
-            Self::Server(server) => identity.server == *server,
-            Self::Moved => identity.is_moved,
+            Self::Group(group) => identity.group == *group,
             Self::All => true,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::ids::{PublicId, ReaderId, SubscriberId};
+use crate::ids::{GroupId, PublicId, ReaderId, SubscriberId};
 use crate::outcome::Outcome;
 
 /// Why a stream ended.
@@ -55,16 +55,14 @@ pub struct Identity {
     pub id: SubscriberId,
     /// Whose it is, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
-    /// The server that handed its connection over; 0 for one that streams it itself.
-    pub server: u64,
+    /// The group it ends with.
+    pub group: GroupId,
     /// The reader that delivers to it.
     pub reader: ReaderId,
     /// Where it is at that reader.
     pub key: usize,
     /// Who it is now, once it was moved to another reader: what holds for it is said there.
     pub moved: OnceLock<Arc<Identity>>,
-    /// Whether another reader had it before.
-    pub is_moved: bool,
     /// Whether it resumed completely; none for a newcomer. Set on joining.
     pub recovered: OnceLock<Option<bool>>,
     /// Why it was closed, once it is.
@@ -82,17 +80,16 @@ impl Identity {
         self.id.public()
     }
 
-    /// The same subscriber, at another reader.
+    /// The same subscriber, at another reader and in another group.
     #[must_use]
-    pub fn at(&self, reader: ReaderId, key: usize, server: u64) -> Self {
+    pub fn at(&self, reader: ReaderId, key: usize, group: GroupId) -> Self {
         Self {
             id: self.id,
             user: self.user.clone(),
-            server,
+            group,
             reader,
             key,
             moved: OnceLock::new(),
-            is_moved: true,
             recovered: self.recovered.clone(),
             closed: self.closed.clone(),
             last_topics: self.last_topics.clone(),

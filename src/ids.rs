@@ -253,6 +253,15 @@ impl std::ops::Deref for PublicId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReaderId(pub u64);
 
+/// A group of subscribers that end together: those of one server, for example. The number is the caller's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct GroupId(pub u64);
+
+impl GroupId {
+    /// No group: what streams through its server ends with its own response.
+    pub const NONE: Self = Self(0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

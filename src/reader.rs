@@ -18,7 +18,7 @@ use crate::frame::Draft;
 use crate::heartbeat::Deadlines;
 use crate::history::{Page, Replay};
 use crate::identity::{CloseReason, Identity};
-use crate::ids::{EventId, ReaderId, SubscriberId};
+use crate::ids::{EventId, GroupId, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
@@ -255,7 +255,7 @@ impl Reader {
         &self,
         to: &Self,
         identity: &Identity,
-        server: u64,
+        group: GroupId,
         now: Duration,
         settle: impl FnOnce(&mut Subscriber, Option<TopicIds>),
     ) -> Option<Arc<Identity>> {
@@ -277,7 +277,7 @@ impl Reader {
         let mut subscriber = own.remove(identity)?;
         let (turn, serial) = (other.turn, other.serial);
         let place = other.subscribers.vacant_entry();
-        let arrived = Arc::new(subscriber.identity.at(to.id, place.key(), server));
+        let arrived = Arc::new(subscriber.identity.at(to.id, place.key(), group));
         subscriber.arrive(arrived.clone(), now, turn, serial);
         settle(place.insert(subscriber), topics);
         let _ = identity.moved.set(arrived.clone());

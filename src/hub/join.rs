@@ -11,7 +11,7 @@ use crate::frame::Draft;
 use crate::heartbeat::Heartbeat;
 use crate::history::Past;
 use crate::identity::Identity;
-use crate::ids::{MAX_ID_BYTES, ReaderId, SubscriberId};
+use crate::ids::{GroupId, MAX_ID_BYTES, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::Place;
 use crate::queue::{Capacity, OverflowPolicy};
@@ -39,8 +39,8 @@ pub struct Request {
     pub capacity: Option<usize>,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
-    /// The server that hands the connection over; 0 for one that streams it itself.
-    pub server: u64,
+    /// The group it ends with.
+    pub group: GroupId,
 }
 
 impl Request {
@@ -69,11 +69,10 @@ impl Hub {
             let identity = Arc::new(Identity {
                 id,
                 user: request.user.clone(),
-                server: request.server,
+                group: request.group,
                 reader: reader.id,
                 key,
                 moved: OnceLock::new(),
-                is_moved: false,
                 recovered: OnceLock::new(),
                 closed: OnceLock::new(),
                 last_topics: OnceLock::new(),

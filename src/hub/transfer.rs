@@ -12,7 +12,7 @@ use super::{Hub, State};
 use crate::change::{Change, Who};
 use crate::entry::Target;
 use crate::identity::{CloseReason, Identity};
-use crate::ids::SubscriberId;
+use crate::ids::{GroupId, SubscriberId};
 use crate::log::Item;
 use crate::reader::Reader;
 use crate::stats::count;
@@ -20,9 +20,9 @@ use crate::subscriber::Subscriber;
 use crate::topic::{TopicId, TopicIds};
 
 impl Hub {
-    /// Move a subscriber from which nothing was taken yet from one reader to another, as handed over by
-    /// `server`; the identity it has from then on, which the old one leads to. One that was closed is moved with
-    /// what is still to be taken. None when it is not at `from` (any more), or something was taken.
+    /// Transfer a subscriber from which nothing was taken yet to another reader and to `group`. Returns its new
+    /// identity, which the old one leads to. A subscriber that was closed is transferred with what is left to
+    /// take. `None` when it is not at `from` (any more), or something was taken.
     ///
     /// To be called where `from` is drained, so that no drain of it is under way: what a drain has read and not
     /// yet dispatched would be lost.
@@ -31,9 +31,9 @@ impl Hub {
         from: &Reader,
         to: &Reader,
         identity: &Identity,
-        server: u64,
+        group: GroupId,
     ) -> Option<Arc<Identity>> {
-        let moved = from.hand_to(to, identity, server, self.clock.now(), |subscriber, topics| {
+        let moved = from.hand_to(to, identity, group, self.clock.now(), |subscriber, topics| {
             self.state.lock().settle(self, subscriber, topics, from);
         });
         to.bell.ring();

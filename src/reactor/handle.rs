@@ -11,6 +11,7 @@ use super::worker::Worker;
 use super::{Listener, Socket};
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::ids::GroupId;
 use crate::reader::Reader;
 use crate::sync::Mutex;
 
@@ -44,7 +45,7 @@ impl Reactor {
     /// Take over a client's socket. Its response head and a first chunk were sent before; `identity` was
     /// subscribed with this reactor's reader.
     pub fn adopt(&self, socket: Socket, identity: Arc<Identity>) {
-        self.shared.stream_opened(identity.server);
+        self.shared.stream_opened(identity.group);
         self.shared.send(Command::Adopt { socket: Owned::from(socket), identity });
     }
 
@@ -53,10 +54,10 @@ impl Reactor {
         self.shared.send(Command::Resume { key });
     }
 
-    /// How many streams of a server have not ended.
+    /// How many streams of a group have not ended.
     #[must_use]
-    pub fn open(&self, server: u64) -> usize {
-        self.shared.open(server)
+    pub fn open(&self, group: GroupId) -> usize {
+        self.shared.open(group)
     }
 
     /// How many streams have not ended.
@@ -65,9 +66,9 @@ impl Reactor {
         self.shared.open_in_all()
     }
 
-    /// Close a server's connections at once.
-    pub fn abort(&self, server: u64) {
-        self.shared.send(Command::Abort { server });
+    /// Close a group's connections at once.
+    pub fn abort(&self, group: GroupId) {
+        self.shared.send(Command::Abort { group });
     }
 
     /// Close all connections at once, and end the thread. Sockets that are given to it later are closed.

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use super::descriptors::Owned;
 use super::signal::Signal;
 use crate::identity::Identity;
+use crate::ids::GroupId;
 use crate::sync::Mutex;
 use crate::waker::Wake;
 
@@ -19,9 +20,9 @@ pub enum Command {
     Resume {
         key: usize,
     },
-    /// Close the connections of a server at once.
+    /// Close the connections of a group at once.
     Abort {
-        server: u64,
+        group: GroupId,
     },
     Stop,
 }
@@ -29,8 +30,8 @@ pub enum Command {
 pub struct Shared {
     /// `None` once the thread takes no more.
     commands: Mutex<Option<Vec<Command>>>,
-    /// Connections whose stream has not ended, by server.
-    open: Mutex<FxHashMap<u64, usize>>,
+    /// Connections whose stream has not ended, by group.
+    open: Mutex<FxHashMap<GroupId, usize>>,
     signal: Signal,
 }
 
@@ -62,22 +63,22 @@ impl Shared {
         self.commands.lock().take().unwrap_or_default()
     }
 
-    pub fn stream_opened(&self, server: u64) {
-        *self.open.lock().entry(server).or_default() += 1;
+    pub fn stream_opened(&self, group: GroupId) {
+        *self.open.lock().entry(group).or_default() += 1;
     }
 
-    pub fn stream_ended(&self, server: u64) {
+    pub fn stream_ended(&self, group: GroupId) {
         let mut open = self.open.lock();
-        if let Some(count) = open.get_mut(&server) {
+        if let Some(count) = open.get_mut(&group) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&server);
+                open.remove(&group);
             }
         }
     }
 
-    pub fn open(&self, server: u64) -> usize {
-        self.open.lock().get(&server).copied().unwrap_or(0)
+    pub fn open(&self, group: GroupId) -> usize {
+        self.open.lock().get(&group).copied().unwrap_or(0)
     }
 
     pub fn open_in_all(&self) -> usize {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Listener, Socket};
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::ids::GroupId;
 use crate::reader::Reader;
 
 /// The error of a platform without reactors.
@@ -41,9 +42,9 @@ impl Reactor {
         match self.never {}
     }
 
-    /// How many streams of a server have not ended.
+    /// How many streams of a group have not ended.
     #[must_use]
-    pub fn open(&self, _: u64) -> usize {
+    pub fn open(&self, _: GroupId) -> usize {
         match self.never {}
     }
 
@@ -53,8 +54,8 @@ impl Reactor {
         match self.never {}
     }
 
-    /// Close a server's connections at once.
-    pub fn abort(&self, _: u64) {
+    /// Close a group's connections at once.
+    pub fn abort(&self, _: GroupId) {
         match self.never {}
     }
 

@@ -16,6 +16,7 @@ use sse_hub::frame::{Draft, FrameBuilder};
 use sse_hub::history::Retention;
 use sse_hub::hub::{Hub, Request};
 use sse_hub::identity::{CloseReason, Identity};
+use sse_hub::ids::GroupId;
 use sse_hub::queue::{Capacity, OverflowPolicy};
 use sse_hub::reactor::{Listener, Reactor};
 use sse_hub::topic::Topic;
@@ -67,7 +68,7 @@ fn pair() -> (TcpStream, TcpStream) {
 }
 
 fn request(last_event_id: Option<String>) -> Request {
-    Request { topics: vec![Topic::new("t").unwrap()], last_event_id, server: 7, ..Request::default() }
+    Request { topics: vec![Topic::new("t").unwrap()], last_event_id, group: GroupId(7), ..Request::default() }
 }
 
 impl Setup {
@@ -174,7 +175,7 @@ fn events_arrive_in_order_and_the_body_ends_properly() {
     assert_eq!(client.event(), None);
     assert!(client.closes());
     assert_eq!(setup.ended(), (identity.name().to_string(), "enough".to_string()));
-    until("the stream is not counted", || setup.reactor.open(7) == 0);
+    until("the stream is not counted", || setup.reactor.open(GroupId(7)) == 0);
     assert_eq!(setup.hub.count(None), 0);
 }
 
@@ -266,7 +267,7 @@ fn a_stalled_client_delays_nobody_and_overflows_alone() {
     }
     assert_eq!(setup.ended(), (stalled.name().to_string(), "overflow".to_string()));
     assert_eq!(setup.hub.count(None), 1);
-    until("the connection is closed", || setup.reactor.open(7) == 1);
+    until("the connection is closed", || setup.reactor.open(GroupId(7)) == 1);
 }
 
 #[test]
@@ -280,7 +281,7 @@ fn a_client_that_takes_nothing_is_freed_by_the_stall_timeout() {
         setup.publish(&filler);
     }
     assert_eq!(setup.ended(), (stalled.name().to_string(), "stalled".to_string()));
-    until("the connection is closed", || setup.reactor.open(7) == 0);
+    until("the connection is closed", || setup.reactor.open(GroupId(7)) == 0);
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn a_client_that_takes_nothing_of_the_end_is_freed_by_the_stall_timeout() {
     setup.hub.disconnect(Who::Id(identity.id), CloseReason::Kicked("enough".into()));
     drop(held);
     assert_eq!(setup.ended(), (identity.name().to_string(), "enough".to_string()));
-    until("the connection is closed", || setup.reactor.open(7) == 0);
+    until("the connection is closed", || setup.reactor.open(GroupId(7)) == 0);
 }
 
 #[test]
@@ -311,14 +312,14 @@ fn a_server_that_stops_ends_its_streams_and_aborts_the_stalled() {
     for number in 0..60 {
         setup.publish(&format!("{number} {filler}"));
     }
-    setup.hub.disconnect(Who::Server(7), CloseReason::Shutdown);
+    setup.hub.disconnect(Who::Group(GroupId(7)), CloseReason::Shutdown);
     for number in 0..60 {
         assert_eq!(reading.event().unwrap(), format!("{number} {filler}"));
     }
     assert_eq!(reading.event(), None);
     drop(reading);
-    setup.reactor.abort(7);
-    until("nothing is left", || setup.reactor.open(7) == 0);
+    setup.reactor.abort(GroupId(7));
+    until("nothing is left", || setup.reactor.open(GroupId(7)) == 0);
 }
 
 #[test]

@@ -270,7 +270,7 @@ def hand_over(hub: Hub, info: object = None) -> socket.socket:
         "t", replay=0, user=None, overflow=None, capacity=None, max_age=None, initial=False
     )
     try:
-        hub._hand_over(fd, request, None, info, server=0, on_end=lambda reason: None)
+        hub._hand_over(fd, request, None, info, group=0, on_end=lambda reason: None)
     except BaseException:
         _core._close(fd)
         client.close()

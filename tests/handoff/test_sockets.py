@@ -17,7 +17,7 @@ def hand_over(
     request = _core._Request(
         "t", replay=0, user=None, overflow=None, capacity=None, max_age=max_age, initial=False
     )
-    return hub._hand_over(ours.detach(), request, None, None, server=1, on_end=on_end), theirs
+    return hub._hand_over(ours.detach(), request, None, None, group=1, on_end=on_end), theirs
 
 
 async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed() -> None:

@@ -110,14 +110,14 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
     class Late:
         grace = 1.0
 
-        def _stop_handed(self, group: int) -> None:
+        def _stop_group(self, group: int) -> None:
             calls.append("stop")
 
-        def _handed(self, group: int) -> int:
+        def _open_in_group(self, group: int) -> int:
             calls.append("count")
             return int(len(calls) <= 3)
 
-        def _abort_handed(self, group: int) -> None:
+        def _abort_group(self, group: int) -> None:
             calls.append("abort")
 
     server = uvicorn.Server(uvicorn.Config(build()))

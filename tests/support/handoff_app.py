@@ -37,17 +37,17 @@ class Streams:
         self.aborted: list[int] = []
         self.open: dict[socket.socket, int] = {}
 
-    def _stop_handed(self, group: int) -> None:
+    def _stop_group(self, group: int) -> None:
         self.stopped.append(group)
         if not self.deaf:
             for sock in self._of(group):
                 finish(sock, GOODBYE)
                 del self.open[sock]
 
-    def _handed(self, group: int) -> int:
+    def _open_in_group(self, group: int) -> int:
         return len(self._of(group))
 
-    def _abort_handed(self, group: int) -> None:
+    def _abort_group(self, group: int) -> None:
         self.aborted.append(group)
         for sock in self._of(group):
             sock.close()

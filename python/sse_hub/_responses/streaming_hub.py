@@ -71,7 +71,7 @@ class StreamingHub(_core.Hub):
         on_end: Callable[[str], object] | None,
     ) -> Subscription:
         """Register a subscriber whose stream a reactor writes; ``fd`` is the hub's unless this raises."""
-        subscription = self._hand_over(fd, request, last_event_id, info, server=server.group, on_end=on_end)
+        subscription = self._hand_over(fd, request, last_event_id, info, group=server.group, on_end=on_end)
         handed_off(server, self, server.group)
         if self._on_connect:
             asyncio.get_running_loop().call_soon(self._connected, subscription)

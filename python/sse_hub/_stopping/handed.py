@@ -25,13 +25,13 @@ class GroupOwner(Protocol):
     def grace(self) -> float:
         """Seconds its streams may take to end in order."""
 
-    def _stop_handed(self, group: int, /) -> None:
+    def _stop_group(self, group: int, /) -> None:
         """Begin to end the streams in order."""
 
-    def _handed(self, group: int, /) -> int:
+    def _open_in_group(self, group: int, /) -> int:
         """How many of the streams have not ended."""
 
-    def _abort_handed(self, group: int, /) -> None:
+    def _abort_group(self, group: int, /) -> None:
         """End the streams now."""
 
 
@@ -51,15 +51,15 @@ class _Group:
 
     def stop(self) -> None:
         if (owner := self._owner()) is not None:
-            owner._stop_handed(self._group)
+            owner._stop_group(self._group)
 
     def finished(self) -> bool:
         owner = self._owner()
-        return owner is None or owner._handed(self._group) == 0
+        return owner is None or owner._open_in_group(self._group) == 0
 
     def abort(self) -> None:
         if (owner := self._owner()) is not None:
-            owner._abort_handed(self._group)
+            owner._abort_group(self._group)
 
 
 def running_server(state: Any) -> RunningServer:

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::history::Retention;
 use crate::hub::Hub;
 use crate::identity::CloseReason;
+use crate::ids::GroupId;
 use crate::py::brokers::redis::{Link, PyRedisBroker};
 use crate::py::process::awaiting;
 use crate::py::process::fork;
@@ -299,7 +300,7 @@ impl PyHub {
         last_event_id: Option<String>,
         info: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PySubscription>> {
-        Self::subscribe(slf, &request.of(last_event_id, 0), info)
+        Self::subscribe(slf, &request.of(last_event_id, GroupId::NONE), info)
     }
 
     /// Private: have everything there that `_hand_over` needs, on the loop that runs here.
@@ -312,46 +313,38 @@ impl PyHub {
     /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
     ///
     /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
-    #[pyo3(signature = (fd, request, last_event_id, info, *, server, on_end))]
+    #[pyo3(signature = (fd, request, last_event_id, info, *, group, on_end))]
     fn _hand_over<'py>(
         slf: &Bound<'py, Self>,
         fd: i32,
         request: &PyRequest,
         last_event_id: Option<String>,
         info: Option<Py<PyAny>>,
-        server: u64,
+        group: u64,
         on_end: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PySubscription>> {
-        Self::hand_over(slf, fd, &request.of(last_event_id, server), HandedClient { info, on_end })
+        Self::hand_over(slf, fd, &request.of(last_event_id, GroupId(group)), HandedClient { info, on_end })
     }
 
-    /// Private: end the streams that a server handed over, after what was published so far.
-    fn _stop_handed(&self, server: u64) {
+    /// Private: end the streams of a group, after what was published so far.
+    fn _stop_group(&self, group: u64) {
         let current = self.current.load();
         if current.is_open() {
-            current.hub.disconnect(Who::Server(server), CloseReason::Shutdown);
+            current.hub.disconnect(Who::Group(GroupId(group)), CloseReason::Shutdown);
         }
     }
 
-    /// Private: end the streams that were made on a loop and handed over later.
-    fn _stop_moved(&self) {
-        let current = self.current.load();
-        if current.is_open() {
-            current.hub.disconnect(Who::Moved, CloseReason::Shutdown);
-        }
-    }
-
-    /// Private: how many of the streams that a server handed over have not ended.
-    fn _handed(&self, server: u64) -> usize {
+    /// Private: how many handed-off streams of a group have not ended.
+    fn _open_in_group(&self, group: u64) -> usize {
         let hub = &self.current.load().hub;
-        self.reactors_of(hub).map_or(0, |reactors| reactors.open(Some(server)))
+        self.reactors_of(hub).map_or(0, |reactors| reactors.open(Some(GroupId(group))))
     }
 
-    /// Private: close what is left of the connections that a server handed over, as they are.
-    fn _abort_handed(&self, server: u64) {
+    /// Private: close what is left of a group's handed-off connections, as they are.
+    fn _abort_group(&self, group: u64) {
         let hub = &self.current.load().hub;
         if let Some(reactors) = self.reactors_of(hub) {
-            reactors.abort(server);
+            reactors.abort(GroupId(group));
         }
     }
 

@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
-use crate::ids::{ReaderId, SubscriberId};
+use crate::ids::{GroupId, ReaderId, SubscriberId};
 use crate::py::process::fork;
 use crate::reactor::{Listener, Reactor};
 use crate::reader::Reader;
@@ -184,14 +184,14 @@ impl Reactors {
         }
     }
 
-    pub fn open(&self, server: Option<u64>) -> usize {
-        let count = |reactor: &Reactor| server.map_or_else(|| reactor.open_in_all(), |it| reactor.open(it));
+    pub fn open(&self, group: Option<GroupId>) -> usize {
+        let count = |reactor: &Reactor| group.map_or_else(|| reactor.open_in_all(), |it| reactor.open(it));
         self.threads.iter().map(count).sum()
     }
 
-    pub fn abort(&self, server: u64) {
+    pub fn abort(&self, group: GroupId) {
         for reactor in &self.threads {
-            reactor.abort(server);
+            reactor.abort(group);
         }
     }
 

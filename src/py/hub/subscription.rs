@@ -16,6 +16,7 @@ use crate::broker::letter::{Letter, To};
 use crate::change::Who;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
+use crate::ids::GroupId;
 use crate::outcome::Waiting;
 use crate::py::process::awaiting;
 use crate::py::process::{descriptors, exit, fork};
@@ -183,7 +184,7 @@ impl PySubscription {
     fn move_to_reactor(
         slf: &Bound<'_, Self>,
         fd: i32,
-        server: u64,
+        group: GroupId,
         on_end: Option<Py<PyAny>>,
     ) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
@@ -195,7 +196,7 @@ impl PySubscription {
         let held = reactor.reader.bell.hold();
         // Before the move: from then on its end may be reported at any moment.
         reactors.remember(&this.identity, place.reports.clone(), HandedClient { info, on_end });
-        let Some(identity) = this.core.hand_to(&this.reader, &reactor.reader, &this.identity, server) else {
+        let Some(identity) = this.core.hand_to(&this.reader, &reactor.reader, &this.identity, group) else {
             drop(reactors.forget(this.identity.id));
             return Ok(false);
         };
@@ -405,9 +406,9 @@ impl PySubscription {
     /// returns False or raises. To be called on the subscription's loop.
     ///
     /// `on_end(reason)` is called on that loop when the stream has ended.
-    fn _hand_over(slf: &Bound<'_, Self>, fd: i32, server: u64, on_end: Option<Py<PyAny>>) -> PyResult<bool> {
+    fn _hand_over(slf: &Bound<'_, Self>, fd: i32, group: u64, on_end: Option<Py<PyAny>>) -> PyResult<bool> {
         let _inside = exit::enter(slf.py());
-        Self::move_to_reactor(slf, fd, server, on_end)
+        Self::move_to_reactor(slf, fd, GroupId(group), on_end)
     }
 
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -10,6 +10,7 @@ use super::options::{Whole, at_least};
 use crate::config::positive_seconds;
 use crate::history::Past;
 use crate::hub::Request;
+use crate::ids::GroupId;
 use crate::queue::OverflowPolicy;
 
 /// Private: what a subscriber asks for, but the id it saw last.
@@ -47,9 +48,9 @@ impl PyRequest {
 }
 
 impl PyRequest {
-    /// The request of one client, whose connection this server hands over; 0 streams it itself.
-    pub fn of(&self, last_event_id: Option<String>, server: u64) -> Request {
-        Request { last_event_id, server, ..self.0.clone() }
+    /// The request of one client of this group.
+    pub fn of(&self, last_event_id: Option<String>, group: GroupId) -> Request {
+        Request { last_event_id, group, ..self.0.clone() }
     }
 }
 

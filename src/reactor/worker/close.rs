@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 
 use super::{SLICE, VACANT, Worker};
 use crate::identity::{CloseReason, Identity};
-use crate::ids::SubscriberId;
+use crate::ids::{GroupId, SubscriberId};
 use crate::reactor::connection::{Connection, Phase};
 
 /// How long a client has to close after the end of its stream.
@@ -21,7 +21,7 @@ impl Worker {
         let identity = connection.identity.clone();
         let closed = connection.linger();
         self.by_key[identity.key] = VACANT;
-        self.shared.stream_ended(identity.server);
+        self.shared.stream_ended(identity.group);
         self.unregister(&identity, &CloseReason::Closed);
         match closed {
             Ok(()) => self.close_after(token, LINGER),
@@ -59,10 +59,10 @@ impl Worker {
         }
     }
 
-    /// Close a server's connections at once.
-    pub(super) fn abort(&mut self, server: u64) {
-        let of_server = |(_, connection): &(usize, &Connection)| connection.identity.server == server;
-        let tokens: Vec<usize> = self.connections.iter().filter(of_server).map(|(token, _)| token).collect();
+    /// Close a group's connections at once.
+    pub(super) fn abort(&mut self, group: GroupId) {
+        let of_group = |(_, connection): &(usize, &Connection)| connection.identity.group == group;
+        let tokens: Vec<usize> = self.connections.iter().filter(of_group).map(|(token, _)| token).collect();
         for token in tokens {
             self.close(token, &CloseReason::Shutdown);
         }
@@ -85,7 +85,7 @@ impl Worker {
         let identity = connection.identity.clone();
         if !matches!(connection.phase, Phase::Lingering) {
             self.by_key[identity.key] = VACANT;
-            self.shared.stream_ended(identity.server);
+            self.shared.stream_ended(identity.group);
             self.unregister(&identity, reason);
         }
         self.remove(token);

@@ -157,7 +157,7 @@ impl Worker {
                         self.schedule(token);
                     }
                 }
-                Command::Abort { server } => self.abort(server),
+                Command::Abort { group } => self.abort(group),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -165,7 +165,7 @@ impl Worker {
 
     fn adopt(&mut self, socket: Owned, identity: &Arc<Identity>) {
         let key = identity.key;
-        let server = identity.server;
+        let group = identity.group;
         let adopted =
             Connection::new(socket, identity.clone(), self.hub.config.stall_timeout).and_then(|connection| {
                 let slot = self.connections.vacant_entry();
@@ -180,7 +180,7 @@ impl Worker {
                 Ok(token)
             });
         let Ok(token) = adopted else {
-            self.shared.stream_ended(server);
+            self.shared.stream_ended(group);
             self.unregister(identity, &CloseReason::Client);
             return;
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sse_hub::change::Who;
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
+use sse_hub::ids::GroupId;
 use sse_hub::queue::OverflowPolicy;
 use sse_hub::reader::Effects;
 use sse_hub::subscriber::Taken;
@@ -24,7 +25,7 @@ fn kicked() -> CloseReason {
 
 impl World {
     fn give(&self, to: &World, stream: &Stream) -> Option<Stream> {
-        let identity = self.hub.hand_to(&self.reader, &to.reader, &stream.identity, 7)?;
+        let identity = self.hub.hand_to(&self.reader, &to.reader, &stream.identity, GroupId(7))?;
         assert!(Arc::ptr_eq(stream.identity.current(), &identity));
         Some(to.stream_of(identity))
     }
@@ -181,8 +182,7 @@ fn the_reader_it_left_holds_nothing_back_and_keeps_nothing() {
     for stream in &moved {
         assert_eq!(stream.all(), ["stream-open #0", "1 #1"]);
     }
-    assert_eq!(one.hub.disconnect(Who::Server(7), kicked()), 100);
-    assert_eq!(one.hub.disconnect(Who::Moved, kicked()), 100);
+    assert_eq!(one.hub.disconnect(Who::Group(GroupId(7)), kicked()), 100);
     assert_eq!(other.drain().len(), 100);
     assert_eq!((one.stat("connected"), one.stat("disconnected"), one.hub.count(None)), (100, 100, 0));
 }

@@ -6,7 +6,7 @@ use sse_hub::change::Who;
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
-use sse_hub::ids::StreamId;
+use sse_hub::ids::{GroupId, StreamId};
 use sse_hub::queue::OverflowPolicy;
 
 use crate::stream_world::{Sent, Stream, Worker, beginning};
@@ -45,7 +45,8 @@ fn one(entries: usize) -> (Stream, Worker) {
 fn undecided() -> (Stream, Worker, support::Stream) {
     let stream = Stream::default();
     let worker = Worker::new(config());
-    let client = worker.world.subscribe(&Request { user: Some("ann".into()), ..request(&["t"]) });
+    let client =
+        worker.world.subscribe(&Request { user: Some("ann".into()), group: GroupId(3), ..request(&["t"]) });
     (stream, worker, client)
 }
 
@@ -279,7 +280,7 @@ fn heartbeats_go_to_who_waits_for_the_broker() {
 
 #[test]
 fn who_waits_for_the_broker_can_be_told_to_go() {
-    for who in [Who::User("ann".into()), Who::All, Who::Server(0)] {
+    for who in [Who::User("ann".into()), Who::All, Who::Group(GroupId(3))] {
         let (_, worker, client) = undecided();
         later(&worker, &client);
         assert_eq!(worker.world.hub.disconnect(who, CloseReason::Shutdown), 1);
@@ -314,7 +315,7 @@ fn who_waits_for_the_broker_may_join_and_leave_and_move() {
     hub.join(client.identity.id, &support::topics(&["u"])).unwrap();
     hub.leave(client.identity.id, &support::topics(&["t"]));
     worker.world.drain();
-    let moved = hub.hand_to(&worker.world.reader, &other.reader, &client.identity, 7).unwrap();
+    let moved = hub.hand_to(&worker.world.reader, &other.reader, &client.identity, GroupId(7)).unwrap();
     let client = other.stream_of(moved);
     worker.begin(&stream, 10);
     worker.answer_all(&stream);
@@ -323,7 +324,7 @@ fn who_waits_for_the_broker_may_join_and_leave_and_move() {
     worker.follow(&stream, 10);
     other.drain();
     assert_eq!(seen(&client), ["stream-open #0-1000000", "its own #2-0"]);
-    assert_eq!(hub.disconnect(Who::Server(7), CloseReason::Shutdown), 1);
+    assert_eq!(hub.disconnect(Who::Group(GroupId(7)), CloseReason::Shutdown), 1);
     assert_eq!(other.drain().len(), 1);
 }
 

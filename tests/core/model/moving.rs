@@ -6,6 +6,7 @@ use shuttle::sync::Arc;
 use sse_hub::change::Who;
 use sse_hub::hub::Request;
 use sse_hub::identity::{CloseReason, Identity};
+use sse_hub::ids::GroupId;
 use sse_hub::reader::{Effects, Reader};
 
 use crate::world::{Client, World, assert_no_gap, check, topics};
@@ -27,7 +28,7 @@ impl Mover {
 
     fn moved(&self) -> Client {
         let world = &self.world;
-        let identity = world.hub.hand_to(&self.from, &world.reader, &self.identity, 1).unwrap();
+        let identity = world.hub.hand_to(&self.from, &world.reader, &self.identity, GroupId(1)).unwrap();
         world.consumer(identity).opened()
     }
 }
