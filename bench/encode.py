@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import fastapi.sse
-import orjson
 import sse_hub.event as ours
 import sse_starlette.event as peer
 from fastapi.encoders import jsonable_encoder
@@ -72,6 +71,8 @@ def of_fastapi(**fields: Any) -> bytes:
 
 def cases() -> list[Case]:
     """Everything that is measured."""
+    import orjson  # of the dependency group `bench`, which the report does without
+
     return [
         Case(
             "dict with event, id and 100 bytes of data",

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
 import threading
-import time
 from typing import Any
 
 import pytest
-from loops import LOOPS
-from servers import Client, ThreadServer
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
 from starlette.applications import Starlette
@@ -194,60 +189,3 @@ async def test_bursts_from_a_thread_while_the_loop_is_busy_never_cut_a_healthy_c
     assert hub.stats()["overflowed"] == 0
     for client in clients:
         await client.close()
-
-
-def numbers(wire: bytes) -> list[int]:
-    return [json.loads(data) for data in re.findall(rb"data: (\d+)\n", wire)]
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-def test_a_burst_through_sockets_cuts_nobody(loop: str) -> None:
-    hub = Hub(capacity=16)
-    app = Starlette(routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing)])
-    with ThreadServer(app, loop=loop) as server:
-        clients = [Client(server.port, "/") for _ in range(10)]
-        for client in clients:
-            client.read_until(b"stream-open")
-        for n in range(10_000):
-            hub.publish("t", n)
-        for client in clients:
-            # The chunked encoding cuts between events only.
-            assert numbers(client.read_until(b"data: 9999\n")) == list(range(10_000))
-            client.close()
-        assert hub.stats()["overflowed"] == 0
-
-
-@pytest.mark.parametrize(
-    ("how", "middleware"),
-    [
-        ("overflow", False),
-        ("overflow", True),
-        ("stall", False),
-        ("stall", True),
-        ("kick", False),
-        ("max_age", True),
-    ],
-)
-def test_a_client_that_stopped_reading_loses_its_connection(how: str, middleware: bool) -> None:
-    options: dict[str, Any] = {"overflow": {"capacity": 8}, "stall": {}}.get(how, {})
-    hub = Hub(stall_timeout=1.5, heartbeat=None, **{"capacity": 10_000, "capacity_bytes": 2**30, **options})
-    gone = threading.Event()
-    hub.on_disconnect(lambda subscription, reason: gone.set())
-    max_age = 1.0 if how == "max_age" else None
-    routes = [Route("/", hub.endpoint("t", max_age=max_age))]
-    app = Starlette(routes=routes, middleware=[Middleware(Nothing)] if middleware else [])
-    with ThreadServer(app) as server, Client(server.port, "/", receive_buffer=4096) as client:
-        client.read_until(b"stream-open")
-        (subscriber,) = hub.subscribers()
-        for n in range(400):
-            hub.publish("t", raw_data=f"{n}" + "x" * 20_000)
-            gone.wait(0.002)
-        if how == "kick":
-            hub.disconnect(id=subscriber.id)
-        assert gone.wait(PATIENCE)
-        assert hub.count() == 0
-        connections = server.servers[0].server_state.connections
-        deadline = time.monotonic() + PATIENCE
-        while connections:
-            assert time.monotonic() < deadline, "the server still holds the connection"
-            time.sleep(0.02)

@@ -238,9 +238,3 @@ async def test_a_publication_is_known_at_once() -> None:
     assert publication.id in repr(publication)
     epoch, _, number = publication.id.rpartition("-")
     assert (epoch, number) == (hub.stats()["epoch"], "1")
-
-
-async def test_publishing_costs_no_wait_and_no_subscriber_is_needed() -> None:
-    hub = Hub()
-    assert [hub.publish("t", n).id for n in range(3)] == [f"{hub.stats()['epoch']}-{n}" for n in (1, 2, 3)]
-    assert hub.stats()["published"] == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from typing import Any
 
 import pytest
@@ -78,34 +77,6 @@ async def test_resuming_gives_exactly_what_was_missed_each_once_in_order() -> No
     assert (await client.next()).json() == 101
     await client.silent(0)
     await client.close()
-
-
-async def test_nothing_is_lost_or_doubled_between_replay_and_live() -> None:
-    hub = Hub(history=200_000, history_bytes=2**28)
-    stop = threading.Event()
-
-    def publish() -> None:
-        n = 0
-        while not stop.is_set() and n < 100_000:
-            hub.publish("t", n)
-            n += 1
-            if n % 50 == 0:
-                stop.wait(0.0005)  # The loop's thread wants the GIL, too.
-
-    thread = threading.Thread(target=publish)
-    client = await opened(hub)
-    await client.next()
-    thread.start()
-    got: list[int] = []
-    for _ in range(30):
-        await client.close()
-        client = await opened(hub, "t", client.last_event_id)
-        got += [event.json() for event in await client.take(50, PATIENCE) if event.data]
-    stop.set()
-    thread.join()
-    await client.close()
-    assert got == list(range(len(got)))
-    assert len(got) > 1000
 
 
 async def test_a_long_replay_is_read_in_pieces_with_live_events_behind_it() -> None:

@@ -312,15 +312,6 @@ async def test_it_needs_an_event_loop() -> None:
     assert hub.count() == 0
 
 
-async def test_max_age_ends_it() -> None:
-    hub = Hub()
-    stream = hub.subscribe("t", max_age=0.05)
-    hub.publish("t", 1)
-    async with asyncio.timeout(PATIENCE):
-        assert numbers(b"".join([chunk async for chunk in stream])) == [1]
-    assert stream.closed == "max_age"
-
-
 async def test_subscriptions_leave_nothing_behind() -> None:
     hub = Hub(history=0)
     hub.on_disconnect(lambda subscription, reason: None)

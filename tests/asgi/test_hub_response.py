@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -13,12 +14,14 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from loops import LOOPS
 from servers import Client, ThreadServer
-from sse_hub import Hub, HubResponse, Subscription
+from sse_hub import Hub, HubResponse
 from sse_hub.testing import connect
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from waiting import PATIENCE
 
@@ -60,19 +63,6 @@ async def test_a_head_request_gets_the_headers_and_no_subscriber() -> None:
         assert client.headers["content-type"].startswith("text/event-stream")
         assert await client.rest() == []
     assert done == [1]
-
-
-async def test_the_background_task_runs_when_the_stream_has_ended() -> None:
-    hub = Hub()
-    done: list[int] = []
-    app = hub.endpoint("t", background=BackgroundTask(lambda: done.append(hub.count())))
-    async with connect(app, "/"):
-        assert done == []
-    assert done == [0]
-    async with connect(app, "/") as client:
-        hub.disconnect(id=hub.subscribers()[0].id)
-        await client.rest()
-    assert done == [0, 0]
 
 
 async def test_a_websocket_that_is_denied_with_it_gets_the_response() -> None:
@@ -216,45 +206,6 @@ def test_def_endpoints_stream_too(loop: str) -> None:
         assert len(came) == 2
 
 
-def test_a_client_that_leaves_is_noticed_over_sockets() -> None:
-    hub = Hub()
-    gone: list[str] = []
-    event = threading.Event()
-
-    @hub.on_disconnect
-    def left(subscription: Subscription, reason: str) -> None:
-        gone.append(reason)
-        event.set()
-
-    app = FastAPI()
-
-    @app.get("/events")
-    async def events() -> HubResponse:
-        return hub.response("t")
-
-    with ThreadServer(app) as server:
-        with Client(server.port, "/events") as client:
-            client.read_until(b"stream-open")
-            assert hub.count() == 1
-        assert event.wait(PATIENCE)
-        assert (gone, hub.count()) == (["client"], 0)
-
-
-def test_a_reconnect_over_sockets_misses_nothing() -> None:
-    hub = Hub()
-    with ThreadServer(Starlette(routes=[Route("/", hub.endpoint("t"))])) as server:
-        with Client(server.port, "/") as client:
-            client.read_until(b"stream-open\ndata: \n")
-            first = hub.publish("t", 1).result()
-            client.read_until(b"data: 1\n")
-        hub.publish("t", 2)
-        with Client(server.port, "/", headers=f"Last-Event-ID: {first}\r\n") as client:
-            wire = client.read_until(b"data: 2\n")
-        assert re.search(rb"data: 1\n|stream-reset", wire) is None
-        with Client(server.port, "/", headers="Last-Event-ID: café\r\n") as client:
-            assert b"stream-reset" in client.read_until(b"requested")
-
-
 def test_three_servers_in_one_process_share_a_hub() -> None:
     hub = Hub()
     app = Starlette(routes=[Route("/", hub.endpoint("t"))])
@@ -279,3 +230,44 @@ def test_three_servers_in_one_process_share_a_hub() -> None:
         client.close()
     for server in servers:
         server.__exit__(None, None, None)
+
+
+class Nothing(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+
+@pytest.mark.parametrize(
+    ("how", "middleware"),
+    [
+        ("overflow", False),
+        ("overflow", True),
+        ("stall", False),
+        ("stall", True),
+        ("kick", False),
+        ("max_age", True),
+    ],
+)
+def test_a_client_that_stopped_reading_loses_its_connection(how: str, middleware: bool) -> None:
+    options: dict[str, Any] = {"overflow": {"capacity": 8}, "stall": {}}.get(how, {})
+    hub = Hub(stall_timeout=1.5, heartbeat=None, **{"capacity": 10_000, "capacity_bytes": 2**30, **options})
+    gone = threading.Event()
+    hub.on_disconnect(lambda subscription, reason: gone.set())
+    max_age = 1.0 if how == "max_age" else None
+    routes = [Route("/", hub.endpoint("t", max_age=max_age))]
+    app = Starlette(routes=routes, middleware=[Middleware(Nothing)] if middleware else [])
+    with ThreadServer(app) as server, Client(server.port, "/", receive_buffer=4096) as client:
+        client.read_until(b"stream-open")
+        for n in range(400):
+            hub.publish("t", raw_data=f"{n}" + "x" * 20_000)
+            gone.wait(0.002)
+        if how == "kick":
+            hub.disconnect(id=hub.subscribers()[0].id)
+        assert gone.wait(PATIENCE)
+        assert hub.count() == 0
+        connections = server.servers[0].server_state.connections
+        deadline = time.monotonic() + PATIENCE
+        while connections:
+            assert time.monotonic() < deadline, "the server still holds the connection"
+            time.sleep(0.02)

@@ -233,7 +233,7 @@ def test_a_gap_is_told(site: Site, reason: str) -> None:
     for n in range(5):
         hub.publish("t", n)
     epoch = hub.stats()["epoch"]
-    given = {"unknown": "what", "epoch": old, "ahead": f"{epoch}-99", "evicted": old}[reason] or ""
+    given = {"unknown": "café ☕", "epoch": old, "ahead": f"{epoch}-99", "evicted": old}[reason] or ""
     with site.stream(hub, client={"last_event_id": given}) as stream:
         told = stream.next()
         assert (told.event, told.json()) == ("stream-reset", {"reason": reason, "requested": given})
@@ -322,8 +322,8 @@ def test_max_age_ends_the_body(site: Site) -> None:
     reasons: list[str] = []
     hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
     began = time.monotonic()
-    with site.stream(hub, max_age=0.3) as stream:
-        hub.publish("t", 1)
+    hub.publish("t", 1)
+    with site.stream(hub, max_age=0.3, replay=1) as stream:
         assert names(stream.rest()) == ["1"]
         assert stream.ended
         assert 0.25 < time.monotonic() - began < promised(3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from sse_hub import EventSourceResponse, Subscription
+from sse_hub import Subscription
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -75,15 +75,19 @@ def test_callbacks_on_the_loop_with_reason_and_info(site: Site, kind: str) -> No
     assert calls == [("connected", id, "given", thread), ("client", id, "given", thread)]
 
 
-def test_a_background_task_runs_after_the_end(site: Site) -> None:
+@pytest.mark.parametrize("how", ["client", "kicked"])
+def test_a_background_task_runs_after_the_end(site: Site, how: str) -> None:
     hub = site.hub()
     ended: list[Any] = []
 
     async def background(name: str) -> None:
         ended.append((name, hub.count()))
 
-    with site.stream(hub, background=BackgroundTask(background, "one")):
+    with site.stream(hub, background=BackgroundTask(background, "one")) as stream:
         assert ended == []
+        if how == "kicked":
+            hub.disconnect(id=only(hub).id)
+            assert stream.rest() == []
     until(lambda: ended == [("one", 0)])
 
 
@@ -174,24 +178,6 @@ def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
         assert stream.take(1) == [1]
         assert closed.is_set() == (site.path == "reactor")
     assert closed.wait(PATIENCE)
-
-
-def test_a_subscription_in_an_event_source_response(site: Site) -> None:
-    hub = site.hub()
-    app = FastAPI()
-
-    @app.get("/")
-    async def events() -> Response:
-        return EventSourceResponse(hub.subscribe("t"))
-
-    site.app = app
-    with site.raw() as stream:
-        stream.opened()
-        hub.publish("t", 1)
-        assert stream.take(1) == [1]
-        hub.disconnect(id=only(hub).id)
-        assert stream.rest() == []
-        assert stream.ended
 
 
 def test_handoff_false_stays_with_the_server(site: Site) -> None:

@@ -297,15 +297,3 @@ def test_a_replica_that_only_reads_delivers_and_refuses_to_publish(redis: RedisS
             replica.admin.replicaof("NO", "ONE")
             assert on_replica.publish("promoted") == replica.ids(pair.name)[1:]
             takes(clients[1:], ["promoted"])
-
-
-def test_redis_out_of_memory_refuses_and_goes_on(redis: RedisServer, pair: Pair) -> None:
-    a, _ = pair.hubs(redis.url)
-    with listening(a.listen()) as (client,):
-        redis.admin.config_set("maxmemory", "1")
-        (outcome,) = a.outcomes("refused")
-        assert "error" in outcome, outcome
-        assert "memory" in outcome["error"].lower()
-        redis.admin.config_set("maxmemory", "0")
-        a.publish("accepted")
-        takes([client], ["accepted"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import Listener, Pair, Worker, app_command, listening, takes
-from servers import run
+from servers import run, stopped
 from sse_hub import BrokerError, Hub, RedisBroker
 from waiting import PATIENCE, promised, until
 
@@ -160,12 +159,9 @@ def test_a_worker_that_stood_still_is_there_again(redis: RedisServer, pair: Pair
         b = frozen.hub(redis.url, pair.name)
         with listening(a.listen("x"), b.listen("x")) as (one, two):
             eventually(lambda: a.presence("x"), who(one, two))
-            process.process.send_signal(signal.SIGSTOP)
-            try:
+            with stopped(process.process.pid):
                 until(lambda: len(redis.admin.keys("*:presence:*")) == 1)
                 assert a.presence("x") == who(one)
-            finally:
-                process.process.send_signal(signal.SIGCONT)
             eventually(lambda: a.presence("x"), who(one, two))
         frozen.http.close()
 

@@ -7,14 +7,14 @@ import gc
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
 import pytest
 from redis_server import RedisServer, entry_id, stream_key
 from redis_workers import Pair, app_command, listening, takes
-from servers import run
+from servers import run, stopped
 from sse_hub import (
     BrokerError,
     EventTooLarge,
@@ -94,25 +94,40 @@ def test_every_client_sees_the_order_of_the_stream(redis: RedisServer, pair: Pai
 
 def test_workers_of_one_server_are_one_hub(redis: RedisServer) -> None:
     """``uvicorn --workers 2``, with a hub as every app has it."""
-    command = app_command("--workers", "2", processes=2, SSE_HUB_URL=redis.url)
-    with run(command) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as http:
-        pids: set[int] = set()
-        clients: list[Stream] = []
-        try:
-            for _ in range(8):  # the kernel chooses the worker of each
-                clients.append(Stream(server.port, "/default/events"))
-                clients[-1].opened()
-            published = 0
-            while len(pids) < 2:
-                assert published < 100, "only one worker ever accepts"
-                pids |= {one["pid"] for one in http.post("/default/publish", json=[published]).json()}
-                http.headers["Connection"] = "close"
-                published += 1
-            for client in clients:
-                assert client.take(published) == [*range(published)]
-        finally:
-            for client in clients:
-                client.close()
+    # The supervisor ends a worker that does not answer it for five seconds, by default.
+    patient = ("--timeout-worker-healthcheck", str(int(PATIENCE)))
+    command = app_command("--workers", "2", *patient, processes=2, SSE_HUB_URL=redis.url)
+    with run(command) as server, ExitStack() as stack:
+
+        def publish(data: Any) -> int:
+            """Publish through whichever worker accepts; its process."""
+            url = f"http://127.0.0.1:{server.port}/default/publish"
+            (published,) = httpx.post(url, json=[data], timeout=PATIENCE, trust_env=False).json()
+            pid: int = published["pid"]
+            return pid
+
+        def listen() -> list[Stream]:
+            streams = [stack.enter_context(Stream(server.port, "/default/events")) for _ in range(3)]
+            for stream in streams:
+                stream.opened()
+            return streams
+
+        one = publish("before")
+        with stopped(one):  # only the other worker accepts
+            clients = listen()
+            other = publish(1)
+        with stopped(other):
+            clients += listen()
+            assert publish(2) == one != other
+        publish("end")
+        published = ["before", 1, 2, "end"]
+        for number, client in enumerate(clients):
+            seen = client.take(1)
+            while seen[-1] != "end":
+                seen += client.take(1)
+            # A worker that stood still lets newcomers in where it is, which is behind.
+            assert seen == published[-len(seen) :]
+            assert len(seen) >= (3 if number < 3 else 2)
         assert "no broker" not in server.output
 
 
@@ -217,6 +232,8 @@ def test_what_is_wrong_with_an_event_is_said_at_the_call(redis: RedisServer) -> 
 def test_retention_is_the_hubs(redis: RedisServer) -> None:
     with Hub(redis.url) as hub, pytest.raises(ValueError, match=r"history"):
         hub.topic("chat:*", history=10)
+    with pytest.raises(ValueError, match="history"):
+        Hub(redis.url, history=0)
 
 
 def test_the_stream_keeps_about_as_much_as_the_hub_says(redis: RedisServer) -> None:

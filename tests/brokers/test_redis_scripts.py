@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import app_command
-from servers import HOST, gunicorn, run
+from servers import HOST, gunicorn, run, stopped
 from waiting import PATIENCE, promised, until
 from wire import Stream
 
@@ -313,15 +313,19 @@ def test_a_server_preloaded_after_use(redis: RedisServer, tmp_path: pytest.TempP
     command = gunicorn("preloaded:app", "--preload", processes=2)
     command.env = {**app_command().env, "SSE_HUB_URL": redis.url}
     command.env["PYTHONPATH"] += f":{app.parent}"
-    with run(command) as server, httpx.Client(base_url=f"http://{HOST}:{server.port}") as http:
+    with (
+        run(command) as server,
+        httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=PATIENCE, trust_env=False) as http,
+    ):
         clients = [Stream(server.port, "/default/events") for _ in range(4)]
         try:
             for client in clients:
                 client.opened()
-            pids = set()
-            while len(pids) < 2:
-                pids |= {one["pid"] for one in http.post("/default/publish", json=[1]).json()}
-                http.headers["Connection"] = "close"
+            http.headers["Connection"] = "close"
+            (first,) = http.post("/default/publish", json=[1]).json()
+            with stopped(first["pid"]):  # only the other worker accepts
+                (second,) = http.post("/default/publish", json=[1]).json()
+            assert first["pid"] != second["pid"]
             http.post("/default/publish", json=["end"])
             for client in clients:
                 seen = []

@@ -177,7 +177,6 @@ def test_only_what_belongs_together_is_gone_on_with(changed: str) -> None:
 
 
 def test_the_report_is_made_from_the_json_alone(tmp_path: Path) -> None:
-    pytest.importorskip("orjson", reason="the dependency group `bench`")
     from bench import render
 
     whole = {

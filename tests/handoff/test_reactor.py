@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import socket
 import statistics
 import subprocess
@@ -144,37 +143,6 @@ def test_a_client_that_leaves_is_gone_at_once(site: Site, how: str) -> None:
             sock.close()
 
 
-def test_also_during_a_broadcast_to_many(
-    site: Site, crowd: Callable[[Hub, int], list[socket.socket]]
-) -> None:
-    hub = site.hub(capacity=100_000, capacity_bytes=2**30)
-    sockets = crowd(hub, 2000)
-    kill = killed_process(site.port)
-    until(lambda: hub.count() == 2001)
-    stop = threading.Event()
-
-    def publish() -> None:
-        # As much as the reactor can do, and no more: it is never idle, and the backlog stays small.
-        while not stop.is_set():
-            hub.publish("t", "x" * 100)
-            stop.wait(0.005)
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-    slowest = 0.0
-    try:
-        time.sleep(0.1)
-        for left, leave in enumerate(
-            [sockets[0].close, lambda: reset(sockets[700]), kill, sockets[-1].close]
-        ):
-            leave()
-            slowest = max(slowest, until(lambda left=left: hub.count() == 2000 - left, promised(1.0)))
-    finally:
-        stop.set()
-        thread.join()
-    print(f"gone after {slowest * 1000:.1f} ms at most")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="counts wake-ups in /proc")
 def test_many_heartbeats_cost_few_wake_ups(
     site: Site, crowd: Callable[[Hub, int], list[socket.socket]]
@@ -210,41 +178,6 @@ def test_a_client_that_sends_rubbish_is_closed(site: Site) -> None:
 
 
 # --- What stays behind -----------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
-def test_many_connections_leave_nothing_behind(site: Site) -> None:
-    hub = site.hub()
-    ended: list[str] = []
-    hub.on_disconnect(lambda subscriber, reason: ended.append(reason))
-    site.app = hub.endpoint("t", info="something", max_age=3600)
-
-    def churn(rounds: int) -> None:
-        for _ in range(rounds):
-            sockets = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(100)]
-            for sock in sockets:
-                sock.sendall(REQUEST)
-            until(lambda: hub.stats()["handed_off"] == 100)
-            hub.publish("t", 1)
-            for sock in sockets:
-                sock.close()
-            until(lambda: hub.count() == 0)
-
-    def left() -> tuple[int, int]:
-        until(lambda: len(ended) == hub.stats()["connected"])
-        ended.sort()
-        gc.collect()
-        return len(os.listdir("/proc/self/fd")), len(gc.get_objects())
-
-    churn(2)
-    descriptors, objects = left()
-    churn(20)
-    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
-    more = left()[1] - objects
-    print(f"{more} more Python objects")
-    assert more < 200
-    assert hub.stats()["disconnected"] == hub.stats()["connected"] == 2200
-    assert hub.stats()["subscribers"] == 0
 
 
 def test_two_hubs_share_a_server(site: Site) -> None:

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from waiting import PATIENCE, until
+from waiting import until
 from wire import WAYS, Site, Stream, only
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
@@ -284,8 +284,9 @@ def test_background_and_on_disconnect_run_when_the_stream_ends(site: Site, how: 
     serve(site, make)
     with site.raw() as stream:
         stream.opened()
-        until(lambda: hub.stats()["handed_off"] == 1)
-        assert ends == []
+        if how != "max_age":  # of which the end may come at any time
+            until(lambda: hub.stats()["handed_off"] == 1)
+            assert ends == []
         if how == "client":
             stream.close()
         elif how == "kicked":
@@ -395,19 +396,6 @@ def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site)
 
     serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Changing))
     stays_with_the_server(site, hub)
-
-
-def test_http_1_0_stays_with_the_server(site: Site) -> None:
-    hub = site.hub()
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
-    with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE) as sock:
-        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        until(lambda: hub.count() == 1)
-        hub.publish("t", "one")
-        received = b""
-        while b'data: "one"\n\n' not in received:
-            received += sock.recv(4096) or pytest.fail("the stream ended")
-        assert only(hub).path == "loop"
 
 
 def test_one_that_was_iterated_stays_with_the_server(site: Site) -> None:

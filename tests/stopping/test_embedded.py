@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
 import ssl
 import subprocess
 import threading
@@ -131,7 +130,6 @@ def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
         server.wait()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 @loops
 def test_streams_over_tls_end_too(loop: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -69,20 +69,6 @@ def wait_until_it_refuses(port: int) -> None:
         raise AssertionError("still accepts connections")
 
 
-@contextmanager
-def redis_running() -> Iterator[str]:
-    """The URL of a redis-server on a free port, for the time of a with block; it keeps nothing on disk."""
-    port = free_port()
-    command = ["redis-server", "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL)
-    try:
-        wait_until_it_accepts(port)
-        yield f"redis://{HOST}:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
 @dataclass
 class Command:
     """A server's command line, and how its output says that it is ready to serve."""
@@ -217,6 +203,16 @@ def run(command: Command) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process stands still for the time of a with block: its connections stay, and it accepts none."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 class Client:

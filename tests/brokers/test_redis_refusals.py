@@ -6,28 +6,20 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from redis.asyncio import Redis
-from servers import redis_running
+from redis_server import RedisServer
 from sse_hub import BrokerError, Hub, RedisBroker, Subscription
 from waiting import PATIENCE
 
 EVENTS = "{sse-hub:default}:events"
 
 
-@pytest.fixture
-def redis() -> Iterator[str]:
-    with redis_running() as url:
-        yield url
-
-
-async def user(redis: str, *but: str) -> str:
+def user(redis: RedisServer, *but: str) -> str:
     """The URL for a user who may do everything but these commands."""
-    async with Redis.from_url(redis) as admin:
-        await admin.execute_command("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", *but)
-    return redis.replace("//", "//ann:secret@")
+    redis.admin.execute_command("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", *but)
+    return redis.url.replace("//", "//ann:secret@")
 
 
 async def until_reset(client: Subscription) -> None:
@@ -37,9 +29,9 @@ async def until_reset(client: Subscription) -> None:
 
 
 async def test_who_may_not_read_the_stream_does_not_fill_the_log(
-    redis: str, caplog: pytest.LogCaptureFixture
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Hub(await user(redis, "-xread"), grace=0.0) as hub:
+    async with Hub(user(redis, "-xread"), grace=0.0) as hub:
         with caplog.at_level(logging.WARNING, "sse_hub"):
             await hub.publish("prices", 1)
             async with asyncio.timeout(PATIENCE):
@@ -52,8 +44,8 @@ async def test_who_may_not_read_the_stream_does_not_fill_the_log(
     assert "secret" not in said
 
 
-async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: str) -> None:
-    async with Hub(await user(redis, "-xrange"), grace=0.0) as hub:
+async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: RedisServer) -> None:
+    async with Hub(user(redis, "-xrange"), grace=0.0) as hub:
         await hub.publish("prices", 1)
         client = hub.subscribe("prices", last_event_id="1-0")
         await until_reset(client)
@@ -63,9 +55,9 @@ async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: str) -
 
 @pytest.mark.parametrize("right", ["-xgroup", "-xsetid"])
 async def test_where_a_stream_may_not_be_given_a_beginning_nobody_resumes_from_it(
-    redis: str, right: str
+    redis: RedisServer, right: str
 ) -> None:
-    async with Hub(await user(redis, right), grace=0.0) as hub, Redis.from_url(redis) as admin:
+    async with Hub(user(redis, right), grace=0.0) as hub, Redis.from_url(redis.url) as admin:
         client = hub.subscribe("prices")
         assert b"id: 0-0\n" in await anext(client)
         client.close()
@@ -77,9 +69,9 @@ async def test_where_a_stream_may_not_be_given_a_beginning_nobody_resumes_from_i
             await admin.flushall()
 
 
-async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: str) -> None:
-    url = await user(redis, "-eval", "-evalsha", "-@write", "+xread")
-    async with Hub(url, grace=0.0) as hub, Hub(redis) as other:
+async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: RedisServer) -> None:
+    url = user(redis, "-eval", "-evalsha", "-@write", "+xread")
+    async with Hub(url, grace=0.0) as hub, Hub(redis.url) as other:
         client = hub.subscribe("prices")
         assert b"stream-open" in await anext(client)
         await other.publish("prices", "through")
@@ -89,13 +81,13 @@ async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: str
         client.close()
 
 
-async def test_an_event_that_could_not_be_trimmed_by_age_is_published(redis: str) -> None:
-    async with Hub(await user(redis, "-xtrim"), history_age=60.0) as hub:
+async def test_an_event_that_could_not_be_trimmed_by_age_is_published(redis: RedisServer) -> None:
+    async with Hub(user(redis, "-xtrim"), history_age=60.0) as hub:
         assert await hub.publish("prices", 1) is not None
 
 
-async def test_a_gap_is_told_though_nothing_follows_it(redis: str) -> None:
-    async with Hub(redis, grace=0.0) as hub, Redis.from_url(redis) as admin:
+async def test_a_gap_is_told_though_nothing_follows_it(redis: RedisServer) -> None:
+    async with Hub(redis.url, grace=0.0) as hub, Redis.from_url(redis.url) as admin:
         await hub.publish("prices", 1)
         client = hub.subscribe("prices")
         await asyncio.wait_for(anext(client), PATIENCE)
@@ -107,16 +99,16 @@ async def test_a_gap_is_told_though_nothing_follows_it(redis: str) -> None:
         client.close()
 
 
-async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: str) -> None:
-    broker = RedisBroker(redis, timeout=PATIENCE)
+async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: RedisServer) -> None:
+    broker = RedisBroker(redis.url, timeout=PATIENCE)
     hub = Hub(broker, grace=0.0)
     await hub.publish("prices", 1)
-    async with Redis.from_url(redis) as admin:
-        await admin.execute_command("CLIENT", "PAUSE", 3000, "ALL")
-        late = hub.publish("prices", 2)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(hub.aclose(), 0.1)
-        assert not late.done(), "it waited until Redis went on"
+    redis.pause()
+    late = hub.publish("prices", 2)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hub.aclose(), 0.1)
+    assert not late.done(), "it waited until Redis went on"
+    redis.resume()
     assert await late is not None, "it was on its way"
     assert await hub.publish("prices", 3) is not None
     await hub.aclose()
