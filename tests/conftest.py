@@ -1,8 +1,9 @@
-"""What many tests share."""
+"""Fixtures that many rooms share, and the rule that no test is skipped on Linux."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -23,19 +24,29 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still, and makes hubs that run on it."""
+    """A clock that only the test moves; ``clock.hub()`` makes hubs that run on it."""
     return Clock()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skipped test fails where every test can run: a missing program is to be installed, not overlooked."""
+    report = yield
+    if report.skipped and sys.platform == "linux":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, although every test runs on Linux: {report.longrepr}"
+    return report
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests that take ``site`` run with each way to serve that their module names in ``SITES``."""
+    """A test that takes ``site`` runs once with each way to serve that its module lists in ``SITES``."""
     if "module_site" in metafunc.fixturenames:
         metafunc.parametrize("module_site", metafunc.module.SITES, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def module_site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """One server for a module's tests."""
+    """The server that the tests of a module share."""
     from wire import Site
 
     site = Site(request.param)
@@ -45,7 +56,7 @@ def module_site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 @pytest.fixture
 def site(module_site: Site) -> Iterator[Site]:
-    """The module's server, for one test: its hubs are closed with it, and nothing may complain."""
+    """The module's server for one test: its hubs close with the test, and a logged warning fails it."""
     from wire import quiet
 
     with quiet():
@@ -55,7 +66,7 @@ def site(module_site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    """A redis-server of the test's own."""
+    """A redis-server for this test alone."""
     from redis_server import RedisServer
 
     with RedisServer() as server:
@@ -64,7 +75,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[list[Worker]]:
-    """Two uvicorn workers; tests make their hubs in them."""
+    """Two uvicorn workers, in which tests create their hubs."""
     from redis_workers import workers
 
     with workers() as pair:
@@ -73,7 +84,7 @@ def workers() -> Iterator[list[Worker]]:
 
 @pytest.fixture
 def pair(workers: list[Worker]) -> Iterator[Pair]:
-    """The two workers with a fresh name for a hub."""
+    """The two workers, and a hub name that no other test uses."""
     from redis_workers import Pair
 
     pair = Pair(workers)

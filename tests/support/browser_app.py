@@ -39,7 +39,7 @@ came_with: dict[str, list[str | None]] = defaultdict(list)
 
 
 class Push(BaseModel):
-    """Publish `items` one by one; with `cut`, end the topic's streams first, in the same turn of the loop."""
+    """Publish `items` one by one; with `cut`, first end the topic's streams, in the same turn."""
 
     items: list[Any]
     topic: str

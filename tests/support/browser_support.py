@@ -1,4 +1,4 @@
-"""Servers in processes of their own, and a proxy that can cut the line."""
+"""Servers in processes of their own, and a proxy that can break connections."""
 
 import os
 import re
@@ -22,7 +22,7 @@ STOP_SECONDS = promised(8)
 
 
 class Server:
-    """A program that prints its address, on a port that it keeps over restarts."""
+    """A program that prints its address, and keeps its port across restarts."""
 
     def __init__(self, command: list[str], environment: dict[str, str], port: int = 0) -> None:
         self.command = command
@@ -30,7 +30,7 @@ class Server:
         self.port = port
         self.output = ""
         self.start()
-        # A connection for each request, so that none is left over from before a restart.
+        # A connection for each request, so that none survives a restart.
         limits = httpx.Limits(max_keepalive_connections=0)
         self.http = httpx.Client(
             base_url=self.url, limits=limits, timeout=PATIENCE, trust_env=False, verify=False
@@ -41,7 +41,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it has printed its address: from then on it accepts connections."""
+        """Start the program, and wait for its address: from then on it accepts connections."""
         environment = {**os.environ, **self.environment, "PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, *self.command],
@@ -50,7 +50,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # its workers, too, can be ended
+            start_new_session=True,  # so that its workers can be killed too
         )
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -60,7 +60,7 @@ class Server:
                 break
         else:
             pytest.fail(f"{self.command} did not start:\n{self.output}")
-        # Read on, so that it never waits for a full pipe.
+        # Its output must not fill the pipe.
         self.reader = threading.Thread(target=self.read, args=[self.process.stdout], daemon=True)
         self.reader.start()
 
@@ -69,7 +69,7 @@ class Server:
             self.output += line
 
     def stop(self) -> None:
-        """SIGTERM must end it soon, whatever is connected, and without a traceback."""
+        """Send SIGTERM, which must end the program soon and without a traceback, whatever is connected."""
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
@@ -84,12 +84,12 @@ class Server:
         assert "Traceback" not in self.output, self.output
 
     def restart(self) -> None:
-        """Stop it and start it anew on the same port."""
+        """Stop the program and start it again on the same port."""
         self.stop()
         self.start()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Post JSON and return the answer's."""
+        """Post JSON and return the JSON of the answer."""
         answer = self.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -107,13 +107,13 @@ def running(*command: str, port: int = 0, **environment: str) -> Iterator[Server
 
 
 class Proxy:
-    """A TCP relay in front of a server: it can break every connection, and let new ones wait."""
+    """A TCP relay in front of a server, which can break all connections and let new ones wait."""
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.through = threading.Event()
         self.through.set()
-        # What comes after these bytes on their connection is lost: a cut then comes at that very place.
+        # The relay loses all bytes behind these on their connection, so that a cut comes at that very place.
         self.stop_at: bytes | None = None
         self.stopped = threading.Event()
         self.lock = threading.Lock()
@@ -160,7 +160,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Break every connection with a reset; whoever comes back waits for `mend`."""
+        """Break every connection with a reset; new connections wait for `mend`."""
         self.through.clear()
         with self.lock:
             pairs, self.pairs = self.pairs, []

@@ -1,4 +1,4 @@
-"""Thousands of clients at once, in one thread: raw sockets and an epoll.
+"""Thousands of clients at once in one thread, with raw sockets and epoll.
 
 ::
 
@@ -23,7 +23,7 @@ from subprocess import PIPE, Popen
 
 HOST = "127.0.0.1"
 OPENED = b"event: stream-open\n"
-# Connects and requests under way at once: fewer than what a listener queues.
+# How many connections are opened at once: fewer than a listener queues.
 PARALLEL = 250
 
 
@@ -49,12 +49,12 @@ class Visitor:
         self.sock = sock
         self.number = number
         self.received = b""
-        self.ended = False  # by the server, in whatever way
+        self.ended = False  # the server closed the connection
         self.reset = False
 
     @property
     def complete(self) -> bool:
-        """Whether the body has come to its proper end."""
+        """Whether the body came to its end."""
         return self.received.endswith(b"\r\n0\r\n\r\n")
 
     def read(self) -> None:
@@ -69,7 +69,7 @@ class Visitor:
 
 
 class Crowd:
-    """Clients of one server. They come from several addresses, so that ports do not run out."""
+    """Clients of one server, from several addresses, so that ports do not run out."""
 
     def __init__(self, port: int, *, sources: int = 8) -> None:
         self.port = port
@@ -81,7 +81,7 @@ class Crowd:
     def come(
         self, count: int, path: str, *, receive_buffer: int | None = None, until: bytes = OPENED
     ) -> list[Visitor]:
-        """Open ``count`` streams, and return when each has begun: has received ``until``.
+        """Open ``count`` streams, and return when each client has received ``until``.
 
         ``{}`` in the path is the number of the visitor.
         """
@@ -124,7 +124,7 @@ class Crowd:
     def read(
         self, visitors: Iterable[Visitor], done: Callable[[Visitor], bool], seconds: float = 30.0
     ) -> None:
-        """Read what comes for these until each is done."""
+        """Read for these visitors until each is done."""
         left = {visitor.sock.fileno(): visitor for visitor in visitors if not done(visitor)}
         for number in left:
             self._epoll.register(number, select.EPOLLIN)
@@ -139,7 +139,7 @@ class Crowd:
                     del left[number]
 
     def leave(self, visitor: Visitor) -> None:
-        """Close its socket; forget it."""
+        """Close the visitor's socket and forget the visitor."""
         visitor.sock.close()
         self.visitors.discard(visitor)
 
@@ -153,7 +153,7 @@ class Crowd:
 
 
 class Company:
-    """A crowd in a process of its own, which reads what comes."""
+    """A crowd in a process of its own, which reads all that arrives."""
 
     def __init__(self, port: int, count: int, path: str = "/events") -> None:
         command = [sys.executable, __file__, str(port), str(count), path]
@@ -162,7 +162,7 @@ class Company:
         assert self._process.stdout.readline() == "open\n"
 
     def kill(self) -> None:
-        """SIGKILL: the kernel closes what it had."""
+        """Send SIGKILL: the kernel closes all its sockets."""
         self._process.kill()
         self._process.wait()
 

@@ -1,4 +1,4 @@
-"""An app for thousands of clients, in a server of its own; it tells what is left of them."""
+"""An app for thousands of clients in a server of its own, which reports what they leave behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def left(subscriber: Subscription, reason: str) -> None:
 
 @app.get("/events")
 async def events(topics: str = "t", user: str | None = None) -> Response:
-    # What may stay behind: something of the application's, and something that is called at the end.
+    # Two things that could stay behind: an object of the application, and a timer.
     return hub.response(topics.split(","), user=user, info={"of": "the application"}, max_age=3600)
 
 
@@ -57,7 +57,7 @@ async def publish(topic: str = "t", n: int = 1, size: int = 0) -> dict[str, Any]
 
 @app.get("/broadcast")
 async def broadcast(every: float) -> dict[str, Any]:
-    """From now on, an event to everybody every so many seconds."""
+    """From now on, publish an event to everybody every so many seconds."""
 
     def run() -> None:
         while not stop.wait(every):
@@ -81,7 +81,7 @@ async def count() -> int:
 async def what_is_left() -> dict[str, Any]:
     """Descriptors by kind, objects of Python, instances of the extension's classes, memory in bytes."""
     gc.collect()
-    # Each instance of a class that was made at run time refers to it; not all are known to the collector.
+    # Each instance refers to its class, which was created at run time; the collector does not know them all.
     classes = [*filter(lambda one: isinstance(one, type), vars(_core).values())]
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = MallInfo
@@ -96,7 +96,7 @@ async def what_is_left() -> dict[str, Any]:
 
 
 class MallInfo(ctypes.Structure):
-    """What the C library knows of its allocations: those of Rust, and Python's larger ones."""
+    """The C library's record of its allocations: those of Rust, and Python's larger ones."""
 
     _fields_: ClassVar = [
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
@@ -110,7 +110,7 @@ def resident() -> int:
 
 
 def where(number: str) -> str:
-    """What kind of thing a descriptor is."""
+    """The kind of a descriptor."""
     try:
         return os.readlink(f"/proc/self/fd/{number}").partition(":")[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""The demo's page: what its tests look at, and what they do there."""
+"""What tests read from the demo's page, and what they do on it."""
 
 import json
 import re
@@ -17,7 +17,7 @@ QUICK = {
 
 
 def visitor(new_page: Callable[..., Page]) -> Callable[..., Page]:
-    """Gives a function that opens the demo under a name, and waits until its stream is open."""
+    """A function that opens the demo under a name, and waits until the page's stream is open."""
 
     def go(url: str, name: str, **options: Any) -> Page:
         page = new_page(**options)
@@ -42,7 +42,7 @@ def number(page: Page, name: str) -> int:
 
 
 def ticks_go_on(page: Page, more: int = 3) -> None:
-    """Wait for more ticks; none may be missing, none may have come twice."""
+    """Wait for more ticks, and check that none is missing or came twice."""
     received = number(page, "ticks-received")
     for _ in range(more):
         expect(page.locator("#ticks-received")).not_to_have_text(str(received))

@@ -1,4 +1,4 @@
-"""gunicorn's worker class for uvicorn, with the hand-off: how the protocol is set where there is no flag."""
+"""gunicorn's worker class for uvicorn with the hand-off, as gunicorn has no option for uvicorn's protocol."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An app whose one stream takes its connection over itself, to test what servers offer without the reactor.
+"""An app whose stream takes over its connection itself, to test the server's offer without the reactor.
 
-A stream that was handed off is written by a plain thread through a plain socket, and says so; one that was
-not goes on through ASGI, and says that. Both end with the end of the body.
+A thread writes a handed-off stream to the plain socket, with the event ``HANDED_OFF``; a stream that stays
+continues through ASGI with ``PORTABLE``. Both end with the end of the body.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ GOODBYE = b"data: goodbye\n\n"
 
 
 class Streams:
-    """The streams that one app took over, each with its group, by the names that a hub has for that."""
+    """The streams that one app took over, each with its group; the methods are those of a hub."""
 
     def __init__(self, grace: float = 1.0) -> None:
         self.grace = grace
-        self.deaf = False  # whether it ignores being told to stop
+        self.deaf = False  # whether it ignores the request to stop
         self.stopped: list[int] = []
         self.aborted: list[int] = []
         self.open: dict[socket.socket, int] = {}
@@ -58,17 +58,17 @@ class Streams:
 
 
 def finish(sock: socket.socket, event: bytes) -> None:
-    """One event and the end of the body, straight to the socket; then close it."""
+    """Write one event and the end of the body to the socket, and close it."""
     with sock:
         sock.setblocking(True)
         sock.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
 
 
 class Observed:
-    """What happened inside the server, for the test to wait for or look at."""
+    """What happens inside the server: events and records for the test."""
 
     def __init__(self) -> None:
-        self.release = threading.Event()  # set by the test: handed-off streams send their event and end
+        self.release = threading.Event()  # once the test sets it, handed-off streams send their event and end
         self.closed = threading.Event()  # the dependency with `yield` is closed
         self.began = threading.Event()
         self.offers: list[Offer | None] = []
@@ -78,7 +78,7 @@ class Observed:
 
 
 class Taking(Response):
-    """Takes its connection over if that is offered."""
+    """A response that takes over its connection when the server offers it."""
 
     media_type = "text/event-stream"
 
@@ -126,7 +126,7 @@ class Taking(Response):
 def build(
     *middleware: tuple[Any, dict[str, Any]], observed: Observed | None = None, **options: Any
 ) -> FastAPI:
-    """The app; ``middleware`` is given from the innermost to the outermost."""
+    """The app; ``middleware`` goes from the innermost to the outermost."""
     observed = Observed() if observed is None else observed
 
     @asynccontextmanager
@@ -174,7 +174,7 @@ def build(
 
 
 def use_up_descriptors(left: int = 0) -> None:
-    """Leave this process not one descriptor, or ``left``."""
+    """Leave this process no free descriptor, or ``left`` of them."""
     import resource
 
     free = [os.open(os.devnull, os.O_RDONLY) for _ in range(left + 1)]
@@ -184,14 +184,14 @@ def use_up_descriptors(left: int = 0) -> None:
 
 
 def factory(*middleware: tuple[Any, dict[str, Any]]) -> FastAPI:
-    """For ``uvicorn --factory``: handed-off streams end at once."""
+    """The app for ``uvicorn --factory``; handed-off streams end at once."""
     observed = Observed()
     observed.release.set()
     return build(*middleware, observed=observed)
 
 
 def with_middleware() -> FastAPI:
-    """The same with the middleware, for servers whose command line has no place for the protocol."""
+    """The same with the middleware, for servers whose command line cannot name the protocol."""
     from sse_hub.uvicorn import HandOff
 
     return factory((HandOff, {}))

@@ -1,4 +1,4 @@
-"""What the tests of the hand-off share: a server in a thread, and how to look at what comes from it."""
+"""Helpers for tests of the hand-off: a server in a thread, and checks of its responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HANDOFF: tuple[Any, dict[str, Any]] = (sse_hub.uvicorn.HandOff, {})
 
 
 class Complaints(logging.Handler):
-    """Collects what is logged."""
+    """A log handler that collects messages."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -34,9 +34,9 @@ class Complaints(logging.Handler):
 def serving(
     *middleware: Any, http: str = PROTOCOL, app: FastAPI | None = None, **config: Any
 ) -> Iterator[tuple[ThreadServer, Observed]]:
-    """A server for the app with this middleware, and what happens in it.
+    """Serve the app with this middleware; yields the server and the record of what happens in it.
 
-    Nothing may be logged as a warning or worse, by uvicorn, asyncio or the library.
+    A warning or an error in the log, from uvicorn, asyncio or the library, fails the test.
     """
     app = app or build(*middleware)
     config = {"loop": "asyncio", "log_config": None, "log_level": "info", **config}
@@ -53,7 +53,7 @@ def serving(
 
 
 def body_of(response: bytes) -> bytes:
-    """The content of a chunked body that has to be whole."""
+    """The content of a chunked body, which has to be complete."""
     _, _, rest = response.partition(b"\r\n\r\n")
     body = b""
     while True:

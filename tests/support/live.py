@@ -1,4 +1,4 @@
-"""A real uvicorn in a thread of the test, so that the test holds the app's hub too, and a client for it.
+"""A real uvicorn in a thread, so that the test shares the app's hub, and a client for it.
 
 ::
 
@@ -23,14 +23,14 @@ from waiting import PATIENCE
 
 
 class Events:
-    """What a client of one stream sees, parsed by httpx-sse."""
+    """A stream's events, parsed by httpx-sse."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
         self._events = EventSource(response).iter_sse()
 
     def next(self) -> ServerSentEvent:
-        """The next event that is not the stream's opening; an AssertionError when the stream ends."""
+        """The next event that is not the stream's opening; AssertionError when the stream ends."""
         for event in self._events:
             if event.event != "stream-open":
                 return event
@@ -43,12 +43,12 @@ class Events:
         return event
 
     def rest(self) -> list[ServerSentEvent]:
-        """Everything up to the stream's end."""
+        """All events up to the stream's end."""
         return list(self._events)
 
 
 class Server:
-    """Where a running server is, and a client with its address."""
+    """The address of a running server, and an HTTP client for it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -66,15 +66,15 @@ class Server:
 def serve(app: Callable[..., Any], **options: Any) -> Iterator[Server]:
     """Run ``app`` under uvicorn on a free port, lifespan included, until the block ends.
 
-    ``options`` are those of ``uvicorn.Config``; with ``uds`` the server listens there, and nowhere else. That
-    the server stops while streams are open is part of what every test with it shows.
+    ``options`` are those of ``uvicorn.Config``; with ``uds`` the server listens only there. Every test with
+    this server also shows that it stops while streams are open.
     """
     with socket.create_server(("127.0.0.1", 0)) as sock:
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
         sockets = None if "uds" in options else [sock]
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": sockets}, daemon=True)
         thread.start()
-        # The socket listens already: a request made before the start is over waits in its queue.
+        # The socket listens already: a request that comes during the start waits in its queue.
         deadline = time.monotonic() + PATIENCE
         while sockets is None and not uvicorn_server.started:
             assert time.monotonic() < deadline, "uvicorn does not start"

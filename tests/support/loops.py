@@ -1,4 +1,4 @@
-"""The event loops tests run on, by uvicorn's names and as classes: uvloop is not to be had on Windows."""
+"""The event loops of the tests, by uvicorn's names and as classes; there is no uvloop for Windows."""
 
 import asyncio
 import sys

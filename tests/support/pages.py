@@ -1,7 +1,7 @@
-"""README.md and docs/ as their tests see them: fenced blocks, by page and heading.
+"""The fenced blocks of README.md and docs/, by page and heading.
 
-A Python block that imports something is a whole program and runs in an empty namespace. Any other block is a
-fragment and runs with a ``hub`` there already.
+A Python block with an import is a whole program and runs in an empty namespace. Any other block is a
+fragment, and runs in a namespace with a ``hub``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Block:
         return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(self.text).body)
 
     def run(self) -> Names:
-        """Execute it; its names. Tracebacks point into the page."""
+        """Execute the block; returns its names. Tracebacks point into the page."""
         names: Names = {"__name__": "main"} if self.is_program else {"hub": Hub()}
         code = compile(
             "\n" * self.line + self.text, str(self.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT

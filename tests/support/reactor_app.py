@@ -1,4 +1,4 @@
-"""An app with a hub, for servers in processes of their own: what forks, exits and descriptors do to it."""
+"""An app with a hub for servers in processes of their own, which fork, exit or run out of descriptors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def publish(data: str) -> Response:
 
 @app.get("/exhausted")
 async def exhausted(left: int = 0) -> Response:
-    """Leave no descriptor, or few, and ask for some."""
+    """Use up the descriptors, except for ``left``, and open a stream."""
     use_up_descriptors(left)
     return hub.response("t")
 
@@ -54,10 +54,10 @@ async def restored() -> Response:
 
 @app.get("/fork")
 async def fork() -> Response:
-    """A child that lives on, as a worker pool's does."""
+    """Fork a child that stays alive, as a worker of a pool does."""
     child = os.fork()
     if child == 0:
-        hub.count()  # A hub of its own, empty.
+        hub.count()  # in the child an empty hub of its own
         time.sleep(60)  # noqa: ASYNC251
         os._exit(0)
     return PlainTextResponse(f"child {child}.")

@@ -1,7 +1,7 @@
 """An app whose hubs are on Redis, for uvicorn workers in processes of their own.
 
-Tests make the hubs they want by name (``redis_workers.Worker.hub``), so that one worker serves many tests.
-With ``SSE_HUB_URL`` there is one hub from the start, as an app of its own would have it.
+Tests create hubs by name (``redis_workers.Worker.hub``), so that one worker serves many tests. With
+``SSE_HUB_URL`` the app starts with one hub, named ``default``, as a user's app does.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def outcome(published: Any) -> dict[str, Any]:
 
 @app.post("/{name}/publish")
 async def publish(name: str, data: list[Any], topics: str = "t") -> list[dict[str, Any]]:
-    """Publish each of the items; what became of each."""
+    """Publish each item; returns the outcomes."""
     published = []
     for item in data:
         try:

@@ -1,4 +1,4 @@
-"""A real redis-server of the test's own, and a proxy to put in front of it.
+"""A real redis-server for one test, and a proxy to put in front of it.
 
 ::
 
@@ -8,8 +8,7 @@
         assert redis.admin.xlen(stream_key()) == 1
         proxy.cut()
 
-The test looks at the data through ``admin``, a connection over a Unix socket: whatever is wrong with the TCP
-side, it goes on.
+Tests read the data through ``admin``, a connection over a Unix socket, which works whatever happens to TCP.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ EntryId = tuple[int, int]
 
 
 def stream_key(name: str = "default", prefix: str = "sse-hub") -> str:
-    """Where a hub keeps its events."""
+    """The key of a hub's events."""
     return f"{{{prefix}:{name}}}:events"
 
 
 def entry_id(text: str) -> EntryId:
-    """An id as it is on the wire, so that it can be compared."""
+    """An id of the wire as a value that can be compared."""
     milliseconds, _, number = text.partition("-")
     return int(milliseconds), int(number)
 
 
 class RedisServer:
-    """redis-server on a free port, with its data in a directory of its own; everything is on disk at once.
+    """redis-server on a free port, with a data directory of its own; every write is on disk at once.
 
     Args:
-        options: of the command line: ``"--requirepass", "secret"``.
-        username, password: with which ``admin`` signs in.
-        db: which of the databases ``admin`` looks at.
-        tls: a directory from ``certificates``; the port then speaks TLS only.
+        options: arguments of the command line, such as ``"--requirepass", "secret"``.
+        username, password: the credentials of ``admin``.
+        db: the database that ``admin`` selects.
+        tls: a directory from ``certificates``; the port then speaks only TLS.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class RedisServer:
         return f"{'rediss' if self._tls else 'redis'}://{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Start it with what is on disk, and wait until it answers."""
+        """Start the server with the data on disk, and wait until it answers."""
         listen = ["--port", str(self.port)]
         if self._tls:
             listen = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
@@ -110,7 +109,7 @@ class RedisServer:
                 break
         else:
             raise AssertionError("redis-server does not start:\n" + "".join(log))
-        # Nobody reads on: what it logs later must not fill the pipe.
+        # Later log lines must not fill the pipe.
         threading.Thread(target=_discard, args=(self.process.stdout,), daemon=True).start()
         until(self._answers)
 
@@ -120,41 +119,41 @@ class RedisServer:
         return False
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
+        """Send SIGSTOP: connections stay, and nothing is answered."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.admin.close()
         self.process.kill()
         self.process.wait()
 
     def restart(self, *, empty: bool = False) -> None:
-        """Start it again after ``kill``, with its data or without."""
+        """Start the server again after ``kill``, with its data or without."""
         if empty:
             shutil.rmtree(self.directory / "appendonlydir")
         self.start()
 
     def keep_disk(self) -> Path:
-        """Copy what is on disk now, for ``restart_with``."""
+        """Copy the data on disk, for ``restart_with``."""
         kept = Path(tempfile.mkdtemp(dir=self.directory))
         return Path(shutil.copytree(self.directory / "appendonlydir", kept / "appendonlydir"))
 
     def restart_with(self, disk: Path) -> None:
-        """Start it again after ``kill``, as if nothing had been written to disk since."""
+        """Start the server again after ``kill``, as if nothing had been written since ``keep_disk``."""
         shutil.rmtree(self.directory / "appendonlydir")
         disk.rename(self.directory / "appendonlydir")
         self.start()
 
     def clock_ahead(self, name: str = "default", *, by: float = 3600.0) -> None:
-        """Let ids of a stream that is empty yet begin in the future, in seconds.
+        """Start the ids of a hub's empty stream ``by`` seconds in the future.
 
-        For Redis that is a clock which was ahead, and was set back since: ids go on from the greatest, until
-        the stream is gone. Then they begin anew, smaller.
+        To Redis this is a clock that was ahead and has been set back: ids continue from the greatest one
+        until the stream is deleted, and begin smaller afterwards.
         """
         key = stream_key(name)
         self.admin.xgroup_create(key, "nobody", mkstream=True)
@@ -162,15 +161,15 @@ class RedisServer:
         self.admin.execute_command("XSETID", key, f"{int((time.time() + by) * 1000)}-0")
 
     def ids(self, name: str = "default", prefix: str = "sse-hub") -> list[str]:
-        """The ids of everything in a hub's stream."""
+        """The ids of all entries in a hub's stream."""
         return [id for id, _ in self.admin.xrange(stream_key(name, prefix))]
 
     def clients(self) -> int:
-        """How many TCP connections it has."""
+        """The number of TCP connections."""
         return sum(not client["addr"].startswith("/") for client in self.admin.client_list())
 
     def close(self) -> None:
-        """End it, and remove its data."""
+        """Kill the server, and remove its data."""
         self.admin.close()
         self.process.kill()
         self.process.wait()
@@ -190,7 +189,7 @@ def _discard(pipe: Any) -> None:
 
 
 def certificates(directory: Path) -> Path:
-    """An authority (``ca.pem``) and a server's certificate for 127.0.0.1 and localhost by it."""
+    """Create an authority (``ca.pem``) and its certificate for a server at 127.0.0.1 and localhost."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
@@ -205,16 +204,16 @@ def certificates(directory: Path) -> Path:
 
 
 class Proxy:
-    """A TCP proxy on a port of its own that can behave as networks do."""
+    """A TCP proxy on a port of its own, which can fail as networks do."""
 
     def __init__(self, port: int) -> None:
         self.target = port
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._requests = threading.Event()  # set: what clients send is forwarded
+        self._requests = threading.Event()  # while set, requests are forwarded
         self._replies = threading.Event()
-        self.delay = 0.0  # seconds that every piece is late
-        self.refused = b""  # what ends a connection whose client sends it
+        self.delay = 0.0  # seconds by which every piece is delayed
+        self.refused = b""  # a connection ends when its client sends this
         self.accepted = 0  # connections so far
         self.requested = 0  # bytes that clients have sent so far
         self.port = 0
@@ -225,7 +224,7 @@ class Proxy:
         return f"redis://{HOST}:{self.port}"
 
     def restore(self) -> None:
-        """Be a good network again."""
+        """Forward everything again."""
         self.delay = 0.0
         self.refused = b""
         self._requests.set()
@@ -237,13 +236,13 @@ class Proxy:
 
     def cut(self) -> None:
         """Close all connections, and refuse new ones."""
-        with suppress(OSError):  # the only thing that wakes accept()
+        with suppress(OSError):  # nothing else wakes accept()
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.reset()
 
     def reset(self) -> None:
-        """Close all connections; new ones are welcome."""
+        """Close all connections, and accept new ones."""
         with self._lock:
             pairs, self._pairs = self._pairs, set()
         for pair in pairs:
@@ -252,12 +251,12 @@ class Proxy:
                     end.shutdown(socket.SHUT_RDWR)
 
     def black_hole(self) -> None:
-        """Connections stay and can be made, and nothing comes through until ``restore``."""
+        """Keep and accept connections, and forward nothing until ``restore``."""
         self._requests.clear()
         self._replies.clear()
 
     def hold_replies(self) -> None:
-        """What is asked arrives, the answers do not until ``restore``."""
+        """Forward requests, and hold replies back until ``restore``."""
         self._replies.clear()
 
     def _accept(self, listener: socket.socket) -> None:

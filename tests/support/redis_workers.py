@@ -1,4 +1,4 @@
-"""uvicorn workers with hubs on Redis, as tests use them: one that streams portably, one that hands off."""
+"""uvicorn workers with hubs on Redis: one streams portably, one hands its connections off."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ numbers = itertools.count(1)
 
 
 def app_command(*options: str, processes: int = 1, **env: str) -> Command:
-    """uvicorn with ``redis_app``."""
+    """uvicorn that serves ``redis_app``."""
     command = uvicorn("redis_app:app", "--no-access-log", *options, processes=processes)
     command.env |= env
     return command
 
 
 class Listener(Stream):
-    """A client of a worker's stream. It notes every event of the application with its id."""
+    """A client of a worker's stream, which collects the resets."""
 
     def __init__(self, hub: WorkerHub, path: str, **options: Any) -> None:
         self.hub = hub
@@ -34,7 +34,7 @@ class Listener(Stream):
         self.resets: list[dict[str, Any]] = []
 
     def event(self) -> Any:
-        """The next event that was published. Resets are noted on the way."""
+        """The next published event. Resets before it go to ``resets``."""
         deadline = time.monotonic() + self.timeout
         while (event := self.next()).is_comment or event.event.startswith("stream-"):
             assert time.monotonic() < deadline, f"nothing but heartbeats, and {self.resets}"
@@ -43,33 +43,34 @@ class Listener(Stream):
         return event
 
     def seen(self) -> dict[str, Any]:
-        """What its worker knows of it."""
+        """What the worker knows of this client."""
         (found,) = (one for one in self.hub.subscribers() if one["info"] == self.info)
         return found
 
     @property
     def id(self) -> str:
-        """The subscriber's."""
+        """The subscriber's id."""
         id: str = self.seen()["id"]
         return id
 
     def placed(self) -> str:
-        """Read until it has an id to come back with; an event before that fails the test."""
+        """Read until the client has an id with which it can resume; an event before that fails the test."""
         while not self.last_event_id:
             event = self.next()
             assert event.is_comment or event.event in ("stream-open", "stream-cursor"), event
         return self.last_event_id
 
     def until(self, data: Any) -> list[Any]:
-        """The data of everything published up to the event with this data."""
+        """The data of all published events up to the one with this data."""
         seen = [self.event().json()]
         while seen[-1] != data:
             seen.append(self.event().json())
         return seen
 
     def until_reset(self, *before: Any) -> dict[str, Any]:
-        """Read up to a ``stream-reset``; what it says. An event before it fails the test, unless it is of
-        ``before``, in their order.
+        """Read up to a ``stream-reset``; returns its data.
+
+        Events before it fail the test, unless they are those of ``before`` in that order.
         """
         may_come = [*before]
         deadline = time.monotonic() + self.timeout
@@ -101,7 +102,7 @@ class WorkerHub:
         return response.json()
 
     def listen(self, topics: str = "t", *, last_event_id: str = "", **query: Any) -> Listener:
-        """A client that has not read anything yet."""
+        """Open a client's stream, of which nothing is read yet."""
         path = f"/{self.name}/events?{urlencode({'topics': topics, **query})}"
         return Listener(self, path, last_event_id=last_event_id)
 
@@ -110,12 +111,12 @@ class WorkerHub:
         return there
 
     def publish(self, *data: Any, topics: str = "t") -> list[str]:
-        """Publish each of these; their ids."""
+        """Publish each item; returns the ids."""
         outcomes = self.outcomes(*data, topics=topics)
         return [outcome["id"] for outcome in outcomes]
 
     def outcomes(self, *data: Any, topics: str = "t") -> list[dict[str, Any]]:
-        """Publish each of these; what became of each."""
+        """Publish each item; returns the outcomes."""
         outcomes: list[dict[str, Any]] = self._call("POST", "/publish", json=[*data], topics=topics)
         return outcomes
 
@@ -135,7 +136,7 @@ class WorkerHub:
         return stats
 
     def state(self) -> str:
-        """Whether it is connected to Redis."""
+        """The state of the connection to Redis."""
         state: str = self.stats()["broker"]
         return state
 
@@ -144,7 +145,7 @@ class WorkerHub:
 
 
 class Worker:
-    """A server process, and the hubs that a test made in it."""
+    """A server process, and the hubs that a test created in it."""
 
     def __init__(self, process: ServerProcess) -> None:
         self.process = process
@@ -153,7 +154,7 @@ class Worker:
         self.hubs: dict[str, WorkerHub] = {}
 
     def hub(self, url: str, name: str, *, broker: dict[str, Any] | None = None, **options: Any) -> WorkerHub:
-        """Make a hub of this name; ``broker`` has the options of RedisBroker."""
+        """Create a hub with this name; ``broker`` are the options of RedisBroker."""
         hub = WorkerHub(self, name)
         options = {"heartbeat": 0.2, **options}
         hub._call("PUT", "", json={"url": url, "broker": broker or {}, "hub": options})
@@ -167,7 +168,7 @@ class Worker:
 
 @contextmanager
 def workers() -> Iterator[list[Worker]]:
-    """Two servers: the first streams portably, the second hands its connections off."""
+    """Two servers; the first streams portably, the second hands its connections off."""
     with (
         run(app_command("--http", "httptools", "--loop", "asyncio")) as portable,
         run(app_command("--http", PROTOCOL, "--loop", "uvloop")) as handing,
@@ -179,7 +180,7 @@ def workers() -> Iterator[list[Worker]]:
 
 
 class Pair:
-    """The two workers as a test has them, with a name for its hub that no other test has."""
+    """The two workers for one test, and a hub name that no other test uses."""
 
     def __init__(self, pair: list[Worker]) -> None:
         self.workers = pair
@@ -200,7 +201,7 @@ class Pair:
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[tuple[Listener, ...]]:
-    """Clients that have opened; they are closed with the block."""
+    """Wait until these clients' streams are open; they close with the block."""
     try:
         for listener in listeners:
             listener.opened()
@@ -211,6 +212,6 @@ def listening(*listeners: Listener) -> Iterator[tuple[Listener, ...]]:
 
 
 def takes(listeners: Iterable[Listener], data: list[Any]) -> None:
-    """Each of them gets exactly this next, in this order."""
+    """Check that each client receives exactly this data next, in this order."""
     for listener in listeners:
         assert listener.take(len(data)) == data

@@ -1,4 +1,4 @@
-"""A scripted ASGI server's side of one request, and generators for the streams it asks for."""
+"""The server's side of one ASGI request, played by the test, and generators for streams."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HTTP: Scope = {"type": "http", "method": "GET", "headers": [], "http_version": "
 
 
 class Connection:
-    """The server's side of one request: what was sent to it, and a client that can leave."""
+    """The server's side of one request: the messages it received, and a client that can leave."""
 
     def __init__(self, scope: Scope = HTTP) -> None:
         self.scope = scope
         self.sent: list[Message] = []
         self.left = asyncio.Event()
         self._changed = asyncio.Event()
-        # Awaited in every send of a part of the body.
+        # Every send of a part of the body awaits this.
         self.on_body: Callable[[bytes], Awaitable[None]] | None = None
 
     async def receive(self) -> Message:
@@ -43,7 +43,7 @@ class Connection:
         return bool(self.sent) and self.sent[-1].get("more_body") is False
 
     async def until(self, text: bytes) -> None:
-        """Wait until ``text`` was sent."""
+        """Wait until the response has sent ``text``."""
         async with asyncio.timeout(PATIENCE):
             while text not in self.body:
                 self._changed.clear()
@@ -58,7 +58,7 @@ class Connection:
 
 
 class Endless:
-    """A generator that yields once, then waits, and notes what becomes of it."""
+    """A generator that yields once, then waits, and records how it ends."""
 
     def __init__(self, first: Any = "hello") -> None:
         self.notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Real servers in subprocesses, and raw-socket clients for them (one that does not read included).
+"""Real servers in subprocesses, and raw-socket clients for them, including clients that do not read.
 
 A test that needs a server under signals, in several processes or with its own event loop starts it here::
 
@@ -31,15 +31,15 @@ from typing import Any
 from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a server imports its app from: the apps stand beside this file.
+# Servers import their apps from this directory.
 IMPORTS = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
 HOST = "127.0.0.1"
-# What each server logs once it accepts connections, with the port it got.
+# What each server logs once it accepts connections; the group is the port.
 LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
 
 
 def free_port() -> int:
-    """A port nobody listens on, for servers that cannot take port 0."""
+    """A port on which nobody listens, for servers that do not accept port 0."""
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         port: int = sock.getsockname()[1]
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def wait_until_it_accepts(port: int) -> None:
-    """Servers say that they listen, or have bound their port, a moment before they accept."""
+    """Wait for a connection: servers log that they listen a moment before they accept."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -60,7 +60,7 @@ def wait_until_it_accepts(port: int) -> None:
 
 
 def wait_until_it_refuses(port: int) -> None:
-    """A server that begins to stop closes its listener first."""
+    """Wait until connections are refused: a server that begins to stop closes its listener first."""
     deadline = time.monotonic() + PATIENCE
     with suppress(ConnectionError):
         while time.monotonic() < deadline:
@@ -71,12 +71,12 @@ def wait_until_it_refuses(port: int) -> None:
 
 @dataclass
 class Command:
-    """A server's command line, and how its output says that it is ready to serve."""
+    """A server's command line, and the output that shows it is ready to serve."""
 
     args: list[str]
     ready: str = r"lifespan started"
     listening: str = LISTENING
-    # How many processes have to say that they are ready.
+    # How many processes print ``ready``.
     processes: int = 1
     env: dict[str, str] = field(default_factory=lambda: {"PYTHONPATH": IMPORTS})
     port: int | None = None
@@ -96,7 +96,7 @@ def hypercorn(app: str, *options: str) -> Command:
 
 
 def granian(app: str, *options: str) -> Command:
-    """granian with the ASGI interface, one worker. It does not say which port it got, so it is told one."""
+    """granian with the ASGI interface, one worker, on a chosen port: it does not log which one it got."""
     port = free_port()
     args = [sys.executable, "-m", "granian", "--interface", "asgi", "--port", str(port), *options, app]
     return Command(args, port=port)
@@ -109,12 +109,12 @@ def gunicorn(app: str, *options: str, processes: int = 1) -> Command:
 
 
 def program(source: str) -> Command:
-    """A Python program that runs servers itself; it prints what uvicorn would log and what the app prints."""
+    """A Python program that runs servers itself, and prints what uvicorn logs and what the app prints."""
     return Command([sys.executable, "-u", "-c", source])
 
 
 class ServerProcess:
-    """A server process (and its workers) in its own process group, with everything it printed."""
+    """A server process and its workers in a process group of their own, with everything they printed."""
 
     def __init__(self, command: Command) -> None:
         env = {**os.environ, **command.env, "PYTHONUNBUFFERED": "1"}
@@ -155,7 +155,7 @@ class ServerProcess:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, *, times: int = 1, timeout: float = PATIENCE) -> re.Match[str]:
-        """Wait until ``pattern`` was printed ``times`` times; the last match."""
+        """Wait until ``pattern`` was printed ``times`` times; returns the last match."""
         deadline = time.monotonic() + timeout
         with self._news:
             while True:
@@ -169,15 +169,15 @@ class ServerProcess:
                 self._news.wait(min(left, 0.2))
 
     def terminate(self) -> None:
-        """SIGTERM to the main process, as a supervisor sends it."""
+        """Send SIGTERM to the main process, as a supervisor does."""
         self.process.send_signal(signal.SIGTERM)
 
     def interrupt(self) -> None:
-        """Ctrl-C in a terminal: SIGINT to every process of the group."""
+        """Send SIGINT to every process of the group, as Ctrl-C in a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for the end of the main process; its exit code. Output is complete afterwards."""
+        """Wait for the end of the main process; returns its exit code. The output is complete then."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -186,7 +186,7 @@ class ServerProcess:
         return code
 
     def kill(self) -> None:
-        """End whatever is left of the group."""
+        """Kill all processes that are left of the group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -197,7 +197,7 @@ class ServerProcess:
 
 @contextmanager
 def run(command: Command) -> Iterator[ServerProcess]:
-    """Start ``command`` and wait until it serves; nothing of it is left afterwards."""
+    """Start ``command`` and wait until it serves; the with block's end kills all its processes."""
     server = ServerProcess(command)
     try:
         yield server
@@ -207,7 +207,7 @@ def run(command: Command) -> Iterator[ServerProcess]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process stands still for the time of a with block: its connections stay, and it accepts none."""
+    """Stop a process for the time of a with block: its connections stay open, and it accepts no others."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -258,7 +258,7 @@ class Client:
         self.sock.close()
 
     def read_until(self, marker: bytes) -> bytes:
-        """Read until ``marker`` has arrived; everything up to it. What follows stays in ``received``."""
+        """Read until ``marker`` arrives; returns the bytes up to it. Later bytes stay in ``received``."""
         while marker not in self.received:
             data = self.sock.recv(65536)
             assert data, f"ended before {marker!r}: {self.received[-500:]!r}"
@@ -267,7 +267,7 @@ class Client:
         return before + marker
 
     def read_to_end(self) -> bytes:
-        """Read until the server closes the connection; what was not returned before. A reset raises."""
+        """Read until the server closes the connection; returns what is new. A reset raises."""
         deadline = time.monotonic() + self.timeout
         while data := self.sock.recv(65536):
             self.received += data
@@ -276,7 +276,7 @@ class Client:
         return rest
 
     def wait_stalled(self, quiet: float = 0.4) -> None:
-        """Do not read, and wait until the kernel takes no more of this connection from the server.
+        """Without reading, wait until the kernel takes no more bytes of this connection from the server.
 
         Only meaningful with a server that keeps sending: what it has to send then waits in the process.
         """
@@ -292,7 +292,7 @@ class Client:
 
 
 def _unacknowledged(local: int, remote: int) -> int:
-    """Bytes that wait in the kernel to be sent from port ``local`` to port ``remote``."""
+    """How many bytes the kernel holds that port ``local`` has to send to port ``remote``."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, here, there, _, queues, *_ = line.split()
         if int(here.partition(":")[2], 16) == local and int(there.partition(":")[2], 16) == remote:
@@ -301,7 +301,7 @@ def _unacknowledged(local: int, remote: int) -> int:
 
 
 class ThreadServer:
-    """uvicorn servers in one thread of this process, on one loop: a larger program that embeds them."""
+    """uvicorn servers in one thread of this process, on one loop, as a larger program embeds them."""
 
     def __init__(self, *apps: Any, **config: Any) -> None:
         import uvicorn
@@ -335,7 +335,7 @@ class ThreadServer:
             self.ended[index].set()
 
     def stop(self, index: int = 0) -> None:
-        """Ask a server to stop; returns at once."""
+        """Ask a server to stop, without waiting."""
         self.servers[index].should_exit = True
 
     def wait(self, index: int = 0, timeout: float = PATIENCE) -> None:

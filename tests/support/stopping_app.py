@@ -1,4 +1,4 @@
-"""The app that the tests of stopping run under every server: endless streams of each kind, and a lifespan."""
+"""The app that tests of stopping run under every server, with endless streams of each kind and a lifespan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# For tests that run this app in their own process.
+# Events for tests that run this app in their own process.
 burst_ended = threading.Event()
 late_began = threading.Event()
 slow_began = threading.Event()
@@ -29,7 +29,7 @@ BIG = b": " + b"x" * 65_536 + b"\n\n"
 
 
 class RawStream(Response):
-    """The least a stream can be: ``chunk`` every ``interval`` seconds, and a goodbye when stopped."""
+    """The smallest stream: ``chunk`` every ``interval`` seconds, and a goodbye when it is stopped."""
 
     grace = 1.0
 
@@ -94,7 +94,7 @@ async def generated_flood(request: Request) -> Response:
 
 
 class Burst(Response):
-    """Sends all it has in one message and is done, long before a client has taken it."""
+    """A response that sends its body in one message, and ends long before a client has read it."""
 
     grace = 1.0
 
@@ -140,7 +140,7 @@ def connected(subscriber: Subscription) -> None:
 
 
 async def publish() -> None:
-    """Ticks for those who read; more than any buffer holds for those who do not."""
+    """Publish ticks for clients that read, and floods that no buffer holds for clients that do not."""
     while True:
         hub.publish("ticks", raw_data="tick")
         if hub.count("flood"):
@@ -184,7 +184,7 @@ def streams() -> list[Route]:
 
 
 class Hiding:
-    """A middleware behind which nothing of the server is left to recognise."""
+    """A middleware behind which no part of the server can be recognised."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,8 +1,8 @@
-"""Streams as they arrive through a socket, from one server for many tests, on either delivery path.
+"""Streams as a client's socket receives them, from one server for many tests, on either delivery path.
 
 ::
 
-    SITES = tuple(WAYS)  # the ways to serve: each test that takes ``site`` runs with each of them
+    SITES = tuple(WAYS)  # each test that takes ``site`` runs once with each way to serve
 
     def test_it(site: Site) -> None:
         hub = site.hub()
@@ -26,7 +26,7 @@ from sse_hub import Hub, Subscription
 from sse_hub._testing.event_parser import Event, EventParser
 from starlette.types import Receive, Scope, Send
 
-# The name of each way to serve: where its streams travel, and uvicorn's options.
+# Each way to serve: the delivery path of its streams, and uvicorn's options.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "portable": ("loop", {"http": "httptools", "loop": "asyncio"}),
     "protocol": ("reactor", {"http": PROTOCOL, "loop": "uvloop"}),
@@ -42,10 +42,10 @@ class Stream(Client):
             options["headers"] = options.get("headers", "") + f"Last-Event-ID: {last_event_id}\r\n"
         super().__init__(port, path, **options)
         self.parser = EventParser(last_event_id)
-        self.last_event_id = last_event_id  # of the last event that was taken from here
+        self.last_event_id = last_event_id  # of the last event that was returned
         self.head = b""
-        self.ended = False  # by the end of the body
-        self.reset = False  # by anything else
+        self.ended = False  # the body came to its end
+        self.reset = False  # the connection closed without that
 
     def opened(self) -> Event:
         """Read up to the stream's opening."""
@@ -72,7 +72,7 @@ class Stream(Client):
         return [self.event().json() for _ in range(count)]
 
     def rest(self) -> list[Event]:
-        """Everything up to the stream's end, comments and openings left out."""
+        """All events up to the stream's end, without comments and openings."""
         while self._read():
             pass
         events = [event for event in self.parser.events if event.event not in (":", "stream-open")]
@@ -81,7 +81,7 @@ class Stream(Client):
         return events
 
     def silent(self, seconds: float = 0.1) -> None:
-        """Nothing arrives for this long."""
+        """Check that nothing arrives for this long."""
         self.sock.settimeout(seconds)
         try:
             while not self.parser.events and self._read():
@@ -122,7 +122,7 @@ class Stream(Client):
 
 
 class Site:
-    """One server in a thread; what it serves changes with each test. ``other`` options of uvicorn win."""
+    """One server in a thread, whose app each test sets. ``other`` options of uvicorn take precedence."""
 
     def __init__(self, way: str, **other: Any) -> None:
         self.path, options = WAYS[way]
@@ -138,7 +138,7 @@ class Site:
         self.port = self.server.port
 
     def hub(self, **options: Any) -> Hub:
-        """A hub that is closed with the test."""
+        """A hub that closes with the test."""
         self._hubs.append(Hub(**options))
         return self._hubs[-1]
 
@@ -147,7 +147,7 @@ class Site:
         return Stream(self.port, path, **options)
 
     def stream(self, hub: Hub, topics: Any = "t", *, client: Any = None, **options: Any) -> Stream:
-        """A stream of these topics that has opened. ``client`` has the options of the connection."""
+        """An opened stream of these topics. ``client`` are the options of the connection."""
         self.app = hub.endpoint(topics, **options)
         stream = self.raw(**(client or {}))
         stream.opened()
@@ -167,7 +167,7 @@ class Site:
 
 @contextmanager
 def quiet(*allowed: str) -> Iterator[None]:
-    """Nothing but ``allowed`` is logged as a warning or worse, by uvicorn, asyncio or the library."""
+    """Check that uvicorn, asyncio and the library log no warning or error but those ``allowed``."""
     complaints = Complaints(logging.WARNING)
     logging.getLogger().addHandler(complaints)
     try:
@@ -184,12 +184,12 @@ def only(hub: Hub) -> Subscription:
 
 
 def names(events: list[Event]) -> list[str]:
-    """What each event says; of the hub's own their names."""
+    """Each event's data; for the hub's own events, their names."""
     return [event.event if event.event.startswith("stream-") else event.data for event in events]
 
 
 def half_close(sock: socket.socket) -> None:
-    """Send FIN and go on listening."""
+    """Send FIN and keep the connection open for reading."""
     sock.shutdown(socket.SHUT_WR)
 
 

@@ -1,5 +1,5 @@
-//! The hub without Python: history and queues against naive models, streams on a clock moved by hand, and
-//! clients that come, lag, leave and resume at random.
+//! The hub without Python: history and queues against naive models, streams on a clock moved by hand, and the
+//! storms of the core: on a hub's own log (`storm_core`), and on a broker's stream (`storm_stream`).
 #![allow(missing_docs)]
 #![expect(clippy::unchecked_time_subtraction, reason = "a test that subtracts too much fails, as it should")]
 
@@ -12,10 +12,10 @@ mod moving;
 mod opening;
 mod parking;
 mod queue;
-mod storm;
 mod storm_client;
+mod storm_core;
+mod storm_stream;
 mod stream;
-mod stream_storm;
 mod stream_world;
 mod support;
 mod topics;

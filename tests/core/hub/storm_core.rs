@@ -1,6 +1,6 @@
-//! Many clients that take when they like, lag, are cut in the middle of a write, are closed, and come back with
-//! their last id, while events are published and time passes, all at random: no gap without `stream-reset` or
-//! `stream-lagged`, nothing twice, one order.
+//! The storm of the core: many clients that take when they like, lag, are cut in the middle of a write, are closed,
+//! and come back with their last id, while events are published and time passes, all at random: no gap without
+//! `stream-reset` or `stream-lagged`, nothing twice, one order.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
-//! Two processes that follow one stream, which is trimmed, emptied, loses its end and goes on with smaller ids, and
-//! clients that are cut and come back at the other one: nobody misses anything without being told, sees anything
-//! twice, or in another order.
+//! The storm of a broker's stream: two processes that follow one stream, which is trimmed, emptied, loses its end and
+//! goes on with smaller ids, and clients that are cut and come back at the other one: nobody misses anything without
+//! being told, sees anything twice, or in another order.
 
 use std::collections::{HashMap, HashSet};
 
