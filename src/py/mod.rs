@@ -16,7 +16,7 @@ mod _core {
     #[pymodule_export]
     use super::brokers::redis::PyRedisBroker;
     #[pymodule_export]
-    use super::hub::PyHub;
+    use super::hub::class::PyHub;
     #[pymodule_export]
     use super::hub::publication::PyPublication;
     #[pymodule_export]
@@ -32,9 +32,19 @@ mod _core {
 
     use pyo3::prelude::*;
 
+    use super::brokers::redis;
+    use super::process::{awaiting, descriptors, exit, fork};
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::process::exit::watch(module)?;
-        super::process::fork::watch()
+        // Brokers first: what they have to say of what could not be sent is logged by the runtime of `awaiting`.
+        let steps =
+            exit::Steps { at_end: &[redis::end, awaiting::end], at_flush: &[redis::flush, awaiting::end] };
+        exit::watch(module, steps)?;
+        #[cfg(unix)]
+        let in_child: &[fn()] = &[exit::in_child, descriptors::close_inherited];
+        #[cfg(not(unix))]
+        let in_child: &[fn()] = &[];
+        fork::watch(in_child)
     }
 }

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
-use crate::py::hub::PyHub;
 use crate::py::process::awaiting;
 use crate::py::process::fork::PerProcess;
 use crate::py::values::exceptions::OrRaise;
@@ -101,13 +99,16 @@ pub struct Link {
     name: String,
 }
 
+/// What a hub does when a broker finds that delivery lags.
+pub type Lagging = Box<dyn Fn(Python<'_>) + Send + Sync>;
+
 /// Tells Python: its logging, and the hub.
-struct Told {
+struct PythonObserver {
     name: String,
-    hub: Arc<Py<PyWeakrefReference>>,
+    lagging: Arc<Lagging>,
 }
 
-impl Observer for Told {
+impl Observer for PythonObserver {
     fn warn(&self, message: String) {
         let hub = self.name.clone();
         awaiting::soon(move |py| {
@@ -119,11 +120,9 @@ impl Observer for Told {
     }
 
     fn lagging(&self) {
-        let hub = self.hub.clone();
+        let lagging = self.lagging.clone();
         awaiting::soon(move |py| {
-            if let Some(hub) = hub.bind(py).upgrade() {
-                hub.cast::<PyHub>()?.get().prune(py);
-            }
+            lagging(py);
             Ok(())
         });
     }
@@ -135,9 +134,9 @@ impl Link {
         Ok(Self { server: broker.server.clone(), keys, kept, name: name.into() })
     }
 
-    /// Connect a hub, which is `owner`'s.
-    pub fn start(&self, hub: &Arc<Hub>, owner: Py<PyWeakrefReference>) -> std::io::Result<Arc<RedisBroker>> {
-        let observer = Told { name: self.name.clone(), hub: Arc::new(owner) };
+    /// Connect a hub.
+    pub fn start(&self, hub: &Arc<Hub>, lagging: Lagging) -> std::io::Result<Arc<RedisBroker>> {
+        let observer = PythonObserver { name: self.name.clone(), lagging: Arc::new(lagging) };
         let (server, keys) = (self.server.clone(), self.keys.clone());
         let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
         RUNNING.with(|running| {

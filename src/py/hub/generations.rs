@@ -1,134 +1,200 @@
-//! The core hub of now behind `Hub`: made anew after a close or a fork, with the readers of its loops, its
-//! reactors and its broker.
+//! The generations of a hub: the program makes `Hub` once, at import, and uses it in a forked child and after a
+//! close alike. Behind it stands one core hub at a time, with the readers of its loops, its reactors and its
+//! broker; the next use after a close or in a forked child makes the next one, with a new epoch.
+//!
+//! ```text
+//! open -- finish_close -----> closed -- next use --> open, a new generation
+//!   '---- fork, in the child: left alone, never dropped (its locks may be held by threads that do not exist)
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::Guard;
-use pyo3::exceptions::PyRuntimeError;
+use arc_swap::{ArcSwap, Guard};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyWeakrefReference;
 
-use super::PyHub;
-use super::loop_reader::LoopReader;
+use super::loop_reader::{LoopReader, TellOfEnds};
 use super::publication::PyPublication;
 use super::reactors::Reactors;
-use super::subscription::PySubscription;
+use crate::broker::Broker;
 use crate::broker::letter::{Letter, To};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::error::Error;
 use crate::frame::Draft;
+use crate::history::Retention;
 use crate::hub::Hub;
-use crate::identity::Identity;
-use crate::py::process::{exit, fork};
+use crate::py::brokers::redis::Link;
+use crate::py::process::exit;
+use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};
+use crate::redis::RedisBroker;
+use crate::sync::Mutex;
+use crate::topic::TopicPattern;
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
-pub struct Current {
-    pub hub: Arc<Hub>,
-    pub generation: u64,
-    pub closed: AtomicBool,
+struct Generation {
+    hub: Arc<Hub>,
+    process: Process,
+    /// Set once, by whoever finishes the close. Acquire and release: whoever makes the next generation sees all
+    /// that the close did before. Where a broker or reactors start, it is read under their lock, which
+    /// `finish_close` takes after it was set: they are not started, or found there and stopped.
+    closed: AtomicBool,
 }
 
-impl Current {
-    pub fn is_open(&self) -> bool {
-        self.generation == fork::generation() && !self.closed.load(Ordering::Acquire)
+impl Generation {
+    fn new(hub: Hub) -> Self {
+        Self { hub: Arc::new(hub), process: Process::current(), closed: AtomicBool::new(false) }
+    }
+
+    fn is_open(&self) -> bool {
+        self.process.is_current() && !self.closed.load(Ordering::Acquire)
     }
 }
 
-/// The event loop that runs here, or whose worker thread this is; and whether it runs here.
-pub fn running_loop(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, bool)> {
-    let asyncio = py.import(intern!(py, "asyncio"))?;
-    match asyncio.call_method0(intern!(py, "get_running_loop")) {
-        Ok(event_loop) => Ok((event_loop, true)),
-        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {
-            // FastAPI runs `def` endpoints in a worker thread, which knows its loop.
-            let from_thread = py.import(intern!(py, "anyio.from_thread"))?;
-            let get = asyncio.getattr(intern!(py, "get_running_loop"))?;
-            match from_thread.call_method1(intern!(py, "run_sync"), (get,)) {
-                Ok(event_loop) => Ok((event_loop, false)),
-                Err(_) => Err(PyRuntimeError::new_err(
-                    "subscribe() needs a running event loop: call it in async code, or in a worker thread of one",
-                )),
-            }
+/// What a hub is made of, again and again.
+pub struct Settings {
+    pub config: Config,
+    pub has_manual_clock: bool,
+    /// How many reactor threads it starts.
+    pub threads: usize,
+    /// How it is connected to other processes, if it is.
+    pub link: Option<Link>,
+}
+
+/// A hub's generations, of which one is current.
+pub struct Generations {
+    settings: Settings,
+    current: ArcSwap<Generation>,
+    families: Mutex<Vec<(TopicPattern, Retention)>>,
+    readers: Mutex<Vec<Py<LoopReader>>>,
+    reactors: Mutex<Option<Arc<Reactors>>>,
+    broker: Mutex<Option<Arc<RedisBroker>>>,
+    /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
+    tells_of_disconnects: Arc<AtomicBool>,
+}
+
+impl Generations {
+    pub fn new(settings: Settings) -> Self {
+        let first = Generation::new(make(&settings, &[]));
+        Self {
+            settings,
+            current: ArcSwap::from_pointee(first),
+            families: Mutex::default(),
+            readers: Mutex::default(),
+            reactors: Mutex::default(),
+            broker: Mutex::default(),
+            tells_of_disconnects: Arc::default(),
         }
-        Err(error) => Err(error),
     }
-}
 
-impl PyHub {
-    /// The hub of now.
-    pub fn core(&self) -> Arc<Hub> {
+    /// The current hub, made anew if the last one was closed or another process's.
+    pub fn hub(&self) -> Arc<Hub> {
         loop {
             let current = self.current.load();
             if current.is_open() {
                 return current.hub.clone();
             }
             let old = Guard::into_inner(current);
-            let hub = Arc::new(self.make());
-            let next = Current { hub, generation: fork::generation(), closed: AtomicBool::new(false) };
+            let next = Generation::new(make(&self.settings, &self.families.lock()));
             let replaced = self.current.compare_and_swap(&old, Arc::new(next));
-            if Arc::ptr_eq(&old, &replaced) && old.generation != fork::generation() {
-                // A forked child: what it inherited may be locked for ever. It is left alone, never dropped.
-                std::mem::forget(old);
-                let inherited = std::mem::take(&mut *self.readers.lock());
-                std::mem::forget(inherited);
-                let reactors = self.reactors.lock().take();
-                std::mem::forget(reactors);
-                std::mem::forget(self.broker.lock().take());
+            if Arc::ptr_eq(&old, &replaced) && !old.process.is_current() {
+                self.leave_to_parent(old);
             }
         }
     }
 
-    /// Whether this is the hub of now.
-    pub fn is_now(&self, hub: &Arc<Hub>) -> bool {
+    /// In a forked child: what it inherited may be locked for ever. It is left alone, never dropped.
+    fn leave_to_parent(&self, inherited: Arc<Generation>) {
+        std::mem::forget(inherited);
+        let readers = std::mem::take(&mut *self.readers.lock());
+        std::mem::forget(readers);
+        let reactors = self.reactors.lock().take();
+        std::mem::forget(reactors);
+        std::mem::forget(self.broker.lock().take());
+    }
+
+    /// The current hub if it is open: for what does not start another one.
+    pub fn open_hub(&self) -> Option<Arc<Hub>> {
+        let current = self.current.load();
+        current.is_open().then(|| current.hub.clone())
+    }
+
+    /// The current hub if it is open and has this epoch.
+    fn open_with_epoch(&self, epoch: &str) -> Option<Arc<Generation>> {
+        let current = self.current.load_full();
+        (current.is_open() && current.hub.epoch.as_str() == epoch).then_some(current)
+    }
+
+    /// Whether this is the current hub.
+    pub fn is_current(&self, hub: &Arc<Hub>) -> bool {
         let current = self.current.load();
         current.is_open() && Arc::ptr_eq(&current.hub, hub)
     }
 
-    pub(super) fn make(&self) -> Hub {
-        let clock = if self.manual_clock { Clock::manual() } else { Clock::real() };
-        let hub = match self.link {
-            None => Hub::new(self.config.clone(), clock),
-            Some(_) => Hub::of_stream(self.config.clone(), clock),
-        };
-        for (pattern, retention) in &*self.families.lock() {
-            hub.set_retention(pattern, *retention);
-        }
-        hub
+    /// Whether it has a broker, connected or not.
+    pub fn has_broker(&self) -> bool {
+        self.settings.link.is_some()
     }
 
-    /// The hub of now, connected to its broker if it has one: what publishes and subscribes needs that.
-    pub(super) fn live(slf: &Bound<'_, Self>) -> PyResult<Arc<Hub>> {
-        let this = slf.get();
-        let hub = this.core();
-        let Some(link) = this.link.as_ref().filter(|_| hub.broker().is_none()) else { return Ok(hub) };
-        let owner = PyWeakrefReference::new(slf)?.unbind();
-        exit::watch_child(slf.py())?;
-        // Locked while it starts, which needs no Python: who closes the hub meanwhile takes it out after that.
-        let mut broker = this.broker.lock();
+    /// The current hub's broker, once it was started.
+    pub fn broker(&self) -> Option<Arc<RedisBroker>> {
+        self.broker.lock().clone()
+    }
+
+    /// Keep `retention` for a topic or a family of topics, now and in the generations to come.
+    pub fn set_retention(&self, pattern: TopicPattern, retention: Retention) {
+        self.hub().set_retention(&pattern, retention);
+        let mut families = self.families.lock();
+        families.retain(|(other, _)| *other != pattern);
+        families.push((pattern, retention));
+    }
+
+    pub fn tell_of_disconnects(&self) {
+        self.tells_of_disconnects.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the application is told of streams that ended.
+    pub fn tells_of_disconnects(&self) -> bool {
+        self.tells_of_disconnects.load(Ordering::Relaxed)
+    }
+
+    /// The current hub, connected to its broker if it has one: publishing and subscribing need that.
+    pub fn connected(self: &Arc<Self>, py: Python<'_>) -> PyResult<Arc<Hub>> {
+        let hub = self.hub();
+        let Some(link) = self.settings.link.as_ref().filter(|_| hub.broker().is_none()) else {
+            return Ok(hub);
+        };
+        exit::watch_child(py)?;
+        // Locked while it starts, which needs no Python: whoever closes the hub meanwhile takes it out after that.
+        let mut broker = self.broker.lock();
         if hub.broker().is_some() {
             return Ok(hub);
         }
-        if !this.is_now(&hub) {
+        if !self.is_current(&hub) {
             drop(broker);
-            return Self::live(slf);
+            return self.connected(py);
         }
-        let started = link.start(&hub, owner).map(|started| broker.replace(started));
-        drop(broker); // what is raised is made by Python
+        let owner = Arc::downgrade(self);
+        let lagging = move |py: Python<'_>| {
+            if let Some(owner) = owner.upgrade() {
+                owner.forget_closed_loops(py);
+            }
+        };
+        let started = link.start(&hub, Box::new(lagging)).map(|started| broker.replace(started));
+        drop(broker); // Python makes the exception.
         if let Some(replaced) = started? {
             replaced.stop();
         }
         Ok(hub)
     }
 
-    /// Publish through the broker, or here.
-    pub(super) fn post(slf: &Bound<'_, Self>, to: To, draft: Draft) -> PyResult<PyPublication> {
-        let py = slf.py();
-        let hub = Self::live(slf)?;
+    /// Publish through the broker, or in this process.
+    pub fn post(self: &Arc<Self>, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
+        let hub = self.connected(py)?;
         if hub.is_pressed(draft.len()) {
-            slf.get().prune(py);
+            self.forget_closed_loops(py);
         }
         if let Some(broker) = hub.broker() {
             let outcome = hub.post(Letter::Event { to, draft }).or_raise(py)?;
@@ -145,38 +211,32 @@ impl PyHub {
         Ok(PyPublication::known(id))
     }
 
-    /// Whether `_disconnected` wants to know of streams that ended.
-    pub fn tells_of_disconnects(&self) -> bool {
-        self.tells_of_disconnects.load(Ordering::Relaxed)
-    }
-
-    /// The hub of now, if it has this epoch.
-    pub(super) fn current(&self, epoch: &str) -> Option<Arc<Current>> {
-        let current = self.current.load_full();
-        (current.is_open() && current.hub.epoch.as_str() == epoch).then_some(current)
-    }
-
-    /// The reactors of that hub, if any were started.
+    /// The reactors of this hub, if any were started.
     pub fn reactors_of(&self, hub: &Arc<Hub>) -> Option<Arc<Reactors>> {
         self.reactors.lock().clone().filter(|reactors| Arc::ptr_eq(&reactors.hub, hub) && reactors.is_ours())
     }
 
-    /// The reactors of that hub, started on first use.
+    /// The reactors of the current hub, if any were started, also while it closes.
+    pub fn reactors(&self) -> Option<Arc<Reactors>> {
+        self.reactors_of(&self.current.load().hub)
+    }
+
+    /// The reactors of this hub, started on first use.
     pub fn start_reactors(&self, py: Python<'_>, hub: &Arc<Hub>) -> PyResult<Arc<Reactors>> {
         if let Some(reactors) = self.reactors_of(hub) {
             return Ok(reactors);
         }
-        // Locked while they start, which needs no Python: who closes the hub meanwhile takes them out after that.
+        // Locked while they start, which needs no Python: whoever closes the hub meanwhile takes them out after that.
         let mut current = self.reactors.lock();
-        if !self.is_now(hub) {
-            drop(current); // what is raised is made by Python
+        if !self.is_current(hub) {
+            drop(current); // Python makes the exception.
             return Err(Error::HubClosed).or_raise(py);
         }
         let (old, reactors) = match current.take() {
             Some(existing) if Arc::ptr_eq(&existing.hub, hub) => (None, Ok(existing)),
             old => {
                 let tells = self.tells_of_disconnects.clone();
-                (old, Reactors::start(hub.clone(), self.threads, tells).map(Arc::new))
+                (old, Reactors::start(hub.clone(), self.settings.threads, tells).map(Arc::new))
             }
         };
         *current = reactors.as_ref().ok().cloned();
@@ -185,34 +245,37 @@ impl PyHub {
         Ok(reactors?)
     }
 
-    /// A handle to a subscriber, wherever it is.
-    pub(super) fn handle<'py>(
-        slf: &Bound<'py, Self>,
-        hub: &Arc<Hub>,
-        identity: Arc<Identity>,
-    ) -> PyResult<Option<Bound<'py, PySubscription>>> {
-        let py = slf.py();
-        if let Some(reactors) = slf.get().reactors_of(hub)
-            && let Some(reactor) = reactors.find(identity.reader)
-        {
-            let reader = reactor.reader.clone();
-            return Bound::new(py, PySubscription::on_reactor(slf, &reactors, reader, identity)).map(Some);
-        }
-        let is_its = |reader: &Py<LoopReader>| {
-            Arc::ptr_eq(&reader.get().hub, hub) && reader.get().reader.id == identity.reader
-        };
-        match slf.get().readers(py).into_iter().find(is_its) {
-            Some(reader) => Bound::new(py, PySubscription::on_loop(slf, reader.bind(py), identity)).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    pub(super) fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
+    pub fn readers(&self, py: Python<'_>) -> Vec<Py<LoopReader>> {
         self.readers.lock().iter().map(|reader| reader.clone_ref(py)).collect()
     }
 
+    /// The reader of `event_loop`, for this hub. `application` makes what tells the application of its ends.
+    pub fn reader_for<'py>(
+        &self,
+        hub: &Arc<Hub>,
+        event_loop: &Bound<'py, PyAny>,
+        is_here: bool,
+        application: impl FnOnce() -> PyResult<Box<dyn TellOfEnds>>,
+    ) -> PyResult<Bound<'py, LoopReader>> {
+        let py = event_loop.py();
+        for reader in self.readers(py) {
+            let found = reader.get();
+            if Arc::ptr_eq(&found.hub, hub) && found.event_loop(py).is_some_and(|it| it.is(event_loop)) {
+                return Ok(reader.into_bound(py));
+            }
+        }
+        self.forget_closed_loops(py);
+        let reader = LoopReader::start(hub.clone(), application()?, event_loop, is_here)?;
+        self.readers.lock().push(reader.clone().unbind());
+        if !self.is_current(hub) {
+            // Closed meanwhile, perhaps before the reader was there to be stopped.
+            self.stop_readers(py, Some(hub))?;
+        }
+        Ok(reader)
+    }
+
     /// Forget the readers whose loops are closed, with what they still held back.
-    pub fn prune(&self, py: Python<'_>) {
+    pub fn forget_closed_loops(&self, py: Python<'_>) {
         let (alive, dead): (Vec<_>, Vec<_>) =
             self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
         if dead.is_empty() {
@@ -236,36 +299,11 @@ impl PyHub {
         }
     }
 
-    /// The reader of `event_loop`, for the hub of now.
-    pub(super) fn reader_for<'py>(
-        slf: &Bound<'py, Self>,
-        hub: &Arc<Hub>,
-        event_loop: &Bound<'py, PyAny>,
-        is_here: bool,
-    ) -> PyResult<Bound<'py, LoopReader>> {
-        let py = slf.py();
-        let this = slf.get();
-        for reader in this.readers(py) {
-            let found = reader.get();
-            if Arc::ptr_eq(&found.hub, hub) && found.event_loop(py).is_some_and(|it| it.is(event_loop)) {
-                return Ok(reader.into_bound(py));
-            }
-        }
-        this.prune(py);
-        let reader = LoopReader::start(slf, hub.clone(), event_loop, is_here)?;
-        this.readers.lock().push(reader.clone().unbind());
-        if !this.is_now(hub) {
-            // Closed meanwhile, perhaps before the reader was there to be stopped.
-            this.stop_readers(py, Some(hub))?;
-        }
-        Ok(reader)
-    }
-
     /// Stop watching, each on its own loop: the readers of one hub, or all.
-    pub(super) fn stop_readers(&self, py: Python<'_>, hub: Option<&Arc<Hub>>) -> PyResult<()> {
-        let is_meant =
+    fn stop_readers(&self, py: Python<'_>, hub: Option<&Arc<Hub>>) -> PyResult<()> {
+        let is_wanted =
             |reader: &mut Py<LoopReader>| hub.is_none_or(|hub| Arc::ptr_eq(&reader.get().hub, hub));
-        let readers: Vec<_> = self.readers.lock().extract_if(.., is_meant).collect();
+        let readers: Vec<_> = self.readers.lock().extract_if(.., is_wanted).collect();
         for reader in readers {
             let event_loop = reader.get().event_loop(py).filter(|_| reader.get().is_ours());
             match event_loop.filter(|_| reader.get().is_alive(py)) {
@@ -279,11 +317,62 @@ impl PyHub {
         }
         Ok(())
     }
+
+    /// Close, step 1: nothing is published or joined any more, streams go on. Returns how much has no answer from
+    /// the broker yet, and whether some of it has yet to come back from there; None when nothing is open.
+    pub fn refuse(&self) -> Option<(usize, bool)> {
+        let hub = self.open_hub()?;
+        hub.refuse();
+        let broker = self.broker().filter(|broker| broker.is_of(&hub));
+        let left =
+            |broker: Arc<RedisBroker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
+        Some(broker.map_or((0, false), left))
+    }
+
+    /// Close, step 2: all streams end, after what was published. Returns the epoch of the hub that closes: another
+    /// one may follow it before the next steps. None when nothing is open.
+    pub fn begin_close(&self, py: Python<'_>) -> Option<String> {
+        let hub = self.open_hub()?;
+        // Nobody is left on a closed loop who could be told.
+        self.forget_closed_loops(py);
+        hub.begin_close();
+        Some(hub.epoch.to_string())
+    }
+
+    /// Close, step 3: how many streams have not reached their end.
+    pub fn unfinished(&self, epoch: &str) -> usize {
+        let Some(current) = self.open_with_epoch(epoch) else { return 0 };
+        let handed_off = self.reactors_of(&current.hub).map_or(0, |reactors| reactors.open(None));
+        current.hub.unfinished() + handed_off
+    }
+
+    /// Close, step 4: the next use starts anew.
+    pub fn finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
+        let Some(current) = self.open_with_epoch(epoch) else { return Ok(()) };
+        if current.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // A hub that was started since has its own.
+        let is_its = |broker: &mut Arc<RedisBroker>| broker.is_of(&current.hub);
+        if let Some(broker) = self.broker.lock().take_if(is_its) {
+            broker.stop();
+        }
+        // Reactors that another thread has begun to start are there by the time of the lock.
+        let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
+        let reactors = self.reactors.lock().take_if(is_its);
+        // Their threads end, and what is left of their connections is closed.
+        py.detach(|| {
+            if let Some(reactors) = reactors {
+                reactors.stop();
+            }
+        });
+        self.stop_readers(py, Some(&current.hub))
+    }
 }
 
-impl Drop for PyHub {
+impl Drop for Generations {
     fn drop(&mut self) {
-        if self.current.load().generation == fork::generation()
+        if self.current.load().process.is_current()
             && let Some(broker) = self.broker.lock().take()
         {
             // It ends when everything was sent.
@@ -292,4 +381,15 @@ impl Drop for PyHub {
         // A loop that goes on would keep the descriptor of every hub it ever had.
         while_dropping(|py| self.stop_readers(py, None));
     }
+}
+
+/// A core hub of these settings.
+fn make(settings: &Settings, families: &[(TopicPattern, Retention)]) -> Hub {
+    let clock = if settings.has_manual_clock { Clock::manual() } else { Clock::real() };
+    let new = if settings.link.is_some() { Hub::of_stream } else { Hub::new };
+    let hub = new(settings.config.clone(), clock);
+    for (pattern, retention) in families {
+        hub.set_retention(pattern, *retention);
+    }
+    hub
 }

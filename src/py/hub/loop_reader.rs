@@ -1,53 +1,51 @@
-//! A reader of the log on an asyncio event loop: woken by a signal, it drains on the loop's own
-//! thread and resumes the consumers that wait.
+//! A reader of the log on an asyncio event loop: woken by a signal, it drains on the loop's own thread and
+//! resumes the consumers that wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use super::PyHub;
+use super::chunks::Chunks;
+use super::loop_clients::LoopClients;
 use super::reactors::{Reactors, Reports};
-use super::subscription::PySubscription;
-use crate::entry::Entry;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
+use crate::py::process::exit;
+use crate::py::process::fork::Process;
 use crate::py::process::signal::Signal;
-use crate::py::process::{exit, fork};
 use crate::reader::{Effects, Reader};
 use crate::sync::Mutex;
 use crate::waker::Wake;
-
-/// How many joined chunks a loop remembers, and how many bytes of them, so that the subscribers of a topic
-/// share one `bytes`.
-const CACHED_CHUNKS: usize = 8;
-const CACHED_BYTES: usize = 4 << 20;
 
 /// How many consumers are resumed in one turn of the loop. Resumed all at once, each would have a handle of the loop
 /// at the same time: with thousands, Python's garbage collector takes these for objects that stay, and soon
 /// looks at everything there is, for hundreds of milliseconds. It also lets others have their turns between.
 const RESUMED: usize = 128;
 
-/// What Python holds for one subscriber.
-#[derive(Default)]
-struct Client {
-    /// Whose this is: places are given away again.
-    subscriber: Option<SubscriberId>,
-    /// The future its consumer waits on.
-    waiter: Option<Py<PyAny>>,
-    /// The application's own, of any kind.
-    info: Option<Py<PyAny>>,
-    /// Called with the reason when the stream is ended by somebody else than its consumer.
-    on_close: Option<Py<PyAny>>,
-}
+/// Tells the application of streams that ended, by a call on `event_loop`. Implemented where handles to
+/// subscribers are made.
+pub trait TellOfEnds: Send + Sync {
+    /// A stream of this loop ended.
+    fn ended(
+        &self,
+        reader: &Bound<'_, LoopReader>,
+        event_loop: &Bound<'_, PyAny>,
+        identity: &Arc<Identity>,
+        reason: &CloseReason,
+    ) -> PyResult<()>;
 
-#[derive(Default)]
-struct Chunks {
-    recent: Vec<(Vec<Arc<Entry>>, Py<PyBytes>)>,
-    bytes: usize,
+    /// A stream ended that was handed off on this loop.
+    fn handed_off_ended(
+        &self,
+        reactors: &Arc<Reactors>,
+        event_loop: &Bound<'_, PyAny>,
+        identity: &Arc<Identity>,
+        reason: &CloseReason,
+    ) -> PyResult<()>;
 }
 
 /// Consumers that are being resumed, some in each turn of the loop.
@@ -80,43 +78,44 @@ impl Wake for SignalWaker {
 pub struct LoopReader {
     pub hub: Arc<Hub>,
     pub reader: Arc<Reader>,
-    owner: Py<PyWeakrefReference>,
-    event_loop: Py<PyWeakrefReference>,
-    signal: Arc<Signal>,
-    generation: u64,
-    clients: Mutex<Vec<Client>>,
-    resume: Mutex<Vec<usize>>,
-    resuming: Mutex<Resuming>,
+    pub clients: LoopClients,
+    pub chunks: Chunks,
     /// Ends of streams that were handed off on this loop.
     pub reports: Arc<Reports>,
-    chunks: Mutex<Chunks>,
+    application: Box<dyn TellOfEnds>,
+    event_loop: Py<PyWeakrefReference>,
+    signal: Arc<Signal>,
+    process: Process,
+    /// Consumers that another thread has something for, by key.
+    resume: Mutex<Vec<usize>>,
+    resuming: Mutex<Resuming>,
     timer: Mutex<Timer>,
 }
 
 impl LoopReader {
     /// A reader for `event_loop`, watched by it.
     pub fn start<'py>(
-        owner: &Bound<'py, PyHub>,
         hub: Arc<Hub>,
+        application: Box<dyn TellOfEnds>,
         event_loop: &Bound<'py, PyAny>,
         is_here: bool,
     ) -> PyResult<Bound<'py, Self>> {
-        let py = owner.py();
+        let py = event_loop.py();
         let signal = Arc::new(Signal::new()?);
         let reader = hub.add_reader(Box::new(SignalWaker(signal.clone())));
         let reports = Arc::new(Reports::new(reader.clone()));
         let this = Self {
             hub,
             reader,
-            owner: PyWeakrefReference::new(owner.as_any())?.unbind(),
+            clients: LoopClients::default(),
+            chunks: Chunks::default(),
+            reports,
+            application,
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
             signal,
-            generation: fork::generation(),
-            clients: Mutex::default(),
+            process: Process::current(),
             resume: Mutex::default(),
             resuming: Mutex::default(),
-            reports,
-            chunks: Mutex::default(),
             timer: Mutex::default(),
         };
         let this = Bound::new(py, this)?;
@@ -124,9 +123,9 @@ impl LoopReader {
         Ok(this)
     }
 
-    /// Whether it was made in this process: if not, nothing of it may be locked.
+    /// Whether it was made in this process: if not, none of its locks may be taken.
     pub fn is_ours(&self) -> bool {
-        self.generation == fork::generation()
+        self.process.is_current()
     }
 
     pub fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
@@ -139,53 +138,13 @@ impl LoopReader {
         closed.is_some_and(|closed| closed.and_then(|closed| closed.is_truthy()).is_ok_and(|closed| !closed))
     }
 
-    /// What is held for a subscriber; none once its place was given up, whoever has it now.
-    fn client<T>(&self, identity: &Identity, act: impl FnOnce(&mut Client) -> T) -> Option<T> {
-        let mut clients = self.clients.lock();
-        clients.get_mut(identity.key).filter(|client| client.subscriber == Some(identity.id)).map(act)
-    }
-
-    /// Make a place for what is held for a new subscriber.
-    pub fn adopt(&self, identity: &Identity, info: Option<Py<PyAny>>) {
-        let client = Client { subscriber: Some(identity.id), info, ..Client::default() };
-        let mut clients = self.clients.lock();
-        if clients.len() <= identity.key {
-            clients.resize_with(identity.key + 1, Client::default);
-        }
-        let old = std::mem::replace(&mut clients[identity.key], client);
-        // Python's objects are dropped without the lock.
-        drop(clients);
-        drop(old);
-    }
-
-    pub fn info(&self, py: Python<'_>, identity: &Identity) -> Option<Py<PyAny>> {
-        self.client(identity, |client| client.info.as_ref().map(|info| info.clone_ref(py))).flatten()
-    }
-
-    pub fn set_on_close(&self, identity: &Identity, callback: Option<Py<PyAny>>) {
-        let old = self.client(identity, |client| std::mem::replace(&mut client.on_close, callback));
-        drop(old);
-    }
-
-    /// Whether a consumer waits already.
-    pub fn has_waiter(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
-        let waiter =
-            self.client(identity, |client| client.waiter.as_ref().map(|waiter| waiter.clone_ref(py)));
-        match waiter.flatten() {
-            None => Ok(false),
-            Some(waiter) => Ok(!waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?),
-        }
-    }
-
     /// A future that is done when there is something for this subscriber.
     pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<Py<PyAny>> {
         let Some(event_loop) = self.event_loop(py) else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
         };
         let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
-        let waiter = Some(future.clone_ref(py));
-        let old = self.client(identity, |client| std::mem::replace(&mut client.waiter, waiter));
-        drop(old);
+        self.clients.set_waiter(identity, future.clone_ref(py));
         Ok(future)
     }
 
@@ -195,17 +154,10 @@ impl LoopReader {
         self.reader.bell.ring();
     }
 
-    /// Nothing of a subscriber stays.
-    pub fn release(&self, identity: &Identity) {
-        let old = self.client(identity, std::mem::take);
-        drop(old);
-    }
-
     /// The loop is closed: what Python holds for its subscribers is nobody's any more. Their consumers' tasks
     /// hang on these futures, and hold the subscriptions in turn.
     pub fn forget_clients(&self) {
-        let old = std::mem::take(&mut *self.clients.lock());
-        drop(old);
+        self.clients.clear();
         let old = std::mem::take(&mut *self.resuming.lock());
         drop(old);
         // Its handle holds this object.
@@ -214,92 +166,35 @@ impl LoopReader {
         self.reports.release();
     }
 
-    /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
-    pub fn join(&self, py: Python<'_>, entries: Vec<Arc<Entry>>) -> Py<PyBytes> {
-        // What only this subscriber gets would push out what others will ask for.
-        let shared = entries.iter().all(|entry| Arc::strong_count(entry) > 1);
-        if shared {
-            let same = |known: &Vec<Arc<Entry>>| {
-                known.len() == entries.len() && known.iter().zip(&entries).all(|(a, b)| Arc::ptr_eq(a, b))
-            };
-            let chunks = self.chunks.lock();
-            if let Some((_, bytes)) = chunks.recent.iter().rev().find(|(known, _)| same(known)) {
-                return bytes.clone_ref(py);
-            }
-        }
-        let bytes = match &entries[..] {
-            [entry] => PyBytes::new(py, entry.frame.sse()),
-            entries => {
-                let parts: Vec<&[u8]> = entries.iter().map(|entry| entry.frame.sse()).collect();
-                PyBytes::new(py, &parts.concat())
-            }
-        };
-        let bytes = bytes.unbind();
-        if shared {
-            let mut old = Vec::new();
-            let mut chunks = self.chunks.lock();
-            chunks.bytes += bytes.as_bytes(py).len();
-            chunks.recent.push((entries, bytes.clone_ref(py)));
-            while chunks.recent.len() > 1
-                && (chunks.recent.len() > CACHED_CHUNKS || chunks.bytes > CACHED_BYTES)
-            {
-                let oldest = chunks.recent.remove(0);
-                chunks.bytes -= oldest.1.as_bytes(py).len();
-                old.push(oldest);
-            }
-            // Python's objects are dropped without the lock.
-            drop(chunks);
-            drop(old);
-        }
-        bytes
-    }
-
     /// Tell the application that a stream ended, on its loop.
     pub fn announce(slf: &Bound<'_, Self>, identity: &Arc<Identity>, reason: &CloseReason) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let _inside = exit::enter(py);
-        let (Some(hub), Some(event_loop)) = (this.owner.bind(py).upgrade(), this.event_loop(py)) else {
-            return Ok(());
-        };
-        let on_close = this.client(identity, |client| client.on_close.take()).flatten();
-        let soon = intern!(py, "call_soon_threadsafe");
+        let Some(event_loop) = this.event_loop(py) else { return Ok(()) };
         let mut outcome = Ok(());
-        if let Some(on_close) = on_close {
+        if let Some(on_close) = this.clients.take_on_close(identity) {
+            let soon = intern!(py, "call_soon_threadsafe");
             outcome = event_loop.call_method1(soon, (on_close, reason.as_str())).map(drop);
         }
-        let hub = hub.cast::<PyHub>()?;
-        if hub.get().tells_of_disconnects() {
-            let hook = hub.getattr(intern!(py, "_disconnected"))?;
-            let handle = PySubscription::on_loop(hub, slf, identity.clone());
-            outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
-        }
-        unless_closed(py, outcome)
+        let told = this.application.ended(slf, &event_loop, identity, reason);
+        unless_closed(py, outcome.and(told))
     }
 
     /// The same for a stream that was handed off on this loop.
-    fn announce_handed(
+    fn announce_handed_off(
         &self,
         py: Python<'_>,
         identity: &Arc<Identity>,
         reason: &CloseReason,
     ) -> PyResult<()> {
-        let Some(hub) = self.owner.bind(py).upgrade() else { return Ok(()) };
-        let hub = hub.cast::<PyHub>()?;
         let Some(reactors) = self.reports.reactors() else { return Ok(()) };
         let Some(event_loop) = self.event_loop(py) else {
             drop(reactors.forget(identity.id));
             return Ok(());
         };
         let soon = intern!(py, "call_soon_threadsafe");
-        let mut outcome = Ok(());
-        if hub.get().tells_of_disconnects()
-            && let Some(reactor) = reactors.find(identity.reader)
-        {
-            let hook = hub.getattr(intern!(py, "_disconnected"))?;
-            let handle = PySubscription::on_reactor(hub, &reactors, reactor.reader.clone(), identity.clone());
-            outcome = event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop);
-        }
+        let mut outcome = self.application.handed_off_ended(&reactors, &event_loop, identity, reason);
         // Not before the handle was made: `info` is found through it, on the loop's next turn.
         if let Some(on_end) = reactors.on_end(py, identity.id) {
             outcome = event_loop.call_method1(soon, (on_end, reason.as_str())).map(drop);
@@ -351,19 +246,14 @@ impl LoopReader {
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
         effects.wake.append(&mut this.resume.lock());
-        let mut waiters = Vec::with_capacity(effects.wake.len());
-        {
-            let mut clients = this.clients.lock();
-            let taken = effects.wake.iter().filter_map(|&key| clients.get_mut(key)?.waiter.take());
-            waiters.extend(taken);
-        }
+        let waiters = this.clients.take_waiters(&effects.wake);
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
         for (identity, reason) in &effects.closed {
             Self::announce(slf, identity, reason)?;
         }
         for (identity, reason) in this.reports.take() {
-            this.announce_handed(py, &identity, &reason)?;
+            this.announce_handed_off(py, &identity, &reason)?;
         }
         if drained.more {
             this.reader.bell.ring();
@@ -460,8 +350,7 @@ impl LoopReader {
         let old = std::mem::take(&mut *this.timer.lock());
         drop(old);
         // Quiet topics keep no chunk in memory.
-        let chunks = std::mem::take(&mut *this.chunks.lock());
-        drop(chunks);
+        this.chunks.clear();
         Self::drain(slf).map(drop)
     }
 

@@ -14,7 +14,7 @@ use crate::config::seconds;
 use crate::ids::EventId;
 use crate::outcome::{Failure, Outcome, Sent, Waiting};
 use crate::py::process::awaiting;
-use crate::py::process::fork;
+use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, from_failure};
 
 /// How long a thread that waits is deaf to signals.
@@ -22,7 +22,7 @@ const SLICE: Duration = Duration::from_millis(50);
 
 enum State {
     Known(Option<EventId>),
-    Later { outcome: Arc<Outcome>, broker: Arc<dyn Broker>, generation: u64 },
+    Later { outcome: Arc<Outcome>, broker: Arc<dyn Broker>, process: Process },
 }
 
 /// The outcome of a publication.
@@ -40,7 +40,7 @@ impl PyPublication {
     }
 
     pub fn later(outcome: Arc<Outcome>, broker: Arc<dyn Broker>) -> Self {
-        Self(State::Later { outcome, broker, generation: fork::generation() })
+        Self(State::Later { outcome, broker, process: Process::current() })
     }
 
     fn raise(py: Python<'_>, sent: &Sent) -> PyResult<Option<Py<PyString>>> {
@@ -54,7 +54,7 @@ impl PyPublication {
     fn get(&self) -> Option<Sent> {
         match &self.0 {
             State::Known(id) => Some(Ok(*id)),
-            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome.get(),
+            State::Later { outcome, process, .. } if process.is_current() => outcome.get(),
             State::Later { .. } => Some(Err(inherited())),
         }
     }
@@ -72,8 +72,8 @@ fn text(py: Python<'_>, id: Option<EventId>) -> Option<Py<PyString>> {
 
 impl Drop for PyPublication {
     fn drop(&mut self) {
-        if let State::Later { outcome, broker, generation } = &self.0
-            && *generation == fork::generation()
+        if let State::Later { outcome, broker, process } = &self.0
+            && process.is_current()
             && let Some(failure) = outcome.abandon()
         {
             broker.report_unseen(&failure);
@@ -103,7 +103,7 @@ impl PyPublication {
     fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyString>>> {
         let outcome = match &self.0 {
             State::Known(id) => return Ok(text(py, *id)),
-            State::Later { outcome, generation, .. } if *generation == fork::generation() => outcome,
+            State::Later { outcome, process, .. } if process.is_current() => outcome,
             State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         let deadline = timeout
@@ -129,9 +129,7 @@ impl PyPublication {
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (outcome, broker) = match &self.0 {
             State::Known(id) => return ready(py, text(py, *id)),
-            State::Later { outcome, broker, generation } if *generation == fork::generation() => {
-                (outcome, broker)
-            }
+            State::Later { outcome, broker, process } if process.is_current() => (outcome, broker),
             State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         if let Some(sent) = outcome.look() {

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId, SubscriberId};
-use crate::py::process::fork;
+use crate::py::process::fork::Process;
 use crate::reactor::{Listener, Reactor};
 use crate::reader::Reader;
 use crate::sync::Mutex;
@@ -111,7 +111,7 @@ pub struct Reactors {
     next: AtomicUsize,
     homes: Arc<Homes>,
     clients: Mutex<FxHashMap<SubscriberId, HandedClient>>,
-    generation: u64,
+    process: Process,
 }
 
 impl Reactors {
@@ -124,13 +124,20 @@ impl Reactors {
         });
         let start = |_| Reactor::start(hub.clone(), Box::new(HomeListener(homes.clone())));
         let threads = (0..threads).map(start).collect::<std::io::Result<_>>()?;
-        let generation = fork::generation();
-        Ok(Self { hub, threads, next: AtomicUsize::new(0), homes, clients: Mutex::default(), generation })
+
+        Ok(Self {
+            hub,
+            threads,
+            next: AtomicUsize::new(0),
+            homes,
+            clients: Mutex::default(),
+            process: Process::current(),
+        })
     }
 
     /// Whether they were started in this process: if not, nothing of them may be locked.
     pub fn is_ours(&self) -> bool {
-        self.generation == fork::generation()
+        self.process.is_current()
     }
 
     /// The reactor for the next client, in turn.

@@ -2,6 +2,8 @@
 
 use pyo3::prelude::*;
 
+#[cfg(unix)]
+pub use system::close_inherited;
 pub use system::socket;
 
 /// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
@@ -39,7 +41,17 @@ mod system {
     use std::os::fd::FromRawFd;
 
     use crate::reactor::Socket;
+    use crate::reactor::descriptors::disown_all;
     pub use crate::reactor::descriptors::{disown, own};
+
+    /// In a forked child: close the clients' connections, which must not stay open here when the parent closes
+    /// them. Closing a copy sends nothing, and leaves the parent's epoll set as it is.
+    pub fn close_inherited() {
+        disown_all(|fd| {
+            // SAFETY: the descriptor was a reactor's, whose thread does not exist in this process.
+            unsafe { libc::close(fd) };
+        });
+    }
 
     pub fn duplicate(fd: i32) -> io::Result<i32> {
         // From 3 on: a program that closed its standard streams must not get a socket in their place.

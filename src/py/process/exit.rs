@@ -1,15 +1,18 @@
-//! The end of the interpreter, while daemon threads still run loops and publish.
+//! The interpreter's end, while daemon threads still run loops and publish.
 //!
-//! Before Python 3.14, a thread that wants the GIL back once the interpreter ends is ended by unwinding its
-//! stack. When that stack has frames of Rust under the Python code that ran, the process aborts. So from then
+//! Before Python 3.14, a thread that asks for the GIL while the interpreter ends is ended by unwinding its
+//! stack. When that stack has Rust frames under the Python code that ran, the process aborts. So from then
 //! on no other thread calls into Python from here: an `atexit` function closes the door, behind which threads
-//! stay for ever, as Python 3.14 has them do, and waits for those inside.
+//! wait for ever, as Python 3.14 makes them do, and waits for the threads inside.
 //!
-//! A child of `multiprocessing` ends without that (before Python 3.13 `atexit` is not run there, and what was
-//! registered before the fork never is): there `multiprocessing` itself is asked to have everything sent.
+//! A child of `multiprocessing` ends without `atexit` (before Python 3.13 it is not run there, and what was
+//! registered before the fork never is): there `multiprocessing` itself is asked to call [`_flush`].
+//!
+//! What has to be finished first belongs to other rooms, which give it to [`watch`] as [`Steps`].
 
 use std::cell::Cell;
 use std::mem;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::thread::{park, sleep};
 use std::time::{Duration, Instant};
@@ -20,17 +23,33 @@ use pyo3::types::PyDict;
 
 use super::fork::PerProcess;
 
-/// The longest the interpreter's end waits for threads that are inside.
+/// Longest time that the interpreter's end waits for threads that are inside.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// When `multiprocessing` calls it: after what is its own, and after those who gave no thought to the order.
+/// When `multiprocessing` calls it: after its own finalizers, and after those registered without a priority.
 const PRIORITY: i32 = -100;
 
+/// What is called, in this order, each with the interpreter attached.
+pub struct Steps {
+    /// At the interpreter's end, while threads may still call Python: what was published is sent.
+    pub at_end: &'static [fn(Python<'_>)],
+    /// When a child of `multiprocessing` ends: the same, but others may still publish.
+    pub at_flush: &'static [fn(Python<'_>)],
+}
+
+static STEPS: OnceLock<Steps> = OnceLock::new();
+
+/// Whether the interpreter ends, and how many threads are in Python code that was called from here.
+///
+/// A Dekker pair. A thread that enters adds itself to `INSIDE`, then reads `ENDING`; the thread that ends the
+/// interpreter sets `ENDING`, then reads `INSIDE`. At least one of the two must see the other, or a thread slips
+/// in that nobody waits for. That needs each one's write to come before its own read in one order that both
+/// agree on: `SeqCst`, for all four. Acquire and release would let each read pass the write before it.
 static ENDING: AtomicBool = AtomicBool::new(false);
 static INSIDE: AtomicIsize = AtomicIsize::new(0);
 
 thread_local! {
-    /// Whether this is the thread that ends the interpreter: it always gets the GIL back.
+    /// Whether this thread ends the interpreter: it always gets the GIL back.
     static ENDS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -39,11 +58,12 @@ pub struct Inside(());
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.fetch_sub(1, Ordering::SeqCst);
+        // Release: whoever reads the lower number with `SeqCst`, which acquires, sees all that was done inside.
+        INSIDE.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Before Python code is called. Does not return when the interpreter ends and this is a daemon thread.
+/// Called before Python code is. Does not return when the interpreter ends and this is another thread.
 pub fn enter(py: Python<'_>) -> Inside {
     INSIDE.fetch_add(1, Ordering::SeqCst);
     let inside = Inside(());
@@ -59,23 +79,24 @@ pub fn enter(py: Python<'_>) -> Inside {
     }
 }
 
-/// Whether the interpreter ends.
+/// Whether the interpreter ends. Only a hint, as it may begin to end right afterwards, so relaxed.
 pub fn is_ending() -> bool {
-    ENDING.load(Ordering::SeqCst)
+    ENDING.load(Ordering::Relaxed)
 }
 
-/// A forked child has none of the other threads.
+/// A forked child has none of the other threads. Relaxed: it has one thread, which runs this.
 #[cfg(unix)]
 pub fn in_child() {
-    INSIDE.store(0, Ordering::SeqCst);
+    INSIDE.store(0, Ordering::Relaxed);
 }
 
-/// Private: no other thread calls Python code any more.
+/// Have everything finished that can be, then let no other thread call Python code any more.
 #[pyfunction]
 pub fn _end(py: Python<'_>) {
     ENDS.set(true);
-    crate::py::brokers::redis::end(py);
-    super::awaiting::end(py);
+    for step in STEPS.get().map(|steps| steps.at_end).unwrap_or_default() {
+        step(py);
+    }
     ENDING.store(true, Ordering::SeqCst);
     py.detach(|| {
         let deadline = Instant::now() + PATIENCE;
@@ -85,18 +106,19 @@ pub fn _end(py: Python<'_>) {
     });
 }
 
-/// Private: what was published until now is sent, for others may still publish.
+/// Have sent what was published until now, for a process that may end without [`_end`].
 #[pyfunction]
 pub fn _flush(py: Python<'_>) {
-    crate::py::brokers::redis::flush(py);
-    // What the log has to say of it is said.
-    super::awaiting::end(py);
+    for step in STEPS.get().map(|steps| steps.at_flush).unwrap_or_default() {
+        step(py);
+    }
 }
 
-/// Be told of this process's end, should it be a child of `multiprocessing`. Called before something is published.
+/// Have `_flush` called at this process's end, if it is a child of `multiprocessing`. For whoever is about to
+/// publish something that takes time.
 pub fn watch_child(py: Python<'_>) -> PyResult<()> {
     static WATCHED: PerProcess<bool> = PerProcess::new();
-    // Only who is such a child has imported all of it.
+    // Only such a child has imported all of it.
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
     let Ok(process) = modules.get_item(intern!(py, "multiprocessing.process")) else { return Ok(()) };
     if process.call_method0(intern!(py, "parent_process"))?.is_none()
@@ -111,8 +133,10 @@ pub fn watch_child(py: Python<'_>) -> PyResult<()> {
     util.call_method(intern!(py, "Finalize"), (py.None(), flush), Some(&options)).map(drop)
 }
 
-/// Be told of the interpreter's end.
-pub fn watch(module: &Bound<'_, PyModule>) -> PyResult<()> {
+/// Have `steps` called at the interpreter's end.
+pub fn watch(module: &Bound<'_, PyModule>, steps: Steps) -> PyResult<()> {
+    // A module that is initialized again has the same steps.
+    let _ = STEPS.set(steps);
     let py = module.py();
     let end = module.getattr(intern!(py, "_end"))?;
     py.import(intern!(py, "atexit"))?.call_method1(intern!(py, "register"), (end,)).map(drop)

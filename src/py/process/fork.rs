@@ -1,11 +1,11 @@
 //! How a forked child learns that it is one. What it inherited may be locked for ever (the thread that held
-//! the lock does not exist in the child), so everything that locks asks first whether it is still in the
+//! the lock does not exist in the child), so everything that locks first asks whether it is still in the
 //! process it was made in.
 
 use std::mem;
 use std::sync::Arc;
 #[cfg(unix)]
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -14,56 +14,64 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-#[cfg(unix)]
-use crate::reactor::descriptors;
+/// Counts forks. Relaxed: the only writer is a forked child that has one thread yet, and `fork` itself orders its
+/// store before whatever that thread does or starts.
+static FORKS: AtomicU64 = AtomicU64::new(0);
 
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// What else happens in a forked child, first of all. Only async-signal-safe work is allowed there: atomic
+/// operations and `close(2)`.
 #[cfg(unix)]
-static WATCH: Once = Once::new();
+static IN_CHILD: OnceLock<&'static [fn()]> = OnceLock::new();
 
-/// Which process this is: the number changes in a forked child.
-pub fn generation() -> u64 {
-    GENERATION.load(Ordering::Relaxed)
+/// A process, as what was made in it remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process(u64);
+
+impl Process {
+    /// The process that runs.
+    pub fn current() -> Self {
+        Self(FORKS.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is the process that runs. If not, its locks must not be taken: this is a forked child.
+    pub fn is_current(self) -> bool {
+        self == Self::current()
+    }
 }
 
 #[cfg(unix)]
 extern "C" fn in_child() {
-    // Only async-signal-safe work is allowed here: atomic operations and close(2).
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-    super::exit::in_child();
-    // Clients' connections must not stay open in the child when the parent closes them. Closing a copy sends
-    // nothing, and leaves the parent's epoll set as it is.
-    descriptors::disown_all(|fd| {
-        // SAFETY: the descriptor was a reactor's, whose thread does not exist in this process.
-        unsafe { libc::close(fd) };
-    });
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    for act in IN_CHILD.get().copied().unwrap_or_default() {
+        act();
+    }
 }
 
-/// Be told of forks, once per process image.
+/// Watch for forks, once per process image; `hooks` run in each child.
 #[cfg(unix)]
-pub fn watch() -> PyResult<()> {
-    let mut outcome = 0;
-    WATCH.call_once(|| {
-        // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but
-        // atomic operations and close(2).
-        outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-    });
+pub fn watch(hooks: &'static [fn()]) -> PyResult<()> {
+    if IN_CHILD.set(hooks).is_err() {
+        return Ok(());
+    }
+    // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but
+    // atomic operations and close(2).
+    let outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }
 }
 
-/// Windows knows no fork.
+/// Windows has no fork.
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, reason = "elsewhere the system can refuse")]
-pub fn watch() -> PyResult<()> {
+pub fn watch(_: &'static [fn()]) -> PyResult<()> {
     Ok(())
 }
 
-/// A global each process has its own of: a forked child begins with an empty one.
+/// A global of which each process has its own: a forked child begins with an empty one.
 pub struct PerProcess<T>(ArcSwapOption<Own<T>>);
 
-/// What a process made.
+/// One process's value.
 struct Own<T> {
-    made: u64,
+    process: Process,
     value: Mutex<T>,
 }
 
@@ -76,13 +84,13 @@ impl<T: Default> PerProcess<T> {
     pub fn with<R>(&self, act: impl FnOnce(&Mutex<T>) -> R) -> R {
         let current = self.0.load_full();
         if let Some(own) = &current
-            && own.made == generation()
+            && own.process.is_current()
         {
             return act(&own.value);
         }
-        let fresh = Arc::new(Own { made: generation(), value: Mutex::default() });
+        let fresh = Arc::new(Own { process: Process::current(), value: Mutex::default() });
         let found = Guard::into_inner(self.0.compare_and_swap(&current, Some(fresh)));
-        // What was inherited has threads that do not exist here: never dropped, which could wait for them.
+        // The inherited value has threads that do not exist here. It is never dropped: that could wait for them.
         mem::forget((current, found));
         self.with(act)
     }

@@ -1,0 +1,393 @@
+//! `Hub`, the native base of `sse_hub.Hub`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::generations::{Generations, Settings};
+use super::joining::Door;
+use super::publication::PyPublication;
+use super::reactors::HandedClient;
+use super::subscription::PySubscription;
+use crate::broker::Broker;
+use crate::broker::letter::{Letter, To, Whose};
+use crate::change::Who;
+use crate::config::{Config, positive_seconds};
+use crate::error::Error;
+use crate::frame::Draft;
+use crate::identity::CloseReason;
+use crate::ids::GroupId;
+use crate::py::brokers::redis::{Link, PyRedisBroker};
+use crate::py::process::awaiting;
+use crate::py::values::convert::{Fields, Given, topics};
+use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
+use crate::py::values::options::{Whole, at_least, between, reconnect, retention};
+use crate::py::values::request::PyRequest;
+use crate::queue::{Capacity, OverflowPolicy};
+use crate::redis::options::Kept;
+use crate::topic::{Topic, TopicPattern};
+
+/// The native part of a hub.
+#[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
+pub struct PyHub {
+    generations: Arc<Generations>,
+}
+
+impl PyHub {
+    fn door<'a, 'py>(slf: &'a Bound<'py, Self>) -> Door<'a, 'py> {
+        Door { hub: slf.as_any(), generations: &slf.get().generations }
+    }
+
+    fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
+        self.generations.post(py, to, draft)
+    }
+
+    /// The subscribers meant by an id or a user; none when the id is nobody's here.
+    fn who(&self, id: Option<&str>, user: Option<&str>) -> PyResult<Option<Who>> {
+        match (id, user) {
+            (Some(id), None) => Ok(self.generations.hub().get(id).map(|found| Who::Id(found.id))),
+            (None, Some(user)) => Ok(Some(Who::User(user.into()))),
+            _ => Err(PyTypeError::new_err("disconnect needs id= or user=, one of them")),
+        }
+    }
+}
+
+/// Most threads of one hub: more than any machine has use for.
+const MAX_THREADS: i64 = 1024;
+
+#[pymethods]
+impl PyHub {
+    #[new]
+    #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
+                        capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
+                        max_subscribers, threads, broker=None, name="default", manual_clock=false))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
+    fn new(
+        py: Python<'_>,
+        history: Whole,
+        history_bytes: Whole,
+        history_age: Option<f64>,
+        history_total_bytes: Whole,
+        heartbeat: Option<f64>,
+        reconnect: (f64, f64),
+        capacity: Whole,
+        capacity_bytes: Whole,
+        overflow: &str,
+        stall_timeout: f64,
+        backlog_bytes: Whole,
+        max_event_bytes: Whole,
+        max_subscribers: Option<Whole>,
+        threads: Whole,
+        broker: Option<&PyRedisBroker>,
+        name: &str,
+        manual_clock: bool,
+    ) -> PyResult<Self> {
+        let capacity = Capacity {
+            events: at_least("capacity", capacity, 1)?,
+            bytes: at_least("capacity_bytes", capacity_bytes, 1)?,
+        };
+        let config = Config {
+            retention: retention(py, history, history_bytes, history_age)?,
+            history_total_bytes: at_least("history_total_bytes", history_total_bytes, 0)?,
+            heartbeat: heartbeat
+                .map(|value| positive_seconds("heartbeat", value))
+                .transpose()
+                .or_raise(py)?,
+            reconnect_ms: self::reconnect(py, reconnect)?,
+            capacity,
+            overflow: OverflowPolicy::parse(overflow).or_raise(py)?,
+            stall_timeout: positive_seconds("stall_timeout", stall_timeout).or_raise(py)?,
+            backlog_bytes: at_least("backlog_bytes", backlog_bytes, 1)?,
+            max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,
+            max_subscribers: max_subscribers.map(|n| at_least("max_subscribers", n, 0)).transpose()?,
+        };
+        let kept = Kept {
+            count: config.retention.count,
+            age: config.retention.age,
+            min_age: broker.map_or(Duration::ZERO, |broker| broker.min_age),
+            bytes: config.history_total_bytes,
+        };
+        let link = broker.map(|broker| Link::new(py, broker, name, kept)).transpose()?;
+        let threads = between("threads", threads, 1, MAX_THREADS)?;
+        let settings = Settings { config, has_manual_clock: manual_clock, threads, link };
+        Ok(Self { generations: Arc::new(Generations::new(settings)) })
+    }
+
+    /// Publish an event to the subscribers of `topics`.
+    ///
+    /// `data` goes out as JSON, `raw_data` as it is; one of them. Never waits; may be called from any
+    /// thread. The cost does not depend on how many subscribers there are.
+    ///
+    /// Raises InvalidEvent, EventTooLarge, HubFull or HubClosed, a ValueError for a topic's name, a TypeError
+    /// for data that has no JSON form; nothing was published then.
+    #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
+    fn publish<'py>(
+        &self,
+        py: Python<'py>,
+        topics: &Bound<'py, PyAny>,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let topics: Vec<Topic> = self::topics(topics)?;
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        self.post(py, To::Topics(topics), draft)
+    }
+
+    /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
+    ///
+    /// Arguments and errors as `publish`.
+    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    fn broadcast<'py>(
+        &self,
+        py: Python<'py>,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        self.post(py, To::All, draft)
+    }
+
+    /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
+    ///
+    /// A subscriber that is gone is no error: `stats()["undeliverable"]` counts it. Arguments and errors as
+    /// `publish`.
+    #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
+    fn send<'py>(
+        &self,
+        py: Python<'py>,
+        subscriber_id: &str,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        self.post(py, To::One(subscriber_id.into()), draft)
+    }
+
+    /// End the streams of one subscriber, or of all of a user's, after what was published so far. Returns how
+    /// many are meant; with a broker, how many of them are in this process, and those elsewhere end too. Their
+    /// browsers come back unless the endpoint refuses them.
+    #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
+    fn disconnect(
+        &self,
+        py: Python<'_>,
+        id: Option<&str>,
+        user: Option<&str>,
+        reason: &str,
+    ) -> PyResult<usize> {
+        let who = self.who(id, user)?;
+        if !self.generations.has_broker() {
+            let reason = CloseReason::Kicked(reason.into());
+            return Ok(who.map_or(0, |who| self.generations.hub().disconnect(who, reason)));
+        }
+        let hub = self.generations.connected(py)?;
+        let here = who.map_or(0, |who| hub.meant(&who));
+        let whose = match (id, user) {
+            (Some(id), _) => Whose::Id(id.into()),
+            (_, user) => Whose::User(user.unwrap_or_default().into()),
+        };
+        if let Some(broker) = hub.broker() {
+            let outcome = hub.post(Letter::Kick { whose, reason: reason.into() }).or_raise(py)?;
+            drop(PyPublication::later(outcome, broker.clone()));
+        }
+        Ok(here)
+    }
+
+    /// How many subscribers `topic` has, or the hub.
+    #[pyo3(signature = (topic=None))]
+    fn count(&self, topic: Option<&str>) -> usize {
+        self.generations.hub().count(topic)
+    }
+
+    /// The subscribers of `topic`, or of the hub, in no particular order.
+    #[pyo3(signature = (topic=None))]
+    fn subscribers<'py>(
+        slf: &Bound<'py, Self>,
+        topic: Option<&str>,
+    ) -> PyResult<Vec<Bound<'py, PySubscription>>> {
+        let hub = slf.get().generations.hub();
+        let generations = &slf.get().generations;
+        let find = |identity| PySubscription::find(slf.as_any(), generations, &hub, identity);
+        hub.subscribers(topic).into_iter().map(find).filter_map(Result::transpose).collect()
+    }
+
+    /// The subscriber with this id, or None.
+    fn get<'py>(slf: &Bound<'py, Self>, id: &str) -> PyResult<Option<Bound<'py, PySubscription>>> {
+        let generations = &slf.get().generations;
+        let hub = generations.hub();
+        match hub.get(id) {
+            Some(identity) => PySubscription::find(slf.as_any(), generations, &hub, identity),
+            None => Ok(None),
+        }
+    }
+
+    /// Counters and sizes of now, by name; see the documentation for each.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let hub = self.generations.hub();
+        let stats = PyDict::new(py);
+        stats.set_item("epoch", hub.epoch.as_str())?;
+        for (name, value) in hub.stats() {
+            stats.set_item(name, value)?;
+        }
+        let handed_off = self.generations.reactors_of(&hub).map_or(0, |reactors| reactors.open(None));
+        stats.set_item("handed_off", handed_off)?;
+        let broker = hub.broker();
+        let said =
+            |broker: &Arc<dyn Broker>| if broker.is_connected() { "connected" } else { "disconnected" };
+        let idle = || self.generations.has_broker().then_some("disconnected");
+        stats.set_item("broker", broker.map(said).or_else(idle))?;
+        stats.set_item("unsent", broker.map_or(0, |broker| broker.unsent()))?;
+        stats.set_item("publish_failed", broker.map_or(0, |broker| broker.failed()))?;
+        Ok(stats)
+    }
+
+    /// Private: set what a topic, or a family of topics, keeps.
+    fn _set_retention(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        history: Whole,
+        history_bytes: Whole,
+        history_age: Option<f64>,
+    ) -> PyResult<()> {
+        let pattern = TopicPattern::new(pattern).or_raise(py)?;
+        let retention = retention(py, history, history_bytes, history_age)?;
+        self.generations.set_retention(pattern, retention);
+        Ok(())
+    }
+
+    /// Private: register a subscriber on the loop that runs here.
+    fn _subscribe<'py>(
+        slf: &Bound<'py, Self>,
+        request: &PyRequest,
+        last_event_id: Option<String>,
+        info: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        Self::door(slf).subscribe(&request.of(last_event_id, GroupId::NONE), info)
+    }
+
+    /// Private: have everything there that `_hand_over` needs, on the loop that runs here.
+    ///
+    /// Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
+    fn _prepare_hand_over(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::door(slf).prepare_hand_over()
+    }
+
+    /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
+    ///
+    /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
+    #[pyo3(signature = (fd, request, last_event_id, info, *, group, on_end))]
+    fn _hand_over<'py>(
+        slf: &Bound<'py, Self>,
+        fd: i32,
+        request: &PyRequest,
+        last_event_id: Option<String>,
+        info: Option<Py<PyAny>>,
+        group: u64,
+        on_end: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        Self::door(slf).hand_over(
+            fd,
+            &request.of(last_event_id, GroupId(group)),
+            HandedClient { info, on_end },
+        )
+    }
+
+    /// Private: end the streams of a group, after what was published so far.
+    fn _stop_group(&self, group: u64) {
+        if let Some(hub) = self.generations.open_hub() {
+            hub.disconnect(Who::Group(GroupId(group)), CloseReason::Shutdown);
+        }
+    }
+
+    /// Private: how many handed-off streams of a group have not ended.
+    fn _open_in_group(&self, group: u64) -> usize {
+        self.generations.reactors().map_or(0, |reactors| reactors.open(Some(GroupId(group))))
+    }
+
+    /// Private: close what is left of a group's handed-off connections, as they are.
+    fn _abort_group(&self, group: u64) {
+        if let Some(reactors) = self.generations.reactors() {
+            reactors.abort(GroupId(group));
+        }
+    }
+
+    /// Private: from now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
+    /// when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
+    /// no garbage collector sees.
+    fn _tell_of_disconnects(&self) {
+        self.generations.tell_of_disconnects();
+    }
+
+    /// Private: nothing is published or joined any more, streams go on. Returns how much has no answer from the
+    /// broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
+    fn _refuse(&self) -> Option<(usize, bool)> {
+        self.generations.refuse()
+    }
+
+    /// Private: the ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
+    #[pyo3(signature = (topic=None))]
+    fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
+        let generations = &slf.get().generations;
+        generations.connected(slf.py())?;
+        let broker = generations.broker();
+        let answer = broker.map(|broker| broker.present(topic));
+        awaiting::into_python(slf.py(), async move {
+            let Some(answer) = answer else { return Ok(Vec::new()) };
+            match answer.await {
+                Ok(Ok(ids)) => Ok(ids),
+                Ok(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+                Err(_) => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+            }
+        })
+    }
+
+    /// Private: nothing is published or joined any more, all streams end after what was published. Returns
+    /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
+    /// before they are called. None when there is nothing to close.
+    fn _begin_close(&self, py: Python<'_>) -> Option<String> {
+        self.generations.begin_close(py)
+    }
+
+    /// Private: how many consumers have not been told of the end of their stream.
+    fn _unfinished(&self, epoch: &str) -> usize {
+        self.generations.unfinished(epoch)
+    }
+
+    /// Private: the next use starts anew.
+    fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
+        self.generations.finish_close(py, epoch)
+    }
+
+    /// Private: seconds until something is due, on the hub's clock; None when nothing is.
+    fn _next_due(&self) -> Option<f64> {
+        self.generations.hub().next_due().map(|due| due.as_secs_f64())
+    }
+
+    /// Private: move a manual clock by so many seconds and let everything due happen.
+    fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
+        let hub = self.generations.hub();
+        let by = if by == 0.0 { Duration::ZERO } else { positive_seconds("seconds", by).or_raise(py)? };
+        if !hub.clock.advance(by) {
+            return Err(PyRuntimeError::new_err("this hub runs on the machine's clock"));
+        }
+        hub.wake_all();
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! One subscriber's stream, as `Subscription` and what iterates it share it: who delivers, taking what is there,
+//! waiting, ending, and going on at a reactor.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::generations::Generations;
+use super::loop_reader::LoopReader;
+use super::reactors::{HandedClient, Reactors};
+use crate::hub::Hub;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::GroupId;
+use crate::py::process::descriptors;
+use crate::py::process::fork::Process;
+use crate::reader::Reader;
+use crate::subscriber::Taken;
+
+/// What a consumer finds.
+pub enum Poll {
+    Ready(Py<PyBytes>),
+    Pending,
+    Ended,
+}
+
+/// Who delivers to a subscriber.
+pub enum Place {
+    Loop(Py<LoopReader>),
+    Reactor(Arc<Reactors>),
+}
+
+/// A subscriber's stream.
+pub struct Stream {
+    pub generations: Arc<Generations>,
+    pub hub: Arc<Hub>,
+    pub reader: Arc<Reader>,
+    pub place: Place,
+    /// As it was subscribed; see [`Stream::identity`].
+    pub first: Arc<Identity>,
+    process: Process,
+}
+
+impl Stream {
+    pub fn new(
+        generations: Arc<Generations>,
+        hub: Arc<Hub>,
+        reader: Arc<Reader>,
+        place: Place,
+        identity: Arc<Identity>,
+    ) -> Self {
+        Self { generations, hub, reader, place, first: identity, process: Process::current() }
+    }
+
+    /// Whether it was made in this process: if not, none of its locks may be taken.
+    pub fn is_ours(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// The subscriber's identity: another one once its stream was handed off and goes on at a reactor.
+    pub fn identity(&self) -> &Arc<Identity> {
+        self.first.current()
+    }
+
+    /// Whether it was iterated on a loop first, and then handed off.
+    pub fn was_handed_off(&self) -> bool {
+        self.first.moved.get().is_some()
+    }
+
+    /// The loop's reader, of a stream that can be iterated.
+    pub fn loop_reader(&self) -> Option<&Py<LoopReader>> {
+        match &self.place {
+            Place::Loop(reader) if !self.was_handed_off() => Some(reader),
+            Place::Loop(_) | Place::Reactor(_) => None,
+        }
+    }
+
+    /// The reactors, of a stream that they deliver to; none once they have ended.
+    fn reactors(&self) -> Option<Arc<Reactors>> {
+        match &self.place {
+            Place::Reactor(reactors) => Some(reactors.clone()),
+            Place::Loop(_) if self.was_handed_off() => self.generations.reactors_of(&self.hub),
+            Place::Loop(_) => None,
+        }
+    }
+
+    /// Take what is there.
+    pub fn poll(&self, py: Python<'_>) -> Poll {
+        let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
+        let mut out = Vec::new();
+        match self.hub.take(&self.reader, &self.first, &mut out) {
+            Taken::Some | Taken::Last => Poll::Ready(reader.get().chunks.join(py, out)),
+            Taken::Nothing => Poll::Pending,
+            Taken::End => Poll::Ended,
+        }
+    }
+
+    /// A future that is done when there is something to take.
+    pub fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let Some(reader) = self.loop_reader().map(Py::get) else {
+            return Err(PyRuntimeError::new_err("a handed-off stream cannot be iterated"));
+        };
+        if reader.clients.has_waiter(py, &self.first)? {
+            return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
+        }
+        reader.wait(py, &self.first)
+    }
+
+    /// End the stream; nothing when it has ended, or is another process's.
+    pub fn end(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        if let Some(reader) = self.loop_reader()
+            && let Some(wake) = self.hub.close(&self.reader, &self.first, reason.clone())
+        {
+            if wake {
+                reader.get().resume_soon(self.first.key);
+            }
+            return LoopReader::announce(reader.bind(py), &self.first, reason);
+        }
+        // At a reactor, perhaps since this moment; or closed before.
+        let (Some(reactors), identity) = (self.reactors(), self.identity()) else { return Ok(()) };
+        if let Some(reactor) = reactors.find(identity.reader)
+            && self.hub.close(&reactor.reader, identity, reason.clone()).is_some()
+        {
+            // A reactor that is busy writing to it looks again, too: its client may never take the rest.
+            reactor.resume(identity.key);
+            reactors.report(identity, reason);
+        }
+        Ok(())
+    }
+
+    /// Wake whoever delivers: there is something for this subscriber.
+    pub fn resume(&self) {
+        match &self.place {
+            Place::Loop(reader) => reader.get().resume_soon(self.first.key),
+            Place::Reactor(reactors) => {
+                if let Some(reactor) = reactors.find(self.first.reader) {
+                    reactor.resume(self.first.key);
+                }
+            }
+        }
+    }
+
+    /// Whether it can go on at a reactor, here and now; starts what that needs.
+    pub fn can_hand_off(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Ok(false) };
+        let is_new = !self.reader.was_taken(&self.first);
+        if !is_new || self.identity().closed.get().is_some() || !self.generations.is_current(&self.hub) {
+            return Ok(false);
+        }
+        let here = py.import(intern!(py, "asyncio"))?.call_method0(intern!(py, "get_running_loop"))?;
+        if !reader.get().event_loop(py).is_some_and(|event_loop| event_loop.is(&here)) {
+            return Ok(false);
+        }
+        self.generations.start_reactors(py, &self.hub)?;
+        Ok(true)
+    }
+
+    /// Give the client's socket, and the subscriber with it, to a reactor. False, and the socket stays the
+    /// caller's, when the stream has ended or cannot be iterated.
+    pub fn hand_off(&self, py: Python<'_>, fd: i32, group: GroupId, client: HandedClient) -> PyResult<bool> {
+        let Some(reader) = self.loop_reader().filter(|_| self.is_ours()).map(Py::get) else {
+            return Ok(false);
+        };
+        let reactors = self.generations.start_reactors(py, &self.hub)?;
+        let reactor = reactors.pick();
+        // The socket wakes its thread, once for both.
+        let held = reactor.reader.bell.hold();
+        // Before the move: from then on its end may be reported at any moment.
+        reactors.remember(&self.first, reader.reports.clone(), client);
+        let Some(identity) = self.hub.hand_to(&self.reader, &reactor.reader, &self.first, group) else {
+            drop(reactors.forget(self.first.id));
+            return Ok(false);
+        };
+        reader.clients.remove(&self.first);
+        if let Some(reason) = self.first.closed.get() {
+            // `on_disconnect` was called when that happened; `on_end` was not known then.
+            let ended = reactors.forget(identity.id);
+            if let (Some(on_end), Some(event_loop)) = (ended.on_end, reader.event_loop(py)) {
+                event_loop.call_method1(intern!(py, "call_soon"), (on_end, reason.as_str()))?;
+            }
+        }
+        reactor.adopt(descriptors::socket(fd), identity);
+        held.forget();
+        Ok(true)
+    }
+}
