@@ -2,6 +2,7 @@
 #   make demo   build, start the demo app and print its address
 #   make test   every test: the core without Python, the package, a real browser, real servers
 #   make explore  the storms of the core, with more and other cases than in every test run
+#   make fuzz   each fuzz target for FUZZ_SECONDS (60): needs a C++ compiler, on any stable Rust
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
 #   make test-windows WINDOWS_PYTHON=…  the extension built for Windows, and what of the tests can run there, under
@@ -21,7 +22,7 @@ BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
 # Property tests are the same in every run, so that one that fails does so for everybody; not in `make explore`.
 SEED ?= 20261121
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore lint lint-bench build setup venv system clean format reference
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore fuzz lint lint-bench build setup venv system clean format reference
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -72,6 +73,10 @@ test-core:
 
 explore:
 	SSE_HUB_EXPLORE=20 cargo test --no-default-features -q --test hub storm
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
 test-python: setup
 	$(PY) -m pytest

@@ -1,6 +1,6 @@
-//! Events of any fields, encoded, cut anywhere, and read back by two parsers: `cargo fuzz run encoder`.
+//! Events with any fields are encoded, cut anywhere, and read back by two parsers.
 //!
-//! Finds what `tests/core/encoder_properties.rs` would need luck for: coverage leads it.
+//! Coverage leads it to what `tests/core/encoder_properties.rs` would need luck for.
 
 #![no_main]
 
@@ -11,9 +11,9 @@ use arbitrary::Arbitrary;
 use eventsource_stream::Eventsource;
 use futures_util::{FutureExt, StreamExt, stream};
 use libfuzzer_sys::fuzz_target;
-use sse_hub::ids::{Epoch, EventId};
 use sse_hub::event::check_event_type;
 use sse_hub::frame::FrameBuilder;
+use sse_hub::ids::{Epoch, EventId};
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
