@@ -118,7 +118,7 @@ def options_of(found: Found) -> Iterator[tuple[Parameter, str]]:
         nodes, docs = definitions(owner.node.body)
         for key, value in nodes.items():
             if isinstance(value, ast.AnnAssign):
-                default = re.search(r"default ([^\s.,;]+)", docs[key])
+                default = re.search(r"default ([^\s.,;:]+)", docs[key])
                 yield Parameter(key, source(value.annotation), default[1] if default else ""), docs[key]
 
 
