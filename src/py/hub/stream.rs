@@ -11,6 +11,7 @@ use pyo3::types::PyBytes;
 use super::generations::Generations;
 use super::loop_reader::LoopReader;
 use super::reactors::{HandedClient, Reactors};
+use super::reading::Reading;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
@@ -40,6 +41,7 @@ pub struct Stream {
     pub place: Place,
     /// As it was subscribed; see [`Stream::identity`].
     pub first: Arc<Identity>,
+    pub reading: Reading,
     process: Process,
 }
 
@@ -51,12 +53,18 @@ impl Stream {
         place: Place,
         identity: Arc<Identity>,
     ) -> Self {
-        Self { generations, hub, reader, place, first: identity, process: Process::current() }
+        let (reading, process) = (Reading::default(), Process::current());
+        Self { generations, hub, reader, place, first: identity, reading, process }
     }
 
     /// Whether it was made in this process: if not, none of its locks may be taken.
     pub fn is_ours(&self) -> bool {
         self.process.is_current()
+    }
+
+    /// Whether the stream has not ended, in this process.
+    pub fn is_open(&self) -> bool {
+        self.is_ours() && self.identity().closed.get().is_none()
     }
 
     /// The subscriber's identity: another one once its stream was handed off and goes on at a reactor.
@@ -88,6 +96,7 @@ impl Stream {
 
     /// Take what is there.
     pub fn poll(&self, py: Python<'_>) -> Poll {
+        self.reading.go_on();
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
         let mut out = Vec::new();
         match self.hub.take(&self.reader, &self.first, &mut out) {
@@ -95,6 +104,12 @@ impl Stream {
             Taken::Nothing => Poll::Pending,
             Taken::End => Poll::Ended,
         }
+    }
+
+    /// Whether a consumer waits.
+    pub fn has_waiter(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(reader) = self.loop_reader() else { return Ok(false) };
+        reader.get().clients.has_waiter(py, &self.first)
     }
 
     /// A future that is done when there is something to take.

@@ -7,6 +7,7 @@ use pyo3::types::{PyString, PyTuple};
 
 use super::awaitable::Ready;
 use super::generations::Generations;
+use super::iteration::Iteration;
 use super::loop_reader::LoopReader;
 use super::next::Next;
 use super::publication::PyPublication;
@@ -112,7 +113,7 @@ impl Drop for PySubscription {
             return;
         }
         let Some(reader) = stream.loop_reader() else { return };
-        let reason = CloseReason::Closed;
+        let reason = stream.reading.reason();
         if stream.hub.drop_subscriber(&stream.reader, &stream.first, reason.clone()) {
             while_dropping(|py| LoopReader::announce(reader.bind(py), &stream.first, &reason));
         }
@@ -296,8 +297,9 @@ impl PySubscription {
         self.stream.hand_off(py, fd, GroupId(group), HandedClient { info, on_end })
     }
 
-    fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __aiter__(slf: Bound<'_, Self>) -> Iteration {
+        let stream = slf.get().stream.clone();
+        Iteration::new(slf.into_any().unbind(), stream)
     }
 
     fn __anext__(slf: Bound<'_, Self>) -> Next {

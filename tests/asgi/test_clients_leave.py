@@ -1,0 +1,238 @@
+"""Clients that leave are gone at once, with nothing left of them, though no garbage is ever collected."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from scripted import Connection, done
+from servers import Client, Command, ServerProcess, granian, hypercorn, run, uvicorn
+from sse_hub import EventSourceResponse, Hub, Subscription
+from starlette.responses import StreamingResponse
+from waiting import until, until_async
+
+APP = "leaving_app:app"
+SERVERS: dict[str, Callable[[], Command]] = {
+    "uvicorn": lambda: uvicorn(APP),
+    "hypercorn": lambda: hypercorn(APP),
+    "granian": lambda: granian(APP),
+}
+
+
+def state(server: ServerProcess) -> dict[str, Any]:
+    with Client(server.port, "/state", headers="Connection: close\r\n") as client:
+        response = client.read_to_end()
+    found: dict[str, Any] = json.loads(response[response.index(b"{") : response.rindex(b"}") + 1])
+    return found
+
+
+def visit(server: ServerProcess, path: str, clients: int = 10) -> None:
+    """So many clients come at once, and leave when each has something."""
+    visitors = [Client(server.port, path) for _ in range(clients)]
+    for visitor in visitors:
+        visitor.read_until(b"\n\n" if "sub" in path else b"data:")
+    for visitor in visitors:
+        visitor.close()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_nothing_is_left_of_clients_that_left_a_server(name: str) -> None:
+    with run(SERVERS[name]()) as server:
+        places = ["/streaming", "/named", "/named-streaming"]
+        for path in [*places, *(f"/middleware{place}" for place in places)]:
+            visit(server, path)
+            until(lambda: state(server)["count"] == 0)
+        assert state(server)["reasons"] == ["client"] * 60
+        for path in ("/generator", "/middleware/generator"):
+            visit(server, path)
+            until(lambda: state(server)["locals"] == 0)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Reasons(list[str]):
+    """Why the subscribers of a hub were gone."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        hub.on_disconnect(lambda _, reason: self.append(reason))
+
+
+async def leave(response: Any, first: bytes) -> None:
+    """A client that leaves once it has something."""
+    connection = Connection()
+    task = connection.start(response)
+    await connection.until(first)
+    connection.left.set()
+    await done(task)
+
+
+async def test_a_streaming_response_ends_its_subscription_at_once() -> None:
+    hub = Hub()
+    reasons = Reasons(hub)
+    with no_garbage_collection():
+        for _ in range(5):
+            await leave(StreamingResponse(hub.subscribe("t")), b"stream-open")
+        await until_async(lambda: len(reasons) == 5)
+    assert hub.count() == 0
+    assert reasons == ["client"] * 5
+
+
+async def test_so_does_a_client_that_leaves_while_it_is_sent_to() -> None:
+    hub = Hub()
+    reasons = Reasons(hub)
+    connection = Connection()
+    stuck = asyncio.Event()
+
+    async def on_body(chunk: bytes) -> None:
+        if b"stuck" in chunk:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    connection.on_body = on_body
+    with no_garbage_collection():
+        task = connection.start(StreamingResponse(hub.subscribe("t")))  # type: ignore[arg-type]
+        await connection.until(b"stream-open")
+        hub.publish("t", raw_data="stuck")
+        await stuck.wait()
+        connection.left.set()
+        await done(task)
+        await until_async(lambda: reasons == ["client"])
+    assert hub.count() == 0
+
+
+@pytest.mark.parametrize("response", [EventSourceResponse, StreamingResponse])
+async def test_so_does_a_generator_that_names_its_subscription(response: type) -> None:
+    hub = Hub()
+    reasons = Reasons(hub)
+
+    async def events() -> AsyncIterator[bytes]:
+        subscription = hub.subscribe("t")
+        async for chunk in subscription:
+            yield chunk
+
+    with no_garbage_collection():
+        await leave(response(events()), b"stream-open")
+        await until_async(lambda: reasons == ["client"])
+    assert hub.count() == 0
+
+
+async def opened(hub: Hub) -> Subscription:
+    subscription = hub.subscribe("t")
+    await anext(subscription)
+    return subscription
+
+
+async def test_a_timeout_around_anext_ends_nothing() -> None:
+    hub = Hub()
+    subscription = await opened(hub)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(subscription), 0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await anext(subscription)
+    hub.publish("t", 1)
+    assert b"data: 1" in await asyncio.wait_for(anext(subscription), 10)
+    assert subscription.closed is None
+
+
+async def test_a_timeout_around_a_loop_ends_nothing_while_its_task_goes_on() -> None:
+    hub = Hub()
+    subscription = await opened(hub)
+    for n in range(3):
+        hub.publish("t", n)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                async for chunk in subscription:
+                    assert b"data: %d" % n in chunk
+            raise AssertionError("the loop came to an end")
+    assert subscription.closed is None
+    assert hub.count() == 1
+
+
+async def test_a_loop_that_is_left_by_break_or_its_own_error_goes_on_elsewhere() -> None:
+    hub = Hub()
+    subscription = await opened(hub)
+
+    async def first() -> bytes:
+        async for chunk in subscription:
+            return chunk
+        raise AssertionError
+
+    for n in range(3):
+        hub.publish("t", n)
+        assert b"data: %d" % n in await asyncio.create_task(first())
+    assert subscription.closed is None
+
+
+async def test_a_cancelled_loop_goes_on_if_another_task_reads() -> None:
+    hub = Hub()
+    subscription = await opened(hub)
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        async for chunk in subscription:
+            seen.append(chunk)
+
+    async def read_on(first: asyncio.Task[None]) -> None:
+        await asyncio.wait([first])
+        await read()
+
+    first = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(read_on(first))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    hub.publish("t", 1)
+    await until_async(lambda: len(seen) == 1)
+    assert subscription.closed is None
+    second.cancel()
+    await asyncio.wait([second])
+    await until_async(lambda: subscription.closed == "client")
+
+
+@pytest.mark.parametrize("ends", ["left", "failed", "complete"])
+async def test_an_event_source_response_leaves_no_cycle(ends: str) -> None:
+    class Local:
+        pass
+
+    alive: list[weakref.ref[Any]] = []
+
+    async def events() -> AsyncIterator[str]:
+        local = Local()
+        alive.append(weakref.ref(local))
+        yield "tick"
+        if ends == "left":
+            await asyncio.Event().wait()
+        if ends == "failed":
+            raise ValueError("failed")
+
+    async def respond() -> None:
+        response = EventSourceResponse(events())
+        alive.append(weakref.ref(response))
+        if ends == "left":
+            await leave(response, b"tick")
+        elif ends == "failed":
+            with pytest.raises(ValueError, match="failed"):
+                await Connection().run(response)
+        else:
+            await Connection().run(response)
+
+    with no_garbage_collection():
+        await respond()
+        await until_async(lambda: [ref() for ref in alive] == [None, None])
