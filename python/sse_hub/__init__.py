@@ -31,7 +31,7 @@ from sse_hub.exceptions import (
     OutcomeUnknown,
 )
 from sse_hub.hub import Hub, Presence, Publication, Subscription
-from sse_hub.responses import EventSourceResponse, HubResponse
+from sse_hub.responses import EventSourceResponse, HubResponse, last_event_id
 
 __all__ = [
     "BrokerError",
@@ -50,6 +50,7 @@ __all__ = [
     "RedisBroker",
     "ServerSentEvent",
     "Subscription",
+    "last_event_id",
 ]
 
 if TYPE_CHECKING:

@@ -204,7 +204,7 @@ class Hub(StreamingHub):
         """Register a subscriber, and give its stream: an async iterator of bytes ready to be written.
 
         ``StreamingResponse(hub.subscribe("prices"), media_type="text/event-stream")`` works; ``response``
-        does more. To be called on an event loop, or in a worker thread of one (a ``def`` endpoint). The options
+        does more. Call it on an event loop, or in a worker thread of one (a ``def`` endpoint). The options
         are those of ``SubscribeOptions``.
 
         Args:
@@ -218,7 +218,7 @@ class Hub(StreamingHub):
         """
         check_names("Hub.subscribe", options, SubscribeOptions.__optional_keys__)
         request = make_request(topics, options)
-        return self._open(request, options.get("last_event_id"), options.get("info"))
+        return self._open(request, options.get("last_event_id") or None, options.get("info"))
 
     def response(self, topics: Topics = (), **options: Unpack[StreamOptions]) -> HubResponse:
         """The response of an endpoint that streams ``topics`` to its client.

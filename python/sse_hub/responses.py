@@ -1,4 +1,4 @@
-"""The responses: ``EventSourceResponse`` of sse-starlette's API, and ``HubResponse``."""
+"""The responses, and what they read of a request."""
 
 from sse_hub._responses.event_source_response import (
     AsyncContentStream,
@@ -8,6 +8,7 @@ from sse_hub._responses.event_source_response import (
     SyncContentStream,
 )
 from sse_hub._responses.hub_response import HubResponse
+from sse_hub._responses.last_event_id import last_event_id
 
 __all__ = [
     "AsyncContentStream",
@@ -16,4 +17,5 @@ __all__ = [
     "EventSourceResponse",
     "HubResponse",
     "SyncContentStream",
+    "last_event_id",
 ]

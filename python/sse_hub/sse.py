@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
 from sse_hub._responses.event_stream import SendTimeoutError, logger
 from sse_hub._stopping.app_status import AppStatus
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent, ensure_bytes
@@ -26,3 +30,20 @@ __all__ = [
     "ensure_bytes",
     "logger",
 ]
+
+
+@dataclass
+class _ShutdownState:
+    events: set[Any] = field(default_factory=set)
+    watcher_started: bool = False
+
+
+# Test fixtures of programs that used sse-starlette reset these between tests. Nothing here reads them.
+_thread_state = threading.local()
+
+
+def _get_shutdown_state() -> _ShutdownState:
+    state = getattr(_thread_state, "shutdown_state", None)
+    if not isinstance(state, _ShutdownState):
+        state = _thread_state.shutdown_state = _ShutdownState()
+    return state

@@ -8,7 +8,6 @@ from typing import Any, NoReturn, cast
 
 import anyio
 from starlette.background import BackgroundTask
-from starlette.concurrency import iterate_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -16,9 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._handoff.taking import end_of_response, end_on_socket, find_offer, take_socket
+from sse_hub._responses.content import SyncContent
 from sse_hub._responses.event_stream import EventStream, send_within
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._responses.task_group import HOOKS, TaskGroupStream
 from sse_hub._stopping.registry import RunningServer, switch
+from sse_hub._stopping.serving import on_asyncio
 from sse_hub.event import ServerSentEvent
 from sse_hub.exceptions import HubClosed
 
@@ -30,7 +32,10 @@ AsyncContentStream = AsyncIterable[Content]
 ContentStream = AsyncContentStream | SyncContentStream
 
 
-class EventSourceResponse(Response):
+_HOOKS = [(name, getattr(TaskGroupStream, name)) for name in HOOKS]
+
+
+class EventSourceResponse(TaskGroupStream, Response):
     """Streams what ``content`` yields to the client as Server-Sent Events.
 
     Args:
@@ -100,7 +105,7 @@ class EventSourceResponse(Response):
         if isinstance(content, AsyncIterable):
             self.body_iterator = content
         else:
-            self.body_iterator = iterate_in_threadpool(content)
+            self.body_iterator = SyncContent(content)
 
         self.status_code = status_code
         self.media_type = self.media_type if media_type is None else media_type
@@ -123,6 +128,7 @@ class EventSourceResponse(Response):
         self._cleanup_timeout = cleanup_timeout
 
         self.active = True
+        self._lock = None
 
     @staticmethod
     def _stream_headers(headers: Mapping[str, str] | None) -> MutableHeaders:
@@ -172,6 +178,8 @@ class EventSourceResponse(Response):
             await send_within(
                 self.send_timeout, send, {"type": "http.response.body", "body": b"", "more_body": False}
             )
+        elif self._overrides_hooks() or not on_asyncio():
+            await self._run_task_group(scope, receive, send)
         elif await self._stream(scope, receive, send, start):
             return  # The background task runs when the stream ends.
         if self.background is not None:
@@ -197,6 +205,10 @@ class EventSourceResponse(Response):
                 head = None
         await EventStream(self, scope, receive, send).run(head)
         return False
+
+    def _overrides_hooks(self) -> bool:
+        """Whether a subclass, or a patch of this class, has its own method for a part of the stream."""
+        return any(getattr(type(self), name, None) is not hook for name, hook in _HOOKS)
 
     def _is_plain(self) -> bool:
         """Whether a Subscription's bytes are all there is to send: no option asks for more than they have."""

@@ -27,6 +27,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
+from sse_hub._responses.content import close_content
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort
 from sse_hub._stopping.serving import Serving
@@ -96,8 +97,8 @@ class EventStream:
         self._ping_due = False
         self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
         self._sending = False  # the body is sending
-        # How far the HTTP response is: its head was sent, its end is being sent, was sent.
-        self._started = self._finishing = self._complete = False
+        # How far the response is: its head was sent, its end is being sent, was sent; its content was closed.
+        self._started = self._finishing = self._complete = self._closed = False
         # Why the stream is to end: the server stops (and content was told, and has no time left), or the
         # client is gone; and that it is being ended.
         self._stopping = self._told = self._overdue = self._gone = self._ending = False
@@ -115,11 +116,11 @@ class EventStream:
         self._interrupt()
 
     def finished(self) -> bool:
-        return self._tasks[0].done()
+        return not self._tasks or self._tasks[0].done()
 
     def abort(self) -> None:
         """End the stream of a client that takes nothing: its ``send`` never returns."""
-        if not abort(self._receive):
+        if not self.finished() and not abort(self._receive):
             self._tasks[0].cancel()
 
     def _grace_period(self) -> float:
@@ -137,11 +138,7 @@ class EventStream:
         ``start`` is the head, or None if it was sent.
         """
         source = self._response.body_iterator
-        self._tasks.append(self.loop.create_task(self._drive(start)))
-        if self._response.data_sender_callable is not None:
-            self._tasks.append(asyncio.ensure_future(self._response.data_sender_callable()))
-        for task in self._tasks:
-            task.add_done_callback(self._task_done)
+        self._start_tasks(start)
         if isinstance(source, Subscription):
             source._on_close(lambda _: self._subscription_closed(source))
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
@@ -154,6 +151,7 @@ class EventStream:
                 except BaseException as error:
                     failure = error
                 await self._end_tasks()
+                await self._close_content()
                 if (
                     failure is None
                     and self._stopping
@@ -166,7 +164,22 @@ class EventStream:
                 timer.cancel()
             if isinstance(source, Subscription):
                 source.close("client")
-        self._raise(failure)
+            errors = self._failures()
+            # A cancelled task keeps its exception, whose traceback leads back to this object. Without these
+            # references, nothing of the stream has to wait for a garbage collection.
+            self._tasks.clear()
+            self._timers.clear()
+        try:
+            _raise(failure, errors)
+        finally:
+            del failure, errors  # what is raised has this frame in its traceback
+
+    def _start_tasks(self, start: Message | None) -> None:
+        self._tasks.append(self.loop.create_task(self._drive(start)))
+        if self._response.data_sender_callable is not None:
+            self._tasks.append(asyncio.ensure_future(self._response.data_sender_callable()))
+        for task in self._tasks:
+            task.add_done_callback(self._task_done)
 
     async def _supervise(self) -> None:
         """Wait, and send pings; returns when the body has ended or has to be cancelled."""
@@ -188,6 +201,7 @@ class EventStream:
             await asyncio.sleep(0)
             return False
         self._gone = True
+        logger.debug("Got event: http.disconnect. Stop streaming.")
         if self._finishing:
             # Servers say so too once the response is complete, so this tells no handler anything.
             return True
@@ -225,8 +239,8 @@ class EventStream:
                 self._wait.reschedule(self.loop.time())
 
     def _task_done(self, task: asyncio.Future[None]) -> None:
-        # The data sender may come to its end; only its failure is news.
-        if task is self._tasks[0] or self._failures():
+        # The data sender may come to its end; only its failure is news, and nothing is when all has ended.
+        if self._tasks and (task is self._tasks[0] or self._failures()):
             self._interrupt()
 
     def _tell(self) -> None:
@@ -267,6 +281,7 @@ class EventStream:
         # While the body sends, the connection is not idle, and a ping would only queue up behind.
         if self._started and not self._sending and not self._finishing:
             chunk = ensure_bytes(self._ping_message(), self._response.sep)
+            logger.debug("ping: %s", chunk)
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
             sent = self._ping_sent = self.loop.create_future()
             try:
@@ -294,9 +309,12 @@ class EventStream:
             await send(start)
         self._started = True
         self._sending = False
+        debug = logger.isEnabledFor(logging.DEBUG)
         async for item in response.body_iterator:
             try:
                 chunk = ensure_bytes(item, sep)
+                if debug:
+                    logger.debug("chunk: %s", chunk)
                 if self._ending:
                     # It was cancelled and took no notice.
                     raise asyncio.CancelledError
@@ -321,18 +339,11 @@ class EventStream:
         self._complete = True
 
     async def _close_content(self) -> None:
-        aclose = getattr(self._response.body_iterator, "aclose", None)
-        if aclose is None:
-            return
-        seconds = self._response._cleanup_timeout
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds) as limit:
-                try:
-                    await aclose()
-                except Exception:
-                    logger.exception("Error closing body iterator after encoding or send failure")
-        if limit.expired():
-            logger.warning("Body iterator cleanup cancelled after %s seconds", seconds)
+        """Close content that has not come to its end, once."""
+        content = self._response.body_iterator
+        if not (self._finishing or self._closed or isinstance(content, Subscription)):
+            self._closed = True
+            await close_content(content, self._response._cleanup_timeout)
 
     # The end.
 
@@ -371,17 +382,17 @@ class EventStream:
         done = (task for task in self._tasks if task.done() and not task.cancelled())
         return [error for task in done if (error := task.exception()) is not None]
 
-    def _raise(self, failure: BaseException | None) -> None:
-        """Raise what went wrong: one exception as it is, several as a group."""
-        errors = self._failures()
-        try:
-            if isinstance(failure, asyncio.CancelledError):
-                raise failure
-            if failure is not None:
-                errors.append(failure)
-            if len(errors) == 1:
-                raise errors[0]
-            if errors:
-                raise BaseExceptionGroup("several errors in one event stream", errors)
-        finally:
-            del failure, errors  # they hold this frame
+
+def _raise(failure: BaseException | None, errors: list[BaseException]) -> None:
+    """Raise what went wrong: one exception as it is, several as a group."""
+    try:
+        if isinstance(failure, asyncio.CancelledError):
+            raise failure
+        if failure is not None:
+            errors.append(failure)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup("several errors in one event stream", errors)
+    finally:
+        del failure, errors  # they hold this frame

@@ -19,7 +19,7 @@ from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_soc
 from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
-from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._servers import abort
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
@@ -56,6 +56,7 @@ class HubResponse(Response):
         self.init_headers(merged)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_asyncio()
         if scope["type"] == "websocket":
             send = self._wrap_websocket_denial_send(send)
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 __all__ = ["last_event_id"]
 
 
-def last_event_id(scope: Scope) -> str | None:
-    """The id that the request of ``scope`` names as the last one its client saw; None if it names none.
+def last_event_id(request: HTTPConnection | Scope) -> str | None:
+    """The id of the last event that the client of a request saw; None if the request names none.
 
-    The header's bytes are UTF-8 (WHATWG HTML, 9.2.4). The query parameters are for clients that cannot set
-    it: polyfills, and a first connection that continues from a page rendered on the server.
+    For generators that resume by themselves: a hub's responses do this. It is the ``Last-Event-ID`` header,
+    or ``?last_event_id=`` or ``?lastEventId=``, for clients that cannot set the header: polyfills, and a
+    first connection that continues from a page rendered on the server. An empty id is none.
+
+    Args:
+        request: a Starlette or FastAPI request, or an ASGI scope.
     """
+    scope = request.scope if isinstance(request, HTTPConnection) else request
     for name, value in scope["headers"]:
-        if name == b"last-event-id":
+        if name == b"last-event-id" and value:
             header: bytes = value
-            return header.decode("utf-8", "replace")
+            return header.decode("utf-8", "replace")  # WHATWG HTML, 9.2.4
     query = scope.get("query_string", b"")
     if b"ast" in query:  # last_event_id, lastEventId
         values: dict[str, list[str]] = parse_qs(query.decode("latin-1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -16,12 +17,24 @@ from sse_hub._core import RedisBroker, Subscription
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 
-__all__ = ["OnConnect", "OnDisconnect", "StreamingHub"]
+__all__ = ["OnConnect", "OnDisconnect", "StreamingHub", "check_asyncio"]
 
 OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
 OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
 
 logger = logging.getLogger("sse_hub")
+
+_NEEDS_ASYNCIO = (
+    "a hub's streams need asyncio. Under trio, answer with EventSourceResponse and a generator, or run"
+    " hypercorn with its asyncio or uvloop worker"
+)
+
+
+def check_asyncio() -> None:
+    """Raise RuntimeError under trio, which a hub's streams do not know."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        raise RuntimeError(_NEEDS_ASYNCIO)
 
 
 class StreamingHub(_core.Hub):
@@ -55,6 +68,7 @@ class StreamingHub(_core.Hub):
 
     def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
         """Register a subscriber whose stream its server carries."""
+        check_asyncio()
         subscription = self._subscribe(request, last_event_id, info)
         if self._on_connect and (loop := subscription._loop) is not None:
             # This may be a worker thread of it.

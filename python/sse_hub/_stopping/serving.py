@@ -12,7 +12,16 @@ from sse_hub._stopping.registry import Registration
 from sse_hub._stopping.server_stop import ServerStop
 from sse_hub._stopping.stoppable import Stoppable
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "on_asyncio"]
+
+
+def on_asyncio() -> bool:
+    """Whether an asyncio event loop runs here; trio is the other possibility."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Serving:
@@ -36,12 +45,10 @@ class Serving:
     _registration: Registration | None
 
     def __init__(self, scope: Scope, receive: Receive, stream: Stoppable, *, switched: bool = False) -> None:
-        try:
+        self._registration = None
+        if on_asyncio():  # under trio runs no server that is known here
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # trio: no server that is known here runs on it
-            self._registration = None
-            return
-        self._registration = Registration(stream, loop, scope=scope, receive=receive, switched=switched)
+            self._registration = Registration(stream, loop, scope=scope, receive=receive, switched=switched)
 
     def __enter__(self) -> None:
         if self._registration is not None:

@@ -1,0 +1,143 @@
+"""What a response iterates: async iterables as they are, others step by step in worker threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+import anyio
+
+from sse_hub._responses import threads
+
+__all__ = ["SyncContent", "close_content"]
+
+logger = logging.getLogger("sse_hub.sse")
+
+_PATIENCE = 1.0  # seconds that closing waits for a `next` that still runs, and may block for ever
+_POLL = 0.01
+
+
+class _State(Enum):
+    IDLE = "idle"
+    RUNNING = "running"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+_END = object()
+
+
+class SyncContent:
+    """An iterable as an async iterator, every step of which runs in a worker thread::
+
+        idle --next--> running --an item--> idle
+          |               |--its end, an exception----------------> closed
+          |               '--closed meanwhile: when next returns--> closing --> closed
+          '--close--> closing, in a worker thread ----------------> closed
+
+    So a generator's ``finally`` never runs on the event loop, and it runs when the client leaves rather than
+    at some garbage collection. A step that blocks for ever keeps its thread, which does not keep the process.
+    """
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self._lock = threading.Lock()
+        self._iterable = iterable
+        self._iterator: Iterator[Any] | None = None
+        self._state = _State.IDLE
+        self._close_soon = False
+
+    def __aiter__(self) -> SyncContent:
+        return self
+
+    async def __anext__(self) -> Any:
+        with self._lock:
+            if self._state in (_State.CLOSING, _State.CLOSED) or self._close_soon:
+                raise StopAsyncIteration
+            if self._state is _State.RUNNING:
+                raise RuntimeError("this content is iterated by another task already")
+            self._state = _State.RUNNING
+        try:
+            item = await threads.run(self._step)
+        except BaseException:  # cancelled, most likely
+            self._begin_close()
+            raise
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        """Close the iterator in a worker thread, and wait for that.
+
+        A step that is under way is waited for at most a second: it may block for ever. The iterator is closed
+        when that step returns.
+        """
+        self._begin_close()
+        patience = anyio.current_time() + _PATIENCE
+        while self._state is not _State.CLOSED:
+            if self._state is _State.RUNNING and anyio.current_time() > patience:
+                return
+            await anyio.sleep(_POLL)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter may be ending
+            self._begin_close()
+
+    def _begin_close(self) -> None:
+        with self._lock:
+            self._close_soon = True
+            if self._state is not _State.IDLE:
+                return
+            if not hasattr(self._iterator, "close"):  # or it never began
+                self._state = _State.CLOSED
+                return
+            self._state = _State.CLOSING
+        threads.start(self._close)
+
+    # In a worker thread.
+
+    def _step(self) -> Any:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._iterable)
+            item = next(self._iterator)
+        except StopIteration:
+            self._state = _State.CLOSED
+            return _END
+        except BaseException:
+            self._state = _State.CLOSED
+            raise
+        with self._lock:
+            if not self._close_soon:
+                self._state = _State.IDLE
+                return item
+            self._state = _State.CLOSING
+        self._close()
+        return _END
+
+    def _close(self) -> None:
+        try:
+            close = getattr(self._iterator, "close", None)
+            if close is not None:
+                close()
+        except Exception:
+            logger.exception("Error closing content after its client left")
+        finally:
+            self._state = _State.CLOSED
+
+
+async def close_content(content: Any, seconds: float | None) -> None:
+    """Call the content's ``aclose``, if it has one, for at most ``seconds``. It raises nothing."""
+    aclose = getattr(content, "aclose", None)
+    if aclose is None:
+        return
+    with anyio.move_on_after(seconds, shield=True) as limit:
+        try:
+            await aclose()
+        except Exception:
+            logger.exception("Error closing body iterator after encoding or send failure")
+    if limit.cancel_called:
+        logger.warning("Body iterator cleanup cancelled after %s seconds", seconds)
