@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, RedisBroker, Subscription
+from sse_hub._responses.endpoint import Endpoint
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import (
     Initial,
@@ -238,29 +238,22 @@ class Hub(StreamingHub):
     def endpoint(
         self,
         topics: Topics | Callable[[Request], Topics | Awaitable[Topics]],
+        *,
+        methods: Iterable[str] = ("GET",),
         **options: Unpack[StreamOptions],
     ) -> ASGIApp:
-        """``response`` as an ASGI app, for a Starlette ``Route``.
+        """``response`` as an ASGI app, for a Starlette ``Route``. The options are those of ``StreamOptions``.
 
-        ``topics`` may be a callable, def or async, that gets the request and gives the topics. ``options``
-        are those of ``response``.
+        Args:
+            topics: as in ``response``; or a function, def or async, of the request that gives the topics.
+            methods: the request methods that get a stream; default GET. HEAD comes with GET. Other requests
+                are answered with 405.
         """
         if isinstance(topics, Iterator):
             topics = tuple(topics)  # It can be read once, and there will be many requests.
-        # What is wrong with them is said now.
+        # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
-
-        class Endpoint:
-            """A class, so that Starlette's Route takes it as an ASGI app, not as a function of a request."""
-
-            async def __call__(_, scope: Scope, receive: Receive, send: Send) -> None:
-                wanted = topics
-                if callable(wanted):
-                    given = wanted(Request(scope, receive))
-                    wanted = await given if inspect.isawaitable(given) else given
-                await self.response(wanted, **options)(scope, receive, send)
-
-        return Endpoint()
+        return Endpoint(lambda wanted: self.response(wanted, **options), topics, methods)
 
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""

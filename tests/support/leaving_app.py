@@ -21,6 +21,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 hub = Hub(max_subscribers=20)
+lively = Hub(heartbeat=0.1)
+polls: list[asyncio.Task[None]] = []
 reasons: list[str] = []
 finished: list[str] = []
 
@@ -97,9 +99,38 @@ async def sync_blocked(request: Request) -> Response:
     return EventSourceResponse(events())
 
 
+async def poll(request: Request) -> None:
+    """Ask for the disconnect beside the stream, and take it."""
+    while not await request.is_disconnected():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    print("the poll took it", flush=True)
+
+
+async def polled_hub(request: Request) -> Response:
+    polls.append(asyncio.create_task(poll(request)))
+    return lively.response("t")
+
+
+async def polled_generator(request: Request) -> Response:
+    polls.append(asyncio.create_task(poll(request)))
+
+    async def events() -> AsyncIterator[str]:
+        local = Local()
+        locals_alive.add(local)
+        yield "tick"
+        await asyncio.Event().wait()
+
+    return EventSourceResponse(events(), ping=0.1)
+
+
 async def state(request: Request) -> Response:
     return JSONResponse(
-        {"count": hub.count(), "reasons": reasons, "locals": len(locals_alive), "finished": finished}
+        {
+            "count": hub.count() + lively.count(),
+            "reasons": reasons,
+            "locals": len(locals_alive),
+            "finished": finished,
+        }
     )
 
 
@@ -119,6 +150,8 @@ routes: list[Any] = [
     Route("/named", named),
     Route("/named-streaming", named_streaming),
     Route("/generator", generator),
+    Route("/polled/hub", polled_hub),
+    Route("/polled/generator", polled_generator),
     Route("/sync", sync),
     Route("/sync/blocked", sync_blocked),
 ]

@@ -134,6 +134,8 @@ class EventSourceResponse(TaskGroupStream, Response):
     def _stream_headers(headers: Mapping[str, str] | None) -> MutableHeaders:
         merged = MutableHeaders()
         if headers is not None:
+            if not isinstance(headers, Mapping):
+                raise TypeError(f"headers is a mapping of names to values, not {type(headers).__name__}")
             merged.update(headers)
         # A cache in front that fans out to many clients may be told otherwise.
         merged.setdefault("Cache-Control", "no-store")

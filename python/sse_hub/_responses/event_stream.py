@@ -29,7 +29,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._responses.content import close_content
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort
+from sse_hub._servers import abort, find_departure
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import ServerSentEvent
 from sse_hub.event import _ensure_bytes as ensure_bytes
@@ -89,6 +89,7 @@ class EventStream:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._has_left = find_departure(send)
         self._tasks: list[asyncio.Future[None]] = []  # the body first, then the user's data sender
         # What the supervisor waits under; interrupted by moving its end to now.
         self._wait: asyncio.Timeout | None = None
@@ -193,7 +194,11 @@ class EventStream:
 
     async def _client_left(self) -> bool:
         """Wait for the next thing to happen, and tell whether the client left. Runs its handler then."""
-        message = await self._interruptible(self._receive)
+        message: Message | None
+        if self._has_left is not None and self._has_left():
+            message = {"type": "http.disconnect"}  # as somebody else was told
+        else:
+            message = await self._interruptible(self._receive)
         if message is None:
             return False
         if message["type"] != "http.disconnect":
@@ -327,6 +332,8 @@ class EventStream:
                 else:
                     await send_within(timeout, send, message)
                 self._sending = False
+                if self._has_left is not None and self._has_left():
+                    self._interrupt()
             except BaseException:
                 # The content is suspended where it yielded: closing it runs its cleanup before this goes on.
                 await self._close_content()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Generator
+from collections.abc import AsyncIterable, Generator, Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -20,7 +20,7 @@ from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._servers import abort
+from sse_hub._servers import abort, find_departure
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
 from sse_hub.exceptions import HubClosed, HubFull
@@ -50,7 +50,10 @@ class HubResponse(Response):
         self._request = make_request(topics, options, initial=initial is not None)
         self.status_code = _check_status(options.get("status_code", 200))
         self.background = background
-        merged = MutableHeaders(headers=dict(options.get("headers") or {}))
+        headers = options.get("headers") or {}
+        if not isinstance(headers, Mapping):
+            raise TypeError(f"headers is a mapping of names to values, not {type(headers).__name__}")
+        merged = MutableHeaders(headers=dict(headers))
         merged.setdefault("Cache-Control", "no-store")
         merged["X-Accel-Buffering"] = "no"
         self.init_headers(merged)
@@ -160,9 +163,12 @@ class HubResponse(Response):
             await send(start)
         snapshot: asyncio.Task[None] | None = None
         owes_initial = self.initial is not None and subscription.recovered is not True
+        has_left = find_departure(send)
         try:
             async for chunk in subscription:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if has_left is not None and has_left():
+                    subscription.close("client")
                 if owes_initial:
                     # After the opening, and beside the body: however long it takes, heartbeats go out.
                     owes_initial = False

@@ -8,17 +8,29 @@ which ``docs/stopping.md`` describes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from sse_hub._servers import granian, hypercorn, uvicorn
 from sse_hub._servers.base import NewStopping, Record, Server, Stopping
 from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
 
-__all__ = ["Record", "Server", "Stopping", "abort", "note_unflushed", "watch", "watch_uvicorn", "workers"]
+__all__ = [
+    "Record",
+    "Server",
+    "Stopping",
+    "abort",
+    "find_departure",
+    "note_unflushed",
+    "watch",
+    "watch_uvicorn",
+    "workers",
+]
 
 
 def watch(loop: AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
@@ -50,9 +62,23 @@ def abort(receive: Receive) -> bool:
     return cycle is not None and abort_cycle(cycle)
 
 
+def find_departure(send: Send) -> Callable[[], bool] | None:
+    """A function that says whether the client behind ``send`` left; None where only ``receive`` says it.
+
+    hypercorn says ``http.disconnect`` once. A ``request.is_disconnected()`` beside the stream may take that
+    message, and then no other comes.
+    """
+    if "hypercorn.protocol.http_stream" not in sys.modules:
+        return None
+    stream = hypercorn.find_stream(send)
+    return None if stream is None else lambda: bool(stream.closed)
+
+
 def workers(receive: Receive) -> int:
-    """How many processes serve the same application, as uvicorn or else the environment knows."""
+    """How many processes serve the same application, as the server or else the environment knows."""
     known = uvicorn.workers(receive)
+    if known is None and "hypercorn.asyncio.run" in sys.modules:
+        known = hypercorn.workers(asyncio.get_running_loop())
     if known is not None:
         return known
     number = os.environ.get("WEB_CONCURRENCY", "")

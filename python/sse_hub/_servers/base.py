@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from starlette.types import Receive, Scope
 
-__all__ = ["NewStopping", "Record", "Server", "Stopping", "frames", "select_by_headers"]
+__all__ = ["NewStopping", "Record", "Server", "Stopping", "frames", "owners", "select_by_headers"]
 
 
 class Record(Protocol):
@@ -80,6 +81,42 @@ def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Itera
     if unclaimed:
         for record in hidden:
             yield record, None
+
+
+def owners(function: Callable[..., Any], name: str) -> Iterator[Any]:
+    """The objects that the ``receive`` or ``send`` of a response are methods of, from the outside in.
+
+    Middleware wraps either. ``name`` says which of the two it is.
+    """
+    current: Any = function
+    for _ in range(16):
+        owner = getattr(current, "__self__", None)
+        if owner is not None:
+            yield owner
+        current = _wrapped(current, owner, name)
+        if current is None:
+            break
+
+
+def _wrapped(function: Any, owner: Any, name: str) -> Any | None:
+    """The function that this one calls: an attribute of its object, or a variable of its closure."""
+    if isinstance(function, functools.partial):
+        return next((arg for arg in (*function.args, function.func) if callable(arg)), None)
+    attributes = getattr(function if owner is None else owner, "__dict__", {})
+    for attribute in (f"_{name}", name):
+        if callable(inner := attributes.get(attribute)):
+            return inner
+    plain = function.__func__ if isinstance(function, MethodType) else function
+    if isinstance(plain, FunctionType) and plain.__closure__:
+        for variable, cell in zip(plain.__code__.co_freevars, plain.__closure__, strict=True):
+            if name in variable:
+                try:
+                    inner = cell.cell_contents
+                except ValueError:  # not assigned yet
+                    continue
+                if callable(inner):
+                    return inner
+    return None
 
 
 def frames(loop: asyncio.AbstractEventLoop, package: str, function: str) -> Iterator[FrameType]:

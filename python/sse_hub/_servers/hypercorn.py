@@ -15,11 +15,11 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
-from sse_hub._servers.base import NewStopping, Record, Stopping, frames, select_by_headers
+from sse_hub._servers.base import NewStopping, Record, Stopping, frames, owners, select_by_headers
 
-__all__ = ["HypercornServer", "watch"]
+__all__ = ["HypercornServer", "find_stream", "watch", "workers"]
 
 R = TypeVar("R", bound=Record)
 
@@ -59,6 +59,20 @@ class HypercornServer:
             writer = getattr(server, "writer", None)
             if writer is not None:
                 writer.transport.abort()
+
+
+def find_stream(send: Send) -> Any | None:
+    """The ``HTTPStream`` behind ``send``, if there is one; its ``closed`` says that the client left."""
+    return next((owner for owner in owners(send, "send") if hasattr(owner, "app_put")), None)
+
+
+def workers(loop: asyncio.AbstractEventLoop) -> int | None:
+    """How many worker processes the hypercorn server of this loop has; None if there is none."""
+    for frame in frames(loop, "hypercorn", "worker_serve"):
+        number = getattr(frame.f_locals.get("config"), "workers", None)
+        if isinstance(number, int):
+            return number
+    return None
 
 
 def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:

@@ -12,12 +12,12 @@ import asyncio
 import functools
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from types import FunctionType, MethodType, ModuleType
+from types import ModuleType
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from sse_hub._servers.base import NewStopping, Record, frames, select_by_headers
+from sse_hub._servers.base import NewStopping, Record, frames, owners, select_by_headers
 
 __all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch", "workers"]
 
@@ -31,43 +31,20 @@ def is_cycle(owner: object) -> bool:
 
 def find_cycle(receive: Receive) -> Any | None:
     """The uvicorn cycle behind ``receive``, also through middleware that wraps it; None if there is none."""
-    current: Any = receive
-    for _ in range(16):
-        owner = getattr(current, "__self__", None)
-        if is_cycle(owner):
-            return owner
-        current = _wrapped_receive(current, owner)
-        if current is None:
-            break
-    return None
+    return next((owner for owner in owners(receive, "receive") if is_cycle(owner)), None)
 
 
 def workers(receive: Receive) -> int | None:
-    """How many worker processes the uvicorn server behind ``receive`` has; None if there is none."""
+    """How many worker processes the server behind ``receive`` has; None if it is not uvicorn."""
     transport: Any = getattr(find_cycle(receive), "transport", None)
     protocol = transport.get_protocol() if hasattr(transport, "get_protocol") else None
-    number = getattr(getattr(protocol, "config", None), "workers", None)
-    return number if isinstance(number, int) else None
-
-
-def _wrapped_receive(receive: Any, owner: Any) -> Any | None:
-    """The ``receive`` that this one calls: an attribute of its object, or a variable of its closure."""
-    if isinstance(receive, functools.partial):
-        return next((arg for arg in (*receive.args, receive.func) if callable(arg)), None)
-    attributes = getattr(receive if owner is None else owner, "__dict__", {})
-    for name in ("_receive", "receive"):
-        if callable(inner := attributes.get(name)):
-            return inner
-    function = receive.__func__ if isinstance(receive, MethodType) else receive
-    if isinstance(function, FunctionType) and function.__closure__:
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
-            if "receive" in name:
-                try:
-                    inner = cell.cell_contents
-                except ValueError:  # not assigned yet
-                    continue
-                if callable(inner):
-                    return inner
+    config = getattr(protocol, "config", None)
+    # gunicorn's worker class gives uvicorn a method of its own, and has gunicorn's settings.
+    worker = getattr(getattr(config, "callback_notify", None), "__self__", None)
+    for settings in (getattr(worker, "cfg", None), config):
+        number = getattr(settings, "workers", None)
+        if isinstance(number, int):
+            return number
     return None
 
 

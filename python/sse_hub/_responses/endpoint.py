@@ -1,0 +1,50 @@
+"""A hub's response as an ASGI app."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sse_hub._responses.options import Topics
+
+__all__ = ["Endpoint"]
+
+
+class Endpoint:
+    """What ``Hub.endpoint`` returns: no function, so a Starlette ``Route`` takes it as an ASGI app.
+
+    Starlette lets every method through to such an app, so this one refuses those that get no stream.
+    """
+
+    def __init__(
+        self,
+        respond: Callable[[Topics], ASGIApp],
+        topics: Topics | Callable[[Request], Topics | Awaitable[Topics]],
+        methods: Iterable[str],
+    ) -> None:
+        self._respond = respond
+        self._topics = topics
+        self._methods = [method.upper() for method in ([methods] if isinstance(methods, str) else methods)]
+        if "GET" in self._methods and "HEAD" not in self._methods:
+            self._methods.append("HEAD")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in self._methods:
+            await self._refuse(scope, receive, send)
+            return
+        topics = self._topics
+        if callable(topics):
+            given = topics(Request(scope, receive))
+            topics = await given if inspect.isawaitable(given) else given
+        await self._respond(topics)(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {"Allow": ", ".join(self._methods)}
+        if "app" in scope:  # it may have a handler for such errors
+            raise HTTPException(status_code=405, headers=headers)
+        await PlainTextResponse("Method Not Allowed", 405, headers)(scope, receive, send)
