@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from sse_hub.testing import Clock
 
-pytest.register_assert_rewrite("redis_workers")
+pytest.register_assert_rewrite("redis_workers", "redis_outage")
 
 # The same cases in every run, so that one that fails does so for everybody.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)

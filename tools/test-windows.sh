@@ -50,7 +50,7 @@ cd $work
 tests=""
 for name in api/heartbeat api/initial api/lifecycle api/overflow api/publish api/refusals api/replay \
     api/subscription api/topics api/encoding api/json api/package api/storm_api api/testing asgi/event_source_response \
-    asgi/event_source_response_apps asgi/event_source_response_pings asgi/hub_response; do
+    asgi/event_source_response_apps asgi/event_source_response_arguments asgi/event_source_response_pings asgi/hub_response; do
     tests="$tests ../../tests/${name%/*}/test_${name#*/}.py"
 done
 # Its output through a pipe: Wine's Python cannot write to a file as its terminal.

@@ -1,98 +1,22 @@
-"""What clients and publishers see while Redis is away, and when it is back.
+"""What clients see while Redis is away, and when it is back.
 
-Connected clients stay and get heartbeats; afterwards they get everything that is in the stream, in order and
-once; what cannot be proven complete is a ``stream-reset``; a publication tells the truth.
+Connected clients stay and get heartbeats; afterwards they get all that is in the stream, in order and once.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import psutil
 import pytest
+from redis_outage import BROKER, RECOVERY, are, first, get_all, publisher, scene, served_again, stay
 from redis_server import Proxy, RedisServer, stream_key
-from redis_workers import Listener, Pair, Worker, WorkerHub, app_command, listening, takes
+from redis_workers import Pair, Worker, WorkerHub, app_command, listening, takes
 from servers import run
-from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
+from sse_hub import Hub, RedisBroker
 from waiting import PATIENCE, promised, until
-
-# How long after Redis is back everybody has to be served again.
-RECOVERY = 2.0
-# Short, so that an outage which lasts longer takes no time.
-BROKER: dict[str, Any] = {"timeout": 1.0, "connect_timeout": 1.0}
-HISTORY = 10_000
-
-
-@pytest.fixture
-def proxy(redis: RedisServer) -> Iterator[Proxy]:
-    """A network between the workers and Redis."""
-    with Proxy(redis.port) as proxy:
-        yield proxy
-
-
-@contextmanager
-def scene(pair: Pair, url: str, **options: Any) -> Iterator[tuple[list[WorkerHub], tuple[Listener, ...]]]:
-    """A hub on both workers, with a client on each that has seen one event."""
-    hubs = [*pair.hubs(url, broker=BROKER, history=HISTORY, **options)]
-    for hub in hubs:
-        hub.presence()
-    # Whoever comes while that takes long is told so by a reset.
-    are(hubs, "connected", 30)
-    with listening(hubs[0].listen(), hubs[1].listen()) as clients:
-        hubs[0].publish("before")
-        takes(clients, ["before"])
-        assert [client.seen()["path"] for client in clients] == ["loop", "reactor"]
-        yield hubs, clients
-
-
-def publisher(redis: RedisServer, pair: Pair) -> Hub:
-    """The hub in this process, by a way of its own to Redis."""
-    return Hub(redis.url, name=pair.name, history=HISTORY)
-
-
-def first(hub: Hub) -> None:
-    """A first event, and all of the hub's connections."""
-    hub.publish("t", "first").result(PATIENCE)
-    until(lambda: hub.stats()["broker"] == "connected")
-
-
-def are(hubs: list[WorkerHub], state: str, seconds: float = PATIENCE) -> None:
-    """They all get to say so within this time."""
-    until(lambda: all(hub.state() == state for hub in hubs), seconds)
-
-
-def stay(clients: tuple[Listener, ...]) -> None:
-    """They are connected, and get heartbeats and nothing else."""
-    for client in clients:
-        for _ in range(2):
-            client.heartbeat()
-
-
-def served_again(back: float, hubs: list[WorkerHub], publisher: Any) -> None:
-    """Publish until it works, which has to be soon after ``back``."""
-    in_time = promised(RECOVERY + BROKER["timeout"])
-    while True:
-        (outcome,) = publisher(f"after {time.monotonic() - back:.3f}")
-        assert time.monotonic() - back < in_time, f"not served again: {outcome}"
-        if "id" in outcome:
-            break
-    are(hubs, "connected", promised(RECOVERY))
-    assert time.monotonic() - back < in_time
-
-
-def get_all(redis: RedisServer, pair: Pair, clients: tuple[Listener, ...], after: str) -> None:
-    """Each client gets what is in the stream behind this id: in order, once, and without a reset."""
-    ids = redis.ids(pair.name)
-    ids = ids[ids.index(after) + 1 :] if after else ids
-    for client in clients:
-        assert [client.event().id for _ in ids] == ids
-        client.heartbeat()
-        assert client.resets == []
 
 
 def test_redis_is_killed_and_comes_back_with_its_data(redis: RedisServer, pair: Pair) -> None:
@@ -109,65 +33,6 @@ def test_redis_is_killed_and_comes_back_with_its_data(redis: RedisServer, pair: 
         served_again(time.monotonic(), hubs, hubs[0].outcomes)
         get_all(redis, pair, clients, last)
     assert "never sent" not in str(redis.admin.xrange(stream_key(pair.name)))
-
-
-@pytest.mark.parametrize("clock", ["goes on", "was set back"])
-def test_redis_comes_back_empty(redis: RedisServer, pair: Pair, clock: str) -> None:
-    if clock == "was set back":
-        redis.clock_ahead(pair.name)
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.kill()
-        are(hubs, "disconnected")
-        redis.restart(empty=True)
-        back = time.monotonic()
-        for client in clients:
-            client.until_reset()
-        assert time.monotonic() - back < promised(RECOVERY)
-        served_again(back, hubs, hubs[1].outcomes)
-        hubs[0].publish("and on")
-        for client in clients:
-            client.until("and on")
-            assert client.last_event_id == redis.ids(pair.name)[-1]
-            assert client.resets == []
-        # From here on clients resume as ever.
-        (last,) = hubs[1].publish("once more")
-        takes(clients, ["once more"])
-        with listening(hubs[0].listen(last_event_id=redis.ids(pair.name)[0])) as (client,):
-            client.until("once more")
-            assert client.last_event_id == last
-            assert client.resets == []
-
-
-@pytest.mark.parametrize("clock", ["goes on", "was set back"])
-def test_everything_is_deleted_under_a_connection_that_stays(
-    redis: RedisServer, pair: Pair, clock: str
-) -> None:
-    if clock == "was set back":
-        redis.clock_ahead(pair.name)
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.flushall()
-        flushed = time.monotonic()
-        for client in clients:
-            client.until_reset()
-        assert time.monotonic() - flushed < promised(5)
-        hubs[0].publish("anew")
-        takes(clients, ["anew"])
-        for client in clients:
-            assert client.resets == []
-
-
-def test_everything_is_deleted_and_published_anew_at_once(redis: RedisServer, pair: Pair) -> None:
-    """With ids that go on growing: only the chain shows it."""
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.flushall()
-        hubs[0].publish("anew")
-        for client in clients:
-            client.until_reset()
-        takes(clients, ["anew"])
-        hubs[1].publish("and on")
-        takes(clients, ["and on"])
-        for client in clients:
-            assert client.resets == []
 
 
 def test_redis_stands_still(redis: RedisServer, pair: Pair) -> None:
@@ -218,105 +83,12 @@ def test_a_slow_network_delays_and_nothing_else(redis: RedisServer, proxy: Proxy
         assert [hub.state() for hub in hubs] == ["connected", "connected"]
 
 
-def test_trimmed_while_away(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
-    with scene(pair, proxy.url) as (hubs, clients), publisher(redis, pair) as elsewhere:
-        proxy.cut()
-        ids = [elsewhere.publish("t", n).result(PATIENCE) for n in range(20)]
-        redis.admin.xtrim(stream_key(pair.name), maxlen=5, approximate=False)
-        are(hubs, "disconnected")
-        proxy.restore()
-        for client in clients:
-            client.until_reset()
-            # What is left is theirs, in order; what they get, they get once.
-            rest = [*range(20)]
-            seen = client.until(19)
-            assert seen == rest[-len(seen) :]
-            assert client.last_event_id == ids[-1]
-        hubs[0].publish("and on")
-        takes(clients, ["and on"])
-        for client in clients:
-            assert client.resets == []
-
-
-def test_trimmed_behind_readers_that_have_everything(redis: RedisServer, pair: Pair) -> None:
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.xtrim(stream_key(pair.name), maxlen=0, approximate=False)
-        hubs[0].publish(1)
-        hubs[1].publish(2)
-        get_all(redis, pair, clients, "")
-
-
 def test_every_connection_is_killed(redis: RedisServer, pair: Pair) -> None:
     with scene(pair, redis.url) as (hubs, clients):
         (last,) = redis.ids(pair.name)
         redis.admin.client_kill_filter(_type="normal")
         served_again(time.monotonic(), hubs, hubs[0].outcomes)
         get_all(redis, pair, clients, last)
-
-
-def test_a_lost_answer_is_said_and_nothing_is_sent_twice(
-    redis: RedisServer, proxy: Proxy, pair: Pair
-) -> None:
-    a, b = pair.hubs(redis.url)
-    with (
-        listening(a.listen(), b.listen()) as clients,
-        Hub(RedisBroker(proxy.url, timeout=5.0), name=pair.name) as hub,
-    ):
-        first(hub)
-        proxy.hold_replies()
-        published = hub.publish("t", "second")
-        takes(clients, ["first", "second"])  # it is done,
-        proxy.cut()
-        with pytest.raises(OutcomeUnknown):  # which nobody could tell the publisher.
-            published.result(PATIENCE)
-        assert published.done()
-        assert published.id is None
-        proxy.restore()
-        until(lambda: hub.stats()["broker"] == "connected")
-        hub.publish("t", "third").result(PATIENCE)
-        takes(clients, ["third"])
-    assert len(redis.ids(pair.name)) == 3
-
-
-def test_an_answer_that_does_not_come_is_unknown_in_time(redis: RedisServer, proxy: Proxy) -> None:
-    with Hub(RedisBroker(proxy.url, timeout=1.0)) as hub:
-        first(hub)
-        proxy.hold_replies()
-        began = time.monotonic()
-        with pytest.raises(OutcomeUnknown):
-            hub.publish("t", 2).result()
-        assert 0.9 < time.monotonic() - began < promised(2.5)
-        proxy.restore()
-        hub.publish("t", 3).result(PATIENCE)
-    assert len(redis.ids()) == 3
-
-
-def test_what_could_not_be_sent_in_time_is_never_sent(redis: RedisServer, proxy: Proxy) -> None:
-    with Hub(RedisBroker(proxy.url, timeout=1.0)) as hub:
-        first(hub)
-        proxy.cut()
-        until(lambda: hub.stats()["broker"] == "disconnected")
-        began = time.monotonic()
-        failing = [hub.publish("t", "not this") for _ in range(100)]
-        for one in failing:
-            with pytest.raises(BrokerError) as raised:
-                one.result()
-            assert not isinstance(raised.value, OutcomeUnknown)
-        assert 0.9 < time.monotonic() - began < promised(2.5)
-        proxy.restore()
-        until(lambda: hub.stats()["broker"] == "connected", promised(RECOVERY))
-        hub.publish("t", 2).result(PATIENCE)
-    assert len(redis.ids()) == 2
-
-
-def test_what_is_published_in_a_short_outage_is_sent_after_it(redis: RedisServer, proxy: Proxy) -> None:
-    with Hub(RedisBroker(proxy.url, timeout=5.0)) as hub:
-        first(hub)
-        proxy.cut()
-        until(lambda: hub.stats()["broker"] == "disconnected")
-        waiting = [hub.publish("t", n) for n in range(100)]
-        proxy.restore()
-        assert [one.result() for one in waiting] == redis.ids()[1:]
 
 
 def test_the_log_tells_of_it(redis: RedisServer, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
@@ -459,103 +231,6 @@ def test_a_worker_that_starts_during_an_outage_serves_after_it(
         finally:
             for client in clients + newcomers:
                 client.close()
-
-
-def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
-    """The old primary had what the new one never saw: nobody may believe that it is all there."""
-    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
-        key = stream_key(pair.name)
-        hubs[0].publish("seen by all", "seen by the old primary only")
-        takes(clients, ["seen by all", "seen by the old primary only"])
-        for id, fields in redis.admin.xrange(key)[:2]:
-            late.admin.xadd(key, fields, id=id)
-        with publisher(late, pair) as elsewhere:
-            proxy.cut()
-            are(hubs, "disconnected")
-            elsewhere.publish("t", "on the new primary").result(PATIENCE)
-            proxy.target = late.port
-            proxy.restore()
-            for client in clients:
-                client.until_reset()
-            elsewhere.publish("t", "and on").result(PATIENCE)
-            for client in clients:
-                client.until("and on")
-                assert client.resets == []
-
-
-def told_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
-    """The stream is the same, without its newest event: all are told, and nobody gets anything twice."""
-    for client in clients:
-        client.until_reset()
-    kept = redis.ids(pair.name)
-    assert [client.last_event_id for client in clients] == [kept[-1]] * 2
-    with publisher(redis, pair) as elsewhere:
-        published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
-    takes(clients, [0, 1, 2])
-    for client in clients:
-        assert client.resets == []
-    for hub in hubs:
-        # Whoever comes with what is lost is told; with what is not, it gets the rest.
-        with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
-            late.until_reset()
-            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
-            assert early.resets == []
-            hubs[0].publish(f"to all of {hub.worker.port}")
-            takes([late], [f"to all of {hub.worker.port}"])
-
-
-def test_a_failover_that_lost_the_newest_event(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
-    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
-        key = stream_key(pair.name)
-        *_, lost = hubs[0].publish("kept", "kept too", "lost")
-        takes(clients, ["kept", "kept too", "lost"])
-        for id, fields in redis.admin.xrange(key)[:-1]:
-            late.admin.xadd(key, fields, id=id)
-        proxy.cut()
-        are(hubs, "disconnected")
-        proxy.target = late.port
-        proxy.restore()
-        told_once_and_on(late, pair, hubs, clients, lost)
-
-
-def test_a_failover_to_a_server_whose_clock_is_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
-    """What is new there has ids before that of what was lost."""
-    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
-        key = stream_key(pair.name)
-        hubs[0].publish("kept")
-        takes(clients, ["kept"])
-        for id, fields in redis.admin.xrange(key):
-            late.admin.xadd(key, fields, id=id)
-        # The old primary's clock is an hour ahead from here on.
-        redis.admin.execute_command("XSETID", key, f"{int((time.time() + 3600) * 1000)}-0")
-        with publisher(redis, pair) as elsewhere:
-            elsewhere.publish("t", "lost").result(PATIENCE)
-        for client in clients:
-            client.until_reset()  # as the stream goes on behind an id that no entry has
-        takes(clients, ["lost"])
-        proxy.cut()
-        are(hubs, "disconnected")
-        with publisher(late, pair) as elsewhere:
-            elsewhere.publish("t", "on the new primary").result(PATIENCE)
-        proxy.target = late.port
-        proxy.restore()
-        for client in clients:
-            client.until_reset()
-        takes(clients, ["on the new primary"])
-        for client in clients:
-            assert client.resets == []
-
-
-def test_redis_is_killed_before_it_has_written_the_newest_event(redis: RedisServer, pair: Pair) -> None:
-    with scene(pair, redis.url) as (hubs, clients):
-        hubs[0].publish("kept", "kept too")
-        disk = redis.keep_disk()
-        (lost,) = hubs[1].publish("lost")
-        takes(clients, ["kept", "kept too", "lost"])
-        redis.kill()
-        are(hubs, "disconnected")
-        redis.restart_with(disk)
-        told_once_and_on(redis, pair, hubs, clients, lost)
 
 
 def test_a_server_stops_although_redis_stands_still(redis: RedisServer) -> None:

@@ -8,8 +8,6 @@ import queue
 import re
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,25 +17,17 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
-from live import Events, serve
-from pages import PAGES, PYTHON, ROOT, Block, find
+from live import serve
+from pages import PAGES, PYTHON, ROOT, Block, exercises, find
 from sse_hub import Hub, HubResponse
 from sse_hub.testing import Clock, connect
 from waiting import PATIENCE, until
 
-EXERCISED: set[Block] = set()
 LINKED = [
     *PAGES,
     *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *(ROOT / "bench" / name for name in ("README.md", "results/results.md")),
 ]
-
-
-def exercises(page: str, heading: str) -> Callable[[Callable[..., None]], Any]:
-    """Give a test the program under a heading of a page."""
-    (block,) = [block for block in find(page, heading) if "app = " in block.text]
-    EXERCISED.add(block)
-    return pytest.mark.parametrize("block", [pytest.param(block, id=str(block))])
 
 
 @pytest.fixture
@@ -57,8 +47,10 @@ def test_the_block_runs(block: Block) -> None:
 
 
 def test_every_application_is_exercised() -> None:
-    apps = {block for block in PYTHON if "app = " in block.text}
-    assert not apps - EXERCISED, "blocks with an app that no test uses"
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = set(re.findall(r'@exercises\("([^"]+)", "([^"]+)"\)', sources))
+    apps = {(block.page.name, block.heading) for block in PYTHON if "app = " in block.text}
+    assert apps <= named, "programs with an app that no test uses"
 
 
 def anchors(page: Path) -> set[str]:
@@ -279,100 +271,6 @@ def test_responses_of_ones_own_stream(block: Block) -> None:
                 assert events.next().json() == path
 
 
-@exercises("recipes.md", "A price ticker")
-def test_the_ticker_ticks_and_a_newcomer_sees_the_latest(block: Block) -> None:
-    with serve(block.run()["app"]) as server:
-        with server.stream("/events") as events:
-            ids = [events.next() for _ in range(3)]
-        assert {event.event for event in ids} == {"tick"}
-        assert all(isinstance(event.json()["gold"], float) for event in ids)
-
-
-@exercises("recipes.md", "Notifications to one user")
-def test_a_notification_reaches_its_user_only_and_is_kept(block: Block) -> None:
-    ann, bob = {"Cookie": "session=secret-of-ann"}, {"Cookie": "session=secret-of-bob"}
-    with serve(block.run()["app"]) as server:
-
-        def notify(user: str, title: str) -> Any:
-            return server.http.post(f"/notify/{user}", json={"title": title}).json()
-
-        assert server.http.get("/notifications").status_code == 403
-        with server.stream("/notifications", headers=ann) as first:
-            first.opened()
-            with server.stream("/notifications", headers=bob) as other:
-                other.opened()
-                assert notify("ann", "for ann") == {"open": 1}
-                assert notify("bob", "for bob") == {"open": 1}
-                assert other.next().json() == {"title": "for bob", "link": None}
-            event = first.next()
-            assert (event.event, event.json()["title"]) == ("notification", "for ann")
-            assert server.http.post("/sign-out", headers=ann).json() == {"closed": 1}
-            assert first.rest() == []
-        notify("ann", "missed")
-        with server.stream("/notifications", headers=ann | {"Last-Event-ID": event.id}) as again:
-            assert again.next().json()["title"] == "missed"
-
-
-@exercises("recipes.md", "A live log")
-def test_the_log_arrives_with_its_traceback(block: Block) -> None:
-    names = block.run()
-    try:
-        with serve(names["app"]) as server:
-            server.http.post("/orders/4")
-            with server.stream("/log") as events:
-                assert events.next().json() == {"level": "INFO", "text": "order 4"}
-                server.http.post("/orders/0")
-                events.next()
-                failure = events.next().json()
-        assert failure["level"] == "ERROR"
-        assert failure["text"].startswith("order 0 failed\nTraceback (most recent call last):\n")
-    finally:
-        names["logger"].handlers.clear()
-
-
-@exercises("recipes.md", "A chat with history")
-def test_a_newcomer_to_the_chat_sees_its_history_and_all_see_who_is_here(block: Block) -> None:
-    with serve(block.run()["app"]) as server:
-
-        def say(name: str, text: str) -> None:
-            server.http.post("/rooms/lobby", json={"name": name, "text": text}).raise_for_status()
-
-        with server.stream("/rooms/lobby/events", params={"name": "ann"}) as ann:
-            assert (event := ann.next()).event == "here"
-            assert event.json() == ["ann"]
-            say("ann", "anybody there?")
-            assert ann.next().json() == {"name": "ann", "text": "anybody there?"}
-            with server.stream("/rooms/lobby/events", params={"name": "bob"}) as bob:
-                assert (event := bob.next()).event == "message"
-                assert event.json()["text"] == "anybody there?"
-                assert bob.next().json() == ["ann", "bob"]
-                assert ann.next().json() == ["ann", "bob"]
-            assert ann.next().json() == ["ann"]
-        assert server.http.post("/rooms/Lobby!", json={"name": "x", "text": "x"}).status_code == 422
-
-
-@exercises("recipes.md", "Topics that change while a page is open")
-def test_a_page_joins_a_topic(block: Block) -> None:
-    with serve(block.run()["app"]) as server, server.stream("/events") as events:
-        hello = events.next()
-        joined = server.http.put(f"/clients/{hello.json()['id']}/topics/sport")
-        assert joined.json() == {"topics": ["everybody", "sport"]}
-        for topic in ("weather", "sport", "everybody"):
-            server.http.post(f"/topics/{topic}", json={"to": topic})
-        assert [events.next().json()["to"], events.next().json()["to"]] == ["sport", "everybody"]
-        assert server.http.put("/clients/c-0/topics/sport").status_code == 404
-
-
-@exercises("recipes.md", "The progress of a job")
-def test_progress_is_whole_also_for_a_page_that_comes_late(block: Block) -> None:
-    whole = [("progress", {"done": done, "of": 5}) for done in range(1, 6)] + [("done", {"result": 42})]
-    with serve(block.run()["app"]) as server:
-        job = server.http.post("/jobs").json()["job"]
-        for _ in range(2):
-            with server.stream(f"/jobs/{job}/events") as events:
-                assert [((event := events.next()).event, event.json()) for _ in whole] == whole
-
-
 @exercises("from-sse-starlette.md", "Beside FastAPI's own `fastapi.sse`")
 def test_a_hub_beside_fastapis_own_streams(block: Block) -> None:
     with serve(block.run()["app"]) as server:
@@ -385,65 +283,6 @@ def test_a_hub_beside_fastapis_own_streams(block: Block) -> None:
             server.http.post("/news", json={"title": "it works"})
             event = events.next()
             assert (event.event, event.json()) == ("news", {"title": "it works"})
-
-
-@exercises("recipes.md", "An AI answer, token by token")
-def test_an_answer_comes_token_by_token_and_is_cancelled_when_nobody_reads(block: Block) -> None:
-    names = block.run()
-    with serve(names["app"]) as server:
-        with server.stream("/answer", params={"prompt": "what is SSE?"}) as events:
-            *tokens, done = events.rest()
-        assert {event.event for event in tokens} == {"token"}
-        assert "".join(event.json()["token"] for event in tokens) == "You asked: what is SSE? "
-        assert done.event == "done"
-        with server.stream("/answer", params={"prompt": "more " * 1000}) as events:
-            events.next()
-            assert names["asked"] == 1
-        until(lambda: names["asked"] == 0)
-
-
-@exercises("recipes.md", "A last word when the server stops")
-def test_a_generator_has_a_last_word(block: Block) -> None:
-    names = block.run()
-    with ExitStack() as open_still:
-        with serve(names["app"]) as server:
-            # A connection of its own: the server's client is closed before the server stops.
-            request = httpx.stream("GET", f"{server.url}/numbers", timeout=PATIENCE, trust_env=False)
-            events = Events(open_still.enter_context(request))
-            first = events.next()
-        *numbers, last = [first, *events.rest()]
-    assert [(event.event, event.data) for event in numbers] == [
-        ("number", str(number)) for number in range(1, len(numbers) + 1)
-    ]
-    assert (last.event, last.data) == ("restart", str(len(numbers)))
-
-
-@exercises("recipes.md", "Several sources, one stream")
-def test_answers_come_as_they_are_there_and_are_not_waited_for_when_nobody_reads(block: Block) -> None:
-    names = block.run()
-    with serve(names["app"]) as server:
-        with server.stream("/offers") as events:
-            *offers, done = events.rest()
-        assert {event.json()["shop"] for event in offers} == {"north", "south", "harbour"}
-        assert {event.event for event in offers} == {"offer"}
-        assert done.event == "done"
-
-        asked, cancelled = queue.Queue[str](), queue.Queue[str]()
-
-        async def never(shop: str, offers: Any) -> None:
-            try:
-                asked.put(shop)
-                await asyncio.Event().wait()
-            finally:
-                cancelled.put(shop)
-
-        names["ask"] = never
-        with server.stream("/offers"):
-            for _ in range(3):
-                asked.get(timeout=PATIENCE)
-            assert cancelled.empty()
-        for _ in range(3):
-            cancelled.get(timeout=PATIENCE)
 
 
 @exercises("README.md", "Moving from sse-starlette")

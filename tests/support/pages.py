@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sse_hub import Hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,3 +79,9 @@ def find(page: str, heading: str, language: str = "python") -> list[Block]:
     found = [b for b in BLOCKS if (b.page.name, b.heading, b.language) == (page, heading, language)]
     assert found, f"{page} has no {language} block under {heading!r}"
     return found
+
+
+def exercises(page: str, heading: str) -> Any:
+    """Give a test the program under a heading of a page."""
+    (block,) = [block for block in find(page, heading) if "app = " in block.text]
+    return pytest.mark.parametrize("block", [pytest.param(block, id=str(block))])

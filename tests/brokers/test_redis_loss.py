@@ -1,0 +1,196 @@
+"""What clients see when Redis lost or trimmed events: a ``stream-reset``, and never a silent gap."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from redis_outage import RECOVERY, are, get_all, publisher, scene, served_again
+from redis_server import Proxy, RedisServer, stream_key
+from redis_workers import Pair, WorkerHub, listening, takes
+from waiting import PATIENCE, promised
+
+
+@pytest.mark.parametrize("clock", ["goes on", "was set back"])
+def test_redis_comes_back_empty(redis: RedisServer, pair: Pair, clock: str) -> None:
+    if clock == "was set back":
+        redis.clock_ahead(pair.name)
+    with scene(pair, redis.url) as (hubs, clients):
+        redis.kill()
+        are(hubs, "disconnected")
+        redis.restart(empty=True)
+        back = time.monotonic()
+        for client in clients:
+            client.until_reset()
+        assert time.monotonic() - back < promised(RECOVERY)
+        served_again(back, hubs, hubs[1].outcomes)
+        hubs[0].publish("and on")
+        for client in clients:
+            client.until("and on")
+            assert client.last_event_id == redis.ids(pair.name)[-1]
+            assert client.resets == []
+        # From here on clients resume as ever.
+        (last,) = hubs[1].publish("once more")
+        takes(clients, ["once more"])
+        with listening(hubs[0].listen(last_event_id=redis.ids(pair.name)[0])) as (client,):
+            client.until("once more")
+            assert client.last_event_id == last
+            assert client.resets == []
+
+
+@pytest.mark.parametrize("clock", ["goes on", "was set back"])
+def test_everything_is_deleted_under_a_connection_that_stays(
+    redis: RedisServer, pair: Pair, clock: str
+) -> None:
+    if clock == "was set back":
+        redis.clock_ahead(pair.name)
+    with scene(pair, redis.url) as (hubs, clients):
+        redis.admin.flushall()
+        flushed = time.monotonic()
+        for client in clients:
+            client.until_reset()
+        assert time.monotonic() - flushed < promised(5)
+        hubs[0].publish("anew")
+        takes(clients, ["anew"])
+        for client in clients:
+            assert client.resets == []
+
+
+def test_everything_is_deleted_and_published_anew_at_once(redis: RedisServer, pair: Pair) -> None:
+    """With ids that go on growing: only the chain shows it."""
+    with scene(pair, redis.url) as (hubs, clients):
+        redis.admin.flushall()
+        hubs[0].publish("anew")
+        for client in clients:
+            client.until_reset()
+        takes(clients, ["anew"])
+        hubs[1].publish("and on")
+        takes(clients, ["and on"])
+        for client in clients:
+            assert client.resets == []
+
+
+def test_trimmed_while_away(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    with scene(pair, proxy.url) as (hubs, clients), publisher(redis, pair) as elsewhere:
+        proxy.cut()
+        ids = [elsewhere.publish("t", n).result(PATIENCE) for n in range(20)]
+        redis.admin.xtrim(stream_key(pair.name), maxlen=5, approximate=False)
+        are(hubs, "disconnected")
+        proxy.restore()
+        for client in clients:
+            client.until_reset()
+            # What is left is theirs, in order; what they get, they get once.
+            rest = [*range(20)]
+            seen = client.until(19)
+            assert seen == rest[-len(seen) :]
+            assert client.last_event_id == ids[-1]
+        hubs[0].publish("and on")
+        takes(clients, ["and on"])
+        for client in clients:
+            assert client.resets == []
+
+
+def test_trimmed_behind_readers_that_have_everything(redis: RedisServer, pair: Pair) -> None:
+    with scene(pair, redis.url) as (hubs, clients):
+        redis.admin.xtrim(stream_key(pair.name), maxlen=0, approximate=False)
+        hubs[0].publish(1)
+        hubs[1].publish(2)
+        get_all(redis, pair, clients, "")
+
+
+def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    """The old primary had what the new one never saw: nobody may believe that it is all there."""
+    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
+        key = stream_key(pair.name)
+        hubs[0].publish("seen by all", "seen by the old primary only")
+        takes(clients, ["seen by all", "seen by the old primary only"])
+        for id, fields in redis.admin.xrange(key)[:2]:
+            late.admin.xadd(key, fields, id=id)
+        with publisher(late, pair) as elsewhere:
+            proxy.cut()
+            are(hubs, "disconnected")
+            elsewhere.publish("t", "on the new primary").result(PATIENCE)
+            proxy.target = late.port
+            proxy.restore()
+            for client in clients:
+                client.until_reset()
+            elsewhere.publish("t", "and on").result(PATIENCE)
+            for client in clients:
+                client.until("and on")
+                assert client.resets == []
+
+
+def told_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
+    """The stream is the same, without its newest event: all are told, and nobody gets anything twice."""
+    for client in clients:
+        client.until_reset()
+    kept = redis.ids(pair.name)
+    assert [client.last_event_id for client in clients] == [kept[-1]] * 2
+    with publisher(redis, pair) as elsewhere:
+        published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
+    takes(clients, [0, 1, 2])
+    for client in clients:
+        assert client.resets == []
+    for hub in hubs:
+        # Whoever comes with what is lost is told; with what is not, it gets the rest.
+        with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
+            late.until_reset()
+            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
+            assert early.resets == []
+            hubs[0].publish(f"to all of {hub.worker.port}")
+            takes([late], [f"to all of {hub.worker.port}"])
+
+
+def test_a_failover_that_lost_the_newest_event(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
+        key = stream_key(pair.name)
+        *_, lost = hubs[0].publish("kept", "kept too", "lost")
+        takes(clients, ["kept", "kept too", "lost"])
+        for id, fields in redis.admin.xrange(key)[:-1]:
+            late.admin.xadd(key, fields, id=id)
+        proxy.cut()
+        are(hubs, "disconnected")
+        proxy.target = late.port
+        proxy.restore()
+        told_once_and_on(late, pair, hubs, clients, lost)
+
+
+def test_a_failover_to_a_server_whose_clock_is_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
+    """What is new there has ids before that of what was lost."""
+    with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
+        key = stream_key(pair.name)
+        hubs[0].publish("kept")
+        takes(clients, ["kept"])
+        for id, fields in redis.admin.xrange(key):
+            late.admin.xadd(key, fields, id=id)
+        # The old primary's clock is an hour ahead from here on.
+        redis.admin.execute_command("XSETID", key, f"{int((time.time() + 3600) * 1000)}-0")
+        with publisher(redis, pair) as elsewhere:
+            elsewhere.publish("t", "lost").result(PATIENCE)
+        for client in clients:
+            client.until_reset()  # as the stream goes on behind an id that no entry has
+        takes(clients, ["lost"])
+        proxy.cut()
+        are(hubs, "disconnected")
+        with publisher(late, pair) as elsewhere:
+            elsewhere.publish("t", "on the new primary").result(PATIENCE)
+        proxy.target = late.port
+        proxy.restore()
+        for client in clients:
+            client.until_reset()
+        takes(clients, ["on the new primary"])
+        for client in clients:
+            assert client.resets == []
+
+
+def test_redis_is_killed_before_it_has_written_the_newest_event(redis: RedisServer, pair: Pair) -> None:
+    with scene(pair, redis.url) as (hubs, clients):
+        hubs[0].publish("kept", "kept too")
+        disk = redis.keep_disk()
+        (lost,) = hubs[1].publish("lost")
+        takes(clients, ["kept", "kept too", "lost"])
+        redis.kill()
+        are(hubs, "disconnected")
+        redis.restart_with(disk)
+        told_once_and_on(redis, pair, hubs, clients, lost)
