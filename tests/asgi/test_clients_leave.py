@@ -58,7 +58,7 @@ def test_nothing_is_left_of_clients_that_left_a_server(name: str) -> None:
 def test_a_poll_beside_the_stream_that_takes_the_disconnect_keeps_nobody(name: str) -> None:
     with run(SERVERS[name]()) as server:
         for path in ("/polled/hub", "/polled/generator", "/middleware/polled/generator"):
-            visit(server, path, clients=2)
+            visit(server, path, clients=5)
             until(lambda: (found := state(server))["count"] == 0 and found["locals"] == 0)
 
 

@@ -99,20 +99,25 @@ async def sync_blocked(request: Request) -> Response:
     return EventSourceResponse(events())
 
 
-async def poll(request: Request) -> None:
-    """Ask for the disconnect beside the stream, and take it."""
-    while not await request.is_disconnected():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    print("the poll took it", flush=True)
+async def begin_poll(request: Request) -> None:
+    """Have a task beside the stream take the disconnect first, as a poll for it may do by chance."""
+
+    async def poll() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            polling.set()
+
+    polling = asyncio.Event()
+    polls.append(asyncio.create_task(poll()))
+    await polling.wait()
 
 
 async def polled_hub(request: Request) -> Response:
-    polls.append(asyncio.create_task(poll(request)))
+    await begin_poll(request)
     return lively.response("t")
 
 
 async def polled_generator(request: Request) -> Response:
-    polls.append(asyncio.create_task(poll(request)))
+    await begin_poll(request)
 
     async def events() -> AsyncIterator[str]:
         local = Local()
