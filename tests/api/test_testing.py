@@ -216,7 +216,7 @@ async def test_an_ordinary_response_can_be_read() -> None:
 async def test_an_application_that_does_not_end_is_cancelled_and_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_hub.testing._PATIENCE", 0.05)
+    monkeypatch.setattr("sse_hub._testing.exchange._PATIENCE", 0.05)
     cancelled = asyncio.Event()
 
     async def stubborn(scope: Any, receive: Any, send: Any) -> None:

@@ -1,0 +1,18 @@
+"""Turns of the event loop, for tests that wait for what is due and not for a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["settle"]
+
+# Turns of the event loop after which what was due has happened, through several middlewares too.
+_TURNS = 30
+
+
+async def settle(subscribers: int = 0) -> None:
+    """Let the event loop run what is ready, and what that makes ready."""
+    # A hub resumes its clients 128 in a turn.
+    crowds = subscribers // 64
+    for _ in range(_TURNS + crowds):
+        await asyncio.sleep(0)
