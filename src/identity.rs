@@ -11,8 +11,13 @@ pub enum CloseReason {
     /// The client went away.
     Client,
     /// The application closed or dropped the subscription.
-    Closed,
-    /// `disconnect` was called, for this reason.
+    Closed {
+        /// The application's own words.
+        text: Option<Arc<str>>,
+        /// Whether what is queued still goes out.
+        drains: bool,
+    },
+    /// `disconnect` was called, with these words.
     Kicked(Arc<str>),
     /// More waited behind an unfinished write than may, and the policy is to disconnect.
     Overflow,
@@ -24,28 +29,43 @@ pub enum CloseReason {
     HubClosed,
     /// The server is stopping.
     Shutdown,
+    /// The application's initial events could not be made.
+    Failed,
 }
 
 impl CloseReason {
-    /// The word handed to `on_disconnect`.
+    /// The application closed the subscription and said no more.
+    pub const CLOSED: Self = Self::Closed { text: None, drains: true };
+
+    /// The word for this kind of end. The application's words are never among these.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Client => "client",
-            Self::Closed => "closed",
-            Self::Kicked(reason) => reason,
+            Self::Closed { .. } => "closed",
+            Self::Kicked(_) => "kicked",
             Self::Overflow => "overflow",
             Self::Stalled => "stalled",
             Self::MaxAge => "max_age",
             Self::HubClosed => "hub_closed",
             Self::Shutdown => "shutdown",
+            Self::Failed => "error",
+        }
+    }
+
+    /// The text handed to `on_disconnect`: the application's words, or else the kind.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Closed { text: Some(text), .. } | Self::Kicked(text) => text,
+            _ => self.kind(),
         }
     }
 
     /// Whether what is queued still goes out.
     #[must_use]
     pub fn drains(&self) -> bool {
-        !matches!(self, Self::Client | Self::Overflow | Self::Stalled)
+        !matches!(self, Self::Client | Self::Overflow | Self::Stalled | Self::Closed { drains: false, .. })
     }
 }
 

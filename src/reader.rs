@@ -155,16 +155,30 @@ impl Reader {
         state.subscriber(identity).is_some_and(|found| found.initial_done(events, now, turn))
     }
 
-    /// Deliver a batch of the log to the subscribers' queues.
-    pub fn dispatch(&self, items: &[Item], now: Duration, counters: &Counters, effects: &mut Effects) {
+    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch; it
+    /// is called with this reader locked, so that what it read is dispatched before anybody else sees the cursor:
+    /// a subscriber that leaves between the two would lose the batch. Returns what `read` does.
+    pub fn dispatch(
+        &self,
+        read: impl FnOnce(&mut Vec<Item>) -> bool,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+    ) -> bool {
+        let mut items = Vec::new();
         let mut state = self.state.lock();
-        state.turn += 1;
-        for item in items {
+        let more = read(&mut items);
+        state.turn += u64::from(!items.is_empty());
+        for item in &items {
             match item {
                 Item::Event(entry) => state.deliver(entry, now, counters, effects),
                 Item::Change(change) => state.change(self.id, change, now, effects),
             }
         }
+        // The last reference to an event may be among them: its memory is freed without the lock.
+        drop(state);
+        drop(items);
+        more
     }
 
     /// Do what time has made due; when to come again.
@@ -220,18 +234,30 @@ impl Reader {
         }
     }
 
-    /// End one subscriber's stream; true when its consumer is to be resumed, none when it was closed before.
-    pub fn close(&self, identity: &Identity, reason: CloseReason, now: Duration) -> Option<bool> {
+    /// End one subscriber's stream. `catch_up` is called with this reader locked: it queues what was published
+    /// and not dispatched yet to the subscriber in these topics (`None` before it is in any), and returns the
+    /// reason of an end that stands there. Returns why the stream ended and whether its consumer is to be resumed;
+    /// `None` when it was closed before.
+    pub fn close(
+        &self,
+        identity: &Identity,
+        reason: CloseReason,
+        now: Duration,
+        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>) -> Option<CloseReason>,
+    ) -> Option<(CloseReason, bool)> {
         let mut state = self.state.lock();
         let turn = state.turn;
+        let is_in = state.keys.contains_key(&identity.id);
         let subscriber = state.subscriber(identity)?;
         if subscriber.identity.closed.get().is_some() {
             return None;
         }
-        subscriber.close(reason);
+        let topics = is_in.then(|| subscriber.topic_ids());
+        let reason = catch_up(subscriber, topics).unwrap_or(reason);
+        subscriber.close(reason.clone());
         let wake = subscriber.wake(now, turn);
         state.detach(identity.key);
-        Some(wake)
+        Some((reason, wake))
     }
 
     /// Forget a subscriber whose consumer is gone.

@@ -19,6 +19,7 @@
 
 from typing import TYPE_CHECKING
 
+from sse_hub._ends import EndKind, EndReason
 from sse_hub.brokers import RedisBroker
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
@@ -35,6 +36,8 @@ from sse_hub.responses import EventSourceResponse, HubResponse, last_event_id
 
 __all__ = [
     "BrokerError",
+    "EndKind",
+    "EndReason",
     "EventSourceResponse",
     "EventTooLarge",
     "Hub",

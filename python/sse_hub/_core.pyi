@@ -8,6 +8,8 @@ from typing import Any, Literal, Self, final
 
 from typing_extensions import disjoint_base
 
+from sse_hub._ends import EndKind, EndReason
+
 __all__ = [
     "EventEncoder",
     "Hub",
@@ -97,8 +99,8 @@ class Subscription:
         """True when the client resumed completely, False when it was told of a gap, None for a newcomer."""
 
     @property
-    def closed(self) -> str | None:
-        """Why the stream ended, or None while it has not."""
+    def closed(self) -> EndReason | None:
+        """Why the stream ended, or None while it has not: a str with a ``kind``."""
 
     @property
     def path(self) -> Literal["loop", "reactor"]:
@@ -137,19 +139,25 @@ class Subscription:
         Arguments and errors as ``Hub.publish``.
         """
 
-    def close(self, reason: str = "closed") -> None:
-        """End the stream: what is queued still goes out, unless the reason is ``"client"``."""
+    def close(self, *, drain: bool = True, reason: str | None = None) -> None:
+        """End the stream after what was published or sent so far.
+
+        With a broker the end travels through it, behind what was published; ``closed`` is None until then.
+
+        Args:
+            drain: False drops what is queued, and the stream ends at once.
+            reason: a text for ``closed`` and ``on_disconnect``; default ``"closed"``.
+        """
 
     def aclose(self) -> Awaitable[None]:
         """``close()``, to be awaited: what ``contextlib.aclosing`` expects."""
 
-    @property
-    def _cut(self) -> Literal["client", "overflow", "stalled"] | None: ...
-    def _on_close(self, callback: Callable[[str], object] | None) -> None: ...
+    def _end(self, kind: EndKind) -> None: ...
+    def _on_close(self, callback: Callable[[EndReason], object] | None) -> None: ...
     def _settled(self) -> Awaitable[None]: ...
     def _initial(self, events: list[Any]) -> None: ...
     def _can_hand_over(self) -> bool: ...
-    def _hand_over(self, fd: int, group: int, on_end: Callable[[str], object] | None) -> bool: ...
+    def _hand_over(self, fd: int, group: int, on_end: Callable[[EndReason], object] | None) -> bool: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     def __anext__(self) -> Awaitable[bytes]: ...
     def __aenter__(self) -> Awaitable[Self]: ...
@@ -343,7 +351,7 @@ class Hub:
         info: Any,
         *,
         group: int,
-        on_end: Callable[[str], object] | None,
+        on_end: Callable[[EndReason], object] | None,
     ) -> Subscription: ...
     def _prepare_hand_over(self) -> None: ...
     def _stop_group(self, group: int) -> None: ...

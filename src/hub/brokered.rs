@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::{Hub, Registered, Request, State, ring};
 use crate::broker::letter::{Arrived, Letter, To, Whose};
 use crate::broker::{Broker, PresenceChange};
-use crate::change::{Change, Who};
+use crate::change::Change;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::identity::{CloseReason, Identity};
+use crate::identity::Identity;
 use crate::ids::{EventId, StreamId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::{Numbering, Place};
@@ -282,18 +282,11 @@ impl State {
                 self.history.append(&entry);
                 Item::Event(entry)
             }
-            Delivery::Kick(whose, reason) => {
-                let who = match whose {
-                    Whose::Id(name) => Who::Id(self.named(&name)?),
-                    Whose::User(user) => Who::User(user),
-                };
-                let reason = CloseReason::Kicked(reason);
-                Item::Change(Arc::new(Change::Close { who, reason }))
-            }
+            Delivery::Kick(whose, reason) => Item::Change(Arc::new(self.kick(&whose, &reason)?)),
         })
     }
 
-    fn named(&self, name: &str) -> Option<SubscriberId> {
+    pub(super) fn named(&self, name: &str) -> Option<SubscriberId> {
         SubscriberId::from_public(name).filter(|id| self.subscribers.contains_key(id))
     }
 

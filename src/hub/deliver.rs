@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Hub;
 use crate::entry::Entry;
 use crate::identity::Identity;
+use crate::log::Item;
 use crate::reader::{Effects, Reader};
 use crate::stats::count;
 use crate::subscriber::Taken;
@@ -32,19 +33,14 @@ impl Hub {
     pub fn drain(&self, reader: &Reader, effects: &mut Effects) -> Drained {
         let now = self.clock.now();
         reader.bell.heard();
-        let mut items = Vec::new();
-        let more = {
+        let read = |items: &mut Vec<Item>| {
             let mut state = self.state.lock();
             let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
-            let more =
-                cursor.is_some_and(|cursor| state.log.read(cursor, BATCH_ITEMS, BATCH_BYTES, &mut items));
+            let more = cursor.is_some_and(|cursor| state.log.read(cursor, BATCH_ITEMS, BATCH_BYTES, items));
             self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
             more
         };
-        if !items.is_empty() {
-            reader.dispatch(&items, now, &self.counters, effects);
-        }
-        drop(items);
+        let more = reader.dispatch(read, now, &self.counters, effects);
         Drained { more, next: self.tick(reader, effects) }
     }
 

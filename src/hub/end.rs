@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::transfer::catch_up;
 use super::{Hub, Registered, State, ring};
+use crate::broker::letter::{Letter, Whose};
 use crate::change::{Change, Who};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{ReaderId, SubscriberId};
@@ -58,18 +60,60 @@ impl Hub {
         true
     }
 
-    /// End one stream at once; true when its consumer is to be resumed, none when it was closed before.
-    pub fn close(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> Option<bool> {
-        let wake = reader.close(identity, reason, self.clock.now());
-        if wake.is_some() {
+    /// End one stream. Unless the reason drops what is queued, what was published so far still goes out. Returns
+    /// why the stream ended, which may be an end that was on its way, and whether its consumer is to be resumed;
+    /// `None` when it was closed before.
+    pub fn close(
+        &self,
+        reader: &Reader,
+        identity: &Identity,
+        reason: CloseReason,
+    ) -> Option<(CloseReason, bool)> {
+        let drains = reason.drains();
+        let closed = reader.close(identity, reason, self.clock.now(), |subscriber, topics| {
+            if !drains {
+                return None;
+            }
+            let state = self.state.lock();
+            let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
+            let pending = cursor.into_iter().flat_map(|cursor| state.log.ahead_of(cursor));
+            catch_up(self, subscriber, topics, pending)
+        });
+        if closed.is_some() {
             self.forget(std::iter::once(identity.id));
         }
-        wake
+        closed
+    }
+
+    /// Hand the end of a stream to the broker, so that it comes after what was published so far. False when the
+    /// subscriber is gone, or the broker takes nothing: then the caller closes the stream.
+    pub fn close_by_broker(&self, identity: &Identity, reason: &CloseReason) -> bool {
+        let name = identity.name();
+        {
+            let mut state = self.state.lock();
+            let Some(registered) = state.subscribers.get_mut(&identity.id) else { return false };
+            registered.closing = Some(Box::new(reason.clone()));
+        }
+        let letter = Letter::Kick { whose: Whose::Id((*name).into()), reason: reason.as_str().into() };
+        self.post(letter).is_ok()
+    }
+
+    /// End the streams that a letter names, whose way through the broker failed, in this process.
+    pub fn kick(&self, whose: &Whose, reason: &Arc<str>) {
+        let mut state = self.state.lock();
+        let Some(change) = state.kick(whose, reason) else { return };
+        state.log.push(Item::Change(Arc::new(change)));
+        let readers = state.listening();
+        drop(state);
+        ring(&readers);
     }
 
     /// The consumer of a subscriber is gone: nothing of it stays. True when it was not closed before.
     pub fn drop_subscriber(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> bool {
-        let closed = self.close(reader, identity, reason).is_some();
+        let closed = reader.close(identity, reason, self.clock.now(), |_, _| None).is_some();
+        if closed {
+            self.forget(std::iter::once(identity.id));
+        }
         reader.remove(identity);
         closed
     }
@@ -102,6 +146,19 @@ impl Hub {
 }
 
 impl State {
+    /// The end that a letter asks for. A stream that this process asked the broker to end has its own reason.
+    pub(super) fn kick(&mut self, whose: &Whose, reason: &Arc<str>) -> Option<Change> {
+        let (who, closing) = match whose {
+            Whose::Id(name) => {
+                let id = self.named(name)?;
+                (Who::Id(id), self.subscribers.get_mut(&id)?.closing.take())
+            }
+            Whose::User(user) => (Who::User(user.clone()), None),
+        };
+        let reason = closing.map_or_else(|| CloseReason::Kicked(reason.clone()), |closing| *closing);
+        Some(Change::Close { who, reason })
+    }
+
     pub(super) fn meant(&self, who: &Who) -> usize {
         match who {
             Who::Id(id) => usize::from(self.subscribers.contains_key(id)),

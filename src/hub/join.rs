@@ -185,7 +185,8 @@ impl Hub {
             None => Ok(state.plan(request, &topics, now)),
         };
         let waits = plan.is_err().then(|| Box::new(request.clone()));
-        let registered = Registered { identity: identity.clone(), topics: topics.clone(), waits };
+        let registered =
+            Registered { identity: identity.clone(), topics: topics.clone(), waits, closing: None };
         state.subscribers.insert(identity.id, registered);
         state.came(identity.reader);
         if plan.is_ok() {

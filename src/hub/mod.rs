@@ -30,7 +30,7 @@ use crate::entry::{Entry, Target};
 use crate::error::{Error, Result};
 use crate::frame::Draft;
 use crate::history::{History, Retention};
-use crate::identity::Identity;
+use crate::identity::{CloseReason, Identity};
 use crate::ids::{Epoch, EventId, ReaderId, SubscriberId};
 use crate::log::{CursorKey, Item, Log};
 use crate::numbering::{Names, Numbering};
@@ -59,6 +59,8 @@ struct Registered {
     topics: TopicIds,
     /// What it asked for, while the broker finds out where it begins.
     waits: Option<Box<Request>>,
+    /// Why it ends, while the broker carries its end.
+    closing: Option<Box<CloseReason>>,
 }
 
 struct State {

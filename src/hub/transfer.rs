@@ -23,9 +23,6 @@ impl Hub {
     /// Transfer a subscriber from which nothing was taken yet to another reader and to `group`. Returns its new
     /// identity, which the old one leads to. A subscriber that was closed is transferred with what is left to
     /// take. `None` when it is not at `from` (any more), or something was taken.
-    ///
-    /// To be called where `from` is drained, so that no drain of it is under way: what a drain has read and not
-    /// yet dispatched would be lost.
     pub fn hand_to(
         &self,
         from: &Reader,
@@ -50,7 +47,7 @@ impl State {
             return;
         }
         if !self.subscribers.contains_key(&identity.id) {
-            return subscriber.close(CloseReason::Closed);
+            return subscriber.close(CloseReason::CLOSED);
         }
         let cursor = self.readers.get(&from.id).and_then(|slot| slot.cursor);
         let pending = cursor.into_iter().flat_map(|cursor| self.log.ahead_of(cursor));
@@ -73,7 +70,7 @@ impl State {
 
 /// Give a subscriber in these topics (none: it has yet to join) what its reader has yet to dispatch to it; why it
 /// is to end, if it is.
-fn catch_up<'a>(
+pub(super) fn catch_up<'a>(
     hub: &Hub,
     subscriber: &mut Subscriber,
     topics: Option<TopicIds>,

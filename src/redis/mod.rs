@@ -13,12 +13,10 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::broker::letter::{Letter, Whose};
+use crate::broker::letter::Letter;
 use crate::broker::{Broker, PresenceChange};
-use crate::change::Who;
 use crate::error::Result;
 use crate::hub::Hub;
-use crate::identity::CloseReason;
 use crate::ids::{StreamId, SubscriberId};
 use crate::outcome::{Failure, Outcome, ReportFailure};
 
@@ -109,13 +107,8 @@ impl Shared {
     /// A letter that did not get through: streams that were to end still do, those of this process.
     fn fallback(&self, letter: &Letter) {
         let Letter::Kick { whose, reason } = letter else { return };
-        let Some(hub) = self.hub.upgrade() else { return };
-        let who = match whose {
-            Whose::Id(name) => hub.get(name).map(|found| Who::Id(found.id)),
-            Whose::User(user) => Some(Who::User(user.clone())),
-        };
-        if let Some(who) = who {
-            hub.disconnect(who, CloseReason::Kicked(reason.clone()));
+        if let Some(hub) = self.hub.upgrade() {
+            hub.kick(whose, reason);
         }
     }
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from live import serve
-from sse_hub import EventSourceResponse, Hub, HubFull, HubResponse, Subscription
+from sse_hub import EndKind, EventSourceResponse, Hub, HubFull, HubResponse, Subscription
 from sse_hub.testing import connect, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -68,7 +68,7 @@ async def test_every_reason_is_told() -> None:
     hub.subscribe("t")
     await expect("closed")
     stream = hub.subscribe("t")
-    stream.close("too loud")
+    stream.close(reason="too loud")
     await expect("too loud")
     stream = hub.subscribe("t", user="ann")
     hub.disconnect(user="ann")
@@ -80,7 +80,7 @@ async def test_every_reason_is_told() -> None:
     stream = hub.subscribe("t", max_age=0.01)
     await expect("max_age")
     stream = hub.subscribe("t")
-    stream.close("shutdown")
+    stream._end(EndKind.SHUTDOWN)
     await expect("shutdown")
     stream = hub.subscribe("t")
     await hub.aclose(grace=0)

@@ -370,7 +370,7 @@ def test_threads_may_do_anything_while_loops_come_and_go() -> None:
                     subscription.leave(f"j{n}")
                     assert isinstance(repr(subscription), str)
                     if n == 3:
-                        subscription.close("meddled")
+                        subscription.close(reason="meddled")
                 hub.stats()
                 hub.disconnect(user="nobody")
         except BaseException as error:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from sse_hub import EventSourceResponse, ServerSentEvent, Subscription
+from sse_hub import EndReason, EventSourceResponse, ServerSentEvent, Subscription
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -96,7 +96,7 @@ def test_send_reaches_one_without_an_id_and_in_order(site: Site) -> None:
 @pytest.mark.parametrize("reason", ["client", "overflow", "stalled", "closed", "shutdown"])
 def test_a_kick_may_have_a_reason_that_the_hub_has_too(site: Site, reason: str) -> None:
     hub = site.hub()
-    reasons: list[str] = []
+    reasons: list[EndReason] = []
     hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
 
     async def events(request: Request) -> Response:
@@ -113,6 +113,36 @@ def test_a_kick_may_have_a_reason_that_the_hub_has_too(site: Site, reason: str) 
             assert stream.ended, "not cut off"
         until(lambda: hub.count() == 0)
     until(lambda: reasons == [reason, reason])
+    assert [given.kind for given in reasons] == ["kicked", "kicked"]
+
+
+@pytest.mark.parametrize("reason", [None, "client", "stalled", "enough"])
+def test_what_was_published_or_sent_before_a_close_arrives(site: Site, reason: str | None) -> None:
+    hub = site.hub()
+    for _ in range(5):
+        with site.stream(hub) as stream:
+            subscriber = only(hub)
+            hub.publish("t", 1)
+            subscriber.send(2)
+            subscriber.close(reason=reason)
+            hub.publish("t", 3)
+            assert names(stream.rest()) == ["1", "2"]
+            assert stream.ended
+            assert subscriber.closed == (reason or "closed")
+            assert subscriber.closed.kind == "closed"
+        until(lambda: hub.count() == 0)
+
+
+def test_a_close_without_a_drain_drops_what_is_queued(site: Site) -> None:
+    hub = site.hub(capacity=1000, capacity_bytes=100 << 20)
+    with site.stream(hub) as stream:
+        subscriber = only(hub)
+        # More than the kernel takes from a stream that nobody reads.
+        for n in range(300):
+            hub.publish("t", raw_data=f"{n}" + "x" * 60_000)
+        subscriber.close(drain=False, reason="at once")
+        assert len(stream.rest()) < 300
+    assert subscriber.closed == "at once"
 
 
 def test_a_kick_by_id_or_user_ends_the_body(site: Site) -> None:

@@ -32,6 +32,7 @@ RUST = [
     "lib",
 ]
 PYTHON = [
+    "_ends",
     "_core",
     "exceptions event",
     "brokers",

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
+from sse_hub._ends import EndKind
 from sse_hub._handoff.taking import end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._responses.content import SyncContent
 from sse_hub._responses.event_stream import EventStream, send_within
@@ -202,7 +203,7 @@ class EventSourceResponse(TaskGroupStream, Response):
                         return handed
                 except BaseException:
                     if subscription.path == "loop":
-                        subscription.close("client")
+                        subscription._end(EndKind.CLIENT)
                     raise
                 head = None
         await EventStream(self, scope, receive, send).run(head)

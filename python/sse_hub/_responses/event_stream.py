@@ -27,6 +27,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
+from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import close_content
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_departure
@@ -141,7 +142,7 @@ class EventStream:
         source = self._response.body_iterator
         self._start_tasks(start)
         if isinstance(source, Subscription):
-            source._on_close(lambda _: self._subscription_closed(source))
+            source._on_close(self._subscription_closed)
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
         failure: BaseException | None = None
         try:
@@ -164,7 +165,7 @@ class EventStream:
             for timer in self._timers.values():
                 timer.cancel()
             if isinstance(source, Subscription):
-                source.close("client")
+                source._end(EndKind.CLIENT)
             errors = self._failures()
             # A cancelled task keeps its exception, whose traceback leads back to this object. Without these
             # references, nothing of the stream has to wait for a garbage collection.
@@ -255,7 +256,7 @@ class EventStream:
         if response._shutdown_event is not None:
             response._shutdown_event.set()
         if isinstance(response.body_iterator, Subscription):
-            response.body_iterator.close("shutdown")
+            response.body_iterator._end(EndKind.SHUTDOWN)
         grace = self._grace_period()
         if grace > 0:
             self._timers["grace"] = self.loop.call_later(grace, self._out_of_grace)
@@ -266,8 +267,8 @@ class EventStream:
         self._overdue = True
         self._interrupt()
 
-    def _subscription_closed(self, source: Subscription) -> None:
-        if source._cut == "stalled":
+    def _subscription_closed(self, reason: EndReason) -> None:
+        if reason.kind is EndKind.STALLED:
             self.abort()
 
     # Pings.

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
+from sse_hub._ends import EndKind, EndReason
 from sse_hub._handoff.offer import Offer
 from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
 from sse_hub._responses.disconnect import DisconnectWatch
@@ -148,7 +149,7 @@ class HubResponse(Response):
         finally:
             watch.close()
             stream.over()
-            subscription.close("client")
+            subscription._end(EndKind.CLIENT)
 
     async def _refuse(self, send: Send, status: int) -> None:
         headers = MutableHeaders(raw=list(self.raw_headers))
@@ -168,7 +169,7 @@ class HubResponse(Response):
             async for chunk in subscription:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if has_left is not None and has_left():
-                    subscription.close("client")
+                    subscription._end(EndKind.CLIENT)
                 if owes_initial:
                     # After the opening, and beside the body: however long it takes, heartbeats go out.
                     owes_initial = False
@@ -178,7 +179,7 @@ class HubResponse(Response):
                 snapshot.cancel()
         if snapshot is not None and snapshot.done():
             snapshot.result()  # raises what went wrong
-        if subscription._cut not in ("client", "stalled"):
+        if (ended := subscription.closed) is None or ended.kind not in (EndKind.CLIENT, EndKind.STALLED):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _give_initial(self, subscription: Subscription) -> None:
@@ -190,7 +191,7 @@ class HubResponse(Response):
             subscription._initial(await self._initial_events(subscription))
         except BaseException:
             # The head is sent: ending the stream is all that can be said. The browser tries again.
-            subscription.close("error")
+            subscription._end(EndKind.ERROR)
             raise
 
     async def _initial_events(self, subscription: Subscription) -> list[Any]:
@@ -242,26 +243,25 @@ class _Stream:
         return self._hub.grace
 
     def stop(self) -> None:
-        self._subscription.close("shutdown")
+        self._subscription._end(EndKind.SHUTDOWN)
 
     def finished(self) -> bool:
         return self._body.done()
 
     def client_left(self) -> None:
-        self._subscription.close("client")
+        self._subscription._end(EndKind.CLIENT)
 
     def over(self) -> None:
         """The response has ended."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _closed(self, reason: str) -> None:
+    def _closed(self, reason: EndReason) -> None:
         if self._body.done():
             return
-        cut = self._subscription._cut  # not `reason`, which may be the application's
-        if cut in ("stalled", "overflow"):
+        if reason.kind in (EndKind.STALLED, EndKind.OVERFLOW):
             self.abort()
-        elif cut is None:
+        elif reason.kind is not EndKind.CLIENT:
             # What is queued still goes out, unless the client takes nothing.
             self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self.abort)
 

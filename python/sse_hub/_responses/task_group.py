@@ -17,6 +17,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
+from sse_hub._ends import EndKind
 from sse_hub._responses.content import close_content
 from sse_hub._responses.event_stream import SendTimeoutError
 from sse_hub._stopping.registry import switch
@@ -167,7 +168,7 @@ class TaskGroupStream:
         finally:
             _exit.reset(token)
             if isinstance(self.body_iterator, Subscription):
-                self.body_iterator.close("client")
+                self.body_iterator._end(EndKind.CLIENT)
             else:
                 await close_content(self.body_iterator, self._cleanup_timeout)
             self.active = False

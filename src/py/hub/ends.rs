@@ -12,6 +12,7 @@ use super::loop_reader::{LoopReader, TellOfEnds};
 use super::reactors::Reactors;
 use super::subscription::PySubscription;
 use crate::identity::{CloseReason, Identity};
+use crate::py::values::end_reason::end_reason;
 
 /// The Python object of a hub. Weak: a loop does not keep the hubs that it has readers of.
 pub struct Ends {
@@ -69,5 +70,5 @@ fn tell(
     let py = hub.py();
     let hook = hub.getattr(intern!(py, "_disconnected"))?;
     let soon = intern!(py, "call_soon_threadsafe");
-    event_loop.call_method1(soon, (hook, handle, reason.as_str())).map(drop)
+    event_loop.call_method1(soon, (hook, handle, end_reason(event_loop.py(), reason)?)).map(drop)
 }

@@ -17,6 +17,7 @@ use crate::ids::SubscriberId;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::process::signal::Signal;
+use crate::py::values::end_reason::end_reason;
 use crate::reader::{Effects, Reader};
 use crate::sync::Mutex;
 use crate::waker::Wake;
@@ -175,7 +176,7 @@ impl LoopReader {
         let mut outcome = Ok(());
         if let Some(on_close) = this.clients.take_on_close(identity) {
             let soon = intern!(py, "call_soon_threadsafe");
-            outcome = event_loop.call_method1(soon, (on_close, reason.as_str())).map(drop);
+            outcome = event_loop.call_method1(soon, (on_close, end_reason(py, reason)?)).map(drop);
         }
         let told = this.application.ended(slf, &event_loop, identity, reason);
         unless_closed(py, outcome.and(told))
@@ -197,7 +198,7 @@ impl LoopReader {
         let mut outcome = self.application.handed_off_ended(&reactors, &event_loop, identity, reason);
         // Not before the handle was made: `info` is found through it, on the loop's next turn.
         if let Some(on_end) = reactors.on_end(py, identity.id) {
-            outcome = event_loop.call_method1(soon, (on_end, reason.as_str())).map(drop);
+            outcome = event_loop.call_method1(soon, (on_end, end_reason(py, reason)?)).map(drop);
         }
         let forget = Forget { reactors: reactors.clone(), id: identity.id };
         let told = outcome.and_then(|()| event_loop.call_method1(soon, (forget,)).map(drop));

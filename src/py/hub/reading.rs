@@ -48,7 +48,7 @@ impl Reading {
         if self.left.load(Ordering::Relaxed) == Left::ClientGone as u8 {
             CloseReason::Client
         } else {
-            CloseReason::Closed
+            CloseReason::CLOSED
         }
     }
 

@@ -17,6 +17,7 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
 use crate::py::process::descriptors;
 use crate::py::process::fork::Process;
+use crate::py::values::end_reason::end_reason;
 use crate::reader::Reader;
 use crate::subscriber::Taken;
 
@@ -129,21 +130,21 @@ impl Stream {
             return Ok(());
         }
         if let Some(reader) = self.loop_reader()
-            && let Some(wake) = self.hub.close(&self.reader, &self.first, reason.clone())
+            && let Some((reason, wake)) = self.hub.close(&self.reader, &self.first, reason.clone())
         {
             if wake {
                 reader.get().resume_soon(self.first.key);
             }
-            return LoopReader::announce(reader.bind(py), &self.first, reason);
+            return LoopReader::announce(reader.bind(py), &self.first, &reason);
         }
         // At a reactor, perhaps since this moment; or closed before.
         let (Some(reactors), identity) = (self.reactors(), self.identity()) else { return Ok(()) };
         if let Some(reactor) = reactors.find(identity.reader)
-            && self.hub.close(&reactor.reader, identity, reason.clone()).is_some()
+            && let Some((reason, _)) = self.hub.close(&reactor.reader, identity, reason.clone())
         {
             // A reactor that is busy writing to it looks again, too: its client may never take the rest.
             reactor.resume(identity.key);
-            reactors.report(identity, reason);
+            reactors.report(identity, &reason);
         }
         Ok(())
     }
@@ -196,7 +197,7 @@ impl Stream {
             // `on_disconnect` was called when that happened; `on_end` was not known then.
             let ended = reactors.forget(identity.id);
             if let (Some(on_end), Some(event_loop)) = (ended.on_end, reader.event_loop(py)) {
-                event_loop.call_method1(intern!(py, "call_soon"), (on_end, reason.as_str()))?;
+                event_loop.call_method1(intern!(py, "call_soon"), (on_end, end_reason(py, reason)?))?;
             }
         }
         reactor.adopt(descriptors::socket(fd), identity);

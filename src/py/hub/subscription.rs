@@ -20,6 +20,7 @@ use crate::ids::GroupId;
 use crate::outcome::Waiting;
 use crate::py::process::{awaiting, exit};
 use crate::py::values::convert::{Fields, Given, topics};
+use crate::py::values::end_reason::{end_of_kind, end_reason};
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::reader::Reader;
 
@@ -160,15 +161,8 @@ impl PySubscription {
 
     /// Why the stream ended, or None while it has not.
     #[getter]
-    fn closed(&self) -> Option<&str> {
-        self.stream.identity().closed.get().map(CloseReason::as_str)
-    }
-
-    /// Private: why the hub ended it without letting out what is queued: "client", "overflow" or "stalled"; else
-    /// None. What the application called a reason is never one of them.
-    #[getter]
-    fn _cut(&self) -> Option<&str> {
-        self.stream.identity().closed.get().filter(|reason| !reason.drains()).map(CloseReason::as_str)
+    fn closed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.stream.identity().closed.get().map(|reason| end_reason(py, reason)).transpose()
     }
 
     /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
@@ -223,21 +217,30 @@ impl PySubscription {
         Ok(PyPublication::known(None))
     }
 
-    /// End the stream: what is queued still goes out, unless the reason is "client".
-    #[pyo3(signature = (reason="closed"))]
-    fn close(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
-        let reason = match reason {
-            "closed" => CloseReason::Closed,
-            "client" => CloseReason::Client,
-            "shutdown" => CloseReason::Shutdown,
-            other => CloseReason::Kicked(other.into()),
-        };
+    /// End the stream after what was published so far. With `drain=False`, what is queued is dropped.
+    #[pyo3(signature = (*, drain=true, reason=None))]
+    fn close(&self, py: Python<'_>, drain: bool, reason: Option<&str>) -> PyResult<()> {
+        let reason = CloseReason::Closed { text: reason.map(Into::into), drains: drain };
+        let hub = &self.stream.hub;
+        // What was published so far has yet to come back from a broker, and the end comes behind it.
+        if drain
+            && self.stream.is_ours()
+            && hub.broker().is_some()
+            && hub.close_by_broker(self.stream.identity(), &reason)
+        {
+            return Ok(());
+        }
         self.stream.end(py, &reason)
+    }
+
+    /// Private: end the stream because of what its response saw; an `EndKind`.
+    fn _end(&self, py: Python<'_>, kind: &str) -> PyResult<()> {
+        self.stream.end(py, &end_of_kind(kind)?)
     }
 
     /// `close()`, to be awaited: what `contextlib.aclosing` and async generators' users expect.
     fn aclose(&self, py: Python<'_>) -> PyResult<Ready> {
-        self.stream.end(py, &CloseReason::Closed)?;
+        self.stream.end(py, &CloseReason::CLOSED)?;
         Ok(Ready(py.None()))
     }
 
@@ -320,7 +323,7 @@ impl PySubscription {
         trace: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Ready> {
         drop((kind, error, trace));
-        self.stream.end(py, &CloseReason::Closed)?;
+        self.stream.end(py, &CloseReason::CLOSED)?;
         Ok(Ready(py.None()))
     }
 
@@ -333,7 +336,8 @@ impl PySubscription {
     }
 
     fn __repr__(&self) -> String {
-        let state = self.closed().map_or_else(|| "open".into(), |reason| format!("closed: {reason}"));
+        let reason = self.stream.identity().closed.get();
+        let state = reason.map_or_else(|| "open".into(), |reason| format!("closed: {}", reason.as_str()));
         format!("<Subscription {} ({state})>", &*self.stream.first.name())
     }
 

@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod encode;
+pub mod end_reason;
 pub mod exceptions;
 pub mod json;
 mod json_kinds;

@@ -22,7 +22,7 @@ impl Worker {
         let closed = connection.linger();
         self.by_key[identity.key] = VACANT;
         self.shared.stream_ended(identity.group);
-        self.unregister(&identity, &CloseReason::Closed);
+        self.unregister(&identity, &CloseReason::CLOSED);
         match closed {
             Ok(()) => self.close_after(token, LINGER),
             Err(_) => self.remove(token),

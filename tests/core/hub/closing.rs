@@ -9,7 +9,7 @@ use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::subscriber::Taken;
 
-use crate::support::{SECOND, STALL, World, config, draft, request};
+use crate::support::{SECOND, STALL, World, config, draft, request, topics};
 
 fn kicked() -> CloseReason {
     CloseReason::Kicked("out".into())
@@ -18,8 +18,10 @@ fn kicked() -> CloseReason {
 #[test]
 fn most_reasons_let_what_is_queued_go_out_first() {
     let reasons = [
-        (CloseReason::Closed, "closed", true),
+        (CloseReason::CLOSED, "closed", true),
         (kicked(), "out", true),
+        (CloseReason::Closed { text: Some("stalled".into()), drains: true }, "stalled", true),
+        (CloseReason::Closed { text: None, drains: false }, "closed", false),
         (CloseReason::MaxAge, "max_age", true),
         (CloseReason::HubClosed, "hub_closed", true),
         (CloseReason::Shutdown, "shutdown", true),
@@ -41,6 +43,38 @@ fn most_reasons_let_what_is_queued_go_out_first() {
         assert_eq!((stream.take(), stream.closed()), (Taken::End, Some(word)));
         assert_eq!((world.hub.count(None), world.hub.unfinished()), (0, 0));
     }
+}
+
+#[test]
+fn what_was_published_and_not_dispatched_yet_goes_out_before_a_close() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    let new = world.subscribe(&request(&["a"]));
+    for stream in [&stream, &new] {
+        let id = stream.identity.id;
+        world.publish(&["a"], "1");
+        world.hub.send(Some(id), draft("own")).unwrap();
+        world.hub.join(id, &topics(&["b"])).unwrap();
+        world.publish(&["b"], "2");
+        world.hub.leave(id, &topics(&["b"]));
+        world.publish(&["b"], "left");
+        stream.close(CloseReason::CLOSED).unwrap();
+        world.publish(&["a"], "after");
+    }
+    world.drain();
+    assert_eq!(stream.all(), ["1 #1", "own", "2 #2"]);
+    // "left", "after", and what the first one was sent are not its own.
+    assert_eq!(new.all(), ["stream-open #0", "1 #1", "after #4", "1 #5", "own", "2 #6"]);
+}
+
+#[test]
+fn an_end_that_is_on_its_way_is_the_reason() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    world.hub.disconnect(Who::Id(stream.identity.id), kicked());
+    world.publish(&["a"], "after");
+    stream.close(CloseReason::CLOSED).unwrap();
+    assert_eq!((stream.all(), stream.closed()), (vec![], Some("out")));
 }
 
 #[test]

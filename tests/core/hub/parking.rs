@@ -89,11 +89,11 @@ fn one_that_waits_for_its_snapshot_is_resumed_for_it() {
 fn one_that_is_closed_is_visited_once_more() {
     let world = World::new(config());
     let stream = world.subscribe(&request(&["t"]));
-    assert_eq!(stream.close(CloseReason::Closed), Some(false), "it comes by itself");
+    assert_eq!(stream.close(CloseReason::CLOSED), Some(false), "it comes by itself");
     assert_eq!(stream.poll_last().0, Taken::Some);
     assert_eq!(stream.poll_last().0, Taken::End);
     let parked = world.subscribe(&request(&["t"]));
     assert_eq!(parked.poll_last().0, Taken::Last);
-    assert_eq!(parked.close(CloseReason::Closed), Some(true), "it is to be resumed");
+    assert_eq!(parked.close(CloseReason::CLOSED), Some(true), "it is to be resumed");
     assert_eq!(world.hub.send(Some(parked.identity.id), draft("late")), Ok(false));
 }

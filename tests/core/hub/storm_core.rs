@@ -148,7 +148,7 @@ impl Storm {
             Step::Cut(at) => self.clients[at].cut(),
             Step::Close(at) => {
                 if let Some(stream) = &self.clients[at].stream {
-                    stream.close(CloseReason::Closed);
+                    stream.close(CloseReason::CLOSED);
                 }
             }
             Step::KickAll => {

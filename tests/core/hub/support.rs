@@ -267,7 +267,7 @@ impl Stream {
     }
 
     pub fn close(&self, reason: CloseReason) -> Option<bool> {
-        self.hub.close(&self.reader, &self.identity, reason)
+        self.hub.close(&self.reader, &self.identity, reason).map(|(_, wake)| wake)
     }
 
     pub fn leave(&self) -> bool {

@@ -125,7 +125,7 @@ fn counts_and_lists_follow_who_is_there() {
     assert_eq!(counts(&world), [2, 1, 2, 0]);
     let names = |topic| world.hub.subscribers(topic).len();
     assert_eq!([None, Some("a"), Some("b"), Some("c")].map(names), [2, 1, 2, 0]);
-    second.close(CloseReason::Closed);
+    second.close(CloseReason::CLOSED);
     assert_eq!(counts(&world), [1, 1, 1, 0]);
     assert_eq!(world.hub.subscribers(Some("b"))[0].id, first.identity.id);
 }

@@ -144,7 +144,11 @@ fn a_close_from_another_thread_wakes_the_consumer_once_and_for_all() {
         let closer = {
             let identity = client.identity.clone();
             world.spawn(move |world| {
-                if world.hub.close(&world.reader, &identity, CloseReason::Closed) == Some(true) {
+                if world
+                    .hub
+                    .close(&world.reader, &identity, CloseReason::CLOSED)
+                    .is_some_and(|(_, wake)| wake)
+                {
                     world.resume(identity.key);
                 }
             })

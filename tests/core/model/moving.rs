@@ -84,8 +84,11 @@ fn a_close_from_another_thread_finds_a_subscriber_on_the_move() {
             let (from, identity) = (mover.from.clone(), mover.identity.clone());
             world.spawn(move |world| {
                 // As a handle does it: where it was known to be, then where it is now.
-                if world.hub.close(&from, &identity, CloseReason::Closed).is_none()
-                    && world.hub.close(&world.reader, identity.current(), CloseReason::Closed) == Some(true)
+                if world.hub.close(&from, &identity, CloseReason::CLOSED).is_none()
+                    && world
+                        .hub
+                        .close(&world.reader, identity.current(), CloseReason::CLOSED)
+                        .is_some_and(|(_, wake)| wake)
                 {
                     world.resume(identity.current().key);
                 }
