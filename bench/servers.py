@@ -44,13 +44,14 @@ class Server:
     companion: Callable[[int, Path], list[str]] | None = None
 
 
-def uvicorn(app: str, *options: str) -> Callable[[int, Path], list[str]]:
+def uvicorn(app: str, *options: str, handoff: bool = True) -> Callable[[int, Path], list[str]]:
     """One uvicorn worker with uvloop and httptools, without an access log."""
 
     def command(port: int, _directory: Path) -> list[str]:
         fixed = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         # Options come last: a later --http replaces the fixed one.
         return [
+            *([] if handoff else ["env", "SSE_HUB_HANDOFF=0"]),
             sys.executable,
             "-m",
             "uvicorn",
@@ -101,11 +102,11 @@ def over_redis(
     name: str,
     app: str,
     packages: tuple[str, ...],
-    *options: str,
     prepare: Callable[[], None] = toolchains.redis,
+    handoff: bool = True,
 ) -> "Server":
     """A Python server with a Redis beside it."""
-    start = uvicorn(app, *options)
+    start = uvicorn(app, handoff=handoff)
 
     def command(port: int, directory: Path) -> list[str]:
         url = f"redis://127.0.0.1:{(directory / REDIS_PORT).read_text()}"
@@ -150,24 +151,18 @@ SERVERS = [
     ),
     Server(
         "sse-hub",
-        uvicorn("bench.peers.sse_hub_fanout:app"),
+        uvicorn("bench.peers.sse_hub_fanout:app", handoff=False),
         FANOUT | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     Server(
         "sse-hub handed off",
-        uvicorn("bench.peers.sse_hub_fanout:app", "--http", "sse_hub.uvicorn:Protocol"),
+        uvicorn("bench.peers.sse_hub_fanout:app"),
         FANOUT | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
-    over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",)),
-    over_redis(
-        "sse-hub over Redis handed off",
-        "bench.peers.sse_hub_redis:app",
-        ("sse-hub",),
-        "--http",
-        "sse_hub.uvicorn:Protocol",
-    ),
+    over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",), handoff=False),
+    over_redis("sse-hub over Redis handed off", "bench.peers.sse_hub_redis:app", ("sse-hub",)),
     over_redis(
         "sse-starlette + redis-py per client",
         "bench.peers.sse_starlette_redis:app",

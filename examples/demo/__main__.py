@@ -31,9 +31,8 @@ def main() -> None:
     listener = listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"sse-hub demo: http://{host}:{listener.getsockname()[1]}/   (Ctrl-C stops it)", flush=True)
-    # On the command line: uvicorn examples.demo.app:app --http sse_hub.uvicorn:Protocol
-    http = "sse_hub.uvicorn:Protocol" if settings.handoff else "auto"
-    server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning"))
+    # On the command line: uvicorn examples.demo.app:app
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has stopped
         server.run(sockets=[listener])
 

@@ -23,7 +23,6 @@ class Settings:
 
     host: str
     port: int
-    handoff: bool
     heartbeat: float
     reconnect: tuple[float, float]
     tick: float
@@ -48,7 +47,6 @@ class Settings:
         return cls(
             host=env.get("HOST", "127.0.0.1"),
             port=int(env.get("PORT", "8000")),
-            handoff=env.get("SSE_HUB_HANDOFF", "1") != "0",
             heartbeat=float(env.get("SSE_HUB_HEARTBEAT", "5")),
             reconnect=(float(shortest), float(longest)),
             tick=float(env.get("SSE_HUB_TICK", "0.5")),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -99,6 +101,10 @@ class Hub(StreamingHub):
             programs; a browser never comes back after it.
         grace: seconds that streams get to end when the hub or the server closes.
         threads: threads that own handed-off sockets; started when the first is handed over.
+        handoff: whether streams leave the server for these threads. None (default): where that is possible,
+            except from a uvicorn with ``--limit-concurrency``, which would count them no more. True: from
+            that one too. False: never. A response's own ``handoff`` beats it. ``SSE_HUB_HANDOFF=0`` in the
+            environment, read when the hub is made, beats both.
         name: what the hub is called in the log; with a broker, also in Redis: hubs of different names share
             nothing.
 
@@ -126,6 +132,7 @@ class Hub(StreamingHub):
         full_status: FullStatus = 200,
         grace: float = 1.0,
         threads: int = 1,
+        handoff: bool | None = None,
         name: str = "default",
         _manual_clock: bool = False,
     ) -> Self:
@@ -162,6 +169,9 @@ class Hub(StreamingHub):
         self.broker = broker
         self.grace = float(grace)
         self._warned_of_workers = False
+        self._handoff = handoff
+        self._refused_by_environment = os.environ.get("SSE_HUB_HANDOFF", "").lower() in ("0", "false", "no")
+        self._stayed = Counter()
         self._full_status = full_status
         self._max_subscribers = max_subscribers
         self._stall_timeout = float(stall_timeout)

@@ -153,15 +153,15 @@ async def test_a_full_hub_sends_newcomers_away_for_a_while() -> None:
             assert (await again.next()).event == "stream-open"
 
 
-@pytest.mark.parametrize("http", ["auto", "sse_hub.uvicorn:Protocol"])
-def test_a_full_hub_refuses_newcomers_by_status_if_asked(http: str) -> None:
-    hub = Hub(max_subscribers=1, full_status=503)
+@pytest.mark.parametrize("handoff", [False, None])
+def test_a_full_hub_refuses_newcomers_by_status_if_asked(handoff: bool | None) -> None:
+    hub = Hub(max_subscribers=1, full_status=503, handoff=handoff)
 
     async def events(request: Any) -> HubResponse:
         return hub.response("t", headers={"X-Mine": "kept"})
 
     app = Starlette(routes=[Route("/", events)])
-    with serve(app, http=http) as server:
+    with serve(app) as server:
         with server.stream("/") as stream:
             stream.opened()
             refused = server.http.get("/")

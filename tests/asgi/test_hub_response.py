@@ -207,7 +207,7 @@ def test_def_endpoints_stream_too(loop: str) -> None:
 
 
 def test_three_servers_in_one_process_share_a_hub() -> None:
-    hub = Hub()
+    hub = Hub(handoff=False)
     app = Starlette(routes=[Route("/", hub.endpoint("t"))])
     servers = [ThreadServer(app) for _ in range(3)]
     clients = [Client(server.port, "/") for server in servers]

@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from handoff_serving import PROTOCOL
 from live import Events, serve
 from pages import ROOT
 from sse_hub import Hub, HubResponse
@@ -55,8 +54,8 @@ http {{
 # uvicorn's options: through the server; handed off; handed off from a Unix socket.
 WAYS: dict[str, dict[str, str]] = {
     "portable": {},
-    "handed-off": {"http": PROTOCOL},
-    "handed-off-uds": {"http": PROTOCOL, "uds": "uvicorn.sock"},
+    "handed-off": {},
+    "handed-off-uds": {"uds": "uvicorn.sock"},
 }
 
 # For what takes seconds, and is the same on any kind of socket.
@@ -77,8 +76,8 @@ class Site:
     """An app with a hub behind nginx."""
 
     path: str  # which way its streams go
-    hub: Hub = field(default_factory=lambda: Hub(heartbeat=0.2))
-    quiet: Hub = field(default_factory=lambda: Hub(heartbeat=None))
+    hub: Hub = field(init=False)
+    quiet: Hub = field(init=False)
     app: FastAPI = field(default_factory=FastAPI)
     requests: queue.Queue[Request] = field(default_factory=queue.Queue)
     left: queue.Queue[str] = field(default_factory=queue.Queue)
@@ -86,6 +85,10 @@ class Site:
     http: httpx.Client = field(default_factory=httpx.Client)
 
     def __post_init__(self) -> None:
+        handoff = self.path == "reactor"
+        self.hub = Hub(heartbeat=0.2, handoff=handoff)
+        self.quiet = Hub(heartbeat=None, handoff=handoff)
+
         @self.app.get("/events")
         async def events(request: Request) -> HubResponse:
             self.requests.put(request)
@@ -144,7 +147,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if "uds" in options:
         options["uds"] = str(prefix / options["uds"])
         upstream = f"http://unix:{options['uds']}:"
-    site = Site(path="reactor" if "http" in options else "loop")
+    site = Site(path="loop" if request.param == "portable" else "reactor")
     with (
         serve(site.app, **options) as server,
         nginx(prefix, recommended(upstream.format(server.port))) as site.nginx,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from sse_hub import Subscription
+from sse_hub import EventSourceResponse, Subscription
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -156,8 +157,50 @@ def test_an_endpoint_in_a_route_with_topics_from_the_request(site: Site) -> None
         assert only(hub).topics == ("room:one",)
 
 
-def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
+@pytest.mark.parametrize("kind", ["response", "response-initial", "subscription"])
+def test_dependencies_with_yield_close_when_the_stream_begins(site: Site, kind: str) -> None:
     hub = site.hub()
+    app = FastAPI()
+    events: list[str] = []
+    closed = threading.Event()
+
+    async def session() -> AsyncIterator[str]:
+        in_context = ContextVar[str]("in_context")
+        token = in_context.set("x")
+        yield "a database session"
+        in_context.reset(token)  # raises in another task's context
+        events.append("closed")
+        closed.set()
+
+    def thread_session() -> Iterator[str]:
+        yield "another"
+        events.append("closed")
+
+    async def initial(_: object) -> list[str]:
+        await asyncio.sleep(0.01)
+        events.append("initial")
+        return ["snapshot"]
+
+    @app.get("/", dependencies=[Depends(session), Depends(thread_session)])
+    async def endpoint() -> Response:
+        if kind == "subscription":
+            return EventSourceResponse(hub.subscribe("t"))
+        return hub.response("t", initial=initial if kind == "response-initial" else None)
+
+    site.app = app
+    with site.raw() as stream:
+        stream.opened()
+        if kind == "response-initial":
+            assert stream.take(1) == ["snapshot"]
+        assert closed.wait(PATIENCE)
+        assert events == ["initial"] * (kind == "response-initial") + ["closed"] * 2
+        hub.publish("t", 1)
+        assert stream.take(1) == [1]
+        assert only(hub).path == site.path
+
+
+def test_held_dependencies_close_with_the_stream_and_keep_it_with_the_server(site: Site) -> None:
+    hub = site.hub(handoff=True)
     app = FastAPI()
     closed = threading.Event()
 
@@ -165,19 +208,46 @@ def test_a_dependency_with_yield_is_closed_at_the_hand_off(site: Site) -> None:
         yield "a database session"
         closed.set()
 
+    @app.get("/{kind}", dependencies=[Depends(session)])
+    async def endpoint(kind: str) -> Response:
+        if kind == "subscription":
+            return EventSourceResponse(hub.subscribe("t"), hold_dependencies=True)
+        return hub.response("t", hold_dependencies=True)
+
+    site.app = app
+    for kind in ("subscription", "response"):
+        closed.clear()
+        with site.raw(f"/{kind}") as stream:
+            stream.opened()
+            hub.publish("t", 1)
+            assert stream.take(1) == [1]
+            assert only(hub).path == "loop"
+            assert not closed.is_set()
+        assert closed.wait(PATIENCE)
+        until(lambda: hub.count() == 0)
+    assert hub.stats()["stayed"] == {"hold_dependencies": 2}
+
+
+def test_a_dependency_that_fails_when_it_closes_ends_no_stream(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = site.hub()
+    app = FastAPI()
+
+    async def session() -> AsyncIterator[str]:
+        yield "a database session"
+        raise RuntimeError("the database is gone")
+
     @app.get("/", dependencies=[Depends(session)])
-    async def events() -> Response:
+    async def endpoint() -> Response:
         return hub.response("t")
 
     site.app = app
-    with site.raw() as stream:
+    with caplog.at_level("CRITICAL", "sse_hub"), site.raw() as stream:
         stream.opened()
-        if site.path == "reactor":
-            assert closed.wait(PATIENCE)
         hub.publish("t", 1)
         assert stream.take(1) == [1]
-        assert closed.is_set() == (site.path == "reactor")
-    assert closed.wait(PATIENCE)
+        assert only(hub).path == site.path
 
 
 def test_handoff_false_stays_with_the_server(site: Site) -> None:

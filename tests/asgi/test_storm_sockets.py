@@ -152,7 +152,7 @@ def publish(hub: Hub, log: Log, over: threading.Event) -> None:
         over.wait(0.003)
 
 
-@pytest.fixture(params=["portable", "protocol"])
+@pytest.fixture(params=["portable", "httptools"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     assert request.param in WAYS
     site = Site(request.param)

@@ -274,7 +274,7 @@ EVENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("way", ["portable", "protocol"])
+@pytest.mark.parametrize("way", ["portable", "httptools"])
 def test_events_arrive_as_they_would_without_a_broker(redis: RedisServer, way: str) -> None:
     site = Site(way)
     alone, through = site.hub(), site.hub(broker=redis.url)

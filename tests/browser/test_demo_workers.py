@@ -22,7 +22,7 @@ def demo(redis: RedisServer, serve: Callable[..., Server]) -> Server:
     command = ["-m", "uvicorn", "examples.demo.app:app", "--workers", "2"]
     # The supervisor ends a worker that does not answer it for five seconds, by default.
     command += ["--timeout-worker-healthcheck", str(int(PATIENCE))]
-    command += ["--http", "sse_hub.uvicorn:Protocol", "--port", str(free_port())]
+    command += ["--port", str(free_port())]
     server = serve(*command, **QUICK, SSE_HUB_BROKER=redis.url.replace("//", "//demo:any@"))
     workers_started(server, 2)
     return server

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from crowd import HOST, Company, Crowd, Visitor, many_descriptors
-from handoff_serving import PROTOCOL, body_of
+from handoff_serving import body_of
 from loops import LOOPS
 from servers import Command, run, uvicorn
 from sse_hub._testing.event_parser import EventParser
@@ -36,7 +36,7 @@ COMPLAINT = re.compile(r"Traceback|ERROR|Exception|Warning|was never")
 
 def crowd_app(*options: str) -> Command:
     """A server for a crowd, with the hand-off; the app takes all descriptors that it may have."""
-    fixed = ["--http", PROTOCOL, "--no-access-log", "--backlog", "4096"]
+    fixed = ["--no-access-log", "--backlog", "4096"]
     command = uvicorn("crowd_app:app", *fixed, *options)
     command.env["GRACE"] = str(GRACE)
     return command

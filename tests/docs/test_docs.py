@@ -20,6 +20,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 from live import serve
 from pages import PAGES, PYTHON, ROOT, Block, exercises, find
 from sse_hub import Hub, HubResponse
+from sse_hub._servers.stay import Stay
 from sse_hub.testing import Clock, connect
 from waiting import PATIENCE, until
 
@@ -99,16 +100,27 @@ def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
         assert 'new EventSource("/events").addEventListener("tick"' in server.http.get("/").text
 
 
-@exercises("hand-off.md", "Turning it on")
-def test_the_middleware_hands_streams_off(block: Block) -> None:
+@exercises("hand-off.md", "Dependencies")
+def test_a_session_is_open_for_the_snapshot_and_closed_after_it(
+    block: Block, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = block.run()
-    hub = Hub()
-    names["app"].get("/events")(lambda: hub.response("news"))
-    with serve(names["app"]) as server, server.stream("/events") as events:
-        until(lambda: hub.stats()["handed_off"] == 1)
-        assert [client.path for client in hub.subscribers()] == ["reactor"]
-        hub.publish("news", "hello")
+    with serve(names["app"]) as server, server.stream("/prices") as events:
+        assert events.next().json() == {"gold": 2411.5}
+        assert [client.path for client in names["hub"].subscribers()] == ["reactor"]
+        printed = ""
+        while "the session is closed" not in printed:
+            printed += capsys.readouterr().out
+        names["hub"].publish("prices", "hello")
         assert events.next().json() == "hello"
+
+
+def test_the_reasons_to_stay_are_those_of_the_table() -> None:
+    page = next(page for page in PAGES if page.name == "hand-off.md")
+    table = page.read_text().partition("## When a stream stays")[2].partition("## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)[1:]
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(Stay)
 
 
 @exercises("publishing.md", "One client, one user")

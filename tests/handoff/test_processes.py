@@ -11,7 +11,6 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from handoff_serving import PROTOCOL
 from loops import LOOPS
 from servers import Client, Command, program, run, uvicorn
 from waiting import PATIENCE
@@ -19,7 +18,7 @@ from wire import Stream
 
 
 def app(*options: str) -> Command:
-    return uvicorn("reactor_app:app", "--http", PROTOCOL, *options)
+    return uvicorn("reactor_app:app", *options)
 
 
 def ask(client: Client, path: str) -> str:
@@ -147,7 +146,7 @@ import sys, threading, time
 import uvicorn
 from reactor_app import app, hub
 
-server = uvicorn.Server(uvicorn.Config(app, port=0, http="sse_hub.uvicorn:Protocol", loop="asyncio"))
+server = uvicorn.Server(uvicorn.Config(app, port=0, loop="asyncio"))
 server.install_signal_handlers = lambda: None
 threading.Thread(target=server.run, daemon=True).start()
 

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from waiting import PATIENCE, promised, until
 from wire import Site, half_close, reset
 
-SITES = ("protocol",)
+SITES = ("httptools",)
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

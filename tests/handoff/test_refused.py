@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handoff_app import HANDED_OFF, PORTABLE, build
+from handoff_app import HANDED_OFF, PORTABLE, Observed, build
 from handoff_serving import (
     EVENTS,
-    HANDOFF,
     HEAD,
     LAST,
-    PROTOCOL,
     body_of,
     is_handed_off,
     serving,
@@ -28,7 +26,8 @@ from handoff_serving import (
 from loops import LOOPS
 from opentelemetry import trace
 from servers import HOST, Client, Command, ThreadServer, run
-from sse_hub._handoff.offer import State
+from sse_hub._handoff.attempt import Attempt, State
+from sse_hub._servers.stay import Stay
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -135,7 +134,7 @@ def test_what_the_framework_puts_around_all_middleware_does_not_prevent_it() -> 
         def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
             return trace.NoOpTracer()
 
-    app = build(HANDOFF, telemetry={"tracer_provider": Provider()}, max_body_size=1000)
+    app = build(telemetry={"tracer_provider": Provider()}, max_body_size=1000)
     with serving(app=app, http="httptools") as (server, observed):
         is_handed_off(server, observed)
 
@@ -158,21 +157,23 @@ def test_a_changed_body_prevents_it(middleware: Any) -> None:
     with serving((middleware, {})) as (server, observed):
         streams_portably(server)
         assert observed.opened == [True]
+        assert stays(observed) == Stay.MIDDLEWARE
 
 
 def test_a_preamble_that_comes_too_late_prevents_it() -> None:
     with serving((BaseHTTPMiddleware, {"dispatch": awaits(0.15)})) as (server, observed):
         streams_portably(server, "/events?timeout=0.05")
         assert observed.opened == [True]
-        assert observed.offers[0] is not None
-        assert observed.offers[0].state is State.WITHDRAWN
+        assert stays(observed) == Stay.LATE
 
 
-@pytest.mark.parametrize("outer", [Passing, Changing, GZipMiddleware])
-def test_the_middleware_offers_nothing_inside_another(outer: Any) -> None:
-    with serving(HANDOFF, (outer, {}), http="httptools") as (server, observed):
-        streams_portably(server)
-        assert observed.opened == [False]
+def stays(observed: Observed) -> Stay | None:
+    """Why the last stream stayed."""
+    attempt = observed.attempts[-1]
+    if not isinstance(attempt, Attempt):
+        return attempt
+    assert (attempt.state is State.KEPT) is (attempt.stay is not None)
+    return attempt.stay
 
 
 def refused(server: ThreadServer, request: bytes) -> bytes:
@@ -186,29 +187,29 @@ def refused(server: ThreadServer, request: bytes) -> bytes:
 
 
 STAYING = {
-    "http-1.0": b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n",
-    "unread": b"POST" + HEAD + b"Content-Length: 4\r\n\r\nbody",
-    "incomplete": b"POST" + HEAD + b"Content-Length: 40\r\n\r\nbody",
-    "continue": b"GET" + HEAD + b"Expect: 100-continue\r\n\r\n",
-    "pipelined": EVENTS + LAST,
+    "http-1.0": (b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n", Stay.HTTP_VERSION),
+    "unread": (b"POST" + HEAD + b"Content-Length: 4\r\n\r\nbody", Stay.REQUEST_BODY),
+    "incomplete": (b"POST" + HEAD + b"Content-Length: 40\r\n\r\nbody", Stay.REQUEST_BODY),
+    "continue": (b"GET" + HEAD + b"Expect: 100-continue\r\n\r\n", Stay.EXPECT_CONTINUE),
+    "pipelined": (EVENTS + LAST, Stay.PIPELINED),
 }
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_such_requests_are_streamed_portably(http: str) -> None:
-    with serving(HANDOFF, http=http) as (server, observed):
-        for name, request in STAYING.items():
+    with serving(http=http) as (server, observed):
+        for name, (request, _) in STAYING.items():
             received = refused(server, request)
             assert received.count(PORTABLE) == 3, name
             assert HANDED_OFF not in received, name
             assert received.endswith(b"plain") is (name == "pipelined")
-            assert observed.opened.pop() is False, name
+            assert stays(observed) == STAYING[name][1]
             assert observed.closed.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_the_beginning_of_a_next_request_keeps_it_too(http: str) -> None:
-    with serving(HANDOFF, http=http) as (server, observed):
+    with serving(http=http) as (server, observed):
         with socket.create_connection((HOST, server.port), timeout=PATIENCE) as sock:
             sock.sendall(EVENTS + LAST[:9])
             received = b""
@@ -256,12 +257,11 @@ def test_a_client_that_takes_nothing_stays_until_it_does() -> None:
         ) as client:
             until(lambda: observed.decisions == [None])
             assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
-        assert observed.offers[0] is not None
-        assert observed.offers[0].state is State.REFUSED
+        assert stays(observed) == Stay.SLOW_CLIENT
 
 
 def test_without_descriptors_it_stays() -> None:
-    args = ["--factory", "handoff_app:factory", "--port", "0", "--http", PROTOCOL, "--loop", "asyncio"]
+    args = ["--factory", "handoff_app:factory", "--port", "0", "--loop", "asyncio"]
     command = Command([sys.executable, "-m", "uvicorn", *args])
     with run(command) as server, Client(server.port, "/exhausted", headers="Connection: close\r\n") as client:
         assert body_of(client.read_to_end()).endswith(PORTABLE * 3)

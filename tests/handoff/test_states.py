@@ -1,4 +1,4 @@
-"""The offer by itself: what can become of it, and of the descriptor in it."""
+"""An attempt by itself: what can become of it, of the descriptor in it, and of the bytes it held back."""
 
 from __future__ import annotations
 
@@ -6,21 +6,56 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from sse_hub import _core
-from sse_hub._handoff.offer import Offer, State
+from sse_hub._handoff.attempt import Attempt, State
+from sse_hub._handoff.recorder import is_bare_stream
+from sse_hub._servers.stay import Stay
 from sse_hub._stopping.registry import RunningServer
 
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-y: z\r\n\r\n"
+CHUNK = b"4\r\n: x\n\r\n"
 
-class Open:
-    """A connection that can always leave."""
+
+class Transport:
+    """Keeps what is written to it."""
 
     def __init__(self) -> None:
-        self.server = RunningServer(asyncio.get_running_loop())
+        self.written = b""
+        self.closed = ""
 
-    def can_leave(self) -> bool:
-        return True
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = "closed"
+
+    def abort(self) -> None:
+        self.closed = "aborted"
+
+    def get_extra_info(self, name: str) -> str:
+        return f"the {name}"
+
+
+class Connection:
+    """A connection that can always leave, unless ``stay`` says otherwise, with this descriptor."""
+
+    def __init__(self, descriptor: int = -1) -> None:
+        self.server = RunningServer(asyncio.get_running_loop())
+        self.transport: Any = Transport()
+        self.stay: Stay | None = None
+        self.descriptor: int | tuple[Stay, bytes] = descriptor
+        self.first = b""
+
+    def reason_to_stay(self) -> Stay | None:
+        return self.stay
+
+    def take(self, first: bytes) -> int | tuple[Stay, bytes]:
+        self.first = first
+        return self.descriptor
 
 
 class Descriptor:
@@ -46,89 +81,178 @@ class Descriptor:
 @pytest.fixture
 def descriptor() -> Iterator[Descriptor]:
     with closing(Descriptor()) as descriptor:
+        _core._own(descriptor.number)
         yield descriptor
 
 
-async def test_the_descriptor_goes_to_who_asks_and_once(descriptor: Descriptor) -> None:
-    connection = Open()
-    offer = Offer(connection)
-    assert offer.server is connection.server
-    assert offer.is_open()
-    offer.announce(b"x")
-    offer.take(descriptor.number)
-    assert not offer.is_open()
-    assert await offer.decision() == descriptor.number
-    assert await offer.decision() is None
-    offer.end()
+def begin(connection: Connection, timeout: float = 60.0) -> Attempt:
+    attempt = Attempt(connection)
+    attempt.begin(b": x\n", timeout)
+    return attempt
+
+
+async def test_the_announced_bytes_take_it_and_the_descriptor_is_given_once(descriptor: Descriptor) -> None:
+    connection = Connection(descriptor.number)
+    original = connection.transport
+    attempt = begin(connection)
+    recorder = connection.transport
+    assert recorder.get_extra_info("socket") == "the socket"
+    recorder.write(HEAD)
+    recorder.write(b"")
+    assert (attempt.state, original.written) == (State.PENDING, b"")
+    recorder.write(CHUNK)
+    assert (attempt.state, attempt.stay) == (State.TAKEN, None)
+    assert (connection.first, original.written) == (HEAD + CHUNK, b""), "in one piece, past the transport"
+    assert connection.transport is original
+    assert await attempt.decision() == descriptor.number
+    assert await attempt.decision() is None
+    attempt.end()
     assert not descriptor.is_closed()
-    assert offer.server is connection.server
-    ended = Offer(Open())
-    ended.end()
-    with pytest.raises(RuntimeError, match="over"):
-        _ = ended.server
+    assert attempt.server is connection.server
 
 
 async def test_it_is_waited_for(descriptor: Descriptor) -> None:
-    offer = Offer(Open())
-    offer.announce(b"x")
-    asyncio.get_running_loop().call_soon(offer.take, descriptor.number)
-    assert await offer.decision() == descriptor.number
-    assert not descriptor.is_closed()
+    connection = Connection(descriptor.number)
+    attempt = begin(connection)
+    asyncio.get_running_loop().call_soon(connection.transport.write, HEAD + CHUNK)
+    assert await attempt.decision() == descriptor.number
 
 
-async def test_refused_is_none_and_stays_so() -> None:
-    offer = Offer(Open())
-    offer.announce(b"x")
-    asyncio.get_running_loop().call_soon(offer.refuse)
-    assert await offer.decision() is None
-    offer.end()
-    assert offer.state is State.REFUSED
+OTHER = {
+    "another body": [HEAD, b"5\r\n: xx\n\r\n"],
+    "more than the chunk": [HEAD, CHUNK + b"0"],
+    "the end too": [HEAD, CHUNK + b"0\r\n\r\n"],
+    "another status": [HEAD.replace(b"200 OK", b"201 Created")],
+    "an interim response": [b"HTTP/1.1 103 Early Hints\r\n\r\n", HEAD],
+    "a length": [HEAD.replace(b"x-y: z", b"Content-Length: 4"), CHUNK],
+    "a coding of the content": [HEAD.replace(b"x-y: z", b"Content-Encoding: gzip"), CHUNK],
+    "two transfer codings": [HEAD.replace(b"x-y: z", b"Transfer-Encoding: gzip"), CHUNK],
+    "no transfer coding": [HEAD.replace(b"transfer-encoding: chunked\r\n", b""), b": x\n"],
+    "no HTTP": [b"\x16\x03\x01"],
+}
 
 
-async def test_without_an_answer_it_is_withdrawn() -> None:
-    offer = Offer(Open())
-    offer.announce(b"x")
-    assert await offer.decision(timeout=0.01) is None
-    assert offer.state is State.WITHDRAWN
-    with pytest.raises(AssertionError):
-        offer.take(0)
+@pytest.mark.parametrize("name", OTHER)
+async def test_other_bytes_go_out_as_they_are(name: str) -> None:
+    connection = Connection()
+    original = connection.transport
+    attempt = begin(connection)
+    sent = b""
+    for piece in OTHER[name]:
+        connection.transport.write(piece)
+        sent += piece
+    assert (attempt.state, attempt.stay) == (State.KEPT, Stay.MIDDLEWARE)
+    assert connection.transport is original
+    assert original.written == sent
+    assert await attempt.decision() is None
 
 
-async def test_without_an_announcement_it_is_withdrawn() -> None:
-    offer = Offer(Open())
-    assert await offer.decision() is None
-    assert offer.state is State.WITHDRAWN
+async def test_a_head_may_come_in_pieces(descriptor: Descriptor) -> None:
+    connection = Connection(descriptor.number)
+    attempt = begin(connection)
+    for byte in HEAD + CHUNK:
+        assert attempt.state is State.PENDING
+        connection.transport.writelines([bytes([byte])])
+    assert await attempt.decision() == descriptor.number
+    assert is_bare_stream(b"HTTP/1.1 200 " + b"x" * 65536, CHUNK) is False, "it is not held back for ever"
+
+
+@pytest.mark.parametrize("when", ["when it is written", "when it is asked for", "while it is taken"])
+async def test_a_reason_to_stay_keeps_it(when: str) -> None:
+    connection = Connection()
+    original = connection.transport
+    attempt = begin(connection)
+    left = HEAD + CHUNK
+    if when == "while it is taken":
+        left = left[-3:]
+        connection.descriptor = (Stay.SLOW_CLIENT, left)
+        connection.transport.write(HEAD + CHUNK)
+    else:
+        connection.stay = Stay.SLOW_CLIENT
+        left = HEAD if when == "when it is asked for" else left
+        connection.transport.write(left)
+    assert await attempt.decision() is None
+    assert (attempt.state, attempt.stay) == (State.KEPT, Stay.SLOW_CLIENT)
+    assert original.written == left, "what was not written yet, and nothing twice"
+
+
+@pytest.mark.parametrize("way", ["timeout", "end"])
+async def test_what_is_held_back_goes_out_in_time(way: str) -> None:
+    connection = Connection()
+    attempt = begin(connection, 60.0 if way == "end" else 0.01)
+    connection.transport.write(HEAD)
+    recorder = connection.transport
+    if way == "end":
+        attempt.end()
+    assert await attempt.decision() is None
+    assert (attempt.state, attempt.stay) == (State.KEPT, Stay.LATE)
+    recorder.write(CHUNK)
+    assert connection.transport.written == HEAD + CHUNK, "also through the recorder, should somebody have it"
+
+
+async def test_closing_writes_what_was_held_back() -> None:
+    connection = Connection()
+    original = connection.transport
+    begin(connection)
+    connection.transport.write(HEAD)
+    connection.transport.close()
+    assert (original.written, original.closed) == (HEAD, "closed")
+    connection = Connection()
+    original = connection.transport
+    begin(connection)
+    connection.transport.write(HEAD)
+    connection.transport.abort()
+    assert (original.written, original.closed) == (b"", "aborted")
+
+
+async def test_it_goes_on_below_whatever_stands_in_its_place() -> None:
+    connection = Connection()
+    attempt = begin(connection)
+    recorder, other = connection.transport, object()
+    connection.transport = other
+    recorder.write(HEAD)
+    attempt.end()
+    assert connection.transport is other
+    assert recorder.transport.written == HEAD
 
 
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_cancelled_caller_leaves_no_descriptor(taken: bool, descriptor: Descriptor) -> None:
-    offer = Offer(Open())
-    offer.announce(b"x")
-    task = asyncio.create_task(offer.decision())
+    connection = Connection(descriptor.number)
+    attempt = begin(connection)
+
+    async def caller() -> None:
+        try:
+            await attempt.decision()
+        finally:
+            attempt.end()
+
+    task = asyncio.create_task(caller())
     await asyncio.sleep(0)
     if taken:
-        offer.take(descriptor.number)
+        connection.transport.write(HEAD + CHUNK)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert offer.state is (State.TAKEN if taken else State.WITHDRAWN)
+    assert attempt.state is (State.TAKEN if taken else State.KEPT)
     assert descriptor.is_closed() is taken
 
 
 async def test_a_descriptor_nobody_asked_for_is_closed(descriptor: Descriptor) -> None:
-    offer = Offer(Open())
-    offer.announce(b"x")
-    offer.take(descriptor.number)
-    offer.end()
-    offer.end()
-    assert await offer.decision() is None
+    connection = Connection(descriptor.number)
+    attempt = begin(connection)
+    connection.transport.write(HEAD + CHUNK)
+    attempt.end()
+    attempt.end()
+    assert await attempt.decision() is None
     assert descriptor.is_closed()
 
 
-async def test_one_preamble_is_announced() -> None:
-    offer = Offer(Open())
-    with pytest.raises(ValueError, match="one preamble"):
-        offer.announce(b"")
-    offer.announce(b"x")
-    with pytest.raises(ValueError, match="one preamble"):
-        offer.announce(b"y")
+async def test_it_begins_once() -> None:
+    attempt = Attempt(Connection())
+    with pytest.raises(ValueError, match="begin once"):
+        attempt.begin(b"")
+    attempt.begin(b"x")
+    with pytest.raises(ValueError, match="begin once"):
+        attempt.begin(b"y")
+    attempt.end()

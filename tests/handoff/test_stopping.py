@@ -12,7 +12,6 @@ import pytest
 import uvicorn
 from handoff_app import GOODBYE, PORTABLE, Observed, build
 from handoff_serving import (
-    PROTOCOL,
     body_of,
     serving,
 )
@@ -30,7 +29,7 @@ from wire import WAYS, Site, Stream, quiet
 def test_streams_that_left_end_with_their_server(loop: str, capfd: pytest.CaptureFixture[str]) -> None:
     app, other = build(), build()
     streams: list[Any] = [app.state.observed.streams, other.state.observed.streams]
-    with ThreadServer(app, other, http=PROTOCOL, loop=loop, log_config=None) as server:
+    with ThreadServer(app, other, loop=loop, log_config=None) as server:
         clients = [Client(port, "/events?keep=1") for port in server.ports for _ in range(2)]
         until(lambda: all(len(each.open) == 2 for each in streams))
         server.stop()
@@ -174,12 +173,9 @@ def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize(
-    ("way", "http"),
-    [("protocol", PROTOCOL), ("middleware", "httptools"), ("middleware", "h11")],
-)
-def test_each_of_uvicorns_protocols_and_loops(way: str, http: str, loop: str) -> None:
-    site = Site(way, http=http, loop=loop)
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_each_of_uvicorns_protocols_and_loops(http: str, loop: str) -> None:
+    site = Site(http, http=http, loop=loop)
     with quiet():
         hub = site.hub()
         site.app = hub.endpoint("t")

@@ -14,7 +14,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from servers import Client, Command, ServerProcess, granian, gunicorn, hypercorn, program, run, uvicorn
+from servers import (
+    Client,
+    Command,
+    ServerProcess,
+    granian,
+    gunicorn,
+    hypercorn,
+    program,
+    run,
+    staying,
+    uvicorn,
+)
 from waiting import promised
 
 APP = "stopping_app:app"
@@ -24,14 +35,12 @@ PLACES = [
 ]
 READING = PLACES
 STALLED = [f"{place}/flood" for place in PLACES]
-HANDING_WORKER = "handing_worker.HandingWorker"
-HANDED_OFF = ["--http", "sse_hub.uvicorn:Protocol"]
 
 IN_A_THREAD = """
 import signal, threading
 import uvicorn
 
-server = uvicorn.Server(uvicorn.Config("stopping_app:app", port=0, http="{http}"))
+server = uvicorn.Server(uvicorn.Config("stopping_app:app", port=0))
 signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
 thread = threading.Thread(target=server.run)
 thread.start()
@@ -66,46 +75,49 @@ class Outcome:
 
 
 SCENARIOS: dict[str, tuple[Callable[[], Command], Callable[[ServerProcess], None]]] = {
-    "uvicorn": (lambda: uvicorn(APP, "--loop", "asyncio"), terminate),
-    "uvicorn-ctrl-c": (lambda: uvicorn(APP, "--loop", "asyncio"), interrupt),
-    "uvicorn-uvloop": (lambda: uvicorn(APP, "--loop", "uvloop"), terminate),
-    "uvicorn-uvloop-ctrl-c": (lambda: uvicorn(APP, "--loop", "uvloop"), interrupt),
-    "uvicorn-h11": (lambda: uvicorn(APP, "--http", "h11", "--loop", "asyncio"), terminate),
-    "uvicorn-reload": (lambda: uvicorn(APP, "--reload", "--reload-dir", "examples"), terminate),
-    "uvicorn-reload-ctrl-c": (lambda: uvicorn(APP, "--reload", "--reload-dir", "examples"), interrupt),
-    "uvicorn-workers": (lambda: uvicorn(APP, "--workers", "2", processes=2), terminate),
-    "uvicorn-workers-ctrl-c": (lambda: uvicorn(APP, "--workers", "2", processes=2), interrupt),
-    "uvicorn-max-requests": (lambda: uvicorn(APP, "--limit-max-requests", "3"), use_up_requests),
-    "uvicorn-own-timeout": (lambda: uvicorn(APP, "--timeout-graceful-shutdown", "1"), terminate),
-    "uvicorn-in-a-thread": (lambda: program(IN_A_THREAD.replace("{http}", "auto")), terminate),
-    "handed-off": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "asyncio"), terminate),
-    "handed-off-ctrl-c": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "asyncio"), interrupt),
-    "handed-off-uvloop": (lambda: uvicorn(APP, *HANDED_OFF, "--loop", "uvloop"), terminate),
+    "uvicorn": (lambda: staying(uvicorn(APP, "--loop", "asyncio")), terminate),
+    "uvicorn-ctrl-c": (lambda: staying(uvicorn(APP, "--loop", "asyncio")), interrupt),
+    "uvicorn-uvloop": (lambda: staying(uvicorn(APP, "--loop", "uvloop")), terminate),
+    "uvicorn-uvloop-ctrl-c": (lambda: staying(uvicorn(APP, "--loop", "uvloop")), interrupt),
+    "uvicorn-h11": (lambda: staying(uvicorn(APP, "--http", "h11", "--loop", "asyncio")), terminate),
+    "uvicorn-reload": (lambda: staying(uvicorn(APP, "--reload", "--reload-dir", "examples")), terminate),
+    "uvicorn-reload-ctrl-c": (
+        lambda: staying(uvicorn(APP, "--reload", "--reload-dir", "examples")),
+        interrupt,
+    ),
+    "uvicorn-workers": (lambda: staying(uvicorn(APP, "--workers", "2", processes=2)), terminate),
+    "uvicorn-workers-ctrl-c": (lambda: staying(uvicorn(APP, "--workers", "2", processes=2)), interrupt),
+    "uvicorn-max-requests": (lambda: staying(uvicorn(APP, "--limit-max-requests", "3")), use_up_requests),
+    "uvicorn-own-timeout": (lambda: staying(uvicorn(APP, "--timeout-graceful-shutdown", "1")), terminate),
+    "uvicorn-in-a-thread": (lambda: staying(program(IN_A_THREAD)), terminate),
+    "handed-off": (lambda: uvicorn(APP, "--loop", "asyncio"), terminate),
+    "handed-off-ctrl-c": (lambda: uvicorn(APP, "--loop", "asyncio"), interrupt),
+    "handed-off-uvloop": (lambda: uvicorn(APP, "--loop", "uvloop"), terminate),
     "handed-off-reload": (
-        lambda: uvicorn(APP, *HANDED_OFF, "--reload", "--reload-dir", "examples"),
+        lambda: uvicorn(APP, "--reload", "--reload-dir", "examples"),
         terminate,
     ),
-    "handed-off-workers": (lambda: uvicorn(APP, *HANDED_OFF, "--workers", "2", processes=2), terminate),
+    "handed-off-workers": (lambda: uvicorn(APP, "--workers", "2", processes=2), terminate),
     "handed-off-workers-ctrl-c": (
-        lambda: uvicorn(APP, *HANDED_OFF, "--workers", "2", processes=2),
+        lambda: uvicorn(APP, "--workers", "2", processes=2),
         interrupt,
     ),
     "handed-off-max-requests": (
-        lambda: uvicorn(APP, *HANDED_OFF, "--limit-max-requests", "3"),
+        lambda: uvicorn(APP, "--limit-max-requests", "3"),
         use_up_requests,
     ),
     "handed-off-own-timeout": (
-        lambda: uvicorn(APP, *HANDED_OFF, "--timeout-graceful-shutdown", "1"),
+        lambda: uvicorn(APP, "--timeout-graceful-shutdown", "1"),
         terminate,
     ),
-    "handed-off-in-a-thread": (lambda: program(IN_A_THREAD.replace("{http}", HANDED_OFF[1])), terminate),
-    "handed-off-gunicorn": (lambda: gunicorn(APP, "-k", HANDING_WORKER, processes=1), terminate),
+    "handed-off-in-a-thread": (lambda: program(IN_A_THREAD), terminate),
+    "handed-off-gunicorn": (lambda: gunicorn(APP, processes=1), terminate),
     "handed-off-gunicorn-preload": (
-        lambda: gunicorn(APP, "-k", HANDING_WORKER, "--preload", processes=2),
+        lambda: gunicorn(APP, "--preload", processes=2),
         terminate,
     ),
-    "gunicorn": (lambda: gunicorn(APP, processes=1), terminate),
-    "gunicorn-preload": (lambda: gunicorn(APP, "--preload", processes=2), terminate),
+    "gunicorn": (lambda: staying(gunicorn(APP, processes=1)), terminate),
+    "gunicorn-preload": (lambda: staying(gunicorn(APP, "--preload", processes=2)), terminate),
     "hypercorn": (lambda: hypercorn(APP), terminate),
     "hypercorn-uvloop-ctrl-c": (lambda: hypercorn(APP, "-k", "uvloop"), interrupt),
     "granian": (lambda: granian(APP, "--loop", "asyncio"), terminate),

@@ -1,4 +1,4 @@
-"""An app whose stream takes over its connection itself, to test the server's offer without the reactor.
+"""An app whose stream takes over its connection itself, to test that without the reactor.
 
 A thread writes a handed-off stream to the plain socket, with the event ``HANDED_OFF``; a stream that stays
 continues through ASGI with ``PORTABLE``. Both end with the end of the body.
@@ -18,7 +18,9 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from sse_hub import _core
-from sse_hub._handoff.offer import EXTENSION, Offer
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.taking import make_attempt
+from sse_hub._servers.stay import Stay
 from sse_hub._stopping.handed import handed_off
 from starlette.types import Receive, Scope, Send
 
@@ -71,14 +73,14 @@ class Observed:
         self.release = threading.Event()  # once the test sets it, handed-off streams send their event and end
         self.closed = threading.Event()  # the dependency with `yield` is closed
         self.began = threading.Event()
-        self.offers: list[Offer | None] = []
+        self.attempts: list[Attempt | Stay] = []
         self.opened: list[bool] = []
         self.decisions: list[int | None] = []
         self.streams = Streams()
 
 
 class Taking(Response):
-    """A response that takes over its connection when the server offers it."""
+    """A response that takes over its connection if it can."""
 
     media_type = "text/event-stream"
 
@@ -91,29 +93,28 @@ class Taking(Response):
         self.preamble = b": " + secrets.token_hex(8).encode() + b"x" * padding + b"\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        offer: Offer | None = scope.get("extensions", {}).get(EXTENSION)
-        opened = offer is not None and offer.is_open()
-        self.observed.offers.append(offer)
-        self.observed.opened.append(opened)
-        if offer is not None and opened:
-            offer.announce(self.preamble)
+        attempt = make_attempt(scope, receive)
+        self.observed.attempts.append(attempt)
+        self.observed.opened.append(isinstance(attempt, Attempt))
+        if isinstance(attempt, Attempt):
+            attempt.begin(self.preamble, self.timeout)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.preamble, "more_body": True})
-        descriptor = await offer.decision(self.timeout) if offer is not None and opened else None
+        descriptor = await attempt.decision() if isinstance(attempt, Attempt) else None
         self.observed.decisions.append(descriptor)
         if descriptor is None:
             for _ in range(3):
                 await send({"type": "http.response.body", "body": PORTABLE, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        assert offer is not None
+        assert isinstance(attempt, Attempt)
         assert not os.get_blocking(descriptor)
         assert not os.get_inheritable(descriptor)
         assert _core._release(descriptor)
         sock = socket.socket(fileno=descriptor)
         if self.keep:
-            self.observed.streams.open[sock] = offer.server.group
-            handed_off(offer.server, self.observed.streams, offer.server.group)
+            self.observed.streams.open[sock] = attempt.server.group
+            handed_off(attempt.server, self.observed.streams, attempt.server.group)
         else:
             threading.Thread(target=self._write, args=(sock,)).start()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -188,10 +189,3 @@ def factory(*middleware: tuple[Any, dict[str, Any]]) -> FastAPI:
     observed = Observed()
     observed.release.set()
     return build(*middleware, observed=observed)
-
-
-def with_middleware() -> FastAPI:
-    """The same with the middleware, for servers whose command line cannot name the protocol."""
-    from sse_hub.uvicorn import HandOff
-
-    return factory((HandOff, {}))

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import sse_hub.uvicorn
 from fastapi import FastAPI
 from handoff_app import HANDED_OFF, PORTABLE, Observed, build
 from servers import Client, ThreadServer
 
-PROTOCOL = "sse_hub.uvicorn:Protocol"
 EVENTS = b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 HEAD = b" /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-HANDOFF: tuple[Any, dict[str, Any]] = (sse_hub.uvicorn.HandOff, {})
 
 
 class Complaints(logging.Handler):
@@ -32,7 +29,7 @@ class Complaints(logging.Handler):
 
 @contextmanager
 def serving(
-    *middleware: Any, http: str = PROTOCOL, app: FastAPI | None = None, **config: Any
+    *middleware: Any, http: str = "auto", app: FastAPI | None = None, **config: Any
 ) -> Iterator[tuple[ThreadServer, Observed]]:
     """Serve the app with this middleware; yields the server and the record of what happens in it.
 

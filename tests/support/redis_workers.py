@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from handoff_serving import PROTOCOL
-from servers import Command, ServerProcess, run, uvicorn
+from servers import Command, ServerProcess, run, staying, uvicorn
 from wire import Stream
 
 numbers = itertools.count(1)
@@ -170,8 +169,8 @@ class Worker:
 def workers() -> Iterator[list[Worker]]:
     """Two servers; the first streams portably, the second hands its connections off."""
     with (
-        run(app_command("--http", "httptools", "--loop", "asyncio")) as portable,
-        run(app_command("--http", PROTOCOL, "--loop", "uvloop")) as handing,
+        run(staying(app_command("--http", "httptools", "--loop", "asyncio"))) as portable,
+        run(app_command("--http", "httptools", "--loop", "uvloop")) as handing,
     ):
         pair = [Worker(portable), Worker(handing)]
         yield pair

@@ -108,6 +108,12 @@ def gunicorn(app: str, *options: str, processes: int = 1) -> Command:
     return Command([sys.executable, "-m", "gunicorn", *worker, *options, app], processes=processes)
 
 
+def staying(command: Command) -> Command:
+    """The same server, none of whose streams is handed off."""
+    command.env["SSE_HUB_HANDOFF"] = "0"
+    return command
+
+
 def program(source: str) -> Command:
     """A Python program that runs servers itself, and prints what uvicorn logs and what the app prints."""
     return Command([sys.executable, "-u", "-c", source])

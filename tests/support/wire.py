@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import sse_hub.uvicorn
-from handoff_serving import PROTOCOL, Complaints
+from handoff_serving import Complaints
 from servers import Client, ThreadServer
 from sse_hub import Hub, Subscription
 from sse_hub._testing.event_parser import Event, EventParser
@@ -29,8 +28,8 @@ from starlette.types import Receive, Scope, Send
 # Each way to serve: the delivery path of its streams, and uvicorn's options.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "portable": ("loop", {"http": "httptools", "loop": "asyncio"}),
-    "protocol": ("reactor", {"http": PROTOCOL, "loop": "uvloop"}),
-    "middleware": ("reactor", {"http": "h11", "loop": "asyncio"}),
+    "httptools": ("reactor", {"http": "httptools", "loop": "uvloop"}),
+    "h11": ("reactor", {"http": "h11", "loop": "asyncio"}),
 }
 
 
@@ -133,12 +132,13 @@ class Site:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await self.app(scope, receive, send)
 
-        served: Any = sse_hub.uvicorn.HandOff(app) if way == "middleware" else app
-        self.server = ThreadServer(served, lifespan="off", log_config=None, **options)
+        self.server = ThreadServer(app, lifespan="off", log_config=None, **options)
         self.port = self.server.port
 
     def hub(self, **options: Any) -> Hub:
         """A hub that closes with the test."""
+        if self.path == "loop":
+            options.setdefault("handoff", False)
         self._hubs.append(Hub(**options))
         return self._hubs[-1]
 

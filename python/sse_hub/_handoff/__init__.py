@@ -1,1 +1,1 @@
-"""The hand-off: a server offers a connection, a response takes its socket."""
+"""The hand-off: how a response takes its connection's socket from the server."""

@@ -1,43 +1,58 @@
-"""How a response takes its server's offer to part with the connection, and what is said without room."""
+"""How a response takes its connection from the server, and how a descriptor is ended without a reactor."""
 
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
 from secrets import token_hex
-from typing import TYPE_CHECKING
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import _release as release_descriptor
-from sse_hub._handoff.offer import EXTENSION
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.uvicorn import CycleConnection
+from sse_hub._servers.stay import Stay
+from sse_hub._servers.uvicorn_handoff import serving_cycle
 
-if TYPE_CHECKING:
-    from sse_hub._handoff.offer import Offer
-
-__all__ = ["COME_BACK_LATER", "end_of_response", "end_on_socket", "find_offer", "take_socket"]
+__all__ = ["COME_BACK_LATER", "end_of_response", "end_on_socket", "make_attempt", "take_socket"]
 
 COME_BACK_LATER = b"retry: 30000\n\n"
 """What a browser is told that cannot be served now. Any status but 200 would stop it for good."""
 
 
-def find_offer(scope: Scope) -> Offer | None:
-    """The server's offer to part with the connection, if there is one that stands."""
-    offer: Offer | None = (scope.get("extensions") or {}).get(EXTENSION)
-    return offer if offer is not None and offer.is_open() else None
+def make_attempt(scope: Scope, receive: Receive, *, insist: bool = False) -> Attempt | Stay:
+    """An attempt to take the connection that this response runs on, or why that makes no sense.
+
+    ``insist``: also from a server that limits its connections.
+    """
+    if sys.platform == "win32":
+        return Stay.PLATFORM
+    if scope["type"] != "http":
+        return Stay.METHOD
+    cycle = serving_cycle(scope, receive)
+    if cycle is None:
+        return Stay.HIDDEN if "uvicorn.server" in sys.modules else Stay.SERVER
+    connection = CycleConnection(cycle)
+    if (stay := connection.reason_to_begin(insist)) is not None:
+        return stay
+    return Attempt(connection)
 
 
-async def take_socket(offer: Offer, send: Send, start: Message) -> int | None:
+async def take_socket(attempt: Attempt, send: Send, start: Message) -> int | None:
     """Send the response's head and a first comment, and take the connection's descriptor.
 
     None when the server keeps the connection: the body goes on through ``send``.
     """
     # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
     preamble = b": sse-hub %s\n\n" % token_hex(8).encode()
-    offer.announce(preamble)
-    await send(start)
-    await send({"type": "http.response.body", "body": preamble, "more_body": True})
-    return await offer.decision()
+    attempt.begin(preamble)
+    try:
+        await send(start)
+        await send({"type": "http.response.body", "body": preamble, "more_body": True})
+        return await attempt.decision()
+    finally:
+        attempt.end()
 
 
 async def end_of_response(send: Send) -> None:

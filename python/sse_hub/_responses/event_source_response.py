@@ -15,11 +15,14 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
-from sse_hub._handoff.taking import end_of_response, end_on_socket, find_offer, take_socket
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.taking import end_of_response, end_on_socket, take_socket
 from sse_hub._responses.content import SyncContent
+from sse_hub._responses.dependencies import close_dependencies
 from sse_hub._responses.event_stream import EventStream, send_within
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._responses.task_group import HOOKS, TaskGroupStream
+from sse_hub._servers.stay import Stay
 from sse_hub._stopping.registry import RunningServer, switch
 from sse_hub._stopping.serving import on_asyncio
 from sse_hub.event import ServerSentEvent
@@ -66,6 +69,8 @@ class EventSourceResponse(TaskGroupStream, Response):
         shutdown_grace_period: seconds ``content`` has after that before it is cancelled; default 0.
         cleanup_timeout: seconds that closing ``content`` may take after a send that failed, and that it may
             ignore being cancelled; default 30, None is no limit.
+        handoff: for a Subscription, as in ``Hub.response``.
+        hold_dependencies: for a Subscription, as in ``Hub.response``.
 
     Raises:
         ValueError: ``sep`` is none of the three, ``ping``, ``shutdown_grace_period`` or ``cleanup_timeout``
@@ -97,6 +102,9 @@ class EventSourceResponse(TaskGroupStream, Response):
         shutdown_event: anyio.Event | None = None,
         shutdown_grace_period: float = 0,
         cleanup_timeout: float | None = DEFAULT_CLEANUP_TIMEOUT,
+        *,
+        handoff: bool | None = None,
+        hold_dependencies: bool = False,
     ) -> None:
         if sep not in (None, "\r\n", "\r", "\n"):
             raise ValueError(f"sep must be one of: \\r\\n, \\r, \\n, got: {sep!r}")
@@ -128,6 +136,8 @@ class EventSourceResponse(TaskGroupStream, Response):
             raise ValueError("cleanup_timeout must be >= 0")
         self._cleanup_timeout = cleanup_timeout
 
+        self.handoff = handoff
+        self.hold_dependencies = hold_dependencies
         self.active = True
         self._lock = None
 
@@ -193,25 +203,49 @@ class EventSourceResponse(TaskGroupStream, Response):
         head: Message | None = start
         subscription = self.body_iterator
         if self._is_plain() and isinstance(subscription, Subscription):
-            offer = find_offer(scope)
-            if offer is not None and _can_hand_over(subscription):
+            hub = cast(StreamingHub, subscription._hub)
+            attempt = self._attempt(hub, subscription, scope, receive)
+            if isinstance(attempt, Attempt):
                 try:
-                    fd = await take_socket(offer, send, start)
+                    fd = await take_socket(attempt, send, start)
+                    hub._stays(attempt.stay)
                     if fd is not None:
-                        handed = self._hand_over(subscription, fd, offer.server, receive)
+                        handed = self._hand_over(subscription, fd, attempt.server, receive)
                         await end_of_response(send)
+                        await close_dependencies(scope)
                         return handed
                 except BaseException:
                     if subscription.path == "loop":
                         subscription._end(EndKind.CLIENT)
                     raise
                 head = None
+            else:
+                hub._stays(attempt)
+            if not self.hold_dependencies:
+                await close_dependencies(scope)
+        elif isinstance(subscription, Subscription):
+            cast(StreamingHub, subscription._hub)._stays(Stay.CONTENT)
         await EventStream(self, scope, receive, send).run(head)
         return False
 
     def _overrides_hooks(self) -> bool:
         """Whether a subclass, or a patch of this class, has its own method for a part of the stream."""
         return any(getattr(type(self), name, None) is not hook for name, hook in _HOOKS)
+
+    def _attempt(
+        self, hub: StreamingHub, subscription: Subscription, scope: Scope, receive: Receive
+    ) -> Attempt | Stay:
+        """An attempt to take the socket, or why the stream stays with its server."""
+        if self.hold_dependencies:
+            return Stay.DEPENDENCIES
+        attempt = hub._attempt(scope, receive, self.handoff)
+        if isinstance(attempt, Attempt):
+            try:
+                if not subscription._can_hand_over():
+                    return Stay.CONTENT
+            except (OSError, HubClosed):  # no thread or descriptor for a reactor
+                return Stay.DESCRIPTORS
+        return attempt
 
     def _is_plain(self) -> bool:
         """Whether a Subscription's bytes are all there is to send: no option asks for more than they have."""
@@ -254,11 +288,3 @@ class EventSourceResponse(TaskGroupStream, Response):
             return self.raw_headers
         # Connection is a header of HTTP/1, and malformed in what came later (RFC 9113, 8.2.2).
         return [header for header in self.raw_headers if header[0] != b"connection"]
-
-
-def _can_hand_over(subscription: Subscription) -> bool:
-    """Whether a reactor could go on with a subscription, here and now."""
-    try:
-        return subscription._can_hand_over()
-    except (OSError, HubClosed):  # no thread or descriptor for a reactor
-        return False

@@ -15,13 +15,15 @@ from starlette.types import Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind, EndReason
-from sse_hub._handoff.offer import Offer
-from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, find_offer, take_socket
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, take_socket
+from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._servers import abort, find_departure
+from sse_hub._servers.stay import Stay
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
 from sse_hub.exceptions import HubClosed, HubFull
@@ -47,7 +49,8 @@ class HubResponse(Response):
         self.initial = initial
         self.last_event_id = _check_last_event_id(options.get("last_event_id"))
         self.info = options.get("info")
-        self.handoff = options.get("handoff", True)
+        self.handoff = options.get("handoff")
+        self.hold_dependencies = options.get("hold_dependencies", False)
         self._request = make_request(topics, options, initial=initial is not None)
         self.status_code = _check_status(options.get("status_code", 200))
         self.background = background
@@ -72,33 +75,39 @@ class HubResponse(Response):
         if self.background is not None:
             await self.background()
 
-    def _offer(self, scope: Scope) -> Offer | None:
-        """The server's offer to take the socket, if it makes sense to accept it."""
-        if not self.handoff or self.status_code != 200:
-            return None
+    def _attempt(self, scope: Scope, receive: Receive) -> Attempt | Stay:
+        """An attempt to take the socket, or why the stream stays with its server."""
+        if self.hold_dependencies:
+            return Stay.DEPENDENCIES
+        if self.status_code != 200:
+            return Stay.STATUS
         if self.hub._full_status != 200 and self.hub._is_full():
-            return None  # It will be refused, by a status that cannot be said after the hand-off.
-        offer = find_offer(scope)
-        if offer is not None:
+            return Stay.FULL  # It will be refused, by a status that cannot be said after the hand-off.
+        attempt = self.hub._attempt(scope, receive, self.handoff)
+        if isinstance(attempt, Attempt):
             try:
                 self.hub._prepare_hand_over()
             except (OSError, HubClosed):  # no thread or descriptor for a reactor: the others are served
-                return None
-        return offer
+                return Stay.DESCRIPTORS
+        return attempt
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
         self.hub._warn_of_workers(receive)
-        offer = self._offer(scope)
-        if offer is None:
+        attempt = self._attempt(scope, receive)
+        if not isinstance(attempt, Attempt):
+            self.hub._stays(attempt)
             await self._through_server(scope, receive, send, start)
             return False
-        fd = await take_socket(offer, send, start)
+        fd = await take_socket(attempt, send, start)
+        self.hub._stays(attempt.stay)
         if fd is None:
             await self._through_server(scope, receive, send, None)
             return False
-        handed = await self._hand_over(scope, fd, offer.server)
+        handed = await self._hand_over(scope, fd, attempt.server)
         await end_of_response(send)
+        # FastAPI would close them right afterwards, and raise what goes wrong although the stream goes on.
+        await close_dependencies(scope)
         return handed
 
     async def _hand_over(self, scope: Scope, fd: int, server: RunningServer) -> bool:
@@ -136,12 +145,15 @@ class HubResponse(Response):
             return
         # A task of its own for the body: the request's task has the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
-        body = asyncio.create_task(self._body(subscription, send, start))
+        begun = self._begins(scope)
+        body = asyncio.create_task(self._body(subscription, send, start, begun))
         stream = _Stream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
             with Serving(scope, receive, stream):
                 watch.start()
+                if begun is not None:
+                    await _close_dependencies_once(begun, scope, body)
                 await body
         except asyncio.CancelledError:
             if not stream.was_aborted():
@@ -159,12 +171,26 @@ class HubResponse(Response):
         await send({"type": "http.response.start", "status": status, "headers": headers.raw})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _body(self, subscription: Subscription, send: Send, start: dict[str, Any] | None) -> None:
+    def _begins(self, scope: Scope) -> asyncio.Future[None] | None:
+        """What is done once the stream needs the endpoint's dependencies no more; None if there are none."""
+        if self.hold_dependencies or not has_dependencies(scope):
+            return None
+        return asyncio.get_running_loop().create_future()
+
+    async def _body(
+        self,
+        subscription: Subscription,
+        send: Send,
+        start: dict[str, Any] | None,
+        begun: asyncio.Future[None] | None,
+    ) -> None:
         if start is not None:
             await send(start)
         snapshot: asyncio.Task[None] | None = None
         owes_initial = self.initial is not None and subscription.recovered is not True
         has_left = find_departure(send)
+        if begun is not None and not owes_initial:
+            _set(begun)
         try:
             async for chunk in subscription:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -174,6 +200,8 @@ class HubResponse(Response):
                     # After the opening, and beside the body: however long it takes, heartbeats go out.
                     owes_initial = False
                     snapshot = asyncio.create_task(self._give_initial(subscription))
+                    if begun is not None:
+                        snapshot.add_done_callback(partial(_set, begun))
         finally:
             if snapshot is not None:
                 snapshot.cancel()
@@ -220,6 +248,25 @@ def _check_status(code: int) -> int:
     if not 200 <= code <= 599 or code in _NO_CONTENT:
         raise ValueError(f"status_code must be from 200 to 599 and one that has a body, not {code}")
     return code
+
+
+def _set(begun: asyncio.Future[None], _: object = None) -> None:
+    if not begun.done():
+        begun.set_result(None)
+
+
+async def _close_dependencies_once(
+    begun: asyncio.Future[None], scope: Scope, body: asyncio.Task[None]
+) -> None:
+    """Close the endpoint's dependencies, in the request's own task, as soon as the stream has begun."""
+    body.add_done_callback(partial(_set, begun))
+    try:
+        await begun
+        await close_dependencies(scope)
+    except asyncio.CancelledError:
+        body.cancel()
+        await asyncio.wait([body])
+        raise
 
 
 class _Stream:

@@ -63,17 +63,22 @@ class StreamOptions(SubscribeOptions, total=False):
     come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
     value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
     client that is cut before it gets all of them again."""
-    handoff: bool
-    """Whether the connection may be handed to the reactor where the server offers it; default True. False is
-    for middleware that changes only later chunks of the body."""
+    handoff: bool | None
+    """Whether the connection is handed to the reactor where that is possible; default None, the hub's
+    ``handoff``. False is for middleware that changes only later chunks of the body. True also leaves a server
+    that limits its connections (``--limit-concurrency``)."""
+    hold_dependencies: bool
+    """Keep FastAPI's dependencies with ``yield`` open until the stream has ended, which then stays with the
+    server; default False: they close when the stream has begun and ``initial`` has given its events, so that
+    no database session is held for as long as a client listens."""
     status_code: int
     """The response's status, from 200 to 599 and one that has a body; default 200, and a browser takes no
     other."""
     headers: Mapping[str, str] | None
     """More headers; default None."""
     background: BackgroundTask | None
-    """Run on the event loop when the stream has ended; default None. A handed-off stream ends long after its
-    request, so it must not use the request's dependencies."""
+    """Run on the event loop when the stream has ended; default None. It must not use the request's
+    dependencies, which are closed by then."""
 
 
 def check_names(where: str, given: Mapping[str, Any], allowed: frozenset[str]) -> None:

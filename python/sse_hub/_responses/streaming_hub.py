@@ -6,14 +6,18 @@ import asyncio
 import inspect
 import logging
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from starlette.background import BackgroundTask
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from sse_hub import _core, _servers
 from sse_hub._core import RedisBroker, Subscription
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.taking import make_attempt
+from sse_hub._servers.stay import Stay, log_once
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 
@@ -44,6 +48,9 @@ class StreamingHub(_core.Hub):
     grace: float
     broker: RedisBroker | None
     _warned_of_workers: bool
+    _handoff: bool | None
+    _refused_by_environment: bool
+    _stayed: Counter[str]
     _full_status: int
     _max_subscribers: int | None
     _stall_timeout: float
@@ -65,6 +72,28 @@ class StreamingHub(_core.Hub):
 
     def _is_full(self) -> bool:
         return self._max_subscribers is not None and self.count() >= self._max_subscribers
+
+    def _attempt(self, scope: Scope, receive: Receive, handoff: bool | None) -> Attempt | Stay:
+        """An attempt to take a connection from its server, or why it stays there.
+
+        ``handoff`` is the response's option; None is the hub's.
+        """
+        if self._refused_by_environment:
+            return Stay.ENVIRONMENT
+        wanted = self._handoff if handoff is None else handoff
+        if wanted is False:
+            return Stay.OPTION
+        return make_attempt(scope, receive, insist=wanted is True)
+
+    def _stays(self, stay: Stay | None) -> None:
+        """Count a stream that stays with its server; None is one that does not."""
+        log_once(stay)
+        if stay is not None:
+            self._stayed[stay.value] += 1
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and sizes of now, by name; docs/operations.md explains each."""
+        return {**super().stats(), "stayed": dict(self._stayed)}
 
     def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
         """Register a subscriber whose stream its server carries."""

@@ -100,6 +100,8 @@ def owners(function: Callable[..., Any], name: str) -> Iterator[Any]:
 
 def _wrapped(function: Any, owner: Any, name: str) -> Any | None:
     """The function that this one calls: an attribute of its object, or a variable of its closure."""
+    if (inner := getattr(function, "__wrapped__", None)) is not None:
+        return inner
     if isinstance(function, functools.partial):
         return next((arg for arg in (*function.args, function.func) if callable(arg)), None)
     attributes = getattr(function if owner is None else owner, "__dict__", {})

@@ -1,48 +1,63 @@
-"""uvicorn: which of its connections can be handed off, and how it lets one go."""
+"""uvicorn: which of its connections can be handed off, and how it lets one go.
+
+A cycle writes through its own ``transport`` attribute. While a response is about to be handed off, that
+attribute is a recorder (``sse_hub._handoff.recorder``), which sees the bytes of the wire whichever middleware
+and HTTP implementation made them. Nothing of uvicorn is patched, and other requests do not pass through here.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import os
 import sys
+from types import FrameType
 from typing import Any
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope
 
 from sse_hub import _core
-from sse_hub._servers.uvicorn import is_cycle
+from sse_hub._servers.stay import Stay
+from sse_hub._servers.uvicorn import find_cycle, is_cycle
 
-__all__ = ["can_leave", "duplicate", "is_flushed", "let_go", "server_state", "straight_cycle"]
+__all__ = ["limits_concurrency", "reason_to_stay", "server_state", "serving_cycle", "take"]
 
-logger = logging.getLogger("sse_hub")
-
-_FLUSH = 1.0  # seconds the kernel may take to accept head and preamble, else the client is too slow
-
-# What stands around the middleware added last: errors, the limit of the request's body, telemetry. All of it
-# passes a response's messages on unchanged.
-_FRAMEWORK = {
-    "fastapi._body_limit",
-    "fastapi.telemetry._asgi",
-    "starlette.middleware.body_limit",
-    "starlette.middleware.errors",
-}
+_FRAMES = 500  # more than any middleware stack has
 
 
-def straight_cycle(function: Receive | Send, name: str) -> Any | None:
-    """The cycle whose ``send`` or ``receive`` this is, wrapped by nothing but the framework itself."""
-    current: Any = function
-    for _ in range(8):
-        owner = getattr(current, "__self__", None)
-        if is_cycle(owner):
-            return owner
-        if getattr(current, "__module__", None) not in _FRAMEWORK:
-            return None
-        if owner is not None:
-            current = getattr(owner, name, None)
-        else:
-            names = current.__code__.co_freevars
-            current = current.__closure__[names.index(name)].cell_contents if name in names else None
+def serving_cycle(scope: Scope, receive: Receive) -> Any | None:
+    """The cycle that serves the request of ``scope``; None if there is none or it cannot be reached.
+
+    It is found behind ``receive``, also through middleware, or else in the frames of the running task, at
+    whose bottom a cycle calls the application. A request that the application makes to itself inside the
+    task has another scope, so a cycle counts only if it shares an object of this scope that is made for each
+    request.
+    """
+    cycle = find_cycle(receive)
+    if cycle is not None and _serves(cycle, scope):
+        return cycle
+    if "uvicorn.server" not in sys.modules:
+        return None
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "run_asgi":
+            cycle = frame.f_locals.get("self")
+            if is_cycle(cycle) and _serves(cycle, scope):
+                return cycle
+        frame = frame.f_back
     return None
+
+
+def _serves(cycle: Any, scope: Scope) -> bool:
+    own = cycle.scope
+    if own is scope:
+        return True
+    # Middleware copies the scope, or replaces the headers or the state, but hardly both.
+    for key in ("headers", "state"):
+        value = own.get(key)
+        if value is not None and value is scope.get(key):
+            return True
+    return False
 
 
 def server_state(cycle: Any) -> Any:
@@ -50,62 +65,67 @@ def server_state(cycle: Any) -> Any:
     return cycle.transport.get_protocol().server_state
 
 
-def can_leave(cycle: Any) -> bool:
-    """Whether a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else."""
+def limits_concurrency(cycle: Any) -> bool:
+    """Whether the cycle's server counts its connections against ``--limit-concurrency``."""
+    return getattr(cycle.transport.get_protocol(), "limit_concurrency", None) is not None
+
+
+def reason_to_stay(cycle: Any) -> Stay | None:
+    """None if a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else."""
     transport, scope = cycle.transport, cycle.scope
-    if sys.platform == "win32" or transport.is_closing():
-        return False
-    if scope["http_version"] != "1.1" or scope["method"] in ("HEAD", "CONNECT"):
-        return False
-    if cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
-        return False
+    if cycle.disconnected or transport.is_closing():
+        return Stay.CLIENT_LEFT
+    if scope["http_version"] != "1.1":
+        return Stay.HTTP_VERSION
+    if scope["method"] in ("HEAD", "CONNECT"):
+        return Stay.METHOD
+    if cycle.waiting_for_100_continue:
+        return Stay.EXPECT_CONTINUE
     if cycle.more_body or cycle.body:
-        return False
-    if transport.get_extra_info("sslcontext") is not None or transport.get_extra_info("socket") is None:
-        return False
+        return Stay.REQUEST_BODY
+    if transport.get_extra_info("sslcontext") is not None:
+        return Stay.TLS
+    if transport.get_extra_info("socket") is None:
+        return Stay.SERVER
+    if transport.get_write_buffer_size():
+        return Stay.SLOW_CLIENT
     protocol = transport.get_protocol()
     if protocol.cycle is not cycle:
-        return False
+        return Stay.PIPELINED
     if hasattr(protocol, "pipeline"):  # httptools: a scope is made for each request as it begins
-        return not protocol.pipeline and protocol.scope is scope
-    received, _ = protocol.conn.trailing_data  # h11: what follows waits in its buffer
-    return not received
+        is_last = not protocol.pipeline and protocol.scope is scope
+    else:  # h11: what follows waits in its buffer
+        is_last = not protocol.conn.trailing_data[0]
+    return None if is_last else Stay.PIPELINED
 
 
-async def is_flushed(cycle: Any) -> bool:
-    """Wait until the kernel has accepted everything that was sent; False when that takes too long."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _FLUSH
-    transport = cycle.transport
-    delay = 0.0
-    while transport.get_write_buffer_size():
-        if transport.is_closing() or loop.time() > deadline:
-            return False
-        # uvloop writes at the end of the loop's turn; what does not fit then, waits for the client.
-        await asyncio.sleep(delay)
-        delay = min(0.05, 2 * delay or 0.001)
-    return True
+def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
+    """Write ``first`` and take a connection that has no reason to stay from its server.
 
-
-def duplicate(cycle: Any) -> int | None:
-    """A duplicate of the connection's descriptor; None when the process has no descriptor left (EMFILE)."""
-    global _logged_no_descriptor
+    Returns:
+        A duplicate of the connection's descriptor; or the reason why the connection stays, and what of
+        ``first`` is still to be written.
+    """
     try:
-        return _core._duplicate(cycle.transport.get_extra_info("socket").fileno())
-    except OSError as error:
-        if not _logged_no_descriptor:
-            _logged_no_descriptor = True
-            logger.debug("a stream stays with its server, as will others: %s", error)
-        return None
-
-
-_logged_no_descriptor = False
-
-
-def let_go(cycle: Any) -> None:
-    """Have the server forget a connection of which there is a duplicate."""
+        descriptor = _core._duplicate(cycle.transport.get_extra_info("socket").fileno())
+    except OSError:
+        return Stay.DESCRIPTORS, first
+    try:
+        written = os.write(descriptor, first)
+    except BlockingIOError:
+        written = 0
+    except OSError:
+        _core._close(descriptor)
+        return Stay.CLIENT_LEFT, first  # which the server finds out by the same error
+    except BaseException:
+        _core._close(descriptor)
+        raise
+    if written < len(first):
+        _core._close(descriptor)
+        return Stay.SLOW_CLIENT, first[written:]
     # uvicorn's own state for a client that left: later sends are swallowed, nothing is logged, and the
     # connection is no longer counted. Its descriptor is closed; no FIN is sent while there is another.
     cycle.disconnected = True
     cycle.message_event.set()
     cycle.transport.abort()
+    return descriptor

@@ -1,4 +1,4 @@
-"""uvicorn lets go of a connection when it is offered and nothing speaks against it, and only then.
+"""A response takes its connection from uvicorn, however that was started, and nothing needs to be turned on.
 
 The streams here take their connection over themselves and are written by a thread, see ``handoff_app``.
 """
@@ -14,27 +14,32 @@ import threading
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import sse_hub.uvicorn
 import uvicorn
 from handoff_app import HANDED_OFF, PORTABLE, build
 from handoff_serving import (
     EVENTS,
-    HANDOFF,
-    PROTOCOL,
     body_of,
     serving,
 )
 from loops import LOOPS
 from servers import Client, Command, gunicorn, run
+from sse_hub._handoff.attempt import Attempt
+from sse_hub._servers.stay import Stay
 from waiting import PATIENCE, until
 
+NAMES: tuple[Any, dict[str, Any]] = (sse_hub.uvicorn.HandOff, {})
+# The names that once turned it on change nothing.
 DOORS = {
-    "protocol": (PROTOCOL, False),
-    "middleware": ("httptools", True),
-    "middleware-h11": ("h11", True),
-    "both": (PROTOCOL, True),
+    "httptools": ("httptools", False),
+    "h11": ("h11", False),
+    "protocol": ("sse_hub.uvicorn:Protocol", False),
+    "middleware": ("h11", True),
+    "both": ("sse_hub.uvicorn:Protocol", True),
 }
 
 
@@ -42,7 +47,7 @@ DOORS = {
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> None:
     http, middleware = DOORS[door]
-    with serving(*[HANDOFF] * middleware, http=http, loop=loop) as (server, observed):
+    with serving(*[NAMES] * middleware, http=http, loop=loop) as (server, observed):
         state = server.servers[0].server_state
         with Client(server.port, "/events") as client:
             head = client.read_until(b"\r\n\r\n")
@@ -54,13 +59,13 @@ def test_the_connection_leaves_the_server_and_goes_on(loop: str, door: str) -> N
             until(lambda: not state.tasks and not state.connections)
             observed.release.set()
             assert body_of(head + preamble + client.read_to_end()).endswith(b"\n\n" + HANDED_OFF)
-        assert len(observed.offers) == 1
+        assert observed.opened == [True]
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_nothing_of_an_earlier_request_on_the_connection_ends_it(http: str) -> None:
     with ExitStack() as stack:
-        server, observed = stack.enter_context(serving(HANDOFF, http=http, timeout_keep_alive=1))
+        server, observed = stack.enter_context(serving(http=http, timeout_keep_alive=1))
         client = stack.enter_context(Client(server.port, "/plain"))
         client.read_until(b"\r\n\r\nplain")
         client.sock.sendall(EVENTS)
@@ -97,9 +102,9 @@ def test_nothing_is_left_in_python() -> None:
         until(lambda: len(observed.streams.open) == 1)
         until(lambda: not server.servers[0].server_state.tasks)
         # What the response still has of the server refers to nothing.
-        offer = observed.offers[0]
-        assert offer is not None
-        assert [*observed.streams.open.values()] == [offer.server.group]
+        attempt = observed.attempts[0]
+        assert isinstance(attempt, Attempt)
+        assert [*observed.streams.open.values()] == [attempt.server.group]
         gc.collect()
         assert left() is None
         server.stop()
@@ -125,7 +130,7 @@ def test_the_access_log_has_the_address_from_the_proxy(caplog: pytest.LogCapture
 def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
     app = build()
     path = str(tmp_path / "socket")
-    config = uvicorn.Config(app, uds=path, http=PROTOCOL, loop="asyncio", log_config=None)
+    config = uvicorn.Config(app, uds=path, loop="asyncio", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -146,10 +151,12 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--workers", "2"], ["--reload", "--reload-dir", "src"]], ids=lambda o: o[0]
+    "options",
+    [["--workers", "2"], ["--reload", "--reload-dir", "src"], ["--proxy-headers"]],
+    ids=lambda o: o[0],
 )
-def test_it_is_turned_on_from_the_command_line(options: list[str]) -> None:
-    args = ["--factory", "handoff_app:factory", "--port", "0", "--http", PROTOCOL, *options]
+def test_the_command_line_needs_no_option(options: list[str]) -> None:
+    args = ["--factory", "handoff_app:factory", "--port", "0", *options]
     command = Command([sys.executable, "-m", "uvicorn", *args])
     with run(command) as server:
         with Client(server.port, "/events") as client:
@@ -159,8 +166,8 @@ def test_it_is_turned_on_from_the_command_line(options: list[str]) -> None:
         assert not re.search("ERROR|Traceback", server.output)
 
 
-def test_gunicorn_with_uvicorns_worker_lets_go_through_the_middleware() -> None:
-    command = gunicorn("handoff_app:with_middleware()")
+def test_gunicorn_with_uvicorns_worker() -> None:
+    command = gunicorn("handoff_app:factory()")
     with run(command) as server:
         with Client(server.port, "/events") as client:
             assert body_of(client.read_to_end()).endswith(HANDED_OFF)
@@ -169,12 +176,12 @@ def test_gunicorn_with_uvicorns_worker_lets_go_through_the_middleware() -> None:
         assert not re.search("ERROR|Traceback", server.output)
 
 
-async def test_under_other_servers_the_middleware_does_nothing() -> None:
-    app = build(HANDOFF)
+async def test_under_other_servers_nothing_is_taken() -> None:
+    app = build(NAMES)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         response = await client.get("/events")
     assert response.content.count(PORTABLE) == 3
-    assert app.state.observed.offers == [None]
+    assert app.state.observed.attempts == [Stay.HIDDEN]
 
 
 def test_h11_is_used_where_httptools_is_missing() -> None:

@@ -1,0 +1,183 @@
+"""The attempt of one response to take its connection from the server, and what can become of it.
+
+The response says which chunk its body begins with and sends that as any other body::
+
+    attempt.begin(preamble)
+    try:
+        await send({"type": "http.response.start", ...})
+        await send({"type": "http.response.body", "body": preamble, "more_body": True})
+        descriptor = await attempt.decision()
+    finally:
+        attempt.end()
+
+Meanwhile the connection's transport is a :class:`Recorder`. If the first bytes of the wire are the head of
+a plain chunked response and exactly that chunk, nothing in between changes the body, also when another task
+relays it. That needs no knowledge of any middleware. Then the socket is taken, inside the very write that
+completed the chunk, and what is sent afterwards goes nowhere. Anything else puts the transport back and
+writes what was held, so the response streams through the server.
+
+States, each change made in one step on the server's loop::
+
+                 the announced bytes           decision
+        PENDING --------------------> TAKEN -------------> the caller owns the descriptor
+           |                            '-- end before --> the descriptor is closed
+           '-- other bytes, a reason to stay, timeout, end --> KEPT
+
+This module knows no server: a :class:`Connection` has the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Any, Protocol
+
+from sse_hub import _core
+from sse_hub._handoff.recorder import Recorder, chunk_of, is_bare_stream
+from sse_hub._servers.stay import Stay
+from sse_hub._stopping.registry import RunningServer
+
+__all__ = ["Attempt", "Connection", "State"]
+
+_PATIENCE = 0.25  # seconds middleware may hold the beginning back
+
+
+class State(Enum):
+    """Where an attempt stands. Only ``PENDING`` can change."""
+
+    PENDING = "pending"
+    TAKEN = "taken"
+    KEPT = "kept"
+
+
+class Connection(Protocol):
+    """A connection that a response runs on, as its server's module knows it."""
+
+    @property
+    def server(self) -> RunningServer:
+        """The server, with its groups of handed-off streams."""
+
+    @property
+    def transport(self) -> Any:
+        """What the server writes the response to."""
+
+    @transport.setter
+    def transport(self, transport: Any) -> None: ...
+
+    def reason_to_stay(self) -> Stay | None:
+        """Why the connection cannot be handed off as things are."""
+
+    def take(self, first: bytes) -> int | tuple[Stay, bytes]:
+        """Write ``first`` and have the server forget the connection.
+
+        Returns a duplicate of the descriptor (non-blocking, close-on-exec) that belongs to the caller; or
+        why it stays, and what of ``first`` is still to be written.
+        """
+
+
+class Attempt:
+    """Used on the server's loop only."""
+
+    __slots__ = (
+        "_chunk",
+        "_connection",
+        "_descriptor",
+        "_recorder",
+        "_timer",
+        "_waiter",
+        "server",
+        "state",
+        "stay",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.state = State.PENDING
+        self.stay: Stay | None = None
+        """Why the connection stays, once the state is ``KEPT``."""
+        self.server = connection.server
+        self._connection: Connection | None = connection
+        self._chunk = b""
+        self._recorder: Recorder | None = None
+        self._descriptor: int | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, preamble: bytes, timeout: float = _PATIENCE) -> None:
+        """Record what is written from now on, for at most ``timeout`` seconds.
+
+        ``preamble`` is the first body message that will be sent. It should hold something that no other
+        response has, so that it cannot arrive by accident.
+
+        Raises:
+            ValueError: ``preamble`` is empty, or the attempt began before.
+        """
+        connection = self._connection
+        if not preamble or self._chunk or connection is None:
+            raise ValueError("begin once, with a preamble of at least one byte")
+        self._chunk = chunk_of(preamble)
+        self._recorder = Recorder(connection.transport, self._seen)
+        connection.transport = self._recorder
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
+
+    async def decision(self) -> int | None:
+        """Wait until the socket was taken or it is clear that it stays.
+
+        Returns:
+            The descriptor, which belongs to the caller from here on, with everything sent before already
+            given to the kernel; or None: the body goes on through ``send``. A second call returns None. A
+            forked child closes it: before closing it yourself, or to keep it there, call ``_core._release``.
+        """
+        if self.state is State.PENDING and self._connection is not None:
+            # A client that left is not written to, so the announced bytes never come.
+            if (stay := self._connection.reason_to_stay()) is not None:
+                self._keep(stay)
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
+
+    def end(self) -> None:
+        """The response asks no more: what was not decided stays, what was taken is closed. Idempotent."""
+        self._keep(Stay.LATE)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            _core._close(descriptor)
+
+    def _seen(self, wire: bytes) -> None:
+        fits = is_bare_stream(wire, self._chunk)
+        if fits is None:
+            return
+        if not fits:
+            self._keep(Stay.MIDDLEWARE)
+            return
+        assert self._connection is not None
+        if (stay := self._connection.reason_to_stay()) is not None:
+            self._keep(stay)
+            return
+        taken = self._connection.take(wire)
+        if isinstance(taken, int):
+            self._descriptor = taken
+            self._decide(State.TAKEN, b"")
+        else:
+            self.stay, left = taken
+            self._decide(State.KEPT, left)
+
+    def _keep(self, stay: Stay) -> None:
+        if self.state is State.PENDING:
+            self.stay = stay
+            self._decide(State.KEPT, None)
+
+    def _decide(self, state: State, left: bytes | None) -> None:
+        self.state = state
+        connection, self._connection = self._connection, None
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None and connection is not None:
+            # Should anything else stand in its place by now, it goes on below that and passes all on.
+            if connection.transport is recorder:
+                connection.transport = recorder.transport
+            recorder.put_back(left)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
