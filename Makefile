@@ -5,6 +5,7 @@
 #   make fuzz   each fuzz target for FUZZ_SECONDS (60): needs a C++ compiler, on any stable Rust
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
+#   make test-uvicorns  that streams leave every uvicorn from 0.34 on, the newest of each minor version
 #   make test-windows WINDOWS_PYTHON=…  the extension built for Windows, and what of the tests can run there, under
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
@@ -21,8 +22,11 @@ DEBS := chromium nginx-light redis-server openssl fonts-dejavu-core
 BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare
 # Property tests are the same in every run, so that one that fails does so for everybody; not in `make explore`.
 SEED ?= 20261121
+# The newest release of each minor version of uvicorn that streams are handed off from.
+UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
+	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-windows explore fuzz lint lint-bench build setup venv system clean format reference
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-windows explore fuzz lint lint-bench build setup venv system clean format reference
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -83,6 +87,12 @@ test-python: setup
 
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -rl --include='test_*.py' 'promised(' tests)
+
+target/uvicorns/%: | venv
+	$(PY) -m pip install -q --no-deps --target $@ uvicorn==$*
+
+test-uvicorns: build $(UVICORNS:%=target/uvicorns/%)
+	SSE_HUB_UVICORNS="$(UVICORNS)" $(PY) -m pytest tests/handoff/test_uvicorns.py
 
 test-windows: venv
 	@sh tools/system-packages.sh gcc-mingw-w64-x86-64 wine wine64 unzip
