@@ -29,6 +29,7 @@ This module knows no server: a :class:`Connection` has the other side.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from enum import Enum
 from typing import Any, Protocol
 
@@ -83,9 +84,9 @@ class Attempt:
         "_connection",
         "_descriptor",
         "_recorder",
+        "_server",
         "_timer",
         "_waiter",
-        "server",
         "state",
         "stay",
     )
@@ -94,13 +95,25 @@ class Attempt:
         self.state = State.PENDING
         self.stay: Stay | None = None
         """Why the connection stays, once the state is ``KEPT``."""
-        self.server = connection.server
+        self._server = weakref.ref(connection.server)
         self._connection: Connection | None = connection
         self._chunk = b""
         self._recorder: Recorder | None = None
         self._descriptor: int | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def server(self) -> RunningServer:
+        """The connection's server.
+
+        Raises:
+            RuntimeError: that server does not exist any more.
+        """
+        server = self._server()
+        if server is None:
+            raise RuntimeError("the server has ended")
+        return server
 
     def begin(self, preamble: bytes, timeout: float = _PATIENCE) -> None:
         """Record what is written from now on, for at most ``timeout`` seconds.
