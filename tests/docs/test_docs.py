@@ -27,7 +27,7 @@ from waiting import PATIENCE, until
 LINKED = [
     *PAGES,
     *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *(ROOT / "bench" / name for name in ("README.md", "results/results.md")),
+    *(ROOT / name for name in ("bench/README.md", "bench/results/results.md", "tests/README.md")),
 ]
 
 
@@ -281,6 +281,18 @@ def test_responses_of_ones_own_stream(block: Block) -> None:
                 events.opened()
                 names["hub"].publish("prices", path)
                 assert events.next().json() == path
+
+
+@exercises("reconnecting.md", "Ids")
+def test_a_generator_resumes(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+        for headers, query, numbers in [
+            ({}, "", [0, 1, 2, 3, 4]),
+            ({"Last-Event-ID": "2"}, "", [3, 4]),
+            ({}, "?last_event_id=3", [4]),
+        ]:
+            with server.stream(f"/numbers{query}", headers=headers) as events:
+                assert [event.json() for event in events.rest()] == numbers
 
 
 @exercises("from-sse-starlette.md", "Beside FastAPI's own `fastapi.sse`")
