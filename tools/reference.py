@@ -263,7 +263,7 @@ def render_class(name: str, found: Found) -> Iterator[str]:
     else:
         yield documented(found.doc, found, 0)
     if rows := [row for row in (attribute(key, value) for key, value in every.items()) if row]:
-        yield "| attribute | type | meaning |\n|---|---|---|\n" + "\n".join(rows)
+        yield "| attribute | type or value | meaning |\n|---|---|---|\n" + "\n".join(rows)
     for key, value in every.items():
         if isinstance(value.node, FUNCTIONS) and not is_property(value.node):
             static = any(ast.unparse(mark) == "staticmethod" for mark in value.node.decorator_list)
@@ -285,6 +285,8 @@ def attribute(name: str, found: Found) -> str | None:
         kind = source(node.returns)
     elif isinstance(node, ast.AnnAssign) and found.doc:
         kind = source(node.annotation)
+    elif isinstance(node, ast.Assign) and found.doc:
+        kind = source(node.value)
     else:
         return None
     return f"| `{name}` | `{kind.replace('|', chr(92) + '|')}` | {cell(found.doc)} |"

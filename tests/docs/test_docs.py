@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
 from live import serve
 from pages import PAGES, PYTHON, ROOT, Block, exercises, find
-from sse_hub import Hub, HubResponse
+from sse_hub import EndKind, Hub, HubResponse
 from sse_hub._servers.stay import Stay
 from sse_hub.testing import Clock, connect
 from waiting import PATIENCE, until
@@ -258,7 +258,7 @@ def test_the_reasons_are_those_of_the_core() -> None:
 
     sources = [path.read_text() for path in (ROOT / "src").rglob("*.rs")]
     ends = set(first_cells("streams.md", "Why a stream ended"))
-    assert ends == words("CloseReason") | {"error", "kicked"}
+    assert ends == {kind.value for kind in EndKind}
     assert ends <= set(re.findall(r"``(\w+)``", Hub.on_disconnect.__doc__ or ""))
     for page, heading in [("reconnecting.md", "Resets"), ("protocol.md", "`stream-reset`")]:
         assert set(first_cells(page, heading)) == words("ResetReason")
