@@ -34,6 +34,8 @@ pub struct Effects {
     pub wake: Vec<usize>,
     /// Subscribers whose stream was ended, and why.
     pub closed: Vec<(Arc<Identity>, CloseReason)>,
+    /// Subscribers whose consumer is to say what its client has not taken yet ([`Reader::took`]).
+    pub ask: Vec<Arc<Identity>>,
 }
 
 /// A reader.
@@ -227,10 +229,25 @@ impl Reader {
         }
     }
 
-    /// A part of what a subscriber took went out.
-    pub fn progressed(&self, identity: &Identity, now: Duration) {
+    /// Have the subscriber's consumer asked what its client has not taken yet, rather than end the stream when a
+    /// write takes `stall_timeout`.
+    pub fn ask_consumer(&self, identity: &Identity) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.progressed(now);
+            subscriber.ask_consumer();
+        }
+    }
+
+    /// The reader's driver finds out itself whether the subscriber's client has stalled, and closes the stream.
+    pub fn leave_stalls_to_driver(&self, identity: &Identity) {
+        if let Some(subscriber) = self.state.lock().subscriber(identity) {
+            subscriber.leave_stalls_to_driver();
+        }
+    }
+
+    /// So many bytes of what a subscriber took have not reached its client yet.
+    pub fn took(&self, identity: &Identity, unsent: usize, now: Duration) {
+        if let Some(subscriber) = self.state.lock().subscriber(identity) {
+            subscriber.took(unsent, now);
         }
     }
 
@@ -491,6 +508,7 @@ impl State {
         }
         match subscriber.due(now) {
             Due::Nothing => {}
+            Due::Ask => effects.ask.push(subscriber.identity.clone()),
             Due::Heartbeat => {
                 count(&counters.heartbeats, 1);
                 subscriber.beat(self.beats.get(subscriber.heartbeat_from(), now), now);

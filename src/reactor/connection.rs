@@ -2,14 +2,16 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::coalesce::Coalesced;
 use super::descriptors::Owned;
+use super::kernel;
+use super::progress::Progress;
 use crate::entry::Entry;
 use crate::identity::Identity;
 
@@ -21,6 +23,9 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 const UNSENT_LIMIT: u32 = 64 << 10;
 /// Bytes a client may send after its request before its connection is closed.
 const INPUT_LIMIT: usize = 64 << 10;
+/// Bytes in one write to a Unix socket. The kernel frees what one write brought only when the peer has read all of
+/// it, and only that shows that the peer reads.
+const LOCAL_WRITE: usize = 4 << 10;
 /// Frames in one gathering write.
 const GATHER: usize = 64;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -35,7 +40,7 @@ pub enum Phase {
     Open,
     /// The end of the body is written, up to this many bytes.
     Ending(usize),
-    /// Everything is written; the client closes first if it does so in time.
+    /// Everything is written; the client takes it, and closes first if it does so in time.
     Lingering,
 }
 
@@ -59,23 +64,45 @@ pub struct Connection {
     backlog: Vec<Arc<Entry>>,
     offset: usize,
     received: usize,
+    progress: Progress,
+    /// The most bytes in one write.
+    most: usize,
+    /// Whether the client has been quiet for a check or more: a FIN may never reach it.
+    resets: bool,
+    /// Whether it counts as open for those who wait for the streams to end.
+    pub is_counted: bool,
+    linger: Option<Box<Linger>>,
+}
+
+/// How far the client is with the end of its stream.
+pub struct End {
+    /// Whether it has acknowledged everything, the FIN included.
+    pub is_taken: bool,
+    /// Since the stream ended.
+    pub waited: Duration,
+    /// For how long it has acknowledged nothing.
+    pub quiet: Duration,
+}
+
+struct Linger {
+    since: Instant,
+    moved: Instant,
+    unacknowledged: usize,
 }
 
 impl Connection {
     pub fn new(owned: Owned, identity: Arc<Identity>, stall_timeout: Duration) -> io::Result<Self> {
         let socket = SockRef::from(&owned);
         socket.set_nonblocking(true)?;
-        // A Unix socket has neither option: there only the stall timeout finds a peer that vanished.
+        // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an orphaned
+        // socket without a word to its peer.
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            let _ = socket.set_tcp_user_timeout(Some(stall_timeout));
-            let _ = socket.set_tcp_notsent_lowat(UNSENT_LIMIT);
-        }
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_LIMIT);
         // Apple's send has no flag for this.
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
-        let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(Duration::from_secs(1)));
-        let _ = socket.set_tcp_keepalive(&keepalive);
+        let _ = socket.set_tcp_keepalive(&keepalive(stall_timeout));
+        let is_local = socket.local_addr().is_ok_and(|address| address.is_unix());
         Ok(Self {
             socket: owned,
             identity,
@@ -84,6 +111,11 @@ impl Connection {
             backlog: Vec::new(),
             offset: 0,
             received: 0,
+            progress: Progress::default(),
+            most: if is_local { LOCAL_WRITE } else { usize::MAX },
+            resets: false,
+            is_counted: true,
+            linger: None,
         })
     }
 
@@ -95,45 +127,58 @@ impl Connection {
         !self.backlog.is_empty()
     }
 
-    /// How much is unwritten: changes with every byte that the socket takes.
-    pub fn unwritten(&self) -> (usize, usize) {
-        (self.backlog.len(), self.offset)
+    /// Check whether the client takes what was written; for how long it has taken nothing of it.
+    pub fn check(&mut self, now: Duration) -> Duration {
+        if self.progress.is_idle() {
+            return Duration::ZERO;
+        }
+        let unacknowledged = kernel::unacknowledged(self.socket.as_fd());
+        let quiet = self.progress.check(unacknowledged, self.is_blocked(), now);
+        // Should the process end before the client takes something, a FIN would wait behind the rest.
+        if self.resets == quiet.is_zero() {
+            self.resets = !self.resets;
+            let _ = kernel::reset_on_close(self.socket.as_fd(), self.resets);
+        }
+        quiet
+    }
+
+    /// Whether the peer has said nothing for this long, not even that its window is closed.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        kernel::silence(self.socket.as_fd()).is_some_and(|silence| silence >= time)
     }
 
     /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be
     /// empty.
     pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, coalesced: &mut Coalesced) -> io::Result<Written> {
-        let (whole, offset) = send_all(&SockRef::from(&self.socket), entries, 0, coalesced)?;
-        if whole == entries.len() {
-            entries.clear();
-            return Ok(Written::All);
-        }
-        self.offset = offset;
+        let whole = self.send(entries, coalesced)?;
+        let written = if whole == entries.len() { Written::All } else { Written::Blocked };
         self.backlog = entries.drain(whole..).collect();
         entries.clear();
-        Ok(Written::Blocked)
+        Ok(written)
     }
 
     /// Write the backlog, and the end of the body when it is due.
     pub fn flush(&mut self, coalesced: &mut Coalesced) -> io::Result<Written> {
         if !self.backlog.is_empty() {
-            let (whole, offset) =
-                send_all(&SockRef::from(&self.socket), &self.backlog, self.offset, coalesced)?;
-            self.offset = offset;
-            if whole < self.backlog.len() {
-                self.backlog.drain(..whole);
+            let mut backlog = std::mem::take(&mut self.backlog);
+            let whole = self.send(&backlog, coalesced)?;
+            if whole < backlog.len() {
+                backlog.drain(..whole);
+                self.backlog = backlog;
                 return Ok(Written::Blocked);
             }
-            self.backlog = Vec::new();
         }
-        if let Phase::Ending(sent) = &mut self.phase {
-            while *sent < LAST_CHUNK.len() {
-                match SockRef::from(&self.socket).send_with_flags(&LAST_CHUNK[*sent..], SEND_FLAGS) {
-                    Ok(n) => *sent += n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+        while let Phase::Ending(sent) = self.phase
+            && sent < LAST_CHUNK.len()
+        {
+            match SockRef::from(&self.socket).send_with_flags(&LAST_CHUNK[sent..], SEND_FLAGS) {
+                Ok(n) => {
+                    self.phase = Phase::Ending(sent + n);
+                    self.progress.wrote(n);
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(Written::All)
@@ -141,8 +186,25 @@ impl Connection {
 
     /// Send FIN; the client's own is awaited.
     pub fn linger(&mut self) -> io::Result<()> {
+        let now = Instant::now();
         self.phase = Phase::Lingering;
+        self.linger = Some(Box::new(Linger { since: now, moved: now, unacknowledged: usize::MAX }));
         SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Check how far the client is with the end of its stream; `None` before it has ended.
+    pub fn check_end(&mut self) -> Option<End> {
+        let linger = self.linger.as_mut()?;
+        let now = Instant::now();
+        let unacknowledged = kernel::unacknowledged(self.socket.as_fd()).unwrap_or(0);
+        if unacknowledged < std::mem::replace(&mut linger.unacknowledged, unacknowledged) {
+            linger.moved = now;
+        }
+        Some(End {
+            is_taken: unacknowledged == 0,
+            waited: now.saturating_duration_since(linger.since),
+            quiet: now.saturating_duration_since(linger.moved),
+        })
     }
 
     /// Read and discard input; false when the client has gone, or sends more than [`INPUT_LIMIT`].
@@ -163,50 +225,75 @@ impl Connection {
             }
         }
     }
+
+    /// Send from `offset` in the first entry on, and move `offset`. Returns how many entries went out whole.
+    fn send(&mut self, entries: &[Arc<Entry>], coalesced: &mut Coalesced) -> io::Result<usize> {
+        let mut whole = 0;
+        while whole < entries.len() {
+            let mut sent = match send_once(&self.socket, &entries[whole..], self.offset, self.most, coalesced)
+            {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.progress.wrote(sent);
+            while whole < entries.len() {
+                let left = entries[whole].frame.chunk().len() - self.offset;
+                if sent < left {
+                    self.offset += sent;
+                    break;
+                }
+                sent -= left;
+                whole += 1;
+                self.offset = 0;
+            }
+        }
+        Ok(whole)
+    }
 }
 
-/// Send from `offset` in the first entry on. Returns how many entries went out whole, and how many bytes of the
-/// next one.
-fn send_all(
-    socket: &Socket,
+/// One system call; returns how many bytes it took.
+fn send_once(
+    socket: &Owned,
     entries: &[Arc<Entry>],
-    mut offset: usize,
+    offset: usize,
+    most: usize,
     coalesced: &mut Coalesced,
-) -> io::Result<(usize, usize)> {
-    let mut whole = 0;
-    while whole < entries.len() {
-        let sent = if entries.len() - whole == 1 {
-            socket.send_with_flags(&entries[whole].frame.chunk()[offset..], SEND_FLAGS)
-        } else if offset == 0
-            && let Some(bytes) = coalesced.of(&entries[whole..])
-        {
-            socket.send_with_flags(bytes, SEND_FLAGS)
-        } else {
-            let mut slices = [IoSlice::new(&[]); GATHER];
-            let mut count = 0;
-            for (slice, entry) in slices.iter_mut().zip(&entries[whole..]) {
-                let from = if count == 0 { offset } else { 0 };
-                *slice = IoSlice::new(&entry.frame.chunk()[from..]);
-                count += 1;
-            }
-            socket.send_vectored_with_flags(&slices[..count], SEND_FLAGS)
-        };
-        let mut sent = match sent {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((whole, offset)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        while whole < entries.len() {
-            let left = entries[whole].frame.chunk().len() - offset;
-            if sent < left {
-                offset += sent;
-                break;
-            }
-            sent -= left;
-            whole += 1;
-            offset = 0;
+) -> io::Result<usize> {
+    let socket = SockRef::from(socket);
+    let some = |bytes: &[u8]| bytes.len().min(most);
+    if let [entry] = entries {
+        let rest = &entry.frame.chunk()[offset..];
+        return socket.send_with_flags(&rest[..some(rest)], SEND_FLAGS);
+    }
+    if offset == 0
+        && let Some(bytes) = coalesced.of(entries)
+    {
+        return socket.send_with_flags(&bytes[..some(bytes)], SEND_FLAGS);
+    }
+    let mut slices = [IoSlice::new(&[]); GATHER];
+    let (mut count, mut left) = (0, most);
+    for (slice, entry) in slices.iter_mut().zip(entries) {
+        let rest = &entry.frame.chunk()[if count == 0 { offset } else { 0 }..];
+        let rest = &rest[..rest.len().min(left)];
+        left -= rest.len();
+        *slice = IoSlice::new(rest);
+        count += 1;
+        if left == 0 {
+            break;
         }
     }
-    Ok((whole, offset))
+    socket.send_vectored_with_flags(&slices[..count], SEND_FLAGS)
+}
+
+/// Probes for an idle connection, on which there is nothing to acknowledge: without an answer it ends after twice
+/// `stall_timeout`.
+fn keepalive(stall_timeout: Duration) -> TcpKeepalive {
+    let second = Duration::from_secs(1);
+    let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(second));
+    // Other systems have no such options.
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    let keepalive = keepalive.with_interval((stall_timeout / 3).max(second)).with_retries(3);
+    keepalive
 }

@@ -4,6 +4,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::kernel;
+
 /// Descriptors beyond this number are not tracked: a forked child keeps them until it ends.
 const TRACKED: usize = 1 << 20;
 
@@ -53,6 +55,11 @@ impl AsRawFd for Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        // A FIN would wait behind bytes that the peer does not take, and the kernel gives up both one day without a
+        // word to the peer. A reset waits for nothing.
+        if let Some(bytes) = kernel::unacknowledged(self.as_fd()) {
+            let _ = kernel::reset_on_close(self.as_fd(), bytes > 0);
+        }
         // Before it is closed: another file may get its number then.
         disown(self.as_raw_fd());
     }

@@ -18,6 +18,10 @@ pub mod descriptors;
 #[cfg(unix)]
 mod handle;
 #[cfg(unix)]
+pub(crate) mod kernel;
+#[cfg(unix)]
+mod progress;
+#[cfg(unix)]
 mod shared;
 #[cfg(unix)]
 mod signal;

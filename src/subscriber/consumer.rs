@@ -138,11 +138,6 @@ impl Subscriber {
         self.consumer = Consumer::Away { since: now, turn };
     }
 
-    /// A part of what it took went out.
-    pub fn progressed(&mut self, now: Duration) {
-        self.progress = now;
-    }
-
     fn take_fetched(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
         let Some(fetch) = &mut self.fetch else { return };
         let Some(mut piece) = fetch.piece.take() else { return };

@@ -34,6 +34,7 @@ pub use plan::{Fetch, Fetched, Plan};
 pub use silence::Due;
 
 use consumer::{Consumer, Stage};
+use silence::StallRule;
 
 /// A topic that a subscriber is dispatched by, and its place in the reader's list of those who are.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +86,7 @@ pub struct Subscriber {
     last_write: Duration,
     /// When a part of an unfinished write was taken: it is slow, but not stalled.
     progress: Duration,
+    stall_rule: StallRule,
     last_seq: u64,
     owes_heartbeat: bool,
     stage: Stage,
@@ -110,6 +112,7 @@ impl Subscriber {
             consumer: Consumer::Away { since: now, turn },
             last_write: now,
             progress: now,
+            stall_rule: StallRule::default(),
             last_seq: 0,
             owes_heartbeat: false,
             stage: Stage::New,
@@ -241,6 +244,7 @@ impl Subscriber {
         self.topics = SmallVec::new();
         self.serial = serial;
         self.consumer = Consumer::Away { since: now, turn };
+        self.stall_rule = StallRule::default();
     }
 
     /// Put an event in its queue that was published before it was moved, and not dispatched yet: what the hub

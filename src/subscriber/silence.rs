@@ -16,9 +16,36 @@ pub enum Due {
     Nothing,
     /// It has been silent for too long, and is parked.
     Heartbeat,
+    /// Its consumer has been away with a write for a while: ask what the client has not taken yet, and answer
+    /// with [`Subscriber::took`].
+    Ask,
     /// It must end.
     Close(CloseReason),
 }
+
+/// How the hub learns that a client takes nothing of an unfinished write.
+#[derive(Debug, Default)]
+pub(super) enum StallRule {
+    /// The consumer has been away for `stall_timeout`.
+    #[default]
+    Away,
+    /// The consumer says what its client has not taken yet.
+    Asked(Box<Asked>),
+    /// The consumer's driver finds out, and closes the stream.
+    Driver,
+}
+
+/// What a consumer said.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// When it was asked last.
+    at: Option<Duration>,
+    /// What was unsent then, of the write that began at this time.
+    unsent: Option<(Duration, usize)>,
+}
+
+/// A consumer is asked this often in one `stall_timeout`.
+const QUESTIONS: u32 = 4;
 
 impl Subscriber {
     /// When to look at it again.
@@ -28,11 +55,12 @@ impl Subscriber {
         let silence = match self.consumer {
             // It may go away unnoticed at any moment, but cannot have stalled before it was away for as long.
             Consumer::Parked => {
-                let look = look_after(now, self.terms.stall_timeout);
+                let questions = if matches!(self.stall_rule, StallRule::Asked(_)) { QUESTIONS } else { 1 };
+                let look = look_after(now, self.terms.stall_timeout / questions);
                 self.terms.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
             }
             Consumer::Away { since, .. } => {
-                let stall = since.max(self.progress) + self.terms.stall_timeout;
+                let stall = self.stall_deadline(since.max(self.progress), now);
                 match self.terms.heartbeat {
                     Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
                     // It may come back any moment, and be silent from then on: nothing tells of that, so look
@@ -43,6 +71,16 @@ impl Subscriber {
             }
         };
         self.terms.expires.map_or(silence, |expires| silence.min(expires))
+    }
+
+    /// When to look at a consumer that is away, and whose client took something at `progress`.
+    fn stall_deadline(&self, progress: Duration, now: Duration) -> Duration {
+        let stall_timeout = self.terms.stall_timeout;
+        match &self.stall_rule {
+            StallRule::Away => progress + stall_timeout,
+            StallRule::Asked(asked) => progress.max(asked.at.unwrap_or_default()) + stall_timeout / QUESTIONS,
+            StallRule::Driver => look_after(now, stall_timeout),
+        }
     }
 
     /// What is due now.
@@ -57,15 +95,56 @@ impl Subscriber {
             Consumer::Away { since, .. } => {
                 self.owes_heartbeat |= silent;
                 let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
-                let is_late = now >= since.max(self.progress) + self.terms.stall_timeout;
-                if is_late && waits && !self.initial {
-                    return Due::Close(CloseReason::Stalled);
+                let progress = since.max(self.progress);
+                let is_late = now >= progress + self.terms.stall_timeout;
+                if waits && !self.initial {
+                    return self.stall_due(progress, now);
                 }
                 if is_late {
                     // Nothing was kept from it: the application is slow with what it took. Look again later.
                     self.consumer = Consumer::Away { since: now, turn: 0 };
                 }
                 Due::Nothing
+            }
+        }
+    }
+
+    /// What is due for a consumer that is away while something waits, and whose client took something at
+    /// `progress`.
+    fn stall_due(&mut self, progress: Duration, now: Duration) -> Due {
+        let limit = progress + self.terms.stall_timeout;
+        match &mut self.stall_rule {
+            StallRule::Away if now >= limit => Due::Close(CloseReason::Stalled),
+            StallRule::Asked(asked) if asked.at.is_some_and(|at| at >= limit) => {
+                Due::Close(CloseReason::Stalled)
+            }
+            StallRule::Asked(asked) if now >= progress + self.terms.stall_timeout / QUESTIONS => {
+                asked.at = Some(now);
+                Due::Ask
+            }
+            StallRule::Away | StallRule::Asked(_) | StallRule::Driver => Due::Nothing,
+        }
+    }
+
+    /// Have the consumer asked what its client has not taken yet, rather than count the time of a write.
+    pub fn ask_consumer(&mut self) {
+        self.stall_rule = StallRule::Asked(Box::default());
+    }
+
+    /// The consumer's driver finds out whether the client has stalled.
+    pub fn leave_stalls_to_driver(&mut self) {
+        self.stall_rule = StallRule::Driver;
+    }
+
+    /// The consumer's answer: so many bytes of its write are unsent. A client that took something is alive.
+    pub fn took(&mut self, unsent: usize, now: Duration) {
+        if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =
+            (&mut self.stall_rule, &self.consumer)
+        {
+            let last = asked.unsent.replace((*since, unsent));
+            // Without an answer about this write, the client may have taken something a moment ago.
+            if last.is_none_or(|(begun, last)| begun != *since || unsent < last) {
+                self.progress = now;
             }
         }
     }

@@ -3,12 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use sse_hub::change::Who;
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
@@ -59,6 +60,33 @@ fn setup(config: Config) -> Setup {
     Setup { hub, reactor, ends }
 }
 
+/// Have the kernel drop everything that arrives at this socket from now on: to its peer, the client has vanished.
+#[cfg(target_os = "linux")]
+fn vanish(client: &TcpStream) {
+    let mut code =
+        [libc::sock_filter { code: u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap(), jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: code.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap();
+    // SAFETY: the pointers are valid during the call, and the kernel copies the program.
+    let outcome = unsafe {
+        let program = (&raw const program).cast();
+        libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, size)
+    };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A pair with a small window, as it was before the connection.
+fn narrow_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    client.set_recv_buffer_size(4096).unwrap();
+    client.connect(&listener.local_addr().unwrap().into()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let client = TcpStream::from(client);
+    client.set_read_timeout(Some(SOON)).unwrap();
+    (client, server)
+}
+
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -73,7 +101,14 @@ fn request(last_event_id: Option<String>) -> Request {
 
 impl Setup {
     fn connect(&self, last_event_id: Option<String>) -> (Client, Arc<Identity>) {
-        let (client, server) = pair();
+        self.connect_with(pair(), last_event_id)
+    }
+
+    fn connect_with(
+        &self,
+        (client, server): (TcpStream, TcpStream),
+        last_event_id: Option<String>,
+    ) -> (Client, Arc<Identity>) {
         let identity = self.hub.subscribe(&self.reactor.reader, &request(last_event_id)).unwrap();
         self.reactor.adopt(OwnedFd::from(server), identity.clone());
         (Client { stream: client, body: Vec::new(), read: 0, over: false }, identity)
@@ -81,6 +116,10 @@ impl Setup {
 
     fn publish(&self, text: &str) -> String {
         self.hub.publish(&[Topic::new("t").unwrap()], draft(text)).unwrap().to_string()
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        self.hub.stats().into_iter().find(|(found, _)| *found == name).unwrap().1
     }
 
     fn ended(&self) -> (String, String) {
@@ -389,4 +428,86 @@ fn a_client_that_is_slow_but_takes_something_is_not_stalled() {
     assert_eq!(client.event().unwrap(), "waits behind it");
     assert!(start.elapsed() > 4 * stall_timeout);
     assert_eq!(identity.closed.get(), None);
+}
+
+/// Its window is closed most of the time, and what it takes in a second is less than a write.
+#[test]
+fn a_client_that_takes_few_bytes_is_never_cut() {
+    let stall_timeout = Duration::from_secs(1);
+    let capacity = Capacity { events: 1 << 20, bytes: 1 << 30 };
+    let setup = setup(Config { stall_timeout, capacity, ..config() });
+    let (client, identity) = setup.connect_with(narrow_pair(), None);
+    let (mut local, server) = UnixStream::pair().unwrap();
+    let other = setup.hub.subscribe(&setup.reactor.reader, &request(None)).unwrap();
+    setup.reactor.adopt(OwnedFd::from(server), other.clone());
+    let filler = "x".repeat(100_000);
+    for _ in 0..20 {
+        setup.publish(&filler);
+    }
+    let mut stream = client.stream;
+    let start = Instant::now();
+    let mut buffer = [0; 500];
+    while start.elapsed() < 6 * stall_timeout {
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        assert!(local.read(&mut buffer).unwrap() > 0);
+        std::thread::sleep(stall_timeout / 20);
+    }
+    assert_eq!((identity.closed.get(), other.closed.get()), (None, None));
+    assert_eq!(setup.stat("stalled"), 0);
+}
+
+/// A heartbeat or two that nobody takes: nothing waits at the hub.
+#[test]
+fn a_client_that_stalls_with_everything_in_the_kernel_is_told_by_a_reset() {
+    let stall_timeout = Duration::from_millis(300);
+    let setup = setup(Config { stall_timeout, ..config() });
+    let (mut client, identity) = setup.connect_with(narrow_pair(), None);
+    setup.publish(&"x".repeat(30_000));
+    until("it is ended", || identity.closed.get().is_some());
+    assert_eq!(setup.ended(), (identity.name().to_string(), "stalled".to_string()));
+    assert_eq!(setup.stat("stalled"), 1);
+    assert!(client.closes());
+    assert_eq!(setup.reactor.open(7), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_client_that_vanishes_is_noticed_when_something_is_written_to_it() {
+    let stall_timeout = Duration::from_millis(300);
+    let setup = setup(Config { stall_timeout, ..config() });
+    let (mut client, identity) = setup.connect(None);
+    assert!(client.chunk().is_some());
+    vanish(&client.stream);
+    std::thread::sleep(2 * stall_timeout);
+    assert_eq!(identity.closed.get(), None, "nothing was written that it could acknowledge");
+    setup.publish("into the void");
+    assert_eq!(setup.ended(), (identity.name().to_string(), "client".to_string()));
+    assert_eq!(setup.stat("stalled"), 0);
+}
+
+/// The end of a stream waits behind what the client takes slowly, and arrives; nobody waits for one that stalls.
+#[test]
+fn the_end_of_a_stream_reaches_a_slow_client() {
+    let stall_timeout = Duration::from_secs(1);
+    let capacity = Capacity { events: 1 << 20, bytes: 1 << 30 };
+    let setup = setup(Config { stall_timeout, capacity, ..config() });
+    let (mut slow, _) = setup.connect_with(narrow_pair(), None);
+    let (stalled, _) = setup.connect_with(narrow_pair(), None);
+    let filler = "x".repeat(10_000);
+    for number in 0..20 {
+        setup.publish(&format!("{number} {filler}"));
+    }
+    setup.hub.disconnect(Who::All, CloseReason::Kicked("enough".into()));
+    let start = Instant::now();
+    for number in 0..20 {
+        assert_eq!(slow.event().unwrap(), format!("{number} {filler}"));
+        std::thread::sleep(stall_timeout / 6);
+    }
+    assert_eq!(slow.event(), None);
+    assert!(start.elapsed() > 3 * stall_timeout);
+    assert!(slow.closes());
+    let mut stalled = stalled;
+    assert!(stalled.closes());
+    until("both are counted out", || setup.reactor.open(7) == 0);
+    assert_eq!((setup.ended().1.as_str(), setup.ended().1.as_str()), ("enough", "enough"));
 }

@@ -11,32 +11,57 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, SubscriberId};
 use crate::reactor::connection::{Connection, Phase};
 
-/// How long a client has to close after the end of its stream.
+/// How long a client has to close after the end of its stream, and may be quiet before nobody waits for it any
+/// longer.
 const LINGER: Duration = Duration::from_secs(1);
+/// The first time between two checks of a client that has not taken the end of its stream; it doubles.
+const FIRST_CHECK: Duration = Duration::from_millis(20);
 
 impl Worker {
-    /// The end of the body is written: the stream is over, and the client may close first.
+    /// The end of the body is written: the stream is over. The connection is kept until the client has taken
+    /// everything, and for a moment more so that it may close first.
     pub(super) fn linger(&mut self, token: usize) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         let identity = connection.identity.clone();
         let closed = connection.linger();
         self.by_key[identity.key] = VACANT;
-        self.shared.stream_ended(identity.group);
         self.unregister(&identity, &CloseReason::CLOSED);
         match closed {
-            Ok(()) => self.close_after(token, LINGER),
+            Ok(()) => self.check_end(token),
             Err(_) => self.remove(token),
         }
     }
 
-    /// Close a connection whose stream is over after `patience`, unless the client closes before.
+    /// Check whether the client has taken the end of its stream.
+    fn check_end(&mut self, token: usize) {
+        let Some(end) = self.connections.get_mut(token).and_then(Connection::check_end) else { return };
+        if end.is_taken && end.waited >= LINGER {
+            return self.remove(token);
+        }
+        if end.is_taken || end.quiet >= LINGER {
+            self.stop_counting(token);
+        }
+        let rest = LINGER.saturating_sub(end.waited);
+        self.close_after(token, if end.is_taken { rest } else { end.waited.clamp(FIRST_CHECK, LINGER) });
+    }
+
+    /// Nobody who waits for the streams to end waits for this one any longer.
+    fn stop_counting(&mut self, token: usize) {
+        if let Some(connection) = self.connections.get_mut(token)
+            && std::mem::take(&mut connection.is_counted)
+        {
+            self.shared.stream_ended(connection.identity.group);
+        }
+    }
+
+    /// Come back to a connection whose stream is over.
     pub(super) fn close_after(&mut self, token: usize, patience: Duration) {
         if let Some(connection) = self.connections.get(token) {
             self.ending.push(Reverse((Instant::now() + patience, token, connection.identity.id)));
         }
     }
 
-    /// Close the connections whose time after the end has passed, as many as fit in a slice.
+    /// Close or check the connections that are due after the end of their stream, as many as fit in a slice.
     pub(super) fn close_overdue(&mut self) {
         let now = Instant::now();
         for closed in 1.. {
@@ -53,9 +78,11 @@ impl Worker {
     fn close_if_over(&mut self, token: usize, id: SubscriberId) {
         self.ending.pop();
         // Another client may have the token by now.
-        let is_same = |found: &Connection| found.identity.id == id && found.identity.closed.get().is_some();
-        if self.connections.get(token).is_some_and(is_same) {
-            self.close(token, &CloseReason::Stalled);
+        let is_same = |found: &&Connection| found.identity.id == id && found.identity.closed.get().is_some();
+        match self.connections.get(token).filter(is_same).map(|found| found.phase) {
+            Some(Phase::Lingering) => self.check_end(token),
+            Some(Phase::Open | Phase::Ending(_)) => self.close(token, &CloseReason::Stalled),
+            None => {}
         }
     }
 
@@ -85,7 +112,6 @@ impl Worker {
         let identity = connection.identity.clone();
         if !matches!(connection.phase, Phase::Lingering) {
             self.by_key[identity.key] = VACANT;
-            self.shared.stream_ended(identity.group);
             self.unregister(&identity, reason);
         }
         self.remove(token);
@@ -99,6 +125,7 @@ impl Worker {
     }
 
     fn remove(&mut self, token: usize) {
+        self.stop_counting(token);
         if let Some(connection) = self.connections.try_remove(token) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&connection.fd()));
         }

@@ -2,6 +2,7 @@
 
 mod close;
 mod serve;
+mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -25,6 +26,7 @@ use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
 use crate::reader::{Effects, Reader};
+use watch::Watch;
 
 /// The longest time between two polls.
 const SLICE: Duration = Duration::from_millis(1);
@@ -51,14 +53,14 @@ pub struct Worker {
     /// not into the clients' limits.
     before_drain: usize,
     owes_drain: bool,
-    /// When connections whose stream is over are closed at the latest: a client may not take the end, or not
-    /// close.
+    /// When to close, or to check, connections whose stream is over.
     ending: BinaryHeap<Reverse<(Instant, usize, SubscriberId)>>,
     effects: Effects,
     out: Vec<Arc<Entry>>,
     coalesced: Coalesced,
     /// When the hub needs its next tick, on the hub's clock.
     next: Option<Duration>,
+    watch: Watch,
     stopping: bool,
 }
 
@@ -70,6 +72,7 @@ impl Worker {
         mut heard: Heard,
         listener: Box<dyn Listener>,
     ) -> io::Result<Self> {
+        let watch = Watch::new(hub.config.stall_timeout, hub.clock.now());
         let poll = Poll::new()?;
         poll.registry().register(heard.source(), SIGNAL, Interest::READABLE)?;
         descriptors::own(poll.as_raw_fd());
@@ -90,6 +93,7 @@ impl Worker {
             out: Vec::new(),
             coalesced: Coalesced::default(),
             next: None,
+            watch,
             stopping: false,
         })
     }
@@ -129,15 +133,17 @@ impl Worker {
             }
             self.serve_schedule();
             self.close_overdue();
+            self.watch_clients();
         }
         self.close_all();
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.owes_drain || !self.schedule.is_empty() {
+        if self.owes_drain || !self.schedule.is_empty() || self.watch.is_under_way() {
             return Some(Duration::ZERO);
         }
-        let next = self.next.filter(|_| !self.hub.clock.is_manual());
+        let watch = Some(self.watch.next).filter(|_| !self.connections.is_empty());
+        let next = [self.next, watch].into_iter().flatten().min().filter(|_| !self.hub.clock.is_manual());
         let hub = next.map(|next| round_up(next).saturating_sub(self.hub.clock.now()));
         let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
         // mio rounds timeouts up to whole milliseconds.
@@ -188,6 +194,7 @@ impl Worker {
             self.by_key.resize(key + 1, VACANT);
         }
         self.by_key[key] = token;
+        self.reader.leave_stalls_to_driver(identity);
         self.schedule(token);
     }
 
@@ -233,13 +240,11 @@ impl Worker {
         for (identity, reason) in std::mem::take(&mut self.effects.closed) {
             self.listener.closed(&identity, &reason);
             let Some(token) = self.token_of(identity.key) else { continue };
-            if !self.connections.get(token).is_some_and(Connection::is_blocked) {
-                continue;
-            }
             // A stream whose write is unfinished gets no proper end. It is not closed here: thousands that stalled
             // together overflow at the same event, and closing them takes longer than a slice.
-            let is_cut = matches!(reason, CloseReason::Overflow | CloseReason::Stalled);
-            self.close_after(token, if is_cut { Duration::ZERO } else { self.hub.config.stall_timeout });
+            if !reason.drains() && self.connections.get(token).is_some_and(Connection::is_blocked) {
+                self.close_after(token, Duration::ZERO);
+            }
         }
     }
 }

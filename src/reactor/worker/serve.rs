@@ -32,18 +32,9 @@ impl Worker {
         if matches!(connection.phase, Phase::Lingering) {
             return;
         }
-        let unwritten = connection.unwritten();
         match connection.flush(&mut self.coalesced) {
             Ok(Written::All) => {}
-            Ok(Written::Blocked) => {
-                if connection.unwritten() != unwritten {
-                    self.reader.progressed(&connection.identity, self.hub.clock.now());
-                }
-                if connection.identity.closed.get().is_some() {
-                    self.close_after(token, self.hub.config.stall_timeout);
-                }
-                return;
-            }
+            Ok(Written::Blocked) => return,
             Err(_) => return self.close(token, &CloseReason::Client),
         }
         if matches!(connection.phase, Phase::Ending(_)) {
@@ -63,13 +54,7 @@ impl Worker {
                         (Ok(Written::Blocked), Taken::Last) => {
                             return self.reader.blocked(&connection.identity, self.hub.clock.now());
                         }
-                        (Ok(Written::Blocked), _) => {
-                            // A stream that was closed before was checked when nothing was unwritten yet.
-                            if connection.identity.closed.get().is_some() {
-                                self.close_after(token, self.hub.config.stall_timeout);
-                            }
-                            return;
-                        }
+                        (Ok(Written::Blocked), _) => return,
                         (Err(_), _) => return self.close(token, &CloseReason::Client),
                     }
                 }

@@ -1,0 +1,61 @@
+//! What the kernel knows of a connection's peer, and what it is told for the close.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// Bytes that were written to a socket and that the peer has not acknowledged, FIN included; `None` where the
+/// system does not say. On Linux, a Unix socket counts the memory of what its peer has not read instead.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (SIOCOUTQ) writes one int to the pointer, which is valid; the descriptor is borrowed.
+    let outcome = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    (outcome == 0).then(|| usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Bytes that were written to a socket and that the peer has not acknowledged.
+#[cfg(target_vendor = "apple")]
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> Option<usize> {
+    option::<libc::c_int>(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NWRITE)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+/// Bytes that were written to a socket and that the peer has not acknowledged: unknown on this system.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+pub fn unacknowledged(_: BorrowedFd<'_>) -> Option<usize> {
+    None
+}
+
+/// The time since the peer's last acknowledgement; `None` where the system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn silence(fd: BorrowedFd<'_>) -> Option<Duration> {
+    let info = option::<libc::tcp_info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Some(Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+/// The time since the peer's last acknowledgement: unknown on this system.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn silence(_: BorrowedFd<'_>) -> Option<Duration> {
+    None
+}
+
+/// A socket option's value. `T` is the plain C type that the system documents for the option.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn option<T>(fd: RawFd, level: libc::c_int, name: libc::c_int) -> Option<T> {
+    let mut value = std::mem::MaybeUninit::<T>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).ok()?;
+    // SAFETY: the pointers are valid, and the system writes at most `length` bytes, the size of the value. Every
+    // `T` used here is a C struct or integer for which all bit patterns are valid, and an older kernel that writes
+    // less leaves zeros.
+    let outcome = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    // SAFETY: as above.
+    (outcome == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Have the close of a socket, also at the process's end, send a reset and drop what is unsent, or not.
+pub fn reset_on_close(fd: BorrowedFd<'_>, resets: bool) -> io::Result<()> {
+    SockRef::from(&fd).set_linger(resets.then_some(Duration::ZERO))
+}
