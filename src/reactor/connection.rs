@@ -142,9 +142,9 @@ impl Connection {
         quiet
     }
 
-    /// Whether the peer has said nothing for this long, not even that its window is closed.
-    pub fn is_silent_for(&self, time: Duration) -> bool {
-        kernel::silence(self.socket.as_fd()).is_some_and(|silence| silence >= time)
+    /// Whether the peer has answered nothing for this long.
+    pub fn has_vanished(&self, time: Duration) -> bool {
+        kernel::has_vanished(self.socket.as_fd(), time)
     }
 
     /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be

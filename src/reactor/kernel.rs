@@ -29,17 +29,20 @@ pub fn unacknowledged(_: BorrowedFd<'_>) -> Option<usize> {
     None
 }
 
-/// The time since the peer's last acknowledgement; `None` where the system does not say.
+/// Whether the peer has sent no segment for `time` and leaves the kernel's questions open: a peer that is there
+/// answers a retransmission, and a probe of its closed window.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn silence(fd: BorrowedFd<'_>) -> Option<Duration> {
-    let info = option::<libc::tcp_info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    Some(Duration::from_millis(info.tcpi_last_ack_recv.into()))
+pub fn has_vanished(fd: BorrowedFd<'_>, time: Duration) -> bool {
+    option::<libc::tcp_info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO).is_some_and(|info| {
+        let is_asked = info.tcpi_probes > 0 || info.tcpi_retransmits > 0;
+        is_asked && Duration::from_millis(info.tcpi_last_ack_recv.into()) >= time
+    })
 }
 
-/// The time since the peer's last acknowledgement: unknown on this system.
+/// Whether the peer has sent no segment for `time`: this system does not say.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn silence(_: BorrowedFd<'_>) -> Option<Duration> {
-    None
+pub fn has_vanished(_: BorrowedFd<'_>, _: Duration) -> bool {
+    false
 }
 
 /// A socket option's value. `T` is the plain C type that the system documents for the option.

@@ -6,8 +6,14 @@
 //! clients delays no disconnect and no heartbeat.
 //!
 //! # Closing
-//! A stream that ends gets its queued events, the end of the chunked body, and a moment for the client to close
-//! first: unread input would turn our FIN into a reset. A stalled connection is closed at once.
+//! A stream that ends gets its queued events and the end of the chunked body. The connection is kept until the
+//! client has taken them, and for a moment more so that the client may close first: unread input would turn our FIN
+//! into a reset. A connection that is given up with unacknowledged bytes is closed with a reset, because a FIN would
+//! wait behind them.
+//!
+//! # Stalling
+//! A client that acknowledges anything is alive (`progress.rs`). The kernel's `TCP_USER_TIMEOUT` is not set: it also
+//! ends a slow client whose window is closed most of the time.
 
 #[cfg(unix)]
 mod coalesce;
@@ -21,6 +27,8 @@ mod handle;
 pub(crate) mod kernel;
 #[cfg(unix)]
 mod progress;
+#[cfg(unix)]
+mod rounds;
 #[cfg(unix)]
 mod shared;
 #[cfg(unix)]

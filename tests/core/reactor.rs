@@ -467,13 +467,13 @@ fn a_client_that_stalls_with_everything_in_the_kernel_is_told_by_a_reset() {
     assert_eq!(setup.ended(), (identity.name().to_string(), "stalled".to_string()));
     assert_eq!(setup.stat("stalled"), 1);
     assert!(client.closes());
-    assert_eq!(setup.reactor.open(7), 0);
+    assert_eq!(setup.reactor.open(GroupId(7)), 0);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_client_that_vanishes_is_noticed_when_something_is_written_to_it() {
-    let stall_timeout = Duration::from_millis(300);
+    let stall_timeout = Duration::from_secs(1);
     let setup = setup(Config { stall_timeout, ..config() });
     let (mut client, identity) = setup.connect(None);
     assert!(client.chunk().is_some());
@@ -508,6 +508,6 @@ fn the_end_of_a_stream_reaches_a_slow_client() {
     assert!(slow.closes());
     let mut stalled = stalled;
     assert!(stalled.closes());
-    until("both are counted out", || setup.reactor.open(7) == 0);
+    until("both are counted out", || setup.reactor.open(GroupId(7)) == 0);
     assert_eq!((setup.ended().1.as_str(), setup.ended().1.as_str()), ("enough", "enough"));
 }

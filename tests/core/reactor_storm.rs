@@ -1,7 +1,7 @@
 //! Clients with small windows that stop reading for about as long as `stall_timeout`, and go on: each of them gets
 //! what is written, or learns that its connection is over. None waits for ever.
 //!
-//! `STORM_SEEDS` says how many seeds to run, `STORM_SEED` with which to begin.
+//! `STORM_SEEDS` is the number of seeds to run, `STORM_SEED` the first one.
 #![cfg(unix)]
 
 use std::io::{ErrorKind, Read};
@@ -47,7 +47,7 @@ impl Listener for Counting {
 struct Dice(u64);
 
 impl Dice {
-    /// The same numbers for the same seed (SplitMix64).
+    /// The same numbers for the same seed (`SplitMix64`).
     fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

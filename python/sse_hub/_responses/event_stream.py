@@ -30,7 +30,7 @@ from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import close_content
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_departure
+from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import ServerSentEvent
 from sse_hub.event import _ensure_bytes as ensure_bytes
@@ -143,6 +143,8 @@ class EventStream:
         self._start_tasks(start)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
+            if (unsent := find_unsent(self._receive)) is not None:
+                source._ask_unsent(unsent)
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
         failure: BaseException | None = None
         try:
@@ -309,7 +311,7 @@ class EventStream:
     async def _drive(self, start: Message | None) -> None:
         """Send the head, each of the content's events, and the end."""
         response, send, timeout = self._response, self._send, self._response.send_timeout
-        sep = response.sep
+        sep, is_closing = response.sep, find_closing(self._receive)
         self._sending = True
         if start is not None:
             await send(start)
@@ -326,6 +328,8 @@ class EventStream:
                     raise asyncio.CancelledError
                 if self._ping_sent is not None:
                     await self._ping_sent
+                if is_closing():
+                    await asyncio.sleep(0)  # content that never waits: let the server find out
                 self._sending = True
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
                 if timeout is None:

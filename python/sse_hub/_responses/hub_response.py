@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Generator, Mapping
+from collections.abc import AsyncIterable, Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -22,7 +22,7 @@ from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._servers import abort, find_departure
+from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._servers.stay import Stay
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
@@ -146,7 +146,7 @@ class HubResponse(Response):
         # A task of its own for the body: the request's task has the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
-        body = asyncio.create_task(self._body(subscription, send, start, begun))
+        body = asyncio.create_task(self._body(subscription, send, start, begun, find_closing(receive)))
         stream = _Stream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
@@ -183,6 +183,7 @@ class HubResponse(Response):
         send: Send,
         start: dict[str, Any] | None,
         begun: asyncio.Future[None] | None,
+        is_closing: Callable[[], bool],
     ) -> None:
         if start is not None:
             await send(start)
@@ -193,6 +194,8 @@ class HubResponse(Response):
             _set(begun)
         try:
             async for chunk in subscription:
+                if is_closing():
+                    await asyncio.sleep(0)  # a long replay never waits: let the server find out
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if has_left is not None and has_left():
                     subscription._end(EndKind.CLIENT)
@@ -272,7 +275,7 @@ async def _close_dependencies_once(
 class _Stream:
     """One client's stream, as its server (a ``Stoppable``) and its hub may end it."""
 
-    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer")
+    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer", "_unsent")
 
     def __init__(
         self, hub: StreamingHub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
@@ -283,7 +286,10 @@ class _Stream:
         self._body = body
         self._aborted = False
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = find_unsent(receive)
         subscription._on_close(self._closed)
+        if self._unsent is not None:
+            subscription._ask_unsent(self._unsent)
 
     @property
     def grace(self) -> float:
@@ -310,7 +316,18 @@ class _Stream:
             self.abort()
         elif reason.kind is not EndKind.CLIENT:
             # What is queued still goes out, unless the client takes nothing.
-            self._timer = asyncio.get_running_loop().call_later(self._hub._stall_timeout, self.abort)
+            self._check_later()
+
+    def _check_later(self) -> None:
+        left = self._unsent() if self._unsent is not None else None
+        timeout = self._hub._stall_timeout
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._check, left)
+
+    def _check(self, left: int | None) -> None:
+        if left is None or self._unsent is None or self._unsent() == left:
+            self.abort()
+        else:
+            self._check_later()
 
     def abort(self) -> None:
         # A client that stopped reading never lets `send` return: its connection is aborted, or else the body

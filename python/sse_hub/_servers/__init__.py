@@ -13,6 +13,7 @@ import os
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +26,9 @@ __all__ = [
     "Server",
     "Stopping",
     "abort",
+    "find_closing",
     "find_departure",
+    "find_unsent",
     "note_unflushed",
     "watch",
     "watch_uvicorn",
@@ -72,6 +75,30 @@ def find_departure(send: Send) -> Callable[[], bool] | None:
         return None
     stream = hypercorn.find_stream(send)
     return None if stream is None else lambda: bool(stream.closed)
+
+
+def find_unsent(receive: Receive) -> Callable[[], int | None] | None:
+    """A function that says how many bytes the client behind ``receive`` has not acknowledged, or None.
+
+    None where the connection cannot be reached. Call it on the connection's own loop.
+    """
+    cycle = find_cycle(receive)
+    return None if cycle is None else partial(uvicorn.unsent, cycle)
+
+
+def find_closing(receive: Receive) -> Callable[[], bool]:
+    """A function that says whether the connection behind ``receive`` is closing, where it can be reached.
+
+    A write fails at once then. The server learns of it in the loop's next turn, so a response that has much
+    to send has to let the loop have that turn.
+    """
+    transport = getattr(find_cycle(receive), "transport", None)
+    is_closing: Callable[[], bool] = getattr(transport, "is_closing", _never)
+    return is_closing
+
+
+def _never() -> bool:
+    return False
 
 
 def workers(receive: Receive) -> int:

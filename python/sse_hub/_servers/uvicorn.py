@@ -10,16 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
+import struct
+import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from sse_hub import _core
 from sse_hub._servers.base import NewStopping, Record, frames, owners, select_by_headers
 
-__all__ = ["UvicornServer", "abort_cycle", "find_cycle", "is_cycle", "note_unflushed", "watch", "workers"]
+__all__ = [
+    "UvicornServer",
+    "abort_cycle",
+    "find_cycle",
+    "is_cycle",
+    "note_unflushed",
+    "unsent",
+    "watch",
+    "workers",
+]
 
 R = TypeVar("R", bound=Record)
 
@@ -53,8 +67,27 @@ def abort_cycle(cycle: Any) -> bool:
     transport: Any = getattr(cycle, "transport", None)
     if not hasattr(transport, "abort"):
         return False
+    if unsent(cycle) != 0:
+        _reset_on_close(transport)
     transport.abort()
     return True
+
+
+def _reset_on_close(transport: Any) -> None:
+    """Have the close send a reset: a FIN would wait behind what the client does not take."""
+    with suppress(Exception):  # a transport without a socket, or a socket that is closed
+        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def unsent(cycle: Any) -> int | None:
+    """How many bytes of what a cycle wrote its client has not acknowledged; None where nothing says so."""
+    try:
+        waiting: int = cycle.transport.get_write_buffer_size()
+        unacknowledged = _core._unacknowledged(cycle.transport.get_extra_info("socket").fileno())
+    except Exception:  # another kind of transport, or one that has lost its connection
+        return None
+    return waiting + (unacknowledged or 0)
 
 
 # Cycles whose response has ended while the peer had not taken all of it, with the grace of their stream.

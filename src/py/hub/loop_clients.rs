@@ -22,6 +22,8 @@ struct Client {
     info: Option<Py<PyAny>>,
     /// Called with the reason when somebody else than the consumer ends the stream.
     on_close: Option<Py<PyAny>>,
+    /// Says how many bytes of what the consumer wrote its client has not taken yet.
+    unsent: Option<Py<PyAny>>,
 }
 
 impl LoopClients {
@@ -64,9 +66,28 @@ impl LoopClients {
         drop(old);
     }
 
-    /// The callback, which is called at most once.
+    /// The callback, which is called at most once. Of an ended stream nothing else is asked.
     pub fn take_on_close(&self, identity: &Identity) -> Option<Py<PyAny>> {
-        self.with(identity, |client| client.on_close.take()).flatten()
+        let taken = self.with(identity, |client| (client.on_close.take(), client.unsent.take()));
+        // The connection it refers to may be over long before the subscription is dropped.
+        let (on_close, _unsent) = taken?;
+        on_close
+    }
+
+    pub fn set_unsent(&self, identity: &Identity, callback: Py<PyAny>) {
+        let old = self.with(identity, |client| client.unsent.replace(callback));
+        drop(old);
+    }
+
+    /// How many bytes a subscriber's client has not taken yet; None when that is not known.
+    pub fn unsent(&self, py: Python<'_>, identity: &Identity) -> Option<usize> {
+        let unsent = self.with(identity, |client| client.unsent.as_ref().map(|call| call.clone_ref(py)));
+        let unsent = unsent.flatten()?;
+        let answer = unsent.call0(py).and_then(|answer| answer.extract(py));
+        answer.unwrap_or_else(|error| {
+            error.write_unraisable(py, Some(unsent.bind(py)));
+            None
+        })
     }
 
     pub fn set_waiter(&self, identity: &Identity, waiter: Py<PyAny>) {

@@ -250,6 +250,11 @@ impl LoopReader {
         let waiters = this.clients.take_waiters(&effects.wake);
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
+        for identity in &effects.ask {
+            if let Some(unsent) = this.clients.unsent(py, identity) {
+                this.reader.took(identity, unsent, this.hub.clock.now());
+            }
+        }
         for (identity, reason) in &effects.closed {
             Self::announce(slf, identity, reason)?;
         }

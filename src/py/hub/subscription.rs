@@ -251,6 +251,14 @@ impl PySubscription {
         }
     }
 
+    /// Private: ask `callback()` how many bytes the client has not taken yet, rather than count the time of a write.
+    fn _ask_unsent(&self, callback: Py<PyAny>) {
+        if let Some(reader) = self.stream.loop_reader() {
+            reader.get().clients.set_unsent(&self.stream.first, callback);
+            self.stream.reader.ask_consumer(&self.stream.first);
+        }
+    }
+
     /// Private: an awaitable that is done when it is known where the stream begins, and so `recovered`.
     fn _settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self

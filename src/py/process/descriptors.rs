@@ -35,14 +35,21 @@ pub fn _close(fd: i32) {
     }
 }
 
+/// Private: how many bytes were written to a socket that its peer has not acknowledged; None where the system does
+/// not say.
+#[pyfunction]
+pub fn _unacknowledged(fd: i32) -> Option<usize> {
+    system::unacknowledged(fd)
+}
+
 #[cfg(unix)]
 mod system {
     use std::io;
-    use std::os::fd::FromRawFd;
+    use std::os::fd::{BorrowedFd, FromRawFd};
 
-    use crate::reactor::Socket;
     use crate::reactor::descriptors::disown_all;
     pub use crate::reactor::descriptors::{disown, own};
+    use crate::reactor::{Socket, kernel};
 
     /// In a forked child: close the clients' connections, which must not stay open here when the parent closes
     /// them. Closing a copy sends nothing, and leaves the parent's epoll set as it is.
@@ -62,6 +69,12 @@ mod system {
         }
         own(duplicate);
         Ok(duplicate)
+    }
+
+    pub fn unacknowledged(fd: i32) -> Option<usize> {
+        // A socket that was closed has the number -1.
+        // SAFETY: the caller's socket is open during the call, and only asked.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) }).and_then(kernel::unacknowledged)
     }
 
     /// The socket behind such a descriptor, which the caller gives up.
@@ -85,6 +98,10 @@ mod system {
 
     pub fn disown(_: i32) -> bool {
         false
+    }
+
+    pub fn unacknowledged(_: i32) -> Option<usize> {
+        None
     }
 
     pub fn socket(_: i32) -> Socket {

@@ -18,6 +18,7 @@ use slab::Slab;
 use super::coalesce::Coalesced;
 use super::connection::{Connection, Phase};
 use super::descriptors::Owned;
+use super::rounds::Rounds;
 use super::shared::{Command, Shared};
 use super::signal::Heard;
 use super::{Listener, descriptors};
@@ -26,7 +27,6 @@ use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
 use crate::reader::{Effects, Reader};
-use watch::Watch;
 
 /// The longest time between two polls.
 const SLICE: Duration = Duration::from_millis(1);
@@ -60,7 +60,7 @@ pub struct Worker {
     coalesced: Coalesced,
     /// When the hub needs its next tick, on the hub's clock.
     next: Option<Duration>,
-    watch: Watch,
+    rounds: Rounds,
     stopping: bool,
 }
 
@@ -72,7 +72,7 @@ impl Worker {
         mut heard: Heard,
         listener: Box<dyn Listener>,
     ) -> io::Result<Self> {
-        let watch = Watch::new(hub.config.stall_timeout, hub.clock.now());
+        let rounds = Rounds::new(hub.config.stall_timeout, hub.clock.now());
         let poll = Poll::new()?;
         poll.registry().register(heard.source(), SIGNAL, Interest::READABLE)?;
         descriptors::own(poll.as_raw_fd());
@@ -93,7 +93,7 @@ impl Worker {
             out: Vec::new(),
             coalesced: Coalesced::default(),
             next: None,
-            watch,
+            rounds,
             stopping: false,
         })
     }
@@ -139,11 +139,11 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.owes_drain || !self.schedule.is_empty() || self.watch.is_under_way() {
+        if self.owes_drain || !self.schedule.is_empty() || self.rounds.is_under_way() {
             return Some(Duration::ZERO);
         }
-        let watch = Some(self.watch.next).filter(|_| !self.connections.is_empty());
-        let next = [self.next, watch].into_iter().flatten().min().filter(|_| !self.hub.clock.is_manual());
+        let round = Some(self.rounds.next).filter(|_| !self.connections.is_empty());
+        let next = [self.next, round].into_iter().flatten().min().filter(|_| !self.hub.clock.is_manual());
         let hub = next.map(|next| round_up(next).saturating_sub(self.hub.clock.now()));
         let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
         // mio rounds timeouts up to whole milliseconds.

@@ -1,0 +1,98 @@
+"""When a client counts as stalled: real sockets whose kernel buffers are small, on both paths.
+
+A client that takes anything is alive, however little that is. One that takes nothing for ``stall_timeout`` is
+cut, and learns of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from sse_hub import Hub
+from waiting import until
+from wire import WAYS, Site, Stream, quiet, reset
+
+STALL = 1.0  # seconds
+
+
+@pytest.fixture(params=["portable", "httptools"])
+def narrow(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A server whose kernel takes a few KB for a client, so that a write waits for that client."""
+    assert request.param in WAYS
+    site = Site(request.param)
+    for sock in site.server._sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with quiet():
+        yield site
+        site.close_hubs()
+    site.close()
+
+
+def slow_hub(site: Site) -> tuple[Hub, list[str]]:
+    hub = site.hub(stall_timeout=STALL, heartbeat=0.3, capacity=100_000, capacity_bytes=2**30)
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    return hub, reasons
+
+
+def read_slowly(stream: Stream, seconds: float) -> int:
+    """Read 1,000 bytes twenty times a second; how many that were until the end.
+
+    The client's window opens by 6 KB at a time, so what it takes shows three times a second.
+    """
+    began, taken = time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        data = stream.sock.recv(1000)
+        if not data:
+            break
+        taken += len(data)
+        time.sleep(0.05)
+    return taken
+
+
+def test_one_write_may_take_many_timeouts(narrow: Site) -> None:
+    hub, reasons = slow_hub(narrow)
+    with narrow.stream(hub, client={"receive_buffer": 4096}) as stream:
+        hub.publish("t", "x" * 200_000)
+        hub.publish("t", "waits behind it")
+        assert read_slowly(stream, 6 * STALL) > 0
+        assert (reasons, hub.count(), hub.stats()["stalled"]) == ([], 1, 0)
+
+
+def test_what_is_left_at_the_end_may_take_many_timeouts(narrow: Site) -> None:
+    hub, reasons = slow_hub(narrow)
+    with narrow.stream(hub, client={"receive_buffer": 4096}) as stream:
+        hub.publish("t", "x" * 100_000)
+        hub.publish("t", "the last")
+        hub.disconnect(id=hub.subscribers()[0].id)
+        stream.received = b""
+        taken = read_slowly(stream, 60)
+        assert taken > 100_000
+        until(lambda: reasons == ["kicked"])
+
+
+def test_a_client_that_takes_nothing_learns_that_it_was_cut(narrow: Site) -> None:
+    hub, reasons = slow_hub(narrow)
+    with narrow.stream(hub, client={"receive_buffer": 4096}) as stream:
+        for _ in range(20):
+            hub.publish("t", "x" * 20_000)
+        until(lambda: reasons == ["stalled"])
+        assert (hub.count(), hub.stats()["stalled"]) == (0, 1)
+        stream.rest()
+        assert stream.reset
+
+
+def test_a_client_that_resets_during_a_long_replay_leaves_no_line_in_the_log(narrow: Site) -> None:
+    hub = narrow.hub(history=20_000, history_bytes=2**30)
+    first = hub.publish("t", 0).result()
+    for n in range(1, 10_000):
+        hub.publish("t", {"n": n, "fill": "x" * 100})
+    narrow.app = hub.endpoint("t")
+    for attempt in range(20):
+        stream = narrow.raw(last_event_id=str(first))
+        stream.sock.recv(10 * attempt + 1)
+        reset(stream.sock)
+    until(lambda: hub.count() == 0)
