@@ -176,17 +176,14 @@ impl Draft {
         (comment, &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM..self.buf.len() - CRLF.len()])
     }
 
-    /// The draft that [`Draft::parts`] took apart, in another process; `None` for bytes that it cannot have
-    /// given: the fields of one event, which ends in the only blank line.
+    /// The draft that [`Draft::parts`] took apart, in another process; `None` for bytes that it cannot have given:
+    /// a comment's lines, and the fields of one event without an id, in UTF-8.
     #[must_use]
     pub fn from_parts(comment: &[u8], rest: &[u8]) -> Option<Self> {
-        let is_comment = comment.is_empty() || (comment.starts_with(b":") && comment.ends_with(b"\n"));
-        let is_event = rest == b"\n" || rest.ends_with(b"\n\n");
-        let has_blank_line =
-            |bytes: &[u8]| bytes.starts_with(b"\n") || memchr::memmem::find(bytes, b"\n\n").is_some();
-        let ends_once = rest.len() == 1 || !has_blank_line(&rest[..rest.len().saturating_sub(1)]);
-        let has_return = memchr::memchr(b'\r', comment).or_else(|| memchr::memchr(b'\r', rest)).is_some();
-        if !is_comment || !is_event || !ends_once || has_blank_line(comment) || has_return {
+        let fields = str::from_utf8(rest).ok()?.strip_suffix('\n')?;
+        let is_event = are_lines_of(str::from_utf8(comment).ok()?, &[":"])
+            && are_lines_of(fields, &["data:", "event:", "retry:"]);
+        if !is_event || memchr::memchr(b'\r', comment).or_else(|| memchr::memchr(b'\r', rest)).is_some() {
             return None;
         }
         let mut buf = Vec::with_capacity(CHUNK_ROOM + comment.len() + ID_ROOM + rest.len() + CRLF.len());
@@ -232,6 +229,12 @@ impl Draft {
             }
         }
     }
+}
+
+/// Whether each line of `text`, which may be empty, begins with one of the prefixes and ends in LF.
+fn are_lines_of(text: &str, prefixes: &[&str]) -> bool {
+    let begins = |line: &str| prefixes.iter().any(|prefix| line.starts_with(prefix));
+    text.is_empty() || text.strip_suffix('\n').is_some_and(|lines| lines.split('\n').all(begins))
 }
 
 /// An offset into the room in front of an event, which is far below 256.
@@ -356,9 +359,12 @@ mod tests {
             (": c\n\n", "data: x\n\n"),
             (": c", "data: x\n\n"),
             ("data: c\n", "data: x\n\n"),
+            (": c\nid: 7\n", "data: x\n\n"),
+            ("", "id: 7\ndata: x\n\n"),
         ] {
             assert!(Draft::from_parts(comment.as_bytes(), rest.as_bytes()).is_none(), "{comment:?} {rest:?}");
         }
+        assert!(Draft::from_parts(b"", b"data: \xff\n\n").is_none());
     }
 
     #[test]

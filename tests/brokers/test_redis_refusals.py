@@ -99,6 +99,23 @@ async def test_a_gap_is_told_though_nothing_follows_it(redis: RedisServer) -> No
         client.close()
 
 
+@pytest.mark.parametrize("data", [b"data: \xff\n\n", b"id: 9-9\ndata: x\n\n"])
+async def test_an_entry_that_no_hub_wrote_is_a_gap_and_is_not_delivered(
+    redis: RedisServer, data: bytes
+) -> None:
+    async with Hub(redis.url, grace=0.0) as hub:
+        before = await hub.publish("prices", 1)
+        client = hub.subscribe("prices")
+        received = await anext(client)
+        assert before is not None
+        redis.admin.xadd(EVENTS, {"v": "1", "p": before, "k": "a", "d": data})
+        async with asyncio.timeout(PATIENCE):
+            while b"stream-reset" not in received:
+                received += await anext(client)
+        assert data[:-2] not in received
+        client.close()
+
+
 async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: RedisServer) -> None:
     broker = RedisBroker(redis.url, timeout=PATIENCE)
     hub = Hub(broker, grace=0.0)
