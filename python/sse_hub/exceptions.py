@@ -29,7 +29,7 @@ class HubError(Exception):
 
 
 class HubClosed(HubError):
-    """The hub is closing: nothing is published or subscribed meanwhile. Its next use starts anew."""
+    """The hub is closing, and nothing is published or subscribed. Its next use after that starts anew."""
 
 
 class HubFull(HubError):

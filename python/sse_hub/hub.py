@@ -1,4 +1,4 @@
-"""The hub: publish in one place, and every subscriber's browser has it."""
+"""The hub: publish once; every connected browser receives it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 _MIB = 1024 * 1024
-_POLL = 0.01  # seconds between two looks at what is still to be delivered while a hub closes
+_POLL = 0.01  # seconds between two counts of undelivered events while a hub closes
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is in a topic, in all processes of a hub."""
+    """The subscribers of a topic, in all processes of a hub."""
 
     count: int
     """How many subscribers there are."""
@@ -282,9 +282,9 @@ class Hub(StreamingHub):
         return callback
 
     async def presence(self, topic: str | None = None) -> Presence:
-        """Who is in ``topic``, or in the hub, in all processes.
+        """The subscribers of ``topic``, or of the hub, in all processes.
 
-        Without a broker, and of this process alone, ``count`` and ``subscribers`` say it without waiting.
+        ``count`` and ``subscribers`` give those of this process without waiting.
         With one, every process writes its own subscribers to Redis a few times a second, and they expire
         there 15 seconds after a process died.
 
@@ -300,15 +300,16 @@ class Hub(StreamingHub):
     async def aclose(self, grace: float | None = None) -> None:
         """End all streams: what was published still goes out, for at most ``grace`` seconds.
 
-        Publishing and subscribing meanwhile raise ``HubClosed``. The hub's next use starts it anew; without a
-        broker with a new epoch and an empty history. With one, everything that was published is sent first:
-        for that it waits as long as the broker's timeouts allow. May be called again, and concurrently.
+        Until then, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew, without
+        a broker with a new epoch and an empty history. With one, everything that was published is sent
+        first, and closing waits for that as long as the broker's timeouts allow. May be called again, and
+        concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
         sent_by = time.monotonic() + grace
         closing = None
         try:
-            # Streams may be on several loops and in the core: looking is simpler than being told by each.
+            # Streams may be on several loops and in the core: polling is simpler than a notice from each.
             while self._waits_for_broker(sent_by):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
             deadline = time.monotonic() + grace

@@ -18,7 +18,7 @@ from sse_hub._servers.uvicorn_handoff import serving_cycle
 __all__ = ["COME_BACK_LATER", "end_of_response", "end_on_socket", "make_attempt", "take_socket"]
 
 COME_BACK_LATER = b"retry: 30000\n\n"
-"""What a browser is told that cannot be served now. Any status but 200 would stop it for good."""
+"""The body for a browser that cannot be served now. Any status but 200 would stop it for good."""
 
 
 def make_attempt(scope: Scope, receive: Receive, *, insist: bool = False) -> Attempt | Stay:

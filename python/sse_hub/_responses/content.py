@@ -36,7 +36,7 @@ class SyncContent:
 
         idle --next--> running --an item--> idle
           |               |--its end, an exception----------------> closed
-          |               '--closed meanwhile: when next returns--> closing --> closed
+          |               '--aclose: when next returns------------> closing --> closed
           '--close--> closing, in a worker thread ----------------> closed
 
     So a generator's ``finally`` never runs on the event loop, and it runs when the client leaves rather than

@@ -18,16 +18,16 @@ logger = logging.getLogger("sse_hub")
 class DisconnectWatch:
     """Listens on ``receive`` until ``http.disconnect`` and then calls ``on_disconnect``, on the loop.
 
-    Somebody has to await ``receive()`` while a response streams: servers swallow what is sent after the
-    client left, so sending does not tell. A task per client for that alone costs more than all the rest of
-    an idle stream. uvicorn's own ``receive`` only ever waits for a plain future, so it is driven by hand:
-    each time that future is done, its coroutine is resumed from the callback. Any other ``receive``
-    (wrapped by middleware, other servers) may need to run inside a task and gets a small one.
+    A response has to await ``receive()`` while it streams: servers swallow messages that are sent after the
+    client left, so sending does not show it. One task per client for this alone costs more than the rest of
+    an idle stream. uvicorn's own ``receive`` only waits for plain futures, so it is driven by hand: when such
+    a future is done, its callback resumes the coroutine. Any other ``receive`` (wrapped by middleware, other
+    servers) may need a task around it and gets a small one.
 
     ``on_disconnect`` is called at most once, never from within :meth:`start` and never after :meth:`close`.
-    It must not raise. The rest of the request's body, if any, is read and dropped. A server also says
-    ``http.disconnect`` once the response is complete: close the watch before the last ``send``, or be ready
-    to hear that a client left which has everything. A ``receive`` that raises counts as a client that left.
+    It must not raise. The rest of the request's body is read and dropped. A server also says
+    ``http.disconnect`` once the response is complete: close the watch before the last ``send``, or expect
+    the call although the client has everything. A ``receive`` that raises counts as a client that left.
 
     Not thread-safe: create, start and close it on the loop that serves the connection.
     """
@@ -38,7 +38,7 @@ class DisconnectWatch:
         self._receive = receive
         self._on_disconnect: Callable[[], None] | None = on_disconnect
         self._awaitable: Coroutine[Any, Any, Message] | None = None
-        # What is waited for: the future uvicorn's receive awaits, or the task that awaits any other receive.
+        # The future that uvicorn's receive awaits, or the task that awaits any other receive.
         self._future: asyncio.Future[Any] | None = None
 
     def start(self) -> None:
@@ -72,14 +72,14 @@ class DisconnectWatch:
                 self._awaitable = None
                 if done.value["type"] != "http.disconnect":
                     continue
-            except asyncio.CancelledError:  # the future was cancelled: whoever did it ends the rest too
+            except asyncio.CancelledError:  # the future was cancelled, and the rest of the request will be
                 self._awaitable = None
                 return
             except Exception:
                 self._awaitable = None
                 logger.exception("receive() failed; the client counts as gone")
             else:
-                # The protocol between a task and what it awaits: the flag says that someone will wait for it.
+                # A task and the future it awaits agree by this flag that the task will wait.
                 future._asyncio_future_blocking = False
                 future.add_done_callback(self._step)
                 self._future = future
@@ -88,7 +88,7 @@ class DisconnectWatch:
             return
 
     def _left(self, *, soon: bool) -> None:
-        if soon:  # still inside start(): its caller may not be ready to hear it
+        if soon:  # still inside start(): its caller may not be ready for the call
             asyncio.get_running_loop().call_soon(self._report)
         else:
             self._report()

@@ -43,13 +43,13 @@ class EventSourceResponse(TaskGroupStream, Response):
     """Streams what ``content`` yields to the client as Server-Sent Events.
 
     Args:
-        content: an async iterable, or an iterable, which then runs in a thread pool. What it yields may be a
+        content: an async iterable or an iterable. What it yields may be a
             str or any other value (the data of an event, by ``str()``), a dict (an event's fields), a
-            ``ServerSentEvent``, or bytes (sent as they are). It is iterated in one task; when the client
-            leaves or the server stops it sees ``asyncio.CancelledError`` where it waits, and its ``finally``
-            runs. A hub's ``Subscription`` too, which is handed off instead where the server offers that, if
-            it was not iterated before and nothing below but ``headers``, ``media_type`` and ``background`` is
-            given.
+            ``ServerSentEvent``, or bytes (sent as they are). An async iterable is iterated in one task; when
+            the client leaves or the server stops, it gets ``asyncio.CancelledError`` where it waits. An
+            iterable runs in a worker thread, one step at a time, and is closed there. A ``finally`` runs in
+            either. A hub's ``Subscription`` is handed off instead where the server offers that, if it was not
+            iterated before and nothing below but ``headers``, ``media_type`` and ``background`` is given.
         status_code: default 200. A browser stops reconnecting for good at any other.
         headers: sent too. ``Cache-Control`` is ``no-store`` unless it is given here.
         media_type: default ``text/event-stream``.
@@ -148,7 +148,7 @@ class EventSourceResponse(TaskGroupStream, Response):
             if not isinstance(headers, Mapping):
                 raise TypeError(f"headers is a mapping of names to values, not {type(headers).__name__}")
             merged.update(headers)
-        # A cache in front that fans out to many clients may be told otherwise.
+        # A cache in front may fan out to many clients; its application sets the header then.
         merged.setdefault("Cache-Control", "no-store")
         merged["Connection"] = "keep-alive"
         # nginx would collect events until its buffer is full.
@@ -177,7 +177,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         raise NotImplementedError("Compression is not supported for SSE streams.")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream. Returns when it has ended, whoever ended it."""
+        """Send the stream. Returns when it has ended, from either side."""
         if scope["type"] == "websocket":
             send = self._wrap_websocket_denial_send(send)
         start: Message = {
@@ -267,7 +267,7 @@ class EventSourceResponse(TaskGroupStream, Response):
     ) -> bool:
         """Let the subscription go on at a reactor, with the client's socket.
 
-        False when that cannot be (any more), and the client was told to come back.
+        False when the stream cannot go on there; its body then ends, and the client comes back.
         """
         hub = cast(StreamingHub, subscription._hub)
         on_end = None if self.background is None else partial(hub._run_background, self.background)
@@ -276,7 +276,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         except BaseException:
             close_descriptor(fd)
             raise
-        if not handed:  # it was iterated meanwhile, or its hub has ended
+        if not handed:  # it was iterated since the check, or its hub has ended
             end_on_socket(fd)
             return False
         self.active = False

@@ -1,9 +1,9 @@
-"""One ``EventSourceResponse`` in progress: the two tasks it has, and all the ways it may end.
+"""One ``EventSourceResponse`` in progress: its two tasks, and every way it ends.
 
-The *body* task drives the user's generator and sends its events; nothing else ever touches the generator.
-The request's own task, the *supervisor*, waits for whatever else may happen: the client leaves, a ping is
-due, the server stops, the body ends. Most of its life it waits in ``receive()``, and what happens elsewhere
-interrupts that wait, through the ``asyncio.timeout`` around it. (Awaiting ``receive()`` anew after an
+The *body* task drives the user's generator and sends its events; nothing else touches the generator. The
+request's own task, the *supervisor*, waits for everything else: the client leaves, a ping is due, the server
+stops, the body ends. Most of the time it waits in ``receive()``, and other events interrupt that wait through
+the ``asyncio.timeout`` around it. (Awaiting ``receive()`` anew after an
 interruption is what Starlette's ``Request.is_disconnected`` does, so servers and middleware are used to it.)
 
 ::
@@ -101,8 +101,8 @@ class EventStream:
         self._sending = False  # the body is sending
         # How far the response is: its head was sent, its end is being sent, was sent; its content was closed.
         self._started = self._finishing = self._complete = self._closed = False
-        # Why the stream is to end: the server stops (and content was told, and has no time left), or the
-        # client is gone; and that it is being ended.
+        # Why the stream ends: the server stops (its content knows, its grace is over), or the client is
+        # gone; and whether its tasks are being cancelled.
         self._stopping = self._told = self._overdue = self._gone = self._ending = False
 
     # Stoppable: what the server and AppStatus call.
@@ -128,7 +128,7 @@ class EventStream:
     def _grace_period(self) -> float:
         grace: float = self._response._shutdown_grace_period
         source = self._response.body_iterator
-        if isinstance(source, Subscription):  # says goodbye by itself, in its hub's time
+        if isinstance(source, Subscription):  # ends in its hub's time
             grace = max(grace, getattr(source._hub, "grace", 1.0))
         return min(grace, _FOR_EVER)
 
@@ -199,7 +199,7 @@ class EventStream:
         """Wait for the next thing to happen, and tell whether the client left. Runs its handler then."""
         message: Message | None
         if self._has_left is not None and self._has_left():
-            message = {"type": "http.disconnect"}  # as somebody else was told
+            message = {"type": "http.disconnect"}  # another `receive` took the message
         else:
             message = await self._interruptible(self._receive)
         if message is None:
@@ -239,7 +239,7 @@ class EventStream:
         return result
 
     def _interrupt(self) -> None:
-        """Let the supervisor look at what has changed. While it does not wait, it is about to look anyway."""
+        """Have the supervisor check what has changed. While it does not wait, it is about to check anyway."""
         if self._wait is not None and not self._interrupted:
             self._interrupted = True
             # Too late when the wait has just come to its own end.

@@ -31,7 +31,7 @@ from sse_hub.exceptions import HubClosed, HubFull
 __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
-_RETRY_AFTER = "30"  # seconds: COME_BACK_LATER for who is told by a status
+_RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
 
 
 class HubResponse(Response):
@@ -113,7 +113,7 @@ class HubResponse(Response):
     async def _hand_over(self, scope: Scope, fd: int, server: RunningServer) -> bool:
         """Give the socket to a reactor: nothing of this request stays, but what the application gave.
 
-        False when the hub has no room for the client, which was told to come back.
+        False when the hub has no room; the client then gets the time to come back.
         """
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
@@ -336,6 +336,6 @@ class _Stream:
             self._aborted = self._body.cancel()
 
     def was_aborted(self) -> bool:
-        """Whether it was this object that cancelled the body, and nobody the request."""
+        """Whether this object cancelled the body, and nothing cancelled the request."""
         task = asyncio.current_task()
         return self._aborted and (task is None or not task.cancelling())

@@ -13,9 +13,10 @@ __all__ = ["last_event_id"]
 def last_event_id(request: HTTPConnection | Scope) -> str | None:
     """The id of the last event that the client of a request saw; None if the request names none.
 
-    For generators that resume by themselves: a hub's responses do this. It is the ``Last-Event-ID`` header,
-    or ``?last_event_id=`` or ``?lastEventId=``, for clients that cannot set the header: polyfills, and a
-    first connection that continues from a page rendered on the server. An empty id is none.
+    For generators that resume their own events; a hub's responses read it themselves. It is the
+    ``Last-Event-ID`` header, or ``?last_event_id=`` or ``?lastEventId=``, for clients that cannot set the
+    header: polyfills, and a first connection that continues from a page rendered on the server. An empty id
+    counts as no id.
 
     Args:
         request: a Starlette or FastAPI request, or an ASGI scope.

@@ -47,7 +47,7 @@ class _Worker:
 
 
 class _Pool:
-    """As many threads as there is work at once: content that blocks holds up nobody else."""
+    """As many threads as there are steps at once: content that blocks holds up no other content."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -115,7 +115,7 @@ def _work(
     except BaseException as raised:
         # Without this frame, which refers to the future.
         error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
-    with suppress(RuntimeError):  # the loop was closed: nobody waits
+    with suppress(RuntimeError):  # the loop was closed, and its task with it
         loop.call_soon_threadsafe(_finish, future, result, error)
 
 

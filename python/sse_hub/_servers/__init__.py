@@ -1,9 +1,9 @@
-"""What is known of the ASGI servers' insides; nothing else in the package knows it.
+"""The ASGI servers' insides; nothing else in the package knows them.
 
-One module per server. Each notices, with what that server happens to have, that it begins to stop, tells
-which responses are its own, and aborts a connection if it can be reached. Everything is looked up, never
-assumed: where another version has something else, the server is left alone and ends streams in its own way,
-which ``docs/stopping.md`` describes.
+One module per server; for uvicorn a second one, for the hand-off. Each notices the begin of its server's
+stop, says which responses that server carries, and aborts a connection where it can be reached. Nothing is
+assumed: another version with other insides is left alone, and ends streams in its own way, which
+``docs/stopping.md`` describes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 def watch(loop: AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
     """Call ``stopping`` when the server that serves this response begins to stop.
 
-    Called for every response, so it only looks at the servers that this process has loaded.
+    Called for every response, so it only asks the servers that this process has loaded.
     """
     watch_uvicorn(loop, stopping)
     if "hypercorn.asyncio.run" in sys.modules:

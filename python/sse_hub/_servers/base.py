@@ -65,7 +65,7 @@ def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Itera
     """Match records with a server's unfinished responses, known by the ``id`` of the scope's headers.
 
     Middleware replaces ``receive`` and copies the scope, but hands on the very list of headers. Should one
-    replace that too, the record cannot be told from one of another server on the same loop. Then it counts
+    replace that too, the record looks like one of another server on the same loop. Then it counts
     as this server's if it has a response that no record claims: one that is ended too early comes back, one
     that does not end keeps its server from stopping.
     """

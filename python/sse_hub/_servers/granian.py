@@ -66,7 +66,7 @@ def _address(value: Any) -> tuple[str, str] | object:
 
 
 def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
-    """Have ``stopping`` used when this process, if it is a granian worker, is told to stop."""
+    """Call ``stopping`` when this process begins to stop, if it is a granian worker."""
     if threading.current_thread() is not threading.main_thread():
         return  # workers as threads (free-threaded Python), embedded: signals are not theirs
     handler = signal.getsignal(signal.SIGTERM)

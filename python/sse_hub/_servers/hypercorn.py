@@ -76,7 +76,7 @@ def workers(loop: asyncio.AbstractEventLoop) -> int | None:
 
 
 def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
-    """Have ``stopping`` used when the hypercorn worker behind this scope, if it is one, begins to stop."""
+    """Call ``stopping`` when the hypercorn worker behind this scope, if it is one, begins to stop."""
     searched = _searched.get(loop)
     if searched is None:
         searched = _searched.setdefault(loop, set())

@@ -107,9 +107,9 @@ class EventClient:
 
     @property
     def last_event_id(self) -> str:
-        """The id of the last event that was looked at (or skipped); empty if there was none.
+        """The id of the last event that was returned or skipped; empty if there was none.
 
-        It is what :meth:`reconnect` sends: events that were received and not looked at yet do not count, so
+        It is what :meth:`reconnect` sends. Events that were received but not returned do not count, so
         that a test decides after which event its client was cut.
         """
         return self._last_event_id if self._parser.events else self._parser.last_event_id
@@ -121,7 +121,7 @@ class EventClient:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has ended or cut the response. Events that were not looked at may be left."""
+        """Whether the server has ended or cut the response. Received events may be left to return."""
         return self._current.over
 
     async def next(self, timeout: float = 1.0) -> Event:
@@ -173,7 +173,7 @@ class EventClient:
     async def reconnect(self, last_event_id: str | None = None) -> Self:
         """Leave, and request the same again with the last id, as a browser does. Returns the client.
 
-        Events that were received and not looked at are forgotten, and come again.
+        Events that were received but not returned are forgotten, and come again.
 
         Args:
             last_event_id: instead of :attr:`last_event_id`.

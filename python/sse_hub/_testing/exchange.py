@@ -58,7 +58,7 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         if self._left.is_set():
-            return  # As uvicorn does: an application is not told by its sending.
+            return  # As uvicorn does: sending does not show an application that its client left.
         if message["type"] == "http.response.start":
             self.status_code = message["status"]
             self.headers = Headers(raw=list(message.get("headers", [])))
@@ -70,7 +70,7 @@ class Exchange:
 
     async def _until_read(self) -> None:
         if not self.reading.is_set():
-            # Who leaves takes the connection with it: a write that waits is over then.
+            # A client that leaves takes the connection along: a write that waits is over then.
             ends = [asyncio.ensure_future(event.wait()) for event in (self.reading, self._left)]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
