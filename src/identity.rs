@@ -62,6 +62,12 @@ impl CloseReason {
         }
     }
 
+    /// Whether the response breaks off instead of coming to its end, so that a client does not take it for complete.
+    #[must_use]
+    pub fn breaks_body(&self) -> bool {
+        matches!(self, Self::Failed)
+    }
+
     /// Whether what is queued still goes out.
     #[must_use]
     pub fn drains(&self) -> bool {

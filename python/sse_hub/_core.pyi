@@ -77,7 +77,9 @@ class Subscription:
     """One client's stream: an async iterator of bytes ready to be written, and a handle to the client.
 
     Iterate it on the event loop it was made on, from one task at a time. Every other method may be called
-    from any thread. Dropping the one that ``subscribe`` returned ends the stream.
+    from any thread. Dropping the one that ``subscribe`` returned ends the stream. So does an ``async for``
+    that an exception leaves, 0.1 s after its task has ended, unless the stream is read on by then; a timeout
+    around ``anext`` ends nothing.
     """
 
     @property

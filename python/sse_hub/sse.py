@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from sse_hub._responses.event_stream import SendTimeoutError, logger
+from sse_hub._responses.event_stream import logger
+from sse_hub._responses.sending import SendTimeoutError
 from sse_hub._stopping.app_status import AppStatus
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent, ensure_bytes
 from sse_hub.responses import (

@@ -44,6 +44,11 @@ pub enum Phase {
     Lingering,
 }
 
+impl Phase {
+    /// The last chunk is left out: the client finds the body incomplete.
+    pub const BREAKING: Self = Self::Ending(LAST_CHUNK.len());
+}
+
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {

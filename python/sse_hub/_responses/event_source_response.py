@@ -19,7 +19,8 @@ from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.taking import end_of_response, end_on_socket, take_socket
 from sse_hub._responses.content import SyncContent
 from sse_hub._responses.dependencies import close_dependencies
-from sse_hub._responses.event_stream import EventStream, send_within
+from sse_hub._responses.event_stream import EventStream
+from sse_hub._responses.sending import send_within
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._responses.task_group import HOOKS, TaskGroupStream
 from sse_hub._servers.stay import Stay

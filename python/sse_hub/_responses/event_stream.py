@@ -29,6 +29,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import close_content
+from sse_hub._responses.sending import SendTimeoutError, send_within
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._stopping.serving import Serving
@@ -41,10 +42,6 @@ logger = logging.getLogger("sse_hub.sse")
 _LAST_SEND = 0.5
 # Three years, for streams that do not end with their server: uvloop's timers take no infinity.
 _FOR_EVER = 10.0**8
-
-
-class SendTimeoutError(TimeoutError):
-    """A client did not take an event or a ping within the response's ``send_timeout``."""
 
 
 class Streamed(Protocol):
@@ -64,21 +61,6 @@ class Streamed(Protocol):
 
     @property
     def ping_interval(self) -> int | float: ...
-
-
-async def send_within(seconds: float | None, send: Send, message: Message) -> None:
-    """Send a message; SendTimeoutError when that takes longer than ``seconds``."""
-    if seconds is None:
-        await send(message)
-        return
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            await send(message)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    if limit.expired():
-        raise SendTimeoutError
 
 
 class EventStream:

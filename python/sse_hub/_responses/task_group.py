@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind
 from sse_hub._responses.content import close_content
-from sse_hub._responses.event_stream import SendTimeoutError
+from sse_hub._responses.sending import SendTimeoutError
 from sse_hub._stopping.registry import switch
 from sse_hub._stopping.serving import Serving, on_asyncio
 from sse_hub.event import ServerSentEvent

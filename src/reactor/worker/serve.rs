@@ -59,7 +59,12 @@ impl Worker {
                     }
                 }
                 Taken::End => {
-                    connection.phase = Phase::Ending(0);
+                    let reason = connection.identity.closed.get();
+                    connection.phase = if reason.is_some_and(CloseReason::breaks_body) {
+                        Phase::BREAKING
+                    } else {
+                        Phase::Ending(0)
+                    };
                     break;
                 }
             }
