@@ -284,9 +284,9 @@ class Hub(StreamingHub):
     async def presence(self, topic: str | None = None) -> Presence:
         """The subscribers of ``topic``, or of the hub, in all processes.
 
-        ``count`` and ``subscribers`` give those of this process without waiting.
-        With one, every process writes its own subscribers to Redis a few times a second, and they expire
-        there 15 seconds after a process died.
+        ``count`` and ``subscribers`` give those of this process without waiting. With a broker, every process
+        writes its own subscribers to Redis a few times a second, and they expire there 15 seconds after a
+        process died.
 
         Raises:
             BrokerError: Redis did not answer.
