@@ -85,6 +85,7 @@ async def sync(request: Request) -> Response:
                 yield "tick"
                 time.sleep(0.02)
         finally:
+            print("finally begins", flush=True)
             time.sleep(float(request.query_params.get("seconds", 0)))
             note("sync")
 
