@@ -45,6 +45,12 @@ $(VENV)/.bench-ready: $(VENV)/.ready
 	$(PY) -m pip install -q -r $(VENV)/bench-requirements.txt
 	@touch $@
 
+$(VENV)/.packages-ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV)/packages
+	$(PY) tools/dev-requirements.py packages > $(VENV)/packages-requirements.txt
+	$(VENV)/packages/bin/python -m pip install -q -r $(VENV)/packages-requirements.txt
+	@touch $@
+
 venv: $(VENV)/.ready
 
 # The extension, in place, with optimisation: tests and demo meet what users get.
@@ -82,7 +88,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
-test-python: setup
+test-python: setup $(VENV)/.packages-ready
 	$(PY) -m pytest
 
 test-crowds: build

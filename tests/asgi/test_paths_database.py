@@ -1,0 +1,100 @@
+"""A database session that a dependency holds goes back to its pool when a stream begins, on both paths."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fastapi import Depends, FastAPI
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
+from sse_hub import EventSourceResponse
+from starlette.responses import Response
+from waiting import PATIENCE, until
+from wire import WAYS, Site
+
+SITES = tuple(WAYS)
+STREAMS = 100
+POOL = 5
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """Prices in SQLite, and five connections to them."""
+    engine = create_engine(
+        f"sqlite:///{tmp_path / 'prices'}",
+        poolclass=QueuePool,
+        pool_size=POOL,
+        max_overflow=0,
+        pool_timeout=PATIENCE,
+        connect_args={"check_same_thread": False},
+    )
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE prices (name TEXT, price REAL)"))
+        connection.execute(text("INSERT INTO prices VALUES ('gold', 2411.5)"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "query", "subscription"])
+def test_a_pool_of_five_serves_a_hundred_streams(site: Site, engine: Engine, kind: str) -> None:
+    hub = site.hub()
+    app = FastAPI()
+
+    def session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    def gold(session: Session) -> float:
+        price: float = session.execute(text("SELECT price FROM prices")).scalar_one()
+        return price
+
+    @app.get("/")
+    def events(session: Session = Depends(session)) -> Response:  # noqa: B008
+        if kind == "snapshot":
+            # Not on the event loop: it would wait for connections that are given back there.
+            return hub.response("t", initial=lambda _: asyncio.to_thread(gold, session))
+        assert gold(session) == 2411.5
+        return EventSourceResponse(hub.subscribe("t")) if kind == "subscription" else hub.response("t")
+
+    site.app = app
+    with ExitStack() as stack:
+        streams = []
+        for _ in range(STREAMS // 10):  # ten at a time, so twice as many as there are connections
+            streams += [stack.enter_context(site.raw()) for _ in range(10)]
+            for stream in streams[-10:]:
+                stream.opened()
+        if kind == "snapshot":
+            for stream in streams:
+                assert stream.take(1) == [2411.5]
+        until(lambda: engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
+        assert hub.count() == STREAMS
+        assert {subscriber.path for subscriber in hub.subscribers()} == {site.path}
+        hub.publish("t", "tick")
+        for stream in streams:
+            assert stream.take(1) == ["tick"]
+
+
+def test_a_session_that_is_held_holds_its_connection(site: Site, engine: Engine) -> None:
+    hub = site.hub()
+    app = FastAPI()
+
+    def session() -> Iterator[Session]:
+        with Session(engine) as session:
+            session.execute(text("SELECT price FROM prices"))
+            yield session
+
+    @app.get("/", dependencies=[Depends(session)])
+    def events() -> Response:
+        return hub.response("t", hold_dependencies=True)
+
+    site.app = app
+    with ExitStack() as stack:
+        for _ in range(POOL):
+            stack.enter_context(site.raw()).opened()
+        assert engine.pool.checkedout() == POOL  # type: ignore[attr-defined]
+    until(lambda: engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
