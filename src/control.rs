@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::{Cursor, Entry, Target};
-use crate::frame::{Frame, FrameBuilder};
+use crate::frame::{Frame, FrameBuilder, escape_separators};
 
 /// Wraps a frame that is for whoever it is handed to.
 fn for_all(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Entry {
@@ -74,9 +74,12 @@ pub fn broken(cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
 }
 
 fn reset_entry(reason: ResetReason, requested: Option<&str>, cursor: Option<Cursor>, at: Duration) -> Entry {
-    let data = serde_json::json!({ "reason": reason.as_str(), "requested": requested });
+    let mut data =
+        serde_json::json!({ "reason": reason.as_str(), "requested": requested }).to_string().into_bytes();
+    // `requested` is whatever the client sent.
+    escape_separators(&mut data, 0);
     let mut builder = FrameBuilder::new(None, Some("stream-reset"));
-    builder.text(&data.to_string());
+    builder.json().extend_from_slice(&data);
     for_all(builder.finish(None).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }
 

@@ -40,6 +40,34 @@ pub fn write_lines(out: &mut Vec<u8>, prefix: &str, text: &str, sep: &str) {
     }
 }
 
+/// Escapes the line separators that JSON allows as they are, U+0085, U+2028 and U+2029, in the JSON text from
+/// `start` on: some clients split lines at them. In JSON they can only stand inside strings.
+pub fn escape_separators(json: &mut Vec<u8>, start: usize) {
+    let Some(first) = find_separator(&json[start..]) else { return };
+    let mut rest = &json.split_off(start + first)[..];
+    while let Some((escaped, len)) = separator(rest) {
+        json.extend_from_slice(escaped);
+        rest = &rest[len..];
+        let next = find_separator(rest).unwrap_or(rest.len());
+        json.extend_from_slice(&rest[..next]);
+        rest = &rest[next..];
+    }
+}
+
+fn find_separator(json: &[u8]) -> Option<usize> {
+    memchr::memchr2_iter(0xC2, 0xE2, json).find(|&at| separator(&json[at..]).is_some())
+}
+
+/// The escape of the separator that `json` begins with, and the length of the separator in UTF-8.
+fn separator(json: &[u8]) -> Option<(&'static [u8], usize)> {
+    match json {
+        [0xC2, 0x85, ..] => Some((b"\\u0085", 2)),
+        [0xE2, 0x80, 0xA8, ..] => Some((b"\\u2028", 3)),
+        [0xE2, 0x80, 0xA9, ..] => Some((b"\\u2029", 3)),
+        _ => None,
+    }
+}
+
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "its constants count only where it is inlined")]
 fn write_lines_of(out: &mut Vec<u8>, prefix: &str, text: &str, sep: &str) {
@@ -365,6 +393,20 @@ mod tests {
             assert!(Draft::from_parts(comment.as_bytes(), rest.as_bytes()).is_none(), "{comment:?} {rest:?}");
         }
         assert!(Draft::from_parts(b"", b"data: \xff\n\n").is_none());
+    }
+
+    #[test]
+    fn separators_in_json_are_escaped() {
+        let escaped = |text: &str| {
+            let mut json = text.as_bytes().to_vec();
+            escape_separators(&mut json, 1);
+            String::from_utf8(json).unwrap()
+        };
+        assert_eq!(escaped("\"a\u{85}b\u{2028}\u{2029}\""), r#""a\u0085b\u2028\u2029""#);
+        assert_eq!(escaped("\u{2028}\u{2028}"), "\u{2028}\\u2028", "from the start on");
+        for same in ["\"\"", "\"plain\"", "\"€ “°” \u{2027}\u{202a}\u{84}\u{86} 日本\""] {
+            assert_eq!(escaped(same), same);
+        }
     }
 
     #[test]

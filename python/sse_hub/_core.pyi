@@ -1,7 +1,7 @@
 """The native part of sse_hub."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -246,7 +246,7 @@ class Hub:
         history_age: float | None,
         history_total_bytes: int,
         heartbeat: float | None,
-        reconnect: tuple[float, float],
+        reconnect: Sequence[float],
         capacity: int,
         capacity_bytes: int,
         overflow: str,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
@@ -121,7 +121,7 @@ class Hub(StreamingHub):
         history_age: float | None = None,
         history_total_bytes: int = 256 * _MIB,
         heartbeat: float | None = 15.0,
-        reconnect: tuple[float, float] = (1.0, 5.0),
+        reconnect: Sequence[float] = (1.0, 5.0),
         capacity: int = 256,
         capacity_bytes: int = 1 * _MIB,
         overflow: Overflow = "disconnect",

@@ -11,13 +11,16 @@ import textwrap
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 from loops import LOOP_TYPES
+from servers import gunicorn, run
 from sse_hub import Hub
 from sse_hub.testing import connect
 from waiting import PATIENCE, promised
+from wire import Stream
 
 on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 
@@ -241,6 +244,27 @@ def test_loops_leave_no_descriptors_and_no_objects(new_loop: Any) -> None:
 
 
 @on_each_loop
+def test_a_stream_whose_loop_was_closed_says_so(new_loop: Any) -> None:
+    hub = Hub()
+
+    async def open_some() -> list[Any]:
+        streams = [hub.subscribe("t"), hub.subscribe("t"), hub.subscribe("t")]
+        streams[2].close()
+        return streams
+
+    loop = new_loop()
+    stream, other, closed = loop.run_until_complete(open_some())
+    assert (stream.closed, other.closed, closed.closed) == (None, None, "closed")
+    loop.close()
+    assert (stream.closed, other.closed, closed.closed) == ("loop_closed", "loop_closed", "closed")
+    assert stream.closed.kind == "closed"
+    assert "closed: loop_closed" in repr(stream)
+    assert hub.count() == 0
+    stream.close()
+    assert stream.closed == "loop_closed"
+
+
+@on_each_loop
 def test_a_hub_that_is_closed_after_its_loop_waits_for_nobody_and_leaves_nothing(new_loop: Any) -> None:
     markers: list[weakref.ref[Any]] = []
 
@@ -395,3 +419,172 @@ def test_threads_may_do_anything_while_loops_come_and_go() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+class Session:
+    """What an application gives as ``info``."""
+
+    subscription: Any = None
+    hub: Any = None
+
+
+async def test_an_info_that_refers_to_its_subscription_is_collected() -> None:
+    hub = Hub()
+    told: list[Any] = []
+    hub.on_disconnect(lambda subscription, reason: told.append(subscription.info.__class__))
+    sessions = []
+    for n in range(20):
+        session = Session()
+        session.subscription = hub.subscribe("t", info=session)
+        found = hub.get(session.subscription.id)
+        assert found is not None
+        assert found.info is session
+        await anext(session.subscription)
+        if n % 2:
+            session.subscription.close()  # The others are open when they are dropped.
+        sessions.append(weakref.ref(session))
+        del session, found
+    await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert [session for session in sessions if session() is not None] == []
+    assert hub.count() == 0
+    assert told == [Session] * 20
+
+
+async def test_a_dropped_hub_is_collected_with_what_refers_to_it() -> None:
+    hubs = []
+    for n in range(20):
+        hub = Hub()
+        session = Session()
+        session.hub = hub
+        hub.on_connect(lambda subscription, hub=hub: None)
+        hub.on_disconnect(lambda subscription, reason, hub=hub: None)
+        session.subscription = hub.subscribe("t", info=session)
+        await anext(session.subscription)
+        if n % 2:
+            session.subscription.close()
+        hubs.append(weakref.ref(hub))
+        del hub, session
+    await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [hub for hub in hubs if hub() is not None] == []
+
+
+@on_each_loop
+def test_what_waits_on_a_loop_that_was_closed_is_collected_with_its_hub(new_loop: Any) -> None:
+    hubs = []
+
+    async def live(hub: Hub) -> None:
+        task = asyncio.create_task(_consume(hub.subscribe("t", info=hub)))
+        await asyncio.sleep(0)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    for _ in range(5):
+        hub = Hub()
+        hubs.append(weakref.ref(hub))
+        loop = new_loop()
+        loop.run_until_complete(live(hub))
+        loop.close()
+        del hub, loop
+    gc.collect()
+    gc.collect()
+    assert [hub for hub in hubs if hub() is not None] == []
+
+
+FORKED = """
+    import asyncio, logging, os, sys
+    from sse_hub import Hub
+
+    logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+    hub = Hub(name="news")
+
+    def in_child(act):
+        sys.stdout.flush()
+        if os.fork() == 0:
+            try:
+                act()
+                sys.stdout.flush()
+            finally:
+                os._exit(0)
+        os.wait()
+
+    def publish():
+        for _ in range(3):
+            hub.publish("t", 1)
+
+    async def serve():
+        stream = hub.subscribe("t")
+        publish()
+        await anext(stream)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "warnings"),
+    [
+        ("in_child(publish)", ["published in a forked process in which nobody has subscribed"]),
+        (
+            """
+            async def main():
+                stream = hub.subscribe("t")
+                in_child(publish)
+            asyncio.run(main())
+            """,
+            ["published in a forked process in which nobody has subscribed"],
+        ),
+        (
+            "publish(); in_child(lambda: asyncio.run(serve()))",
+            ["3 events were published before this process was forked"],
+        ),
+        ("in_child(lambda: asyncio.run(serve()))", []),
+        ("in_child(lambda: (asyncio.run(serve()), publish()))", []),
+        ("publish()", []),
+    ],
+    ids=["child", "child-of-a-server", "at-import", "child-serves", "child-served", "no-fork"],
+)
+def test_a_publication_that_a_fork_keeps_from_its_subscribers_is_told_once(
+    program: str, warnings: list[str]
+) -> None:
+    lines = run_program(textwrap.dedent(FORKED) + textwrap.dedent(program)).splitlines()
+    assert len(lines) == len(warnings), lines
+    for line, warning in zip(lines, warnings, strict=True):
+        assert line.startswith('WARNING hub "news": ')
+        assert warning in line
+        assert "broker" in line
+
+
+PRELOADED = """
+from contextlib import asynccontextmanager
+from sse_hub import Hub
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+hub = Hub()
+hub.publish("t", "at import")
+
+@asynccontextmanager
+async def lifespan(app):
+    hub.publish("t", "in the lifespan")
+    print("lifespan started")
+    yield
+
+app = Starlette(routes=[Route("/events", hub.endpoint("t", replay="all"))], lifespan=lifespan)
+"""
+
+
+def test_what_gunicorn_preloads_and_publishes_is_told(tmp_path: Path) -> None:
+    (tmp_path / "preloaded.py").write_text(PRELOADED)
+    command = gunicorn("preloaded:app", "--preload", processes=1)
+    command.env["PYTHONPATH"] += f":{tmp_path}"
+    with run(command) as server:
+        client = Stream(server.port, "/events")
+        try:
+            assert client.event().json() == "in the lifespan"
+        finally:
+            client.close()
+    warning = "1 events were published before this process was forked, as at import under gunicorn --preload"
+    assert server.output.count(warning) == 1
+    assert "in which nobody has subscribed" not in server.output

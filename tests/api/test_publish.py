@@ -77,6 +77,10 @@ class Model(pydantic.BaseModel):
     at: datetime.datetime
 
 
+class Note(pydantic.BaseModel):
+    text: str
+
+
 @dataclasses.dataclass
 class Row:
     id: uuid.UUID
@@ -92,7 +96,10 @@ KEY = uuid.UUID("12345678-1234-5678-1234-567812345678")
     [
         (None, "null"),
         ("", '""'),
-        ("a\nb\r\n\u2028é🦀", '"a\\nb\\r\\n\u2028é🦀"'),
+        ("a\nb\r\né🦀", '"a\\nb\\r\\né🦀"'),
+        ("\u2028a\u2029é\x85", '"\\u2028a\\u2029é\\u0085"'),
+        ({"“\u2028”": ["€\x84", "\u2027"]}, '{"“\\u2028”":["€\x84","\u2027"]}'),
+        (Note(text="a\u2028\u2029\x85é"), '{"text":"a\\u2028\\u2029\\u0085é"}'),
         (True, "true"),
         (12345678901234567890123, "12345678901234567890123"),
         (0.1, "0.1"),
@@ -140,20 +147,62 @@ async def test_comment_and_retry_go_along() -> None:
         assert (alone.is_comment, alone.data) == (True, "alone")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": 1},
+        [1],
+        (1,),
+        {1},
+        True,
+        b"x",
+        bytearray(b"x"),
+        Colour.RED,
+        Row(KEY, {"x"}),
+        Note(text="x"),
+        object(),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+async def test_pythons_notation_of_a_server_sent_events_data_is_refused(data: Any) -> None:
+    hub = Hub()
+    subscription = hub.subscribe("t")
+    event = ServerSentEvent(data, event="e")
+    for publish in (
+        lambda: hub.publish("t", event),
+        lambda: hub.broadcast(event),
+        lambda: hub.send(subscription.id, event),
+        lambda: subscription.send(event),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"text, not {type(data).__name__}: for JSON publish the data itself"
+        ):
+            publish()
+    assert hub.stats()["published"] == 0
+
+
+@pytest.mark.parametrize("data", [7, 1.5, KEY, MOMENT, decimal.Decimal("1.50"), ValueError("text")])
+async def test_data_that_str_makes_readable_is_a_server_sent_events_text(data: Any) -> None:
+    hub = Hub()
+    async with connect(hub.endpoint("t"), "/") as client:
+        hub.publish("t", ServerSentEvent(data))
+        assert (await client.next()).data == str(data)
+
+
 async def test_server_sent_events_mean_what_they_mean_at_home() -> None:
     hub = Hub()
     async with connect(hub.endpoint("t"), "/") as client:
         hub.publish("t", FastAPIEvent(data={"a": "é"}, event="fast", retry=5, comment="c"))
         hub.publish("t", FastAPIEvent(raw_data="as it is"))
         hub.publish("t", ServerSentEvent("text\nlines", event="ours", retry=6))
-        hub.publish("t", ServerSentEvent({"a": 1}))
+        hub.publish("t", ServerSentEvent(1.5))
         hub.publish("t", JSONServerSentEvent({"a": 1}, event="json"))
         got = [(event.event, event.data, event.retry) for event in await client.take(5)]
     assert got == [
         ("fast", '{"a":"é"}', 5),
         ("message", "as it is", None),
         ("ours", "text\nlines", 6),
-        ("message", "{'a': 1}", None),  # As sse-starlette's does.
+        ("message", "1.5", None),
         ("json", '{"a":1}', None),
     ]
 

@@ -185,6 +185,57 @@ async def test_a_task_that_comes_between_a_wake_up_and_its_reader_makes_nobody_h
     assert all(isinstance(outcome, list | RuntimeError) for outcome in [*outcomes, first.exception() or []])
 
 
+async def test_the_turn_is_the_first_tasks_until_it_has_run() -> None:
+    hub = Hub()
+    stream = await opened(hub)
+    refused = []
+
+    async def come_between(future: asyncio.Future[Any]) -> None:
+        del future
+        with pytest.raises(RuntimeError, match="iterated by another task already"):
+            await anext(stream)
+        refused.append(True)
+
+    first = asyncio.ensure_future(anext(stream))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    hub.publish("t", 1)
+    while not refused:  # In each turn of the loop, the one between the wake-up and the first task's included.
+        before = len(refused)
+        await come_between(first)
+        assert len(refused) == before + 1
+        if first.done():
+            break
+        await asyncio.sleep(0)
+    assert numbers(await first) == [1]
+    hub.publish("t", 2)
+    assert await read(stream, 1) == [2]
+
+
+@pytest.mark.parametrize("woken", [False, True], ids=["waiting", "woken"])
+async def test_a_task_that_is_cancelled_gives_its_turn_to_another(woken: bool) -> None:
+    hub = Hub()
+    stream = await opened(hub)
+    pending = anext(stream)  # Kept, as a traceback may keep it.
+    first = asyncio.ensure_future(pending)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    if woken:
+        hub.publish("t", 1)
+        loop = asyncio.get_running_loop()
+        # The loop's reader wakes the first task in the same turn in which this cancels it.
+        loop.call_soon(loop.call_soon, first.cancel)
+    else:
+        first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    if not woken:
+        hub.publish("t", 1)
+    if first.cancelled():
+        assert await read(stream, 1) == [1]
+    hub.publish("t", 2)
+    assert await read(stream, 1) == [2]
+    del pending
+
+
 async def test_another_loop_cannot_iterate_it() -> None:
     hub = Hub()
     stream = await opened(hub)

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyOSError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
 use crate::py::process::awaiting;
 use crate::py::process::fork::PerProcess;
+use crate::py::process::log;
 use crate::py::values::exceptions::OrRaise;
 use crate::redis::options::{Certificates, Kept, Keys, Server};
 use crate::redis::{Observer, RedisBroker};
@@ -111,12 +111,7 @@ struct PythonObserver {
 impl Observer for PythonObserver {
     fn warn(&self, message: String) {
         let hub = self.name.clone();
-        awaiting::soon(move |py| {
-            let logger =
-                py.import(intern!(py, "logging"))?.call_method1(intern!(py, "getLogger"), ("sse_hub",))?;
-            let text = format!("hub {hub:?}: {message}");
-            logger.call_method1(intern!(py, "warning"), ("%s", text)).map(drop)
-        });
+        awaiting::soon(move |py| log::warn(py, &hub, &message));
     }
 
     fn lagging(&self) {

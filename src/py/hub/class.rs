@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -24,7 +25,7 @@ use crate::py::brokers::redis::{Link, PyRedisBroker};
 use crate::py::process::awaiting;
 use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
-use crate::py::values::options::{Whole, at_least, between, reconnect, retention};
+use crate::py::values::options::{Range, Whole, at_least, between, reconnect, retention};
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::redis::options::Kept;
@@ -72,7 +73,7 @@ impl PyHub {
         history_age: Option<f64>,
         history_total_bytes: Whole,
         heartbeat: Option<f64>,
-        reconnect: (f64, f64),
+        reconnect: Range,
         capacity: Whole,
         capacity_bytes: Whole,
         overflow: &str,
@@ -112,7 +113,7 @@ impl PyHub {
         };
         let link = broker.map(|broker| Link::new(py, broker, name, kept)).transpose()?;
         let threads = between("threads", threads, 1, MAX_THREADS)?;
-        let settings = Settings { config, has_manual_clock: manual_clock, threads, link };
+        let settings = Settings { name: name.into(), config, has_manual_clock: manual_clock, threads, link };
         Ok(Self { generations: Arc::new(Generations::new(settings)) })
     }
 
@@ -389,5 +390,9 @@ impl PyHub {
         }
         hub.wake_all();
         Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.generations.traverse(&visit)
     }
 }

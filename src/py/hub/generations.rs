@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::inherited::Inherited;
 use super::loop_reader::{LoopReader, TellOfEnds};
 use super::publication::PyPublication;
 use super::reactors::Reactors;
@@ -25,6 +27,7 @@ use crate::error::Error;
 use crate::frame::Draft;
 use crate::history::Retention;
 use crate::hub::Hub;
+use crate::identity::CloseReason;
 use crate::py::brokers::redis::Link;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
@@ -55,6 +58,7 @@ impl Generation {
 
 /// What a hub is made of, again and again.
 pub struct Settings {
+    pub name: String,
     pub config: Config,
     pub has_manual_clock: bool,
     /// How many reactor threads it starts.
@@ -73,6 +77,7 @@ pub struct Generations {
     broker: Mutex<Option<Arc<RedisBroker>>>,
     /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
     tells_of_disconnects: Arc<AtomicBool>,
+    inherited: Inherited,
 }
 
 impl Generations {
@@ -86,6 +91,7 @@ impl Generations {
             reactors: Mutex::default(),
             broker: Mutex::default(),
             tells_of_disconnects: Arc::default(),
+            inherited: Inherited::default(),
         }
     }
 
@@ -107,6 +113,9 @@ impl Generations {
 
     /// In a forked child: what it inherited may be locked for ever. It is left alone, never dropped.
     fn leave_to_parent(&self, inherited: Arc<Generation>) {
+        if !self.has_broker() {
+            self.inherited.note(&inherited.hub.counters);
+        }
         std::mem::forget(inherited);
         let readers = std::mem::take(&mut *self.readers.lock());
         std::mem::forget(readers);
@@ -208,7 +217,15 @@ impl Generations {
                 None
             }
         };
+        self.inherited.published(py, &self.settings.name, &hub);
         Ok(PyPublication::known(id))
+    }
+
+    /// Somebody is about to subscribe: as [`Generations::connected`].
+    pub fn to_subscribe(self: &Arc<Self>, py: Python<'_>) -> PyResult<Arc<Hub>> {
+        let hub = self.connected(py)?;
+        self.inherited.subscribed(py, &self.settings.name);
+        Ok(hub)
     }
 
     /// The reactors of this hub, if any were started.
@@ -249,6 +266,12 @@ impl Generations {
         self.readers.lock().iter().map(|reader| reader.clone_ref(py)).collect()
     }
 
+    /// For Python's garbage collector, which calls while no thread runs that could hold the lock.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(readers) = self.readers.try_lock() else { return Ok(()) };
+        readers.iter().try_for_each(|reader| visit.call(reader))
+    }
+
     /// The reader of `event_loop`, for this hub. `application` makes what tells the application of its ends.
     pub fn reader_for<'py>(
         &self,
@@ -286,7 +309,9 @@ impl Generations {
         for reader in dead {
             let reader = reader.get();
             if reader.is_ours() {
-                reader.hub.remove_reader(&reader.reader);
+                for identity in reader.hub.remove_reader(&reader.reader) {
+                    let _ = identity.closed.set(loop_closed());
+                }
                 reader.forget_clients();
                 let ends = reader.reports.close();
                 if let Some(reactors) = self.reactors_of(&reader.hub) {
@@ -381,6 +406,11 @@ impl Drop for Generations {
         // A loop that goes on would keep the descriptor of every hub it ever had.
         while_dropping(|py| self.stop_readers(py, None));
     }
+}
+
+/// Why the streams of a closed loop ended.
+pub fn loop_closed() -> CloseReason {
+    CloseReason::Closed { text: Some("loop_closed".into()), drains: false }
 }
 
 /// A core hub of these settings.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyGeneratorExit, PyOSError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -50,6 +51,10 @@ impl Iteration {
 impl Iteration {
     fn __aiter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
         slf
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.subscription)
     }
 
     fn __anext__(&self, py: Python<'_>) -> Next {
@@ -106,7 +111,7 @@ impl Abandoned {
             let event_loop = task.call_method0(intern!(py, "get_loop"))?;
             return event_loop.call_method1(intern!(py, "call_later"), (TO_READ_ON, slf)).map(drop);
         }
-        if stream.has_waiter(py)? {
+        if stream.is_read(py)? {
             return Ok(());
         }
         stream.end(py, &stream.reading.reason())

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::ends::Ends;
 use super::generations::Generations;
 use super::loop_reader::LoopReader;
 use super::reactors::HandedClient;
+use super::running_loop::{Home, running_loop};
 use super::subscription::PySubscription;
 use crate::hub::{Hub, Request};
 use crate::py::process::{descriptors, exit};
@@ -31,11 +30,11 @@ impl<'py> Door<'_, 'py> {
         let py = self.hub.py();
         let _inside = exit::enter(py);
         let home = running_loop(py)?;
-        let hub = self.generations.connected(py)?;
+        let hub = self.generations.to_subscribe(py)?;
         let reader = self.reader(&hub, &home)?;
         let identity = hub.subscribe(&reader.get().reader, request).or_raise(py)?;
-        reader.get().clients.add(&identity, info);
-        Bound::new(py, PySubscription::owner(self.hub, self.generations, &reader, identity))
+        reader.get().clients.add(&identity);
+        PySubscription::owner(self.hub, self.generations, &reader, identity, info)
     }
 
     /// Start what `hand_over` needs, on the loop that runs here.
@@ -58,7 +57,7 @@ impl<'py> Door<'_, 'py> {
         let py = self.hub.py();
         let _inside = exit::enter(py);
         let home = running_loop(py)?;
-        let hub = self.generations.connected(py)?;
+        let hub = self.generations.to_subscribe(py)?;
         let reports = self.reader(&hub, &home)?.get().reports.clone();
         let reactors = self.generations.start_reactors(py, &hub)?;
         let reactor = reactors.pick();
@@ -79,31 +78,5 @@ impl<'py> Door<'_, 'py> {
     fn reader(&self, hub: &Arc<Hub>, home: &Home<'py>) -> PyResult<Bound<'py, LoopReader>> {
         let application = || Ends::boxed(self.hub, self.generations);
         self.generations.reader_for(hub, &home.event_loop, home.is_here, application)
-    }
-}
-
-/// The event loop that clients are to come to.
-struct Home<'py> {
-    event_loop: Bound<'py, PyAny>,
-    /// Whether it runs in this thread, and not the loop whose worker thread this is.
-    is_here: bool,
-}
-
-fn running_loop(py: Python<'_>) -> PyResult<Home<'_>> {
-    let asyncio = py.import(intern!(py, "asyncio"))?;
-    match asyncio.call_method0(intern!(py, "get_running_loop")) {
-        Ok(event_loop) => Ok(Home { event_loop, is_here: true }),
-        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {
-            // FastAPI runs `def` endpoints in a worker thread, which knows its loop.
-            let from_thread = py.import(intern!(py, "anyio.from_thread"))?;
-            let get = asyncio.getattr(intern!(py, "get_running_loop"))?;
-            match from_thread.call_method1(intern!(py, "run_sync"), (get,)) {
-                Ok(event_loop) => Ok(Home { event_loop, is_here: false }),
-                Err(_) => Err(PyRuntimeError::new_err(
-                    "subscribe() needs a running event loop: call it in async code, or in a worker thread of one",
-                )),
-            }
-        }
-        Err(error) => Err(error),
     }
 }

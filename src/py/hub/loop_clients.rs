@@ -1,8 +1,19 @@
-//! What Python holds for each subscriber of an event loop: the future its consumer waits on, and what the
+//! What Python holds for each subscriber of an event loop: whose turn it is to read the stream, and what the
 //! application gave with it.
+//!
+//! One task at a time reads a stream. From the moment it waits to its next turn on the loop the stream is its
+//! own, and every other task is refused: also between its wake-up and its turn, or the other could take the
+//! event, and the first would wait for ever.
+//!
+//! ```text
+//! Free -- wait --> Waiting -- wake --> Woken -- its turn, or it is dropped --> Free
+//!                     '------ it is dropped (cancelled) -----------------------^
+//! ```
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use crate::identity::Identity;
 use crate::ids::SubscriberId;
@@ -16,14 +27,49 @@ pub struct LoopClients(Mutex<Vec<Client>>);
 struct Client {
     /// Whose this is: keys are used again.
     subscriber: Option<SubscriberId>,
-    /// The future its consumer waits on.
-    waiter: Option<Py<PyAny>>,
-    /// The application's own, of any kind.
-    info: Option<Py<PyAny>>,
+    turn: Turn,
+    /// Counts waits.
+    waits: Wait,
+    info: Info,
     /// Called with the reason when somebody else than the consumer ends the stream.
     on_close: Option<Py<PyAny>>,
     /// Says how many bytes of what the consumer wrote its client has not taken yet.
     unsent: Option<Py<PyAny>>,
+}
+
+/// Where the object is that the application gave with a subscriber.
+#[derive(Default)]
+enum Info {
+    #[default]
+    None,
+    /// At its Subscription, which is weakly referenced: the loop would keep an object that refers to its own
+    /// Subscription, and the Subscription with it, for ever.
+    Owner(Py<PyWeakrefReference>),
+    /// Here: the Subscription is being dropped.
+    Here(Py<PyAny>),
+}
+
+/// One task's wait, by its number: a later one has another.
+pub type Wait = u64;
+
+/// Whose turn it is.
+#[derive(Default)]
+enum Turn {
+    #[default]
+    Free,
+    /// A task waits on this future.
+    Waiting(Py<PyAny>),
+    /// Its future is done, or about to be, and the task has not run since.
+    Woken(Py<PyAny>),
+}
+
+impl Turn {
+    fn future(&self) -> Option<&Py<PyAny>> {
+        match self {
+            Self::Free => None,
+            Self::Waiting(future) | Self::Woken(future) => Some(future),
+        }
+    }
 }
 
 impl LoopClients {
@@ -34,8 +80,8 @@ impl LoopClients {
     }
 
     /// Make room for a new subscriber.
-    pub fn add(&self, identity: &Identity, info: Option<Py<PyAny>>) {
-        let client = Client { subscriber: Some(identity.id), info, ..Client::default() };
+    pub fn add(&self, identity: &Identity) {
+        let client = Client { subscriber: Some(identity.id), ..Client::default() };
         let mut clients = self.0.lock();
         if clients.len() <= identity.key {
             clients.resize_with(identity.key + 1, Client::default);
@@ -57,8 +103,31 @@ impl LoopClients {
         drop(old);
     }
 
+    /// A subscriber's info is what `owner`, its Subscription, says.
+    pub fn set_owner(&self, identity: &Identity, owner: &Bound<'_, PyAny>) -> PyResult<()> {
+        let owner = Info::Owner(PyWeakrefReference::new(owner)?.unbind());
+        let old = self.with(identity, |client| std::mem::replace(&mut client.info, owner));
+        drop(old);
+        Ok(())
+    }
+
+    /// A subscriber's info is `info`, from now on.
+    pub fn set_info(&self, identity: &Identity, info: Py<PyAny>) {
+        let old = self.with(identity, |client| std::mem::replace(&mut client.info, Info::Here(info)));
+        drop(old);
+    }
+
     pub fn info(&self, py: Python<'_>, identity: &Identity) -> Option<Py<PyAny>> {
-        self.with(identity, |client| client.info.as_ref().map(|info| info.clone_ref(py))).flatten()
+        let find = |client: &mut Client| match &client.info {
+            Info::None => None,
+            Info::Owner(owner) => Some(Info::Owner(owner.clone_ref(py))),
+            Info::Here(info) => Some(Info::Here(info.clone_ref(py))),
+        };
+        match self.with(identity, find).flatten()? {
+            Info::None => None,
+            Info::Owner(owner) => Some(owner.bind(py).upgrade()?.getattr(intern!(py, "info")).ok()?.unbind()),
+            Info::Here(info) => Some(info),
+        }
     }
 
     pub fn set_on_close(&self, identity: &Identity, callback: Option<Py<PyAny>>) {
@@ -90,25 +159,60 @@ impl LoopClients {
         })
     }
 
-    pub fn set_waiter(&self, identity: &Identity, waiter: Py<PyAny>) {
-        let old = self.with(identity, |client| client.waiter.replace(waiter));
+    /// The task that reads the stream waits on `future`.
+    pub fn wait(&self, identity: &Identity, future: Py<PyAny>) -> Wait {
+        let begin = |client: &mut Client| {
+            client.waits += 1;
+            (client.waits, std::mem::replace(&mut client.turn, Turn::Waiting(future)))
+        };
+        let (wait, old) = self.with(identity, begin).unzip();
+        drop(old);
+        wait.unwrap_or_default()
+    }
+
+    /// That task has its turn, or does not want it any more.
+    pub fn end_wait(&self, identity: &Identity, wait: Wait) {
+        let end = |client: &mut Client| (client.waits == wait).then(|| std::mem::take(&mut client.turn));
+        let old = self.with(identity, end);
         drop(old);
     }
 
-    /// Whether a consumer waits.
-    pub fn has_waiter(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
-        let waiter = self.with(identity, |client| client.waiter.as_ref().map(|waiter| waiter.clone_ref(py)));
-        match waiter.flatten() {
+    /// Whether the turn is a task's. One whose future was cancelled does not want it any more.
+    pub fn is_read(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
+        let future = self.with(identity, |client| client.turn.future().map(|future| future.clone_ref(py)));
+        match future.flatten() {
             None => Ok(false),
-            Some(waiter) => Ok(!waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?),
+            Some(future) => Ok(!future.call_method0(py, intern!(py, "cancelled"))?.is_truthy(py)?),
         }
     }
 
-    /// The futures of those of these subscribers that wait.
-    pub fn take_waiters(&self, keys: &[usize]) -> Vec<Py<PyAny>> {
-        let mut waiters = Vec::with_capacity(keys.len());
+    /// The futures of those of these subscribers that wait, to be woken.
+    pub fn wake(&self, py: Python<'_>, keys: &[usize]) -> Vec<Py<PyAny>> {
+        let mut futures = Vec::with_capacity(keys.len());
         let mut clients = self.0.lock();
-        waiters.extend(keys.iter().filter_map(|&key| clients.get_mut(key)?.waiter.take()));
-        waiters
+        for &key in keys {
+            let Some(client) = clients.get_mut(key) else { continue };
+            client.turn = match std::mem::take(&mut client.turn) {
+                Turn::Waiting(future) => {
+                    futures.push(future.clone_ref(py));
+                    Turn::Woken(future)
+                }
+                turn => turn,
+            };
+        }
+        futures
+    }
+
+    /// For Python's garbage collector, which calls while no thread runs that could hold the lock.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(clients) = self.0.try_lock() else { return Ok(()) };
+        for client in &*clients {
+            if let Info::Here(info) = &client.info {
+                visit.call(info)?;
+            }
+            visit.call(client.turn.future())?;
+            visit.call(&client.on_close)?;
+        }
+        Ok(())
     }
 }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::chunks::Chunks;
-use super::loop_clients::LoopClients;
+use super::loop_clients::{LoopClients, Wait};
 use super::reactors::{Reactors, Reports};
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
@@ -140,13 +141,13 @@ impl LoopReader {
     }
 
     /// A future that is done when there is something for this subscriber.
-    pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<Py<PyAny>> {
+    pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<(Py<PyAny>, Wait)> {
         let Some(event_loop) = self.event_loop(py) else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
         };
         let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
-        self.clients.set_waiter(identity, future.clone_ref(py));
-        Ok(future)
+        let wait = self.clients.wait(identity, future.clone_ref(py));
+        Ok((future, wait))
     }
 
     /// Resume a consumer from any thread: on its loop's next turn.
@@ -247,7 +248,7 @@ impl LoopReader {
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
         effects.wake.append(&mut this.resume.lock());
-        let waiters = this.clients.take_waiters(&effects.wake);
+        let waiters = this.clients.wake(py, &effects.wake);
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
         for identity in &effects.ask {
@@ -334,6 +335,25 @@ impl Forget {
 
 #[pymethods]
 impl LoopReader {
+    /// Not what was given with streams that were handed off: it is theirs while they are open, whoever else is
+    /// gone.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.clients.traverse(&visit)?;
+        if let Some(resuming) = self.resuming.try_lock() {
+            resuming.waiters.as_slice().iter().try_for_each(|waiter| visit.call(waiter))?;
+        }
+        match self.timer.try_lock() {
+            Some(timer) => visit.call(&timer.handle),
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        if self.is_ours() {
+            self.forget_clients();
+        }
+    }
+
     /// The loop was woken: something was published, or a subscriber changed.
     fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().signal.clear();

@@ -8,7 +8,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::generations::Generations;
+use super::generations::{Generations, loop_closed};
+use super::loop_clients::Wait;
 use super::loop_reader::LoopReader;
 use super::reactors::{HandedClient, Reactors};
 use super::reading::Reading;
@@ -78,6 +79,20 @@ impl Stream {
         self.first.moved.get().is_some()
     }
 
+    /// Why the stream ended, if it has. One whose loop was closed ended, too: nobody can read it any more.
+    pub fn closed(&self, py: Python<'_>) -> Option<&CloseReason> {
+        let closed = &self.identity().closed;
+        if closed.get().is_none()
+            && let Some(reader) = self.loop_reader().filter(|_| self.is_ours())
+            && !reader.get().is_alive(py)
+        {
+            self.generations.forget_closed_loops(py);
+            // It may have been forgotten before, by a hub that closed.
+            let _ = closed.set(loop_closed());
+        }
+        closed.get()
+    }
+
     /// The loop's reader, of a stream that can be iterated.
     pub fn loop_reader(&self) -> Option<&Py<LoopReader>> {
         match &self.place {
@@ -107,21 +122,35 @@ impl Stream {
         }
     }
 
-    /// Whether a consumer waits.
-    pub fn has_waiter(&self, py: Python<'_>) -> PyResult<bool> {
-        let Some(reader) = self.loop_reader() else { return Ok(false) };
-        reader.get().clients.has_waiter(py, &self.first)
+    /// Whether a task reads the stream, or waits for its turn.
+    pub fn is_read(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.loop_reader().filter(|_| self.is_ours()) {
+            Some(reader) => reader.get().clients.is_read(py, &self.first),
+            None => Ok(false),
+        }
     }
 
-    /// A future that is done when there is something to take.
-    pub fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let Some(reader) = self.loop_reader().map(Py::get) else {
-            return Err(PyRuntimeError::new_err("a handed-off stream cannot be iterated"));
-        };
-        if reader.clients.has_waiter(py, &self.first)? {
+    /// Refuse a task that comes to read while the turn is another's.
+    pub fn check_turn(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_read(py)? {
             return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
         }
-        reader.wait(py, &self.first)
+        Ok(())
+    }
+
+    /// A future that is done when there is something to take. The turn is the caller's until [`Stream::end_wait`].
+    pub fn wait(&self, py: Python<'_>) -> PyResult<(Py<PyAny>, Wait)> {
+        match self.loop_reader() {
+            Some(reader) => reader.get().wait(py, &self.first),
+            None => Err(PyRuntimeError::new_err("a handed-off stream cannot be iterated")),
+        }
+    }
+
+    /// The task that waited has its turn, or does not want it any more.
+    pub fn end_wait(&self, wait: Wait) {
+        if let (Place::Loop(reader), true) = (&self.place, self.is_ours()) {
+            reader.get().clients.end_wait(&self.first, wait);
+        }
     }
 
     /// End the stream; nothing when it has ended, or is another process's.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -41,15 +42,21 @@ pub struct PySubscription {
 
 impl PySubscription {
     /// The one that `subscribe` returns.
-    pub fn owner(
-        hub: &Bound<'_, PyAny>,
+    pub fn owner<'py>(
+        hub: &Bound<'py, PyAny>,
         generations: &Arc<Generations>,
-        reader: &Bound<'_, LoopReader>,
+        reader: &Bound<'py, LoopReader>,
         identity: Arc<Identity>,
-    ) -> Self {
+        info: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let has_info = info.is_some();
         let mut this = Self::on_loop(hub, generations, reader, identity);
-        this.is_owner = true;
-        this
+        (this.is_owner, this.info) = (true, info);
+        let this = Bound::new(hub.py(), this)?;
+        if has_info {
+            reader.get().clients.set_owner(&this.get().stream.first, this.as_any())?;
+        }
+        Ok(this)
     }
 
     /// A handle to a subscriber of an event loop.
@@ -116,7 +123,12 @@ impl Drop for PySubscription {
         let Some(reader) = stream.loop_reader() else { return };
         let reason = stream.reading.reason();
         if stream.hub.drop_subscriber(&stream.reader, &stream.first, reason.clone()) {
-            while_dropping(|py| LoopReader::announce(reader.bind(py), &stream.first, &reason));
+            while_dropping(|py| {
+                if let Some(info) = &self.info {
+                    reader.get().clients.set_info(&stream.first, info.clone_ref(py));
+                }
+                LoopReader::announce(reader.bind(py), &stream.first, &reason)
+            });
         }
         reader.get().clients.remove(&stream.first);
     }
@@ -162,7 +174,7 @@ impl PySubscription {
     /// Why the stream ended, or None while it has not.
     #[getter]
     fn closed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.stream.identity().closed.get().map(|reason| end_reason(py, reason)).transpose()
+        self.stream.closed(py).map(|reason| end_reason(py, reason)).transpose()
     }
 
     /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
@@ -308,6 +320,16 @@ impl PySubscription {
         self.stream.hand_off(py, fd, GroupId(group), HandedClient { info, on_end })
     }
 
+    /// Fields that never change need no `__clear__`: a cycle has something in it that was made or changed later.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.hub)?;
+        visit.call(&self.info)?;
+        match &self.stream.place {
+            Place::Loop(reader) => visit.call(reader),
+            Place::Reactor(_) => Ok(()),
+        }
+    }
+
     fn __aiter__(slf: Bound<'_, Self>) -> Iteration {
         let stream = slf.get().stream.clone();
         Iteration::new(slf.into_any().unbind(), stream)
@@ -343,8 +365,8 @@ impl PySubscription {
         self.stream.first.id.0
     }
 
-    fn __repr__(&self) -> String {
-        let reason = self.stream.identity().closed.get();
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let reason = self.stream.closed(py);
         let state = reason.map_or_else(|| "open".into(), |reason| format!("closed: {}", reason.as_str()));
         format!("<Subscription {} ({state})>", &*self.stream.first.name())
     }

@@ -5,5 +5,6 @@ pub mod awaiting;
 pub mod descriptors;
 pub mod exit;
 pub mod fork;
+pub mod log;
 #[cfg_attr(not(unix), path = "signal_windows.rs")]
 pub mod signal;

@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
 
 use super::exceptions::{OrRaise, invalid_event};
 use super::json::write_json;
@@ -178,10 +178,39 @@ impl<'py> Fields<'py> {
                 fields.data = Given::Value(data);
             }
         } else if let Some(data) = data {
-            fields.raw_data = Some(data.str()?.into_any());
+            fields.raw_data = Some(as_text(&data)?.into_any());
         }
         Ok(fields)
     }
+}
+
+/// The text of our `ServerSentEvent`'s data, by `str()`, where that is meant to be read: not Python's notation of
+/// a dict, a bool or an object.
+fn as_text<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
+    static NOTATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static ENUM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = data.py();
+    if let Ok(text) = data.cast_exact::<PyString>() {
+        return Ok(text.clone());
+    }
+    let class = data.get_type();
+    let is_number = data.is_exact_instance_of::<PyInt>() || data.is_exact_instance_of::<PyFloat>();
+    let notation = NOTATION.get_or_try_init(py, || {
+        PyResult::Ok(py.get_type::<PyAny>().getattr(intern!(py, "__str__"))?.unbind())
+    })?;
+    let is_notation = class.getattr(intern!(py, "__str__"))?.is(notation)
+        || data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || class.hasattr(intern!(py, "__pydantic_serializer__"))?
+        || (data.is_instance(ENUM.import(py, "enum", "Enum")?)? && !data.is_instance_of::<PyString>());
+    if is_notation && !is_number {
+        return Err(PyTypeError::new_err(format!(
+            "a ServerSentEvent's data is text, not {}: for JSON publish the data itself (event=, retry= and \
+             comment= beside it) or a JSONServerSentEvent; for Python's notation give str(data)",
+            class.name()?
+        )));
+    }
+    data.str()
 }
 
 /// Types that are never an event, looked at first.

@@ -5,9 +5,10 @@
 //! * [`write_json`] is the hub's. It takes what FastAPI takes (`fastapi.encoders.jsonable_encoder`): beside
 //!   JSON's own types pydantic models, dataclasses, enums, dates and times, `timedelta` (seconds), `UUID`,
 //!   `Decimal` (a number), paths, sets, deques, generators, mappings, UTF-8 `bytes`, IP addresses, compiled
-//!   patterns, and pydantic's URLs and secrets.
+//!   patterns, and pydantic's URLs and secrets. U+0085, U+2028 and U+2029 go out escaped.
 //! * [`write_json_strict`] is `json.dumps(value, ensure_ascii=False, allow_nan=False,
-//!   separators=(",", ":"))`: the same text and the same kinds of errors.
+//!   separators=(",", ":"))`: the same text and the same kinds of errors. It is for sse-starlette's
+//!   `JSONServerSentEvent`, whose bytes are a contract: non-ASCII characters stay as they are, U+2028 included.
 //!
 //! Where the hub's contract differs from FastAPI's encoder, on purpose: a model goes by its aliases also when
 //! it is the whole value; keys that begin with `_sa` stay; NaN and infinity are a `ValueError` and not `null`
@@ -17,7 +18,7 @@
 //! Values are read while the interpreter is attached and may run Python code (a subclass's `__iter__`, a
 //! property), which may do anything: nothing here holds a lock or a borrow across such a call.
 
-use pyo3::exceptions::{PyRecursionError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRecursionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
@@ -26,6 +27,7 @@ use pyo3::{ffi, intern};
 use smallvec::SmallVec;
 
 use super::json_kinds::{self, Kind};
+use crate::frame;
 
 /// Containers inside each other. The interpreter's own encoder gives up at about as many.
 const MAX_DEPTH: usize = 1000;
@@ -37,7 +39,11 @@ const MAX_DEPTH: usize = 1000;
 /// itself, `UnicodeEncodeError` (a `ValueError`) for lone surrogates, `RecursionError` beyond a depth of
 /// 1,000, and whatever code of the value's own class raises. `out` then ends in an unfinished text.
 pub fn write_json(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    Writer { out, stack: SmallVec::new(), strict: false }.value(value)
+    let start = out.len();
+    Writer { out, stack: SmallVec::new(), strict: false }.value(value)?;
+    // Here and not string by string: one pass, which the JSON of pydantic's models needs as well.
+    frame::escape_separators(out, start);
+    Ok(())
 }
 
 /// Appends `value` as `json.dumps` would write it, compact and with non-ASCII characters kept.
@@ -213,21 +219,10 @@ impl Writer<'_> {
 
     fn dict(&mut self, dict: &Bound<'_, PyDict>) -> PyResult<()> {
         self.out.push(b'{');
-        let expected = dict.len();
-        with_critical_section(dict.as_any(), || {
-            let mut position: ffi::Py_ssize_t = 0;
-            for index in 0..expected {
-                // A key's or value's own code may have changed the dict. pyo3's iterator panics then.
-                if dict.len() != expected {
-                    return Err(PyRuntimeError::new_err("dictionary changed size during iteration"));
-                }
-                let Some((key, value)) = next_entry(dict, &mut position) else {
-                    break;
-                };
-                self.entry(index, &key, &value)?;
-            }
-            Ok(())
-        })?;
+        let entries = entries(dict);
+        for (index, (key, value)) in entries.iter().enumerate() {
+            self.entry(index, key, value)?;
+        }
         self.out.push(b'}');
         Ok(())
     }
@@ -338,22 +333,27 @@ impl Writer<'_> {
     }
 }
 
-/// The next entry of a dict, with references of our own.
-fn next_entry<'py>(
-    dict: &Bound<'py, PyDict>,
-    position: &mut ffi::Py_ssize_t,
-) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let mut key = std::ptr::null_mut();
-    let mut value = std::ptr::null_mut();
-    // SAFETY: the dict is alive and, without a GIL, inside a critical section. The call gives borrowed
-    // references, which become owned before any other code can run. A dict that was changed since the last
-    // call gives some entry or none, but never a dangling one.
-    unsafe {
-        if ffi::PyDict_Next(dict.as_ptr(), position, &raw mut key, &raw mut value) == 0 {
-            return None;
+type Entries<'py> = SmallVec<[(Bound<'py, PyAny>, Bound<'py, PyAny>); 8]>;
+
+/// The entries of a dict at one moment, with references of our own: a key's or value's own code, or another thread,
+/// may change the dict while they are written.
+fn entries<'py>(dict: &Bound<'py, PyDict>) -> Entries<'py> {
+    let mut entries = Entries::new();
+    with_critical_section(dict.as_any(), || {
+        entries.reserve(dict.len());
+        let mut position: ffi::Py_ssize_t = 0;
+        let mut key = std::ptr::null_mut();
+        let mut value = std::ptr::null_mut();
+        // SAFETY: the dict is alive and, without a GIL, inside a critical section, in which nothing else runs.
+        // The call gives borrowed references, which become owned at once.
+        unsafe {
+            while ffi::PyDict_Next(dict.as_ptr(), &raw mut position, &raw mut key, &raw mut value) != 0 {
+                let key = Bound::from_borrowed_ptr(dict.py(), key);
+                entries.push((key, Bound::from_borrowed_ptr(dict.py(), value)));
+            }
         }
-        Some((Bound::from_borrowed_ptr(dict.py(), key), Bound::from_borrowed_ptr(dict.py(), value)))
-    }
+    });
+    entries
 }
 
 /// Appends a finite float with the digits and in the form of Python's `repr`.

@@ -2,6 +2,7 @@
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
 use super::exceptions::OrRaise;
 use crate::config::{positive_seconds, seconds};
@@ -59,8 +60,23 @@ pub fn retention(py: Python<'_>, count: Whole, bytes: Whole, age: Option<f64>) -
     })
 }
 
+/// A least and a most: a tuple or a list of two numbers.
+pub struct Range(f64, f64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Range {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        match value.cast::<PyList>() {
+            Ok(list) => list.to_tuple().extract::<(f64, f64)>(),
+            Err(_) => value.extract(),
+        }
+        .map(|(least, most)| Self(least, most))
+    }
+}
+
 /// The range of `retry:`, from seconds.
-pub fn reconnect(py: Python<'_>, (least, most): (f64, f64)) -> PyResult<(u64, u64)> {
+pub fn reconnect(py: Python<'_>, Range(least, most): Range) -> PyResult<(u64, u64)> {
     let millis = |value| -> PyResult<u64> {
         let duration = seconds("reconnect", value).or_raise(py)?;
         Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
