@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from handoff_serving import body_of
 from loops import LOOPS
 from servers import Client, Command, program, run, uvicorn
 from waiting import PATIENCE
@@ -75,6 +76,24 @@ def test_without_descriptors_for_a_reactor_the_first_stream_stays_with_its_serve
                 later.opened()
                 assert ask(control, "/publish?data=2") == "published to loop+reactor."
                 assert (stream.take(1), later.take(1)) == (["2"], ["2"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+@pytest.mark.parametrize("left", range(4))
+def test_the_first_stream_of_a_process_with_few_descriptors_streams_or_comes_back(left: int) -> None:
+    with run(app()) as server, Client(server.port, f"/exhausted?left={left}") as client:
+        head = client.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        if left == 0:  # not even one for the loop to be woken by
+            assert body_of(head + client.read_until(b"0\r\n\r\n")) == b"retry: 30000\n\n"
+        else:
+            client.read_until(b"stream-open")
+        server.terminate()
+        client.read_to_end()
+        assert server.wait() in (0, -signal.SIGTERM)
+        assert "Traceback" not in server.output
+        reason = "a stream could not be opened, and its client comes back in 30 seconds"
+        assert (reason in server.output) is (left == 0)
 
 
 FORKS = """

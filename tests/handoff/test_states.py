@@ -30,6 +30,9 @@ class Transport:
         assert not self.closed
         self.written += data
 
+    def is_closing(self) -> bool:
+        return bool(self.closed)
+
     def close(self) -> None:
         self.closed = "closed"
 
@@ -188,6 +191,16 @@ async def test_what_is_held_back_goes_out_in_time(way: str) -> None:
     assert (attempt.state, attempt.stay) == (State.KEPT, Stay.LATE)
     recorder.write(CHUNK)
     assert connection.transport.written == HEAD + CHUNK, "also through the recorder, should somebody have it"
+
+
+async def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
+    connection = Connection()
+    attempt = begin(connection)
+    connection.transport.write(HEAD)
+    original = connection.transport.transport
+    original.close()
+    attempt.end()
+    assert original.written == b""
 
 
 async def test_closing_writes_what_was_held_back() -> None:

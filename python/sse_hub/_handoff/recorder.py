@@ -31,7 +31,8 @@ class Recorder:
         held, self._held = self._held, b""
         if left is None:
             left = held
-        if left:
+        # The client may have left meanwhile, and uvloop's transports raise when they are closed.
+        if left and not self.transport.is_closing():
             self.transport.write(left)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

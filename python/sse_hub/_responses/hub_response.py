@@ -120,9 +120,10 @@ class HubResponse(Response):
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open_at_reactor(fd, server, self._request, last, self.info, on_end)
         except BaseException as error:
-            if not isinstance(error, HubFull | HubClosed):
+            if not isinstance(error, HubFull | HubClosed | OSError):
                 close_descriptor(fd)
                 raise
+            self.hub._turns_away(error)
             end_on_socket(fd, COME_BACK_LATER)
             return False
         if self.initial is not None and subscription.recovered is not True:
@@ -135,7 +136,8 @@ class HubResponse(Response):
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
-        except (HubFull, HubClosed) as error:
+        except (HubFull, HubClosed, OSError) as error:
+            self.hub._turns_away(error)
             if start is not None and isinstance(error, HubFull) and self.hub._full_status != 200:
                 await self._refuse(send, self.hub._full_status)
                 return

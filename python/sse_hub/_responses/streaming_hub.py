@@ -91,6 +91,15 @@ class StreamingHub(_core.Hub):
         if stay is not None:
             self._stayed[stay.value] += 1
 
+    def _turns_away(self, error: Exception) -> None:
+        """Log why a client has to come back later, if the system is the reason."""
+        if isinstance(error, OSError):
+            logger.error(
+                "hub %r: a stream could not be opened, and its client comes back in 30 seconds: %s",
+                self.name,
+                error,
+            )
+
     def stats(self) -> dict[str, Any]:
         """Counters and sizes of now, by name; docs/operations.md explains each."""
         return {**super().stats(), "stayed": dict(self._stayed)}
