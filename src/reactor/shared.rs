@@ -42,14 +42,16 @@ impl Shared {
 
     pub fn send(&self, command: Command) {
         // A socket that comes too late is closed here, after the lock is released.
-        let too_late = match &mut *self.commands.lock() {
+        let (is_first, _too_late) = match &mut *self.commands.lock() {
             Some(commands) => {
                 commands.push(command);
-                None
+                (commands.len() == 1, None)
             }
-            None => Some(command),
+            None => (false, Some(command)),
         };
-        if too_late.is_none() {
+        // The thread clears the signal before it takes the commands, so whoever sent the first of them has woken it,
+        // or is about to.
+        if is_first {
             self.signal.set();
         }
     }
