@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::{Cursor, Entry, Target};
-use crate::frame::{Frame, FrameBuilder, escape_separators};
+use crate::frame::{Draft, Frame, FrameBuilder, escape_separators};
 
 /// Wraps a frame that is for whoever it is handed to.
 fn for_all(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Entry {
@@ -91,10 +91,26 @@ pub fn lagged(dropped: u64, at: Duration) -> Arc<Entry> {
     entry(builder.finish(None).seal(None), None, at)
 }
 
-/// A heartbeat for a client that has seen the newest id: a comment line.
+/// The first bytes of a stream without control events: a comment line, and the `id:` and `retry:` that belong to
+/// the block of the first event.
+#[must_use]
+pub fn preface(retry_ms: u64, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+    let lines = FrameBuilder::new(Some("sse-hub"), None).finish_lines(Some(retry_ms));
+    entry(lines.seal(cursor.map(|cursor| cursor.id)), cursor, at)
+}
+
+/// The `id:` of the block of the next event.
+#[must_use]
+pub fn bare_id(cursor: Cursor, at: Duration) -> Arc<Entry> {
+    let lines = FrameBuilder::new(None, None).finish_lines(None);
+    entry(lines.seal(Some(cursor.id)), Some(cursor), at)
+}
+
+/// A heartbeat for a client that has seen the newest id: a comment line and no blank one, at which some parsers
+/// make an empty event once they have seen an id.
 #[must_use]
 pub fn heartbeat(at: Duration) -> Arc<Entry> {
-    entry(FrameBuilder::new(Some(""), None).finish(None).seal(None), None, at)
+    entry(Draft::empty_comment().seal(None), None, at)
 }
 
 /// A heartbeat for a client whose topics were quiet while the hub's cursor moved on: the new id, so that it

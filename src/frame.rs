@@ -167,12 +167,22 @@ impl FrameBuilder {
 
     /// Ends the event: everything is encoded but the id. `retry` is in milliseconds.
     #[must_use]
-    pub fn finish(mut self, retry: Option<u64>) -> Draft {
+    pub fn finish(self, retry: Option<u64>) -> Draft {
+        self.end(retry, b"\n")
+    }
+
+    /// Ends the lines without a blank one: what comes next on the wire is a part of the same event.
+    #[must_use]
+    pub fn finish_lines(self, retry: Option<u64>) -> Draft {
+        self.end(retry, b"")
+    }
+
+    fn end(mut self, retry: Option<u64>, blank: &[u8]) -> Draft {
         self.end_line();
         if let Some(retry) = retry {
             write_line(&mut self.buf, "retry: ", itoa::Buffer::new().format(retry).as_bytes(), "\n");
         }
-        self.buf.push(b'\n');
+        self.buf.extend_from_slice(blank);
         self.buf.extend_from_slice(CRLF);
         // History keeps frames for long; what a growing buffer over-allocated would be kept with them.
         if self.buf.capacity() - self.buf.len() > SLACK + self.buf.len() / 4 {
@@ -190,6 +200,17 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// A comment line without text, which ends no event.
+    #[must_use]
+    pub fn empty_comment() -> Self {
+        let comment = b":\n";
+        let mut buf = vec![0; CHUNK_ROOM];
+        buf.extend_from_slice(comment);
+        buf.resize(buf.len() + ID_ROOM, 0);
+        buf.extend_from_slice(CRLF);
+        Self { buf, comment_len: comment.len() }
+    }
+
     /// Bytes of the event on the wire, without its id line.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an event is never empty: it ends in a blank line")]

@@ -66,6 +66,12 @@ impl Replay {
         entry.seq.is_some() && self.after.iter().any(|(topic, _)| entry.target.rings().contains(topic))
     }
 
+    /// The last number that it reads.
+    #[must_use]
+    pub fn until(&self) -> u64 {
+        self.until
+    }
+
     /// Go on up to `until`.
     pub fn extend(&mut self, until: u64) {
         self.until = self.until.max(until);

@@ -31,6 +31,8 @@ pub enum CloseReason {
     Shutdown,
     /// The application's initial events could not be made.
     Failed,
+    /// The client missed something, and wants no control events by which it could be told.
+    Gap,
 }
 
 impl CloseReason {
@@ -50,6 +52,7 @@ impl CloseReason {
             Self::HubClosed => "hub_closed",
             Self::Shutdown => "shutdown",
             Self::Failed => "error",
+            Self::Gap => "gap",
         }
     }
 
@@ -65,13 +68,16 @@ impl CloseReason {
     /// Whether the response breaks off instead of coming to its end, so that a client does not take it for complete.
     #[must_use]
     pub fn breaks_body(&self) -> bool {
-        matches!(self, Self::Failed)
+        matches!(self, Self::Failed | Self::Gap)
     }
 
     /// Whether what is queued still goes out.
     #[must_use]
     pub fn drains(&self) -> bool {
-        !matches!(self, Self::Client | Self::Overflow | Self::Stalled | Self::Closed { drains: false, .. })
+        !matches!(
+            self,
+            Self::Client | Self::Overflow | Self::Stalled | Self::Gap | Self::Closed { drains: false, .. }
+        )
     }
 }
 

@@ -25,6 +25,17 @@ pub struct Capacity {
     pub bytes: usize,
 }
 
+/// How much room a queue has for one more event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Any number: nothing waits behind an unfinished write.
+    Any,
+    /// What its limit in bytes leaves.
+    InBytes,
+    /// What both limits leave.
+    InAll,
+}
+
 /// What became of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -54,12 +65,12 @@ impl Queue {
         Self { entries: VecDeque::new(), bytes: 0, capacity, policy, dropped_oldest: 0, dropped_newest: 0 }
     }
 
-    /// Put an entry at the end. `counts` tells whether the queue waits behind an unfinished write: only then
-    /// do the limits hold, so that a burst never cuts a healthy client.
-    pub fn push(&mut self, entry: &Arc<Entry>, counts: bool) -> Pushed {
+    /// Put an entry at the end. The limits hold only where the queue waits behind an unfinished write, so that a
+    /// burst never cuts a healthy client.
+    pub fn push(&mut self, entry: &Arc<Entry>, room: Room) -> Pushed {
         // Nothing gets past one that was dropped: its id would carry the client over a gap it is told of later.
         // So until the queue is taken, which a replay may put off, what is newer is dropped too.
-        if self.dropped_newest == 0 && (!counts || self.has_room(entry)) {
+        if self.dropped_newest == 0 && self.has_room(entry, room) {
             self.bytes += entry.len();
             self.entries.push_back(entry.clone());
             return Pushed::Queued;
@@ -80,7 +91,7 @@ impl Queue {
             }
             OverflowPolicy::DropOldest => {
                 let before = self.dropped_oldest;
-                while !self.has_room(entry) {
+                while !self.has_room(entry, room) {
                     let kept = usize::from(self.entries.front().is_some_and(|oldest| oldest.is_break));
                     let Some(oldest) = self.entries.remove(kept) else { break };
                     self.bytes -= oldest.len();
@@ -95,10 +106,10 @@ impl Queue {
 
     /// If there is no room for `entry`, and a replay that is under way reads it and all that waits from history,
     /// let go of everything: the replay takes it over. True when it does.
-    pub fn give_to_history(&mut self, entry: &Entry, reads: impl Fn(&Entry) -> bool) -> bool {
+    pub fn give_to_history(&mut self, entry: &Entry, room: Room, reads: impl Fn(&Entry) -> bool) -> bool {
         let is_whole = self.dropped_oldest == 0 && self.dropped_newest == 0;
         let given = is_whole
-            && !self.has_room(entry)
+            && !self.has_room(entry, room)
             && reads(entry)
             && self.entries.iter().all(|entry| reads(entry));
         if given {
@@ -109,9 +120,14 @@ impl Queue {
 
     /// Room for one more. An event larger than the whole limit in bytes is let in alone: it was small enough
     /// to be published, and refusing it could never succeed later.
-    fn has_room(&self, entry: &Entry) -> bool {
-        self.entries.is_empty()
-            || (self.entries.len() < self.capacity.events && self.bytes + entry.len() <= self.capacity.bytes)
+    fn has_room(&self, entry: &Entry, room: Room) -> bool {
+        let in_bytes = || self.bytes + entry.len() <= self.capacity.bytes;
+        match room {
+            _ if self.entries.is_empty() => true,
+            Room::Any => true,
+            Room::InBytes => in_bytes(),
+            Room::InAll => self.entries.len() < self.capacity.events && in_bytes(),
+        }
     }
 
     /// Take everything, with how many were dropped before the first and after the last.
@@ -145,6 +161,12 @@ impl Queue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.dropped_oldest == 0 && self.dropped_newest == 0
+    }
+
+    /// How many bytes wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many events wait.

@@ -22,7 +22,7 @@ use crate::ids::{EventId, GroupId, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{Due, Fetched, Membership, Plan, Subscriber, Taken};
+use crate::subscriber::{Asks, Due, Fetched, Membership, Plan, Subscriber, Taken};
 use crate::sync::Mutex;
 use crate::topic::{TopicId, TopicIds};
 use crate::waker::{Bell, Wake};
@@ -118,10 +118,13 @@ impl Reader {
     /// The hub let it join: begin as it decided. False, and the plan stays, when it is not here. The bell is
     /// to be rung after this.
     pub fn begin(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
+        let mut asks = Asks::new();
         let begin = |found: &mut Subscriber, turn| {
-            plan.take().is_some_and(|plan| found.begin(plan, retry_ms, now, turn))
+            plan.take().is_some_and(|plan| found.begin(plan, retry_ms, now, turn, &mut asks))
         };
-        self.act_on(identity, begin)
+        let found = self.act_on(identity, begin);
+        ask(asks);
+        found
     }
 
     /// Open the stream of a subscriber of which is not known yet where it begins; false when it is not here. The
@@ -167,30 +170,35 @@ impl Reader {
         counters: &Counters,
         effects: &mut Effects,
     ) -> bool {
-        let mut items = Vec::new();
+        let (mut items, mut asks) = (Vec::new(), Asks::new());
         let mut state = self.state.lock();
         let more = read(&mut items);
         state.turn += u64::from(!items.is_empty());
         for item in &items {
             match item {
-                Item::Event(entry) => state.deliver(entry, now, counters, effects),
-                Item::Change(change) => state.change(self.id, change, now, effects),
+                Item::Event(entry) => state.deliver(entry, now, counters, effects, &mut asks),
+                Item::Change(change) => state.change(self.id, change, now, effects, &mut asks),
             }
         }
         // The last reference to an event may be among them: its memory is freed without the lock.
         drop(state);
         drop(items);
+        ask(asks);
         more
     }
 
     /// Do what time has made due; when to come again.
     pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
+        let mut asks = Asks::new();
         let mut state = self.state.lock();
         effects.wake.append(&mut state.resumed);
         while let Some((id, key)) = state.deadlines.pop_due(now) {
-            state.look_at(id, key, now, counters, effects);
+            state.look_at(id, key, now, counters, effects, &mut asks);
         }
-        state.deadlines.next()
+        let next = state.deadlines.next();
+        drop(state);
+        ask(asks);
+        next
     }
 
     /// The consumer of a subscriber is here: what is there for it? `page` reads history; it is called with
@@ -205,6 +213,7 @@ impl Reader {
         out: &mut Vec<Arc<Entry>>,
         parks: bool,
     ) -> Taken {
+        let mut asks = Asks::new();
         let mut state = self.state.lock();
         let State { subscribers, turn, beats, .. } = &mut *state;
         let Some(subscriber) = find(subscribers, identity) else {
@@ -214,8 +223,10 @@ impl Reader {
             count(&counters.heartbeats, 1);
             beats.get(seen, now)
         };
-        let taken = subscriber.take(now, *turn, &mut heartbeat, page, out);
+        let taken = subscriber.take(now, *turn, &mut heartbeat, page, out, &mut asks);
         let is_last = parks && taken == Taken::Some && subscriber.park();
+        drop(state);
+        ask(asks);
         count(&counters.delivered, out.len() as u64);
         if is_last { Taken::Last } else { taken }
     }
@@ -260,8 +271,9 @@ impl Reader {
         identity: &Identity,
         reason: CloseReason,
         now: Duration,
-        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>) -> Option<CloseReason>,
+        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut Asks) -> Option<CloseReason>,
     ) -> Option<(CloseReason, bool)> {
+        let mut asks = Asks::new();
         let mut state = self.state.lock();
         let turn = state.turn;
         let is_in = state.keys.contains_key(&identity.id);
@@ -270,10 +282,12 @@ impl Reader {
             return None;
         }
         let topics = is_in.then(|| subscriber.topic_ids());
-        let reason = catch_up(subscriber, topics).unwrap_or(reason);
-        subscriber.close(reason.clone());
+        let reason = catch_up(subscriber, topics, &mut asks).unwrap_or(reason);
+        subscriber.close(reason.clone(), &mut asks);
         let wake = subscriber.wake(now, turn);
         state.detach(identity.key);
+        drop(state);
+        ask(asks);
         Some((reason, wake))
     }
 
@@ -282,7 +296,11 @@ impl Reader {
         let mut state = self.state.lock();
         let removed = state.remove(identity);
         drop(state);
-        drop(removed);
+        let mut asks = Asks::new();
+        if let Some(removed) = removed {
+            removed.abandon(&mut asks);
+        }
+        ask(asks);
     }
 
     /// Whether something was taken from a subscriber, or it is not here (any more).
@@ -300,8 +318,9 @@ impl Reader {
         identity: &Identity,
         group: GroupId,
         now: Duration,
-        settle: impl FnOnce(&mut Subscriber, Option<TopicIds>),
+        settle: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut Asks),
     ) -> Option<Arc<Identity>> {
+        let mut asks = Asks::new();
         // In the order of their numbers, or two that give to each other would wait for ever.
         let (mut own, mut other) = match self.id.0.cmp(&to.id.0) {
             std::cmp::Ordering::Less => {
@@ -322,8 +341,10 @@ impl Reader {
         let place = other.subscribers.vacant_entry();
         let arrived = Arc::new(subscriber.identity.at(to.id, place.key(), group));
         subscriber.arrive(arrived.clone(), now, turn, serial);
-        settle(place.insert(subscriber), topics);
+        settle(place.insert(subscriber), topics, &mut asks);
         let _ = identity.moved.set(arrived.clone());
+        drop((own, other));
+        ask(asks);
         Some(arrived)
     }
 
@@ -333,10 +354,25 @@ impl Reader {
         self.state.lock().subscribers.iter().filter(|(_, subscriber)| !subscriber.has_ended()).count()
     }
 
+    /// How many subscribers wait for the application's snapshot, and how many bytes wait behind these.
+    #[must_use]
+    pub fn waiting_for_initial(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let waiting = state.subscribers.iter().filter_map(|(_, found)| found.waits_for_initial());
+        waiting.fold((0, 0), |(count, bytes), more| (count + 1, bytes + more))
+    }
+
     /// When to tick next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.state.lock().deadlines.next()
+    }
+}
+
+/// Wake the brokers that the readers' subscribers ask for something. No lock is held.
+fn ask(asks: Asks) {
+    for broker in asks {
+        broker.wake();
     }
 }
 
@@ -350,7 +386,14 @@ impl State {
         find(&mut self.subscribers, identity)
     }
 
-    fn deliver(&mut self, entry: &Arc<Entry>, now: Duration, counters: &Counters, effects: &mut Effects) {
+    fn deliver(
+        &mut self,
+        entry: &Arc<Entry>,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
         self.serial += 1;
         if let Some(seq) = entry.seq {
             self.beats.cursor = seq;
@@ -363,7 +406,7 @@ impl State {
             if std::mem::replace(&mut subscriber.serial, *serial) == *serial {
                 return;
             }
-            match subscriber.push(entry, now, *turn) {
+            match subscriber.push(entry, now, *turn, asks) {
                 Pushed::Queued if subscriber.wake(now, *turn) => effects.wake.push(key),
                 Pushed::Queued => {}
                 Pushed::Dropped(n) => count(&counters.dropped, n),
@@ -379,11 +422,18 @@ impl State {
         }
         for key in overflowed {
             count(&counters.overflowed, 1);
-            self.end(key, CloseReason::Overflow, now, effects);
+            self.end(key, CloseReason::Overflow, now, effects, asks);
         }
     }
 
-    fn change(&mut self, reader: ReaderId, change: &Change, now: Duration, effects: &mut Effects) {
+    fn change(
+        &mut self,
+        reader: ReaderId,
+        change: &Change,
+        now: Duration,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
         match change {
             Change::Attach { reader: own, subscriber, key, topics } if *own == reader => {
                 self.attach(*subscriber, *key, topics, now);
@@ -407,7 +457,7 @@ impl State {
                     _ => self.keys.values().copied().filter(is_meant).collect(),
                 };
                 for key in meant {
-                    self.end(key, reason.clone(), now, effects);
+                    self.end(key, reason.clone(), now, effects, asks);
                 }
             }
         }
@@ -479,13 +529,20 @@ impl State {
         self.unindex(left);
     }
 
-    fn end(&mut self, key: usize, reason: CloseReason, now: Duration, effects: &mut Effects) {
+    fn end(
+        &mut self,
+        key: usize,
+        reason: CloseReason,
+        now: Duration,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
         let turn = self.turn;
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         if subscriber.identity.closed.get().is_some() {
             return;
         }
-        subscriber.close(reason.clone());
+        subscriber.close(reason.clone(), asks);
         if subscriber.wake(now, turn) {
             effects.wake.push(key);
         }
@@ -500,6 +557,7 @@ impl State {
         now: Duration,
         counters: &Counters,
         effects: &mut Effects,
+        asks: &mut Asks,
     ) {
         let turn = self.turn;
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
@@ -520,7 +578,7 @@ impl State {
                 if reason == CloseReason::Stalled {
                     count(&counters.stalled, 1);
                 }
-                return self.end(key, reason, now, effects);
+                return self.end(key, reason, now, effects, asks);
             }
         }
         // One whose consumer is away may be due sooner than it looks: never in the past.

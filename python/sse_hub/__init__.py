@@ -25,6 +25,7 @@ from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
     BrokerError,
     EventTooLarge,
+    GapError,
     HubClosed,
     HubError,
     HubFull,
@@ -40,6 +41,7 @@ __all__ = [
     "EndReason",
     "EventSourceResponse",
     "EventTooLarge",
+    "GapError",
     "Hub",
     "HubClosed",
     "HubError",

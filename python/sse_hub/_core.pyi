@@ -232,6 +232,7 @@ class _Request:
         capacity: int | None,
         max_age: float | None,
         initial: bool,
+        control: bool = True,
     ) -> Self: ...
 
 @disjoint_base

@@ -29,6 +29,8 @@ class EndKind(StrEnum):
     """The server is stopping, or ``AppStatus`` says so."""
     ERROR = "error"
     """``initial`` raised an exception."""
+    GAP = "gap"
+    """The client missed something, and its stream has ``control=False``."""
 
 
 class EndReason(str):

@@ -5,6 +5,7 @@
     HubError
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
+    ├── GapError                a stream with control=False misses something
     ├── InvalidEvent            a field breaks a rule (also a ValueError)
     │   └── EventTooLarge       larger than max_event_bytes
     └── BrokerError             the broker cannot be reached, or refused
@@ -16,6 +17,7 @@ Errors are raised at the call that made them, never while events are delivered.
 __all__ = [
     "BrokerError",
     "EventTooLarge",
+    "GapError",
     "HubClosed",
     "HubError",
     "HubFull",
@@ -37,6 +39,13 @@ class HubFull(HubError):
 
     From ``publish``: the publishers have run ``backlog_bytes`` ahead of delivery, and nothing was published.
     From ``subscribe``: the hub has ``max_subscribers``.
+    """
+
+
+class GapError(HubError):
+    """A client missed events that cannot be replayed, and its stream has ``control=False``.
+
+    Raised by the iteration of such a subscription; a response breaks its body off instead.
     """
 
 

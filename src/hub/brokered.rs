@@ -319,7 +319,7 @@ impl State {
             reset: None,
             replay: Some(self.history.resume(topics, cursor, cursor)),
             fetch: Some(Fetch::new(next)),
-            initial: false,
+            snapshot: None,
             recovered: Some(true),
         }
     }

@@ -70,14 +70,14 @@ impl Hub {
         reason: CloseReason,
     ) -> Option<(CloseReason, bool)> {
         let drains = reason.drains();
-        let closed = reader.close(identity, reason, self.clock.now(), |subscriber, topics| {
+        let closed = reader.close(identity, reason, self.clock.now(), |subscriber, topics, asks| {
             if !drains {
                 return None;
             }
             let state = self.state.lock();
             let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
             let pending = cursor.into_iter().flat_map(|cursor| state.log.ahead_of(cursor));
-            catch_up(self, subscriber, topics, pending)
+            catch_up(self, subscriber, topics, pending, asks)
         });
         if closed.is_some() {
             self.forget(std::iter::once(identity.id));
@@ -110,7 +110,7 @@ impl Hub {
 
     /// The consumer of a subscriber is gone: nothing of it stays. True when it was not closed before.
     pub fn drop_subscriber(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> bool {
-        let closed = reader.close(identity, reason, self.clock.now(), |_, _| None).is_some();
+        let closed = reader.close(identity, reason, self.clock.now(), |_, _, _| None).is_some();
         if closed {
             self.forget(std::iter::once(identity.id));
         }

@@ -17,7 +17,7 @@ use crate::numbering::Place;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Plan, Subscriber, Terms};
+use crate::subscriber::{Plan, Snapshot, Subscriber, Terms};
 use crate::topic::{Topic, TopicId, TopicIds};
 
 /// What a subscriber asks for.
@@ -41,6 +41,8 @@ pub struct Request {
     pub max_age: Option<Duration>,
     /// The group it ends with.
     pub group: GroupId,
+    /// Whether the client gets none of the hub's own events.
+    pub no_control: bool,
 }
 
 impl Request {
@@ -153,6 +155,7 @@ impl Hub {
             heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
             stall_timeout: config.stall_timeout,
             expires: request.max_age.map(|age| now + age),
+            control: !request.no_control,
         }
     }
 
@@ -280,7 +283,7 @@ impl State {
         if let Some(Ok(seq)) = asked {
             let replay = (seq < head).then(|| self.history.resume(topics, seq, head));
             let (id, recovered) = (self.numbering.id(seq), Some(true));
-            return Plan { cursor: seq, id, reset: None, replay, fetch: None, initial: false, recovered };
+            return Plan { cursor: seq, id, reset: None, replay, fetch: None, snapshot: None, recovered };
         }
         self.plan_without(request, asked.and_then(Result::err), topics, now)
     }
@@ -308,7 +311,11 @@ impl State {
         let cursor = replay.as_ref().map_or(head, |replay| replay.from().min(head));
         let recovered = reset.as_ref().map(|_| false);
         let id = self.numbering.id(cursor);
-        Plan { cursor, id, reset, replay, fetch: None, initial: request.initial, recovered }
+        let snapshot = request.initial.then(|| Snapshot {
+            cursor: (head, self.numbering.id(head)),
+            since: self.history.resume(topics, head, head),
+        });
+        Plan { cursor, id, reset, replay, fetch: None, snapshot, recovered }
     }
 
     /// A reader has one subscriber more: from here on it reads the log.

@@ -68,8 +68,18 @@ impl Hub {
         ];
         counters.push(("cursor", state.seq));
         drop(state);
+        let waiting = self.waiting_for_initial();
+        counters.push(("initial_waiting", waiting.0 as u64));
+        counters.push(("initial_bytes", waiting.1 as u64));
         counters.extend(sizes.map(|(name, value)| (name, value as u64)));
         counters
+    }
+
+    /// How many streams wait for the application's snapshot, and how many bytes wait behind these.
+    fn waiting_for_initial(&self) -> (usize, usize) {
+        let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
+        let found = readers.iter().map(|reader| reader.waiting_for_initial());
+        found.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1))
     }
 
     /// How many consumers have not been told of the end of their stream.

@@ -16,7 +16,7 @@ use crate::ids::{GroupId, SubscriberId};
 use crate::log::Item;
 use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Asks, Subscriber};
 use crate::topic::{TopicId, TopicIds};
 
 impl Hub {
@@ -30,8 +30,8 @@ impl Hub {
         identity: &Identity,
         group: GroupId,
     ) -> Option<Arc<Identity>> {
-        let moved = from.hand_to(to, identity, group, self.clock.now(), |subscriber, topics| {
-            self.state.lock().settle(self, subscriber, topics, from);
+        let moved = from.hand_to(to, identity, group, self.clock.now(), |subscriber, topics, asks| {
+            self.state.lock().settle(self, subscriber, topics, from, asks);
         });
         to.bell.ring();
         moved
@@ -40,18 +40,25 @@ impl Hub {
 
 impl State {
     /// Bring a subscriber that left `from` to the head of the log, and let its new reader go on from there.
-    fn settle(&mut self, hub: &Hub, subscriber: &mut Subscriber, topics: Option<TopicIds>, from: &Reader) {
+    fn settle(
+        &mut self,
+        hub: &Hub,
+        subscriber: &mut Subscriber,
+        topics: Option<TopicIds>,
+        from: &Reader,
+        asks: &mut Asks,
+    ) {
         let identity = subscriber.identity.clone();
         // One that was closed gets nothing new, and has left the registry, or is about to.
         if identity.closed.get().is_some() {
             return;
         }
         if !self.subscribers.contains_key(&identity.id) {
-            return subscriber.close(CloseReason::CLOSED);
+            return subscriber.close(CloseReason::CLOSED, asks);
         }
         let cursor = self.readers.get(&from.id).and_then(|slot| slot.cursor);
         let pending = cursor.into_iter().flat_map(|cursor| self.log.ahead_of(cursor));
-        let end = catch_up(hub, subscriber, topics, pending);
+        let end = catch_up(hub, subscriber, topics, pending, asks);
         self.left(from.id);
         self.came(identity.reader);
         let (reader, id, key) = (identity.reader, identity.id, identity.key);
@@ -75,6 +82,7 @@ pub(super) fn catch_up<'a>(
     subscriber: &mut Subscriber,
     topics: Option<TopicIds>,
     pending: impl Iterator<Item = &'a Item>,
+    asks: &mut Asks,
 ) -> Option<CloseReason> {
     let identity = subscriber.identity.clone();
     let mut joined = topics.is_some();
@@ -82,7 +90,7 @@ pub(super) fn catch_up<'a>(
     for item in pending {
         match item {
             Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
-                count(&hub.counters.dropped, subscriber.catch_up(entry));
+                count(&hub.counters.dropped, subscriber.catch_up(entry, asks));
             }
             Item::Event(_) => {}
             Item::Change(change) => match &**change {

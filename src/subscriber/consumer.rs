@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Subscriber;
-use crate::control::{self, ResetReason};
+use super::phase::Phase;
+use super::{Asks, Subscriber};
 use crate::entry::Entry;
 use crate::history::{Page, Replay};
+use crate::queue::Room;
 
 /// A consumer that was woken counts as stuck behind an unfinished write when it has not come back for this
 /// many turns of its reader *and* [`STUCK_AFTER`]: middleware may need several turns of the event loop to
@@ -25,17 +26,6 @@ pub(super) enum Consumer {
     Away { since: Duration, turn: u64 },
 }
 
-/// How far its consumer is.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It has not come yet.
-    New,
-    /// It came.
-    Begun,
-    /// It was told of the end.
-    Over,
-}
-
 /// What [`Subscriber::take`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
@@ -46,21 +36,27 @@ pub enum Taken {
     Last,
     /// Nothing yet: the consumer is parked.
     Nothing,
+    /// What comes next does not follow what the client has, and it wants no control events to be told by: the caller
+    /// closes the stream with [`CloseReason::Gap`](crate::identity::CloseReason::Gap) and breaks the body off.
+    Gap,
     /// The stream is over.
     End,
 }
 
 impl Subscriber {
-    /// Whether it waits behind an unfinished write.
-    pub(super) fn is_stuck(&self, now: Duration, turn: u64) -> bool {
-        match self.consumer {
+    /// How much room there is for one more event.
+    pub(super) fn room(&self, now: Duration, turn: u64) -> Room {
+        match (&self.phase, &self.consumer) {
+            // What is made ready for a newcomer is not its write, and may take long: a burst is let in, but memory
+            // has an end.
+            (Phase::Opening { .. } | Phase::Initial(_), _) => Room::InBytes,
             // What is fetched for it comes first, however long that takes: history may take over.
-            _ if self.fetch.is_some() => true,
-            Consumer::Parked => false,
-            // What is made ready for a newcomer is not its write.
-            Consumer::Away { .. } if self.initial => false,
-            Consumer::Away { since, turn: woken } => {
-                turn.saturating_sub(woken) >= STUCK_TURNS && now.saturating_sub(since) >= STUCK_AFTER
+            (Phase::Fetching(_), _) => Room::InAll,
+            (_, Consumer::Parked) => Room::Any,
+            (_, Consumer::Away { since, turn: woken }) => {
+                let is_stuck =
+                    turn.saturating_sub(*woken) >= STUCK_TURNS && now.saturating_sub(*since) >= STUCK_AFTER;
+                if is_stuck { Room::InAll } else { Room::Any }
             }
         }
     }
@@ -82,31 +78,27 @@ impl Subscriber {
         heartbeat: &mut dyn FnMut(u64) -> Arc<Entry>,
         page: &mut dyn FnMut(&mut Replay) -> Page,
         out: &mut Vec<Arc<Entry>>,
+        asks: &mut Asks,
     ) -> Taken {
-        self.stage = Stage::Begun;
+        self.was_taken = true;
         let (closed, drains) = match self.identity.closed.get() {
             None => (false, true),
             Some(reason) => (true, reason.drains()),
         };
         if !drains {
-            self.stage = Stage::Over;
-            return Taken::End;
+            return self.end();
         }
         // With its memory: most clients have nothing of their own to say ever again.
         out.extend(std::mem::take(&mut self.lead));
-        if !self.initial {
-            self.take_fetched(now, out);
-            if self.fetch.is_none() {
-                self.take_replay(now, page, out);
-            }
-            if self.fetch.is_none() && self.replay.is_none() {
-                self.take_queue(now, out);
-            }
+        if self.take_before_queue(now, page, out, asks) {
+            self.take_queue(now, out);
+        }
+        if out.is_empty() && matches!(self.phase, Phase::Broken) {
+            return Taken::Gap;
         }
         if out.is_empty() {
             if closed {
-                self.stage = Stage::Over;
-                return Taken::End;
+                return self.end();
             }
             if !self.owes_heartbeat {
                 self.consumer = Consumer::Parked;
@@ -123,10 +115,17 @@ impl Subscriber {
         Taken::Some
     }
 
+    fn end(&mut self) -> Taken {
+        if let Phase::Closed { has_ended, .. } = &mut self.phase {
+            *has_ended = true;
+        }
+        Taken::End
+    }
+
     /// The consumer took something and is about to write it all at once: have it wait for what comes next, unless
     /// there is more, or the end. Whether it waits.
     pub fn park(&mut self) -> bool {
-        let is_last = self.replay.is_none() && self.identity.closed.get().is_none();
+        let is_last = matches!(self.phase, Phase::Opening { .. } | Phase::Initial(_) | Phase::Live);
         if is_last {
             self.consumer = Consumer::Parked;
         }
@@ -138,58 +137,15 @@ impl Subscriber {
         self.consumer = Consumer::Away { since: now, turn };
     }
 
-    fn take_fetched(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
-        let Some(fetch) = &mut self.fetch else { return };
-        let Some(mut piece) = fetch.piece.take() else { return };
-        if piece.lost {
-            out.push(control::reset(ResetReason::Evicted, None, None, now));
-        }
-        out.append(&mut piece.entries);
-        if piece.done {
-            self.fetch = None;
-        } else {
-            fetch.next.wake();
-        }
-    }
-
-    fn take_replay(
-        &mut self,
-        now: Duration,
-        page: &mut dyn FnMut(&mut Replay) -> Page,
-        out: &mut Vec<Arc<Entry>>,
-    ) {
-        let Some(replay) = &mut self.replay else { return };
-        let mut piece = page(replay);
-        if piece.lost {
-            out.push(control::reset(ResetReason::Evicted, None, None, now));
-        }
-        out.append(&mut piece.entries);
-        if piece.done {
-            self.replay = None;
-        }
-    }
-
-    fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
-        let (before, entries, after) = self.queue.take();
-        if before > 0 {
-            out.push(control::lagged(before, now));
-        }
-        out.extend(entries);
-        if after > 0 {
-            out.push(control::lagged(after, now));
-        }
-        self.queue.shrink();
-    }
-
     /// Whether anything was ever taken, or asked for.
     #[must_use]
     pub fn was_taken(&self) -> bool {
-        self.stage != Stage::New
+        self.was_taken
     }
 
     /// Whether it was told of its end.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.stage == Stage::Over
+        matches!(self.phase, Phase::Closed { has_ended: true, .. })
     }
 }

@@ -20,10 +20,19 @@ pub struct Plan {
     pub replay: Option<Replay>,
     /// What is fetched from elsewhere even before that.
     pub fetch: Option<Fetch>,
-    /// Whether the application's initial events are awaited.
-    pub initial: bool,
+    /// Where the stream goes on after the application's snapshot, if one is awaited.
+    pub snapshot: Option<Snapshot>,
     /// For `recovered`.
     pub recovered: Option<bool>,
+}
+
+/// Where a stream goes on after the application's snapshot, which contains everything that was published before the
+/// joining. Without initial events the stream begins as its [`Plan`] says otherwise.
+pub struct Snapshot {
+    /// The cursor at which the subscriber joined, with its id if that is known.
+    pub cursor: (u64, Option<EventId>),
+    /// What was published since then and found no room in the queue. Empty at first.
+    pub since: Replay,
 }
 
 /// A piece of what a client missed, from elsewhere.
@@ -39,7 +48,7 @@ pub struct Fetched {
 
 /// What is being fetched for one subscriber.
 pub struct Fetch {
-    pub(super) next: Box<dyn Wake>,
+    next: Arc<dyn Wake>,
     pub(super) piece: Option<Fetched>,
 }
 
@@ -47,12 +56,14 @@ impl Fetch {
     /// Nothing was fetched yet. `next` is woken when the next piece is wanted, and when none is any more.
     #[must_use]
     pub fn new(next: Box<dyn Wake>) -> Self {
-        Self { next, piece: Some(Fetched::default()) }
+        Self { next: next.into(), piece: Some(Fetched::default()) }
     }
-}
 
-impl Drop for Fetch {
-    fn drop(&mut self) {
-        self.next.wake();
+    pub(super) fn next(&self) -> Arc<dyn Wake> {
+        self.next.clone()
+    }
+
+    pub(super) fn into_next(self) -> Arc<dyn Wake> {
+        self.next
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::phase::Phase;
 use super::{Consumer, Subscriber};
 use crate::entry::Entry;
 use crate::heartbeat::{Heartbeat, look_after};
@@ -97,7 +98,7 @@ impl Subscriber {
                 let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
                 let progress = since.max(self.progress);
                 let is_late = now >= progress + self.terms.stall_timeout;
-                if waits && !self.initial {
+                if waits && !self.phase.is_held_back() {
                     return self.stall_due(progress, now);
                 }
                 if is_late {
@@ -149,10 +150,12 @@ impl Subscriber {
         }
     }
 
-    /// The cursor a heartbeat may speak of: 0 while an id would skip something.
+    /// The number that the client has seen; the greatest when a heartbeat must not carry an id: one would skip
+    /// something, or the client wants no control events.
     #[must_use]
     pub fn heartbeat_from(&self) -> u64 {
-        if self.initial || self.fetch.is_some() { u64::MAX } else { self.last_seq }
+        let skips = self.phase.is_held_back() || matches!(self.phase, Phase::Fetching(_));
+        if skips || !self.terms.control { u64::MAX } else { self.last_seq }
     }
 
     /// Send a heartbeat to a parked consumer.

@@ -45,7 +45,7 @@ async def take_socket(attempt: Attempt, send: Send, start: Message) -> int | Non
     None when the server keeps the connection: the body goes on through ``send``.
     """
     # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
-    preamble = b": sse-hub %s\n\n" % token_hex(8).encode()
+    preamble = b": sse-hub %s\n" % token_hex(8).encode()
     attempt.begin(preamble)
     try:
         await send(start)

@@ -24,13 +24,16 @@ from sse_hub._responses.options import StreamOptions, Topics, check_names, make_
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._servers.stay import Stay
+from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
-from sse_hub.exceptions import HubClosed, HubFull
+from sse_hub.exceptions import GapError, HubClosed, HubFull
 
 __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
+# Seconds in which a broker has to say where a client begins whose status depends on it.
+_SETTLING = 10.0
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
 
 
@@ -51,6 +54,7 @@ class HubResponse(Response):
         self.info = options.get("info")
         self.handoff = options.get("handoff")
         self.hold_dependencies = options.get("hold_dependencies", False)
+        self._control = options.get("control", True)
         self._request = make_request(topics, options, initial=initial is not None)
         self.status_code = _check_status(options.get("status_code", 200))
         self.background = background
@@ -94,6 +98,8 @@ class HubResponse(Response):
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
         self.hub._warn_of_workers(receive)
+        if not self._control:
+            return await self._stream_without_control(scope, receive, send, start)
         attempt = self._attempt(scope, receive)
         if not isinstance(attempt, Attempt):
             self.hub._stays(attempt)
@@ -109,6 +115,67 @@ class HubResponse(Response):
         # FastAPI would close them right afterwards, and raise what goes wrong although the stream goes on.
         await close_dependencies(scope)
         return handed
+
+    async def _stream_without_control(
+        self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]
+    ) -> bool:
+        """The same where only the status can tell of a gap: the subscription comes before the head."""
+        try:
+            last = self.last_event_id or last_event_id(scope)
+            subscription = self.hub._open(self._request, last, self.info)
+        except (HubFull, HubClosed):
+            await self._refuse(send, 503)
+            return False
+        try:
+            async with asyncio.timeout(_SETTLING):
+                await subscription._settled()
+        except TimeoutError:  # the broker does not say where the client begins
+            subscription._end(EndKind.CLOSED)
+            await self._refuse(send, 503)
+            return False
+        except BaseException:
+            subscription._end(EndKind.CLIENT)
+            raise
+        if subscription.recovered is False:
+            subscription._end(EndKind.GAP)
+            await self._refuse(send, 409)
+            return False
+        attempt = self._attempt(scope, receive)
+        if isinstance(attempt, Attempt) and not subscription._can_hand_over():
+            attempt = Stay.DESCRIPTORS
+        if not isinstance(attempt, Attempt):
+            self.hub._stays(attempt)
+            await self._carry(subscription, scope, receive, send, start)
+            return False
+        try:
+            fd = await take_socket(attempt, send, start)
+        except BaseException:
+            subscription._end(EndKind.CLIENT)
+            raise
+        self.hub._stays(attempt.stay)
+        if fd is None:
+            await self._carry(subscription, scope, receive, send, None)
+            return False
+        handed = await self._transfer(subscription, fd, attempt.server)
+        await end_of_response(send)
+        await close_dependencies(scope)
+        return handed
+
+    async def _transfer(self, subscription: Subscription, fd: int, server: RunningServer) -> bool:
+        """Have a reactor go on with a subscription. False when it has ended, and the body with it."""
+        on_end = None if self.background is None else partial(self.hub._run_background, self.background)
+        try:
+            handed = subscription._hand_over(fd, server.group, on_end)
+        except BaseException:
+            close_descriptor(fd)
+            raise
+        if not handed:
+            end_on_socket(fd)
+            return False
+        handed_off(server, self.hub, server.group)
+        if self.initial is not None and subscription.recovered is not True:
+            await self._give_initial(subscription)
+        return True
 
     async def _hand_over(self, scope: Scope, fd: int, server: RunningServer) -> bool:
         """Give the socket to a reactor: nothing of this request stays, but what the application gave.
@@ -145,6 +212,17 @@ class HubResponse(Response):
                 await send(start)
             await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
             return
+        await self._carry(subscription, scope, receive, send, start)
+
+    async def _carry(
+        self,
+        subscription: Subscription,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        start: dict[str, Any] | None,
+    ) -> None:
+        """Send a subscription's stream through the server. ``start`` is the head, or None if it was sent."""
         # A task of its own for the body: the request's task has the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
@@ -157,6 +235,13 @@ class HubResponse(Response):
                 if begun is not None:
                     await _close_dependencies_once(begun, scope, body)
                 await body
+        except GapError:
+            # Without the end of the body, or the client would take it for complete.
+            if abort(receive):
+                for _ in range(
+                    3
+                ):  # turns in which the server notices, or it would log an incomplete response
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             if not stream.was_aborted():
                 raise
@@ -169,7 +254,8 @@ class HubResponse(Response):
         headers = MutableHeaders(raw=list(self.raw_headers))
         del headers["Content-Type"]
         headers["Content-Length"] = "0"
-        headers["Retry-After"] = _RETRY_AFTER
+        if status == 503:
+            headers["Retry-After"] = _RETRY_AFTER
         await send({"type": "http.response.start", "status": status, "headers": headers.raw})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

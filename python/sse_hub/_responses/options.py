@@ -52,6 +52,10 @@ class SubscribeOptions(TypedDict, total=False):
     """Replaces the hub's ``capacity``, a number of events; default None."""
     max_age: float | None
     """Seconds after which the stream ends and the browser comes back; default None, no limit."""
+    control: bool
+    """Whether the stream has the hub's own events, ``stream-open`` and the like; default True. False is for
+    clients that take each event for one of the application's. A gap then breaks the stream off, and a
+    response whose gap is known before its head has the status 409."""
 
 
 class StreamOptions(SubscribeOptions, total=False):
@@ -101,4 +105,5 @@ def make_request(topics: Topics, options: SubscribeOptions, *, initial: bool = F
         capacity=options.get("capacity"),
         max_age=options.get("max_age"),
         initial=initial,
+        control=options.get("control", True),
     )

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use super::loop_clients::Wait;
 use super::stream::{Poll, Stream};
 use crate::py::process::exit;
+use crate::py::values::exceptions::gap;
 use crate::sync::Mutex;
 
 #[derive(Clone, Copy)]
@@ -73,6 +74,7 @@ impl Next {
         match self.stream.poll(py) {
             Poll::Ready(bytes) => Err(PyStopIteration::new_err((bytes,))),
             Poll::Ended => Err(PyStopAsyncIteration::new_err(())),
+            Poll::Broken => Err(gap(py)),
             Poll::Pending => {
                 let _inside = exit::enter(py);
                 let (future, wait) = self.stream.wait(py)?;

@@ -27,6 +27,8 @@ pub enum Poll {
     Ready(Py<PyBytes>),
     Pending,
     Ended,
+    /// The client missed something and cannot be told.
+    Broken,
 }
 
 /// Who delivers to a subscriber.
@@ -118,7 +120,15 @@ impl Stream {
         match self.hub.take(&self.reader, &self.first, &mut out) {
             Taken::Some | Taken::Last => Poll::Ready(reader.get().chunks.join(py, out)),
             Taken::Nothing => Poll::Pending,
-            Taken::End => Poll::Ended,
+            Taken::End => match self.first.closed.get() {
+                Some(CloseReason::Gap) => Poll::Broken,
+                _ => Poll::Ended,
+            },
+            Taken::Gap => {
+                // What went wrong with telling the application is not the reader's.
+                let _ = self.end(py, &CloseReason::Gap);
+                Poll::Broken
+            }
         }
     }
 

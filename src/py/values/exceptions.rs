@@ -43,6 +43,13 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     }
 }
 
+/// The end of a stream that cannot say what its client missed.
+pub fn gap(py: Python<'_>) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let message = "the client missed events that cannot be replayed, and its stream has control=False";
+    make(py, &CLASS, "GapError", message.into())
+}
+
 /// The exception that says why a publication has no id.
 pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
     static REFUSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();

@@ -22,7 +22,7 @@ pub struct PyRequest(Request);
 #[pymethods]
 impl PyRequest {
     #[new]
-    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial))]
+    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true))]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
@@ -32,12 +32,14 @@ impl PyRequest {
         capacity: Option<Whole>,
         max_age: Option<f64>,
         initial: bool,
+        control: bool,
     ) -> PyResult<Self> {
         let py = topics.py();
         Ok(Self(Request {
             topics: convert::topics(topics)?,
             past: past(replay)?,
             initial,
+            no_control: !control,
             user: user.map(Into::into),
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
             capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,

@@ -58,6 +58,13 @@ impl Worker {
                         (Err(_), _) => return self.close(token, &CloseReason::Client),
                     }
                 }
+                Taken::Gap => {
+                    let identity = connection.identity.clone();
+                    if self.hub.close(&self.reader, &identity, CloseReason::Gap).is_some() {
+                        self.listener.closed(&identity, &CloseReason::Gap);
+                    }
+                    break;
+                }
                 Taken::End => {
                     let reason = connection.identity.closed.get();
                     connection.phase = if reason.is_some_and(CloseReason::breaks_body) {

@@ -4,6 +4,7 @@
 #![expect(clippy::unchecked_time_subtraction, reason = "a test that subtracts too much fails, as it should")]
 
 mod closing;
+mod control;
 mod flow;
 mod heartbeats;
 mod history;

@@ -341,3 +341,61 @@ fn a_stream_knows_what_it_was_asked_for() {
     assert_eq!(world.hub.topics_of(&stream.identity).len(), 2, "those it had");
     assert!(world.hub.get(&stream.identity.name()).is_none());
 }
+
+#[test]
+fn a_snapshot_is_not_followed_by_what_it_contains() {
+    let world = small_history();
+    world.publish(&["a"], "1");
+    let asks = |request| Request { initial: true, past: Some(Past::All), ..request };
+    let newcomer = world.subscribe(&asks(request(&["a"])));
+    world.publish(&["a"], "2");
+    world.drain();
+    newcomer.initial(&["rows", "last"]);
+    assert_eq!(newcomer.all(), ["stream-open", "rows", "last #1", "2 #2"]);
+    // After a reset a client is a newcomer.
+    (3..8).for_each(|n| _ = world.publish(&["a"], &n.to_string()));
+    let back = world.subscribe(&asks(resume(&["a"], &world.id(1))));
+    world.drain();
+    back.initial(&["rows"]);
+    let seen = back.all();
+    assert!(seen[1].starts_with("stream-reset"), "{seen:?}");
+    assert_eq!(seen[2..], ["rows #7"]);
+    // Without initial events it gets what `replay` asks for.
+    let nothing = world.subscribe(&asks(request(&["a"])));
+    nothing.initial(&[]);
+    assert_eq!(nothing.all()[1..], ["stream-cursor #4", "5 #5", "6 #6", "7 #7"]);
+}
+
+#[test]
+fn what_waits_for_a_snapshot_is_bounded() {
+    let mut small = config();
+    small.capacity.bytes = 2000;
+    small.retention.count = 1000;
+    small.backlog_bytes = 1 << 24;
+    let world = World::new(small);
+    let stream = world.subscribe(&Request { initial: true, ..request(&["a"]) });
+    let once: Vec<String> = (0..500).map(|n| format!("{n:0100}")).collect();
+    for data in &once {
+        world.publish(&["a"], data);
+        world.drain();
+    }
+    assert_eq!(world.stat("initial_waiting"), 1);
+    assert!(world.stat("initial_bytes") <= 2000, "{}", world.stat("initial_bytes"));
+    assert_eq!(stream.once(), ["stream-open"]);
+    stream.initial(&["rows"]);
+    assert_eq!(world.stat("initial_waiting"), 0);
+    let seen = stream.all();
+    assert_eq!(seen.len(), 501, "history has what found no room");
+    assert!(seen[1].starts_with(&once[0]) && seen[500].starts_with(&once[499]));
+    // Beyond history too: a reset says so.
+    let stream = world.subscribe(&Request { initial: true, ..request(&["a"]) });
+    for n in 0..2000 {
+        world.publish(&["a"], &format!("{n:0100}"));
+        world.drain();
+    }
+    assert!(world.stat("initial_bytes") <= 2000);
+    stream.initial(&["rows"]);
+    let seen = stream.all();
+    assert!(seen[2].starts_with("stream-reset"), "{:?}", &seen[..4]);
+    assert!(seen.len() <= 1005);
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sse_hub::entry::{Entry, Target};
 use sse_hub::frame::FrameBuilder;
-use sse_hub::queue::{Capacity, OverflowPolicy, Pushed, Queue};
+use sse_hub::queue::{Capacity, OverflowPolicy, Pushed, Queue, Room};
 
 fn entry(seq: u64, size: usize) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(None, None);
@@ -106,7 +106,7 @@ proptest! {
                     pushed += 1;
                     let entry = entry(pushed, size);
                     let behind = reference.dropped.1 > 0;
-                    let outcome = queue.push(&entry, counts);
+                    let outcome = queue.push(&entry, if counts { Room::InAll } else { Room::Any });
                     prop_assert_eq!(outcome, reference.push(pushed, entry.len(), counts));
                     prop_assert!(
                         counts || behind || outcome == Pushed::Queued,
@@ -144,8 +144,8 @@ proptest! {
 #[test]
 fn an_event_larger_than_the_limit_in_bytes_is_let_in_alone() {
     let mut queue = Queue::new(Capacity { events: 10, bytes: 50 }, OverflowPolicy::Disconnect);
-    assert_eq!(queue.push(&entry(1, 500), true), Pushed::Queued);
-    assert_eq!(queue.push(&entry(2, 1), true), Pushed::Overflow);
+    assert_eq!(queue.push(&entry(1, 500), Room::InAll), Pushed::Queued);
+    assert_eq!(queue.push(&entry(2, 1), Room::InAll), Pushed::Overflow);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn each_limit_holds_by_itself() {
     let len = entry(0, 10).len();
     for capacity in [Capacity { events: 2, bytes: usize::MAX }, Capacity { events: 100, bytes: 2 * len }] {
         let mut queue = Queue::new(capacity, OverflowPolicy::DropOldest);
-        let pushed: Vec<Pushed> = (1..=4).map(|seq| queue.push(&entry(seq, 10), true)).collect();
+        let pushed: Vec<Pushed> = (1..=4).map(|seq| queue.push(&entry(seq, 10), Room::InAll)).collect();
         assert_eq!(pushed, [Pushed::Queued, Pushed::Queued, Pushed::Dropped(1), Pushed::Dropped(1)]);
         assert_eq!(take(&mut queue), (2, vec![3, 4], 0));
     }
@@ -165,11 +165,11 @@ fn each_limit_holds_by_itself() {
 fn nothing_overtakes_a_dropped_newest() {
     let (large, small) = (entry(2, 80), entry(3, 1));
     let mut queue = Queue::new(Capacity { events: 10, bytes: 100 }, OverflowPolicy::DropNewest);
-    assert_eq!(queue.push(&entry(1, 50), true), Pushed::Queued);
-    assert_eq!(queue.push(&large, true), Pushed::Dropped(1));
-    assert_eq!(queue.push(&small, true), Pushed::Dropped(1));
+    assert_eq!(queue.push(&entry(1, 50), Room::InAll), Pushed::Queued);
+    assert_eq!(queue.push(&large, Room::InAll), Pushed::Dropped(1));
+    assert_eq!(queue.push(&small, Room::InAll), Pushed::Dropped(1));
     assert_eq!(take(&mut queue), (0, vec![1], 2));
-    assert_eq!(queue.push(&small, true), Pushed::Queued);
+    assert_eq!(queue.push(&small, Room::InAll), Pushed::Queued);
 }
 
 /// A `stream-reset` that tells of what nobody can count.
@@ -189,7 +189,7 @@ fn a_break_is_never_dropped() {
         let mut queue = Queue::new(capacity, policy);
         for seq in 1..=9 {
             let pushed = if seq == 5 { a_break(5) } else { entry(seq, 10) };
-            assert_ne!(queue.push(&pushed, true), Pushed::Overflow);
+            assert_ne!(queue.push(&pushed, Room::InAll), Pushed::Overflow);
         }
         assert_eq!(take(&mut queue), expected, "{policy:?}");
     }

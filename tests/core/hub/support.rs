@@ -69,7 +69,8 @@ pub struct Seen {
 
 pub fn parse(entry: &Entry) -> Seen {
     let text = std::str::from_utf8(entry.frame.sse()).unwrap();
-    assert!(text.ends_with("\n\n"), "{text:?}");
+    // A heartbeat, or the lines in front of the first event of a stream without control events, end no event.
+    assert!(text.ends_with("\n\n") || text.ends_with('\n') && !text.contains("data:"), "{text:?}");
     let mut seen = Seen { id: None, name: String::new(), data: String::new() };
     for line in text.lines() {
         match line.split_once(": ") {
@@ -214,8 +215,8 @@ impl World {
 
 /// One subscriber's consumer.
 pub struct Stream {
-    hub: Arc<Hub>,
-    reader: Arc<Reader>,
+    pub hub: Arc<Hub>,
+    pub reader: Arc<Reader>,
     pub identity: Arc<Identity>,
 }
 

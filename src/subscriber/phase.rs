@@ -1,0 +1,321 @@
+//! How far a subscriber's stream is. Every transition is in this file.
+//!
+//! ```text
+//!            begin                     initial_done
+//! Opening ----+----------> Initial ----------+
+//!             |                              |
+//!             +----------> Fetching ----> Replaying ----> Live
+//!             |    the last piece |    ^     | the last page ^
+//!             |                   +----|-----+               |
+//!             +------------------------+---------------------+
+//!
+//! Fetching, Replaying, Live  --- a gap, without control events --->  Broken
+//! every phase                --- close --->  Closed
+//! ```
+//! * *Opening*: where the stream begins is not known yet; with a broker that may take a while.
+//! * *Initial*: the application makes its snapshot; nothing newer goes out before it.
+//! * *Fetching*: what this process does not keep comes from the broker, piece by piece.
+//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining.
+//! * *Live*: what was published since the joining, which was queued all the time.
+//! * *Broken*: a gap that the client cannot be told of, because it wants no control events. Its stream breaks off.
+//! * *Closed*: most reasons let what is queued go out first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::plan::{Fetch, Fetched, Plan, Snapshot};
+use super::{Asks, Subscriber};
+use crate::control::{self, ResetReason};
+use crate::entry::{Cursor, Entry, Target};
+use crate::frame::Draft;
+use crate::history::{Page, Replay};
+use crate::identity::CloseReason;
+use crate::ids::EventId;
+
+/// The phase, with what only that phase has. Many thousands of subscribers are live, so what is rare is boxed.
+pub(super) enum Phase {
+    Opening { is_open: bool },
+    Initial(Box<Initial>),
+    Fetching(Box<Fetching>),
+    Replaying(Box<Replay>),
+    Live,
+    Broken,
+    Closed { replay: Option<Box<Replay>>, has_ended: bool },
+}
+
+/// What waits for the application's snapshot.
+pub(super) struct Initial {
+    /// The cursor that goes out where there are no initial events, and what follows it.
+    id: Option<EventId>,
+    past: Option<Replay>,
+    /// The snapshot's cursor, and what was published since then and found no room in the queue.
+    cursor: (u64, Option<EventId>),
+    since: Option<Replay>,
+}
+
+/// What waits for the broker's pieces.
+pub(super) struct Fetching {
+    fetch: Fetch,
+    /// What follows the last piece.
+    replay: Option<Replay>,
+}
+
+impl Phase {
+    /// Whether what is queued waits for somebody else than the client.
+    pub(super) fn is_held_back(&self) -> bool {
+        matches!(self, Self::Opening { .. } | Self::Initial(_))
+    }
+
+    fn replaying(replay: Option<Replay>) -> Self {
+        replay.map_or(Self::Live, |replay| Self::Replaying(Box::new(replay)))
+    }
+
+    /// What is read from history before the queue's entries.
+    pub(super) fn replay(&mut self) -> Option<&mut Replay> {
+        match self {
+            Self::Initial(initial) => initial.since.as_mut(),
+            Self::Fetching(fetching) => fetching.replay.as_mut(),
+            Self::Replaying(replay) | Self::Closed { replay: Some(replay), .. } => Some(replay),
+            Self::Opening { .. } | Self::Live | Self::Broken | Self::Closed { replay: None, .. } => None,
+        }
+    }
+}
+
+impl Subscriber {
+    /// It joined: begin as the hub decided. True when the consumer is to be woken.
+    pub fn begin(&mut self, plan: Plan, retry_ms: u64, now: Duration, turn: u64, asks: &mut Asks) -> bool {
+        // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.
+        let id = plan.id.filter(|_| plan.snapshot.is_none());
+        let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
+        let is_open = !matches!(self.phase, Phase::Opening { is_open: false });
+        if self.terms.control {
+            self.begin_with_control(&plan, is_open, retry_ms, cursor, now);
+        } else if !is_open || cursor.is_some() {
+            self.lead.push(control::preface(retry_ms, cursor, now));
+        }
+        self.last_seq = plan.cursor;
+        let Plan { replay, fetch, snapshot, id, reset, .. } = plan;
+        let is_gap = reset.is_some() && !self.terms.control;
+        self.phase = match (&self.phase, fetch, snapshot) {
+            (Phase::Closed { has_ended, .. }, fetch, snapshot) => {
+                asks.extend(fetch.map(Fetch::into_next));
+                let replay = replay.filter(|_| snapshot.is_none() && !is_gap).map(Box::new);
+                Phase::Closed { replay, has_ended: *has_ended }
+            }
+            _ if is_gap => Phase::Broken,
+            (_, Some(fetch), _) => Phase::Fetching(Box::new(Fetching { fetch, replay })),
+            (_, None, Some(Snapshot { cursor, since })) => {
+                Phase::Initial(Box::new(Initial { id, past: replay, cursor, since: Some(since) }))
+            }
+            (_, None, None) => Phase::replaying(replay),
+        };
+        self.wake(now, turn)
+    }
+
+    fn begin_with_control(
+        &mut self,
+        plan: &Plan,
+        is_open: bool,
+        retry_ms: u64,
+        cursor: Option<Cursor>,
+        now: Duration,
+    ) {
+        if !is_open {
+            self.lead.push(control::open(retry_ms, cursor.filter(|_| plan.reset.is_none()), now));
+        } else if plan.reset.is_none() && plan.recovered.is_none() && plan.snapshot.is_none() {
+            // A newcomer whose stream was opened before its start position was known.
+            self.lead.push(control::reset(ResetReason::Broker, None, cursor, now));
+        } else if let Some(cursor) = cursor.filter(|_| plan.reset.is_none()) {
+            self.lead.push(control::cursor(cursor, now));
+        }
+        if let Some((reason, requested)) = &plan.reset {
+            self.lead.push(control::reset(*reason, requested.as_deref(), cursor, now));
+        }
+    }
+
+    /// Open the stream before its start position is known, without an id. True when the consumer is to be woken.
+    pub fn open_early(&mut self, retry_ms: u64, now: Duration, turn: u64) -> bool {
+        let Phase::Opening { is_open: is_open @ false } = &mut self.phase else { return false };
+        // Without control events nothing is sent yet: the response's status may still tell of a gap.
+        if !self.terms.control {
+            return false;
+        }
+        *is_open = true;
+        self.lead.push(control::open(retry_ms, None, now));
+        self.wake(now, turn)
+    }
+
+    /// Whether a piece of what it missed is to come.
+    #[must_use]
+    pub fn waits_for_piece(&self) -> bool {
+        matches!(self.phase, Phase::Fetching(_))
+    }
+
+    /// A piece of what it missed is here. True when the consumer is to be woken.
+    pub fn fetched(&mut self, piece: Fetched, now: Duration, turn: u64) -> bool {
+        let Phase::Fetching(fetching) = &mut self.phase else { return false };
+        fetching.fetch.piece = Some(piece);
+        self.wake(now, turn)
+    }
+
+    /// The application's initial events are complete; true when the consumer is to be woken. The last one
+    /// carries the cursor's id: with it on an earlier one, a client cut between the two would resume past the
+    /// rest. Without any event the cursor goes out alone, and then what `replay` asked for.
+    pub fn initial_done(&mut self, events: Vec<Draft>, now: Duration, turn: u64) -> bool {
+        let Phase::Initial(initial) = &mut self.phase else { return false };
+        let (past, since) = (initial.past.take(), initial.since.take());
+        let since = since.filter(|since| since.until() > initial.cursor.0);
+        if events.is_empty() {
+            let (id, until) = (initial.id, since.as_ref().map_or(0, Replay::until));
+            let past = past.map(|mut past| {
+                past.extend(until);
+                past
+            });
+            self.phase = Phase::replaying(past.or(since));
+            if let Some(id) = id {
+                let alone = if self.terms.control { control::cursor } else { control::bare_id };
+                self.lead.push(alone(Cursor { seq: self.last_seq, id }, now));
+            }
+            return self.wake(now, turn);
+        }
+        let (seq, id) = initial.cursor;
+        self.last_seq = seq;
+        self.phase = Phase::replaying(since);
+        let last = events.len() - 1;
+        for (at, event) in events.into_iter().enumerate() {
+            let id = id.filter(|_| at == last);
+            let target = Target::One(self.identity.id);
+            let seq = id.map(|_| seq);
+            self.lead.push(Arc::new(Entry::new(seq, target, now, event.seal(id)).named(id)));
+        }
+        self.wake(now, turn)
+    }
+
+    /// Where the order goes on somewhere else, nothing can be replayed any more, and what waits behind a replay does
+    /// not follow what the client has: of all that, the client is told by the `stream-reset` alone.
+    pub(super) fn break_off(&mut self, asks: &mut Asks) {
+        if !self.terms.control && !matches!(self.phase, Phase::Closed { .. }) {
+            self.leave_phase(Phase::Broken, asks);
+            self.queue.start_over();
+            return;
+        }
+        if self.phase.replay().is_none() {
+            return;
+        }
+        self.queue.start_over();
+        match &mut self.phase {
+            // The snapshot still comes first.
+            Phase::Initial(initial) => {
+                initial.past = None;
+                initial.since = None;
+            }
+            Phase::Closed { replay, .. } => *replay = None,
+            _ => self.leave_phase(Phase::Live, asks),
+        }
+    }
+
+    /// Nothing more will be queued.
+    pub fn close(&mut self, reason: CloseReason, asks: &mut Asks) {
+        let drains = reason.drains();
+        if !drains {
+            self.lead = Vec::new();
+        }
+        // A stream that ends does not wait for a snapshot, nor for the broker; what is newer, with its ids, would
+        // make the client resume past it.
+        if !drains || !matches!(self.phase, Phase::Replaying(_) | Phase::Live) {
+            self.queue.clear();
+        }
+        let replay = match std::mem::replace(&mut self.phase, Phase::Live) {
+            Phase::Replaying(replay) if drains => Some(replay),
+            left => {
+                self.phase = left;
+                None
+            }
+        };
+        self.leave_phase(Phase::Closed { replay, has_ended: false }, asks);
+        let _ = self.identity.closed.set(reason);
+    }
+
+    /// Go on to `next`. A broker that prepares pieces is told that none is wanted any more.
+    fn leave_phase(&mut self, next: Phase, asks: &mut Asks) {
+        if let Phase::Fetching(fetching) = std::mem::replace(&mut self.phase, next) {
+            asks.push(fetching.fetch.into_next());
+        }
+    }
+
+    /// The subscriber is no longer here: nothing is wanted from a broker any more.
+    pub fn abandon(self, asks: &mut Asks) {
+        if let Phase::Fetching(fetching) = self.phase {
+            asks.push(fetching.fetch.into_next());
+        }
+    }
+
+    /// Something is missing here. Without control events the stream breaks off, and what came before goes out.
+    fn tell_gap(&mut self, told: impl FnOnce() -> Arc<Entry>, out: &mut Vec<Arc<Entry>>) {
+        if self.terms.control {
+            out.push(told());
+        } else {
+            self.phase = Phase::Broken;
+        }
+    }
+
+    /// What comes before the queue's entries. True when these come next.
+    pub(super) fn take_before_queue(
+        &mut self,
+        now: Duration,
+        page: &mut dyn FnMut(&mut Replay) -> Page,
+        out: &mut Vec<Arc<Entry>>,
+        asks: &mut Asks,
+    ) -> bool {
+        if let Phase::Fetching(fetching) = &mut self.phase {
+            let Some(mut piece) = fetching.fetch.piece.take() else { return false };
+            asks.push(fetching.fetch.next());
+            if piece.done {
+                self.phase = Phase::replaying(fetching.replay.take());
+            }
+            if piece.lost {
+                self.tell_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
+            }
+            if matches!(self.phase, Phase::Broken) {
+                return false;
+            }
+            out.append(&mut piece.entries);
+        }
+        if let Phase::Replaying(replay) | Phase::Closed { replay: Some(replay), .. } = &mut self.phase {
+            let mut piece = page(replay);
+            if piece.done {
+                match &mut self.phase {
+                    Phase::Closed { replay, .. } => *replay = None,
+                    phase => *phase = Phase::Live,
+                }
+            }
+            if piece.lost {
+                self.tell_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
+            }
+            if matches!(self.phase, Phase::Broken) {
+                return false;
+            }
+            out.append(&mut piece.entries);
+        }
+        matches!(self.phase, Phase::Live | Phase::Closed { replay: None, .. })
+    }
+
+    /// The queue's entries.
+    pub(super) fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
+        let (before, entries, after) = self.queue.take();
+        if !self.terms.control && before > 0 {
+            drop(entries);
+            self.queue.shrink();
+            self.phase = Phase::Broken;
+            return;
+        }
+        if before > 0 {
+            out.push(control::lagged(before, now));
+        }
+        out.extend(entries);
+        self.queue.shrink();
+        if after > 0 {
+            self.tell_gap(|| control::lagged(after, now), out);
+        }
+    }
+}
