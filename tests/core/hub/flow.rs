@@ -257,6 +257,50 @@ fn who_takes_slowly_but_takes_is_not_stalled() {
     assert_eq!(stream.closed(), None);
 }
 
+/// Between two questions the client of a long write may take as little as one byte.
+#[test]
+fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    world.reader.ask_consumer(&stream.identity);
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.take(), Taken::Some);
+    publish(&world, 2..=2);
+    let mut unsent = 1000;
+    let mut quarter = |takes: usize| {
+        world.advance(STALL / 4);
+        let (_, effects) = world.turn();
+        for identity in &effects.ask {
+            unsent -= takes;
+            world.reader.took(identity, unsent, world.hub.clock.now());
+        }
+        effects.closed.len()
+    };
+    for _ in 0..40 {
+        assert_eq!(quarter(1), 0, "it takes something");
+    }
+    let quiet = (1..).find(|_| quarter(0) > 0).unwrap();
+    assert!((4..=6).contains(&quiet), "ended after {quiet} quarters");
+    assert_eq!((stream.closed(), world.stat("stalled")), (Some("stalled"), 1));
+}
+
+#[test]
+fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
+    let world = World::new(config());
+    let stream = world.live(&["a"]);
+    world.reader.ask_consumer(&stream.identity);
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.take(), Taken::Some);
+    publish(&world, 2..=2);
+    let ended = (1..10).find(|_| {
+        world.advance(STALL / 4);
+        !world.turn().1.closed.is_empty()
+    });
+    assert!(ended.is_some_and(|quarters| (4..=6).contains(&quarters)), "{ended:?}");
+}
+
 #[test]
 fn a_consumer_from_which_nothing_is_kept_is_not_stalled() {
     let mut config = config();
