@@ -23,15 +23,20 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 const UNSENT_LIMIT: u32 = 64 << 10;
 /// Bytes a client may send after its request before its connection is closed.
 const INPUT_LIMIT: usize = 64 << 10;
-/// Bytes in one write to a Unix socket. The kernel frees what one write brought only when the peer has read all of
-/// it, and only that shows that the peer reads.
-const LOCAL_WRITE: usize = 4 << 10;
+/// The most bytes in one piece for a slow client, and for any client of a Unix socket. How far the peer has read
+/// shows only when a whole piece is acknowledged, or freed by a Unix socket.
+const PIECE: usize = 4 << 10;
 /// Frames in one gathering write.
 const GATHER: usize = 64;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
+/// Keeps the kernel from joining later bytes to those of this write.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const END_OF_PIECE: i32 = libc::MSG_EOR;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const END_OF_PIECE: i32 = 0;
 
 /// Where a connection is between its first event and its close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +77,8 @@ pub struct Connection {
     progress: Progress,
     /// The most bytes in one write.
     most: usize,
+    /// Bytes that the kernel may still join to one piece.
+    joinable: usize,
     /// Whether the client has been quiet for a check or more: a FIN may never reach it.
     resets: bool,
     /// Whether it counts as open for those who wait for the streams to end.
@@ -117,7 +124,8 @@ impl Connection {
             offset: 0,
             received: 0,
             progress: Progress::default(),
-            most: if is_local { LOCAL_WRITE } else { usize::MAX },
+            most: if is_local { PIECE } else { usize::MAX },
+            joinable: PIECE,
             resets: false,
             is_counted: true,
             linger: None,
@@ -140,6 +148,9 @@ impl Connection {
         let unacknowledged = kernel::unacknowledged(self.socket.as_fd());
         let quiet = self.progress.check(unacknowledged, self.is_blocked(), now);
         // Should the process end before the client takes something, a FIN would wait behind the rest.
+        if !quiet.is_zero() {
+            self.most = PIECE;
+        }
         if self.resets == quiet.is_zero() {
             self.resets = !self.resets;
             let _ = kernel::reset_on_close(self.socket.as_fd(), self.resets);
@@ -235,14 +246,19 @@ impl Connection {
     fn send(&mut self, entries: &[Arc<Entry>], coalesced: &mut Coalesced) -> io::Result<usize> {
         let mut whole = 0;
         while whole < entries.len() {
-            let mut sent = match send_once(&self.socket, &entries[whole..], self.offset, self.most, coalesced)
-            {
+            let rest = &entries[whole..];
+            // On a connection with a large MSS (loopback) the kernel would join 32 KiB, and then wait until the
+            // window has opened that far, although the client reads all the time.
+            let ends = self.joinable == 0 || (self.most == PIECE && rest.len() > 1);
+            let flags = if ends { SEND_FLAGS | END_OF_PIECE } else { SEND_FLAGS };
+            let mut sent = match send_once(&self.socket, rest, self.offset, self.most, flags, coalesced) {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
             self.progress.wrote(sent);
+            self.joinable = if ends { PIECE } else { self.joinable.saturating_sub(sent) };
             while whole < entries.len() {
                 let left = entries[whole].frame.chunk().len() - self.offset;
                 if sent < left {
@@ -264,18 +280,19 @@ fn send_once(
     entries: &[Arc<Entry>],
     offset: usize,
     most: usize,
+    flags: i32,
     coalesced: &mut Coalesced,
 ) -> io::Result<usize> {
     let socket = SockRef::from(socket);
     let some = |bytes: &[u8]| bytes.len().min(most);
     if let [entry] = entries {
         let rest = &entry.frame.chunk()[offset..];
-        return socket.send_with_flags(&rest[..some(rest)], SEND_FLAGS);
+        return socket.send_with_flags(&rest[..some(rest)], flags);
     }
     if offset == 0
         && let Some(bytes) = coalesced.of(entries)
     {
-        return socket.send_with_flags(&bytes[..some(bytes)], SEND_FLAGS);
+        return socket.send_with_flags(&bytes[..some(bytes)], flags);
     }
     let mut slices = [IoSlice::new(&[]); GATHER];
     let (mut count, mut left) = (0, most);
@@ -289,7 +306,7 @@ fn send_once(
             break;
         }
     }
-    socket.send_vectored_with_flags(&slices[..count], SEND_FLAGS)
+    socket.send_vectored_with_flags(&slices[..count], flags)
 }
 
 /// Probes for an idle connection, on which there is nothing to acknowledge: without an answer it ends after twice

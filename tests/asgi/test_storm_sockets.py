@@ -144,7 +144,10 @@ class Walker:
 
     async def visit(self, log: Log, calm: asyncio.Event) -> None:
         """One connection, from its request to its end."""
-        sock = socket.socket()
+        with socket.socket() as sock:
+            await self.connected(sock, log, calm)
+
+    async def connected(self, sock: socket.socket, log: Log, calm: asyncio.Event) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -179,8 +182,6 @@ class Walker:
                 reset(sock.dup())
         except ConnectionError:
             pass  # cut off: it comes back
-        finally:
-            sock.close()
 
     async def moody(self) -> None:
         mood = self.random.random()
@@ -249,6 +250,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.timeout(180 * SEEDS)
 async def test_no_gap_nothing_twice_one_order(site: Site) -> None:
     visits = deliveries = published = 0
     for seed in range(SEED, SEED + SEEDS):
