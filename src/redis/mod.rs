@@ -26,7 +26,8 @@ pub mod options;
 mod page;
 mod presence;
 mod publisher;
-mod reply;
+#[doc(hidden)] // public for its fuzz target
+pub mod reply;
 mod resume;
 mod scripts;
 

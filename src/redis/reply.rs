@@ -33,6 +33,7 @@ fn entry(value: &Value) -> Option<Arrived> {
 }
 
 /// The entries of an `XRANGE` or `XREVRANGE`; none when the reply is no such thing.
+#[must_use]
 pub fn range(value: &Value) -> Option<Vec<Arrived>> {
     match value {
         Value::Array(entries) => entries.iter().map(entry).collect(),
@@ -42,6 +43,7 @@ pub fn range(value: &Value) -> Option<Vec<Arrived>> {
 
 /// The entries of an `XREAD` of one stream; empty when there was nothing in time, none when the reply is no
 /// such thing.
+#[must_use]
 pub fn read(value: &Value) -> Option<Vec<Arrived>> {
     match value {
         Value::Nil => Some(Vec::new()),
@@ -54,6 +56,7 @@ pub fn read(value: &Value) -> Option<Vec<Arrived>> {
 }
 
 /// The last id that the stream gave, of an `XINFO STREAM`.
+#[must_use]
 pub fn last_id(value: &Value) -> Option<StreamId> {
     let Value::Array(fields) = value else { return None };
     let pair = fields.chunks_exact(2).find(|pair| text(&pair[0]) == Some("last-generated-id"))?;
@@ -61,9 +64,10 @@ pub fn last_id(value: &Value) -> Option<StreamId> {
 }
 
 /// Seconds and microseconds of a `TIME`, as milliseconds.
+#[must_use]
 pub fn time(value: &Value) -> Option<u64> {
     let Value::Array(parts) = value else { return None };
     let seconds: u64 = text(parts.first()?)?.parse().ok()?;
     let micros: u64 = text(parts.get(1)?)?.parse().ok()?;
-    Some(seconds * 1000 + micros / 1000)
+    seconds.checked_mul(1000)?.checked_add(micros / 1000)
 }

@@ -1,0 +1,48 @@
+//! Entries as other processes wrote them, or anybody else: whatever their fields are, what is read is written back
+//! the same, and an event stays one block of the stream, without an id but the hub's.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use sse_hub::broker::letter::{Arrived, Fields, Letter};
+use sse_hub::ids::{Epoch, EventId, StreamId};
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    version: bool,
+    kind: u8,
+    to: Option<Vec<u8>>,
+    comment: Option<Vec<u8>>,
+    data: Option<Vec<u8>>,
+    before: Option<Vec<u8>>,
+}
+
+fn read(fields: &Fields) -> Arrived {
+    let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+    Arrived::read(StreamId { ms: 5, seq: 0 }, &get)
+}
+
+fuzz_target!(|input: Input| {
+    let mut fields: Fields = Vec::new();
+    if input.version {
+        fields.push(("v", b"1".to_vec()));
+    }
+    fields.push(("k", vec![b"taoiug"[usize::from(input.kind % 6)]]));
+    for (name, value) in [("t", input.to), ("c", input.comment), ("d", input.data), ("p", input.before)] {
+        fields.extend(value.map(|value| (name, value)));
+    }
+    let Some(letter) = read(&fields).letter else { return };
+    let written = letter.fields();
+    let again = read(&written).letter.expect("what was written can be read");
+    assert_eq!(again.fields(), written);
+    let Letter::Event { draft, .. } = letter else { return };
+    let id = EventId { epoch: Epoch::parse("fuzz").expect("a valid epoch"), seq: 7 };
+    let frame = draft.seal(Some(id));
+    let text = str::from_utf8(frame.sse()).expect("UTF-8");
+    assert!(text.ends_with("\n\n"));
+    assert!(!text.contains('\r'));
+    assert!(!text[..text.len() - 1].contains("\n\n"), "one block: {text:?}");
+    let ids = text.lines().filter(|line| line.split(':').next() == Some("id"));
+    assert_eq!(ids.collect::<Vec<_>>(), ["id: fuzz-7"]);
+});
