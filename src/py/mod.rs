@@ -1,14 +1,23 @@
-//! The Python module `sse_hub._core`: the only place that knows Python. Classes, awaitables, conversion, JSON,
-//! exceptions and the wakers of event loops; no logic of the hub.
+//! The Python module `sse_hub._core`: the only place that knows Python.
+//!
+//! ```text
+//! process   exit, forks, descriptors, wakers of event loops, the runtime on which Python awaits
+//! values    the fields of an event, JSON, options, requests, exceptions
+//! brokers   the brokers that a hub can be given
+//! hub       a hub's generations, its loops' readers, the classes
+//! ```
+//!
+//! Each room imports those above it in this list only, and is given hooks by those below it. What Python's
+//! users read of the classes is written once, in `python/sse_hub/_core.pyi`; comments here are for maintainers.
 
-#![allow(clippy::doc_markdown, reason = "these docs are Python's docstrings, which have no Markdown")]
-
-use pyo3::prelude::*;
+#![allow(clippy::doc_markdown, reason = "Python's names in comments, which have no Markdown")]
 
 mod brokers;
 mod hub;
 mod process;
 mod values;
+
+use pyo3::prelude::*;
 
 /// The native part of `sse_hub`.
 #[pymodule(gil_used = false)]

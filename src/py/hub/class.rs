@@ -31,7 +31,6 @@ use crate::queue::{Capacity, OverflowPolicy};
 use crate::redis::options::Kept;
 use crate::topic::{Topic, TopicPattern};
 
-/// The native part of a hub.
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
 pub struct PyHub {
     generations: Arc<Generations>,
@@ -117,13 +116,6 @@ impl PyHub {
         Ok(Self { generations: Arc::new(Generations::new(settings)) })
     }
 
-    /// Publish an event to the subscribers of `topics`.
-    ///
-    /// `data` goes out as JSON, `raw_data` as it is; one of them. Never waits; may be called from any
-    /// thread. The cost does not depend on how many subscribers there are.
-    ///
-    /// Raises InvalidEvent, EventTooLarge, HubFull or HubClosed, a ValueError for a topic's name, a TypeError
-    /// for data that has no JSON form; nothing was published then.
     #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
            text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -142,9 +134,6 @@ impl PyHub {
         self.post(py, To::Topics(topics), draft)
     }
 
-    /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
-    ///
-    /// Arguments and errors as `publish`.
     #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
            text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     fn broadcast<'py>(
@@ -160,10 +149,6 @@ impl PyHub {
         self.post(py, To::All, draft)
     }
 
-    /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
-    ///
-    /// A subscriber that is gone is no error: `stats()["undeliverable"]` counts it. Arguments and errors as
-    /// `publish`.
     #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
            text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -181,9 +166,6 @@ impl PyHub {
         self.post(py, To::One(subscriber_id.into()), draft)
     }
 
-    /// End the streams of one subscriber, or of all of a user's, after what was published so far. Returns how
-    /// many are meant; with a broker, how many of them are in this process, and those elsewhere end too. Their
-    /// browsers come back unless the endpoint refuses them.
     #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
     fn disconnect(
         &self,
@@ -210,13 +192,11 @@ impl PyHub {
         Ok(here)
     }
 
-    /// How many subscribers `topic` has, or the hub.
     #[pyo3(signature = (topic=None))]
     fn count(&self, topic: Option<&str>) -> usize {
         self.generations.hub().count(topic)
     }
 
-    /// The subscribers of `topic`, or of the hub, in no particular order.
     #[pyo3(signature = (topic=None))]
     fn subscribers<'py>(
         slf: &Bound<'py, Self>,
@@ -228,7 +208,6 @@ impl PyHub {
         hub.subscribers(topic).into_iter().map(find).filter_map(Result::transpose).collect()
     }
 
-    /// The subscriber with this id, or None.
     fn get<'py>(slf: &Bound<'py, Self>, id: &str) -> PyResult<Option<Bound<'py, PySubscription>>> {
         let generations = &slf.get().generations;
         let hub = generations.hub();
@@ -238,7 +217,6 @@ impl PyHub {
         }
     }
 
-    /// Counters and sizes of now, by name; see the documentation for each.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let hub = self.generations.hub();
         let stats = PyDict::new(py);
@@ -258,7 +236,7 @@ impl PyHub {
         Ok(stats)
     }
 
-    /// Private: set what a topic, or a family of topics, keeps.
+    // Set what a topic, or a family of topics, keeps.
     fn _set_retention(
         &self,
         py: Python<'_>,
@@ -273,7 +251,7 @@ impl PyHub {
         Ok(())
     }
 
-    /// Private: register a subscriber on the loop that runs here.
+    // Register a subscriber on the loop that runs here.
     fn _subscribe<'py>(
         slf: &Bound<'py, Self>,
         request: &PyRequest,
@@ -283,16 +261,16 @@ impl PyHub {
         Self::door(slf).subscribe(&request.of(last_event_id, GroupId::NONE), info)
     }
 
-    /// Private: have everything there that `_hand_over` needs, on the loop that runs here.
-    ///
-    /// Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
+    // Have everything there that `_hand_over` needs, on the loop that runs here.
+    //
+    // Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
     fn _prepare_hand_over(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::door(slf).prepare_hand_over()
     }
 
-    /// Private: give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
-    ///
-    /// `on_end(reason)` is called on the loop that runs here when the stream has ended.
+    // Give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
+    //
+    // `on_end(reason)` is called on the loop that runs here when the stream has ended.
     #[pyo3(signature = (fd, request, last_event_id, info, *, group, on_end))]
     fn _hand_over<'py>(
         slf: &Bound<'py, Self>,
@@ -310,39 +288,39 @@ impl PyHub {
         )
     }
 
-    /// Private: end the streams of a group, after what was published so far.
+    // End the streams of a group, after what was published so far.
     fn _stop_group(&self, group: u64) {
         if let Some(hub) = self.generations.open_hub() {
             hub.disconnect(Who::Group(GroupId(group)), CloseReason::Shutdown);
         }
     }
 
-    /// Private: how many handed-off streams of a group have not ended.
+    // How many handed-off streams of a group have not ended.
     fn _open_in_group(&self, group: u64) -> usize {
         self.generations.reactors().map_or(0, |reactors| reactors.open(Some(GroupId(group))))
     }
 
-    /// Private: close what is left of a group's handed-off connections, as they are.
+    // Close what is left of a group's handed-off connections, as they are.
     fn _abort_group(&self, group: u64) {
         if let Some(reactors) = self.generations.reactors() {
             reactors.abort(GroupId(group));
         }
     }
 
-    /// Private: from now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
-    /// when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
-    /// no garbage collector sees.
+    // From now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
+    // when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
+    // no garbage collector sees.
     fn _tell_of_disconnects(&self) {
         self.generations.tell_of_disconnects();
     }
 
-    /// Private: nothing is published or joined any more, streams go on. Returns how much has no answer from the
-    /// broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
+    // Nothing is published or joined any more, streams go on. Returns how much has no answer from the
+    // broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
     fn _refuse(&self) -> Option<(usize, bool)> {
         self.generations.refuse()
     }
 
-    /// Private: the ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
+    // The ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
     #[pyo3(signature = (topic=None))]
     fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
         let generations = &slf.get().generations;
@@ -359,29 +337,29 @@ impl PyHub {
         })
     }
 
-    /// Private: nothing is published or joined any more, all streams end after what was published. Returns
-    /// what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
-    /// before they are called. None when there is nothing to close.
+    // Nothing is published or joined any more, all streams end after what was published. Returns
+    // what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
+    // before they are called. None when there is nothing to close.
     fn _begin_close(&self, py: Python<'_>) -> Option<String> {
         self.generations.begin_close(py)
     }
 
-    /// Private: how many consumers have not been told of the end of their stream.
+    // How many consumers have not been told of the end of their stream.
     fn _unfinished(&self, epoch: &str) -> usize {
         self.generations.unfinished(epoch)
     }
 
-    /// Private: the next use starts anew.
+    // The next use starts anew.
     fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
         self.generations.finish_close(py, epoch)
     }
 
-    /// Private: seconds until something is due, on the hub's clock; None when nothing is.
+    // Seconds until something is due, on the hub's clock; None when nothing is.
     fn _next_due(&self) -> Option<f64> {
         self.generations.hub().next_due().map(|due| due.as_secs_f64())
     }
 
-    /// Private: move a manual clock by so many seconds and let everything due happen.
+    // Move a manual clock by so many seconds and let everything due happen.
     fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
         let hub = self.generations.hub();
         let by = if by == 0.0 { Duration::ZERO } else { positive_seconds("seconds", by).or_raise(py)? };

@@ -25,12 +25,6 @@ enum State {
     Later { outcome: Arc<Outcome>, broker: Arc<dyn Broker>, process: Process },
 }
 
-/// The outcome of a publication.
-///
-/// Await it, or call `result()` in sync code, for the event's id (None for an event sent to one
-/// subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits. With one,
-/// it raises BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the event may
-/// have been published or not, and was not sent a second time. A failure that nobody looks at is logged.
 #[pyclass(frozen, name = "Publication", module = "sse_hub._core")]
 pub struct PyPublication(State);
 
@@ -83,22 +77,15 @@ impl Drop for PyPublication {
 
 #[pymethods]
 impl PyPublication {
-    /// The event's id once it is known: opaque, never reused, what a browser sends back as `Last-Event-ID`.
-    /// None before, for an event to one subscriber, and when publishing failed.
     #[getter]
     fn id(&self, py: Python<'_>) -> Option<Py<PyString>> {
         self.get().and_then(Result::ok).and_then(|id| text(py, id))
     }
 
-    /// Whether the outcome is known.
     fn done(&self) -> bool {
         self.get().is_some()
     }
 
-    /// The event's id, waiting for it at most `timeout` seconds (None: as long as it takes; without a connection,
-    /// and once it was sent, that is bounded by the broker's own timeouts). Not for the thread of an event loop, which it would stop: await it there.
-    ///
-    /// Raises TimeoutError, and what awaiting raises.
     #[pyo3(signature = (timeout=None))]
     fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyString>>> {
         let outcome = match &self.0 {

@@ -25,10 +25,6 @@ use crate::py::values::end_reason::{end_of_kind, end_reason};
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::reader::Reader;
 
-/// One client's stream: an async iterator of bytes ready to be written, and a handle to the client.
-///
-/// Iterate it on the event loop it was made on, from one task at a time. Every other method may be called
-/// from any thread. Dropping the one that `subscribe` returned ends the stream.
 #[pyclass(frozen, name = "Subscription", module = "sse_hub._core", weakref)]
 pub struct PySubscription {
     /// The Python object of the hub.
@@ -136,13 +132,11 @@ impl Drop for PySubscription {
 
 #[pymethods]
 impl PySubscription {
-    /// The client's id: what `send` and `disconnect` take. Opaque and not to be guessed.
     #[getter]
     fn id(&self) -> String {
         self.stream.first.name().to_string()
     }
 
-    /// The names of its topics, sorted; those it had, once it is closed.
     #[getter]
     fn topics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let names = if self.stream.is_ours() {
@@ -153,39 +147,31 @@ impl PySubscription {
         PyTuple::new(py, names.iter().map(|name| PyString::new(py, name)))
     }
 
-    /// The user it was given, or None.
     #[getter]
     fn user(&self) -> Option<&str> {
         self.stream.first.user.as_deref()
     }
 
-    /// The object the application gave, or None.
     #[getter]
     fn info(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.info.as_ref().map(|info| info.clone_ref(py))
     }
 
-    /// True when the client resumed completely, False when it was told of a gap, None for a newcomer.
     #[getter]
     fn recovered(&self) -> Option<bool> {
         self.stream.first.recovered.get().copied().flatten()
     }
 
-    /// Why the stream ended, or None while it has not.
     #[getter]
     fn closed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.stream.closed(py).map(|reason| end_reason(py, reason)).transpose()
     }
 
-    /// How its bytes travel: "loop" (through the server) or "reactor" (handed off).
     #[getter]
     fn path(&self) -> &'static str {
         if self.stream.loop_reader().is_some() { "loop" } else { "reactor" }
     }
 
-    /// Get these topics too, from the next event on.
-    ///
-    /// Returns False when the client is not there any more. Raises ValueError for a name that breaks a rule.
     #[pyo3(name = "join")]
     fn join_topics(&self, py: Python<'_>, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let topics = self::topics(topics)?;
@@ -195,16 +181,12 @@ impl PySubscription {
         self.stream.hub.join(self.stream.first.id, &topics).or_raise(py)
     }
 
-    /// Do not get these topics any more, from the next event on.
-    ///
-    /// Returns False when the client is not there any more.
     #[pyo3(name = "leave")]
     fn leave_topics(&self, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let topics = self::topics(topics)?;
         Ok(self.stream.is_ours() && self.stream.hub.leave(self.stream.first.id, &topics))
     }
 
-    /// Send an event to this client alone: in order with everything else, without an id, not replayed.
     #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
            text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
     fn send<'py>(
@@ -229,7 +211,6 @@ impl PySubscription {
         Ok(PyPublication::known(None))
     }
 
-    /// End the stream after what was published so far. With `drain=False`, what is queued is dropped.
     #[pyo3(signature = (*, drain=true, reason=None))]
     fn close(&self, py: Python<'_>, drain: bool, reason: Option<&str>) -> PyResult<()> {
         let reason = CloseReason::Closed { text: reason.map(Into::into), drains: drain };
@@ -245,25 +226,24 @@ impl PySubscription {
         self.stream.end(py, &reason)
     }
 
-    /// Private: end the stream because of what its response saw; an `EndKind`.
+    // End the stream because of what its response saw; an `EndKind`.
     fn _end(&self, py: Python<'_>, kind: &str) -> PyResult<()> {
         self.stream.end(py, &end_of_kind(kind)?)
     }
 
-    /// `close()`, to be awaited: what `contextlib.aclosing` and async generators' users expect.
     fn aclose(&self, py: Python<'_>) -> PyResult<Ready> {
         self.stream.end(py, &CloseReason::CLOSED)?;
         Ok(Ready(py.None()))
     }
 
-    /// Call `callback(reason)` on the subscription's loop when somebody else ends the stream. Private.
+    // Call `callback(reason)` on the subscription's loop when somebody else ends the stream.
     fn _on_close(&self, callback: Option<Py<PyAny>>) {
         if let Some(reader) = self.stream.loop_reader() {
             reader.get().clients.set_on_close(&self.stream.first, callback);
         }
     }
 
-    /// Private: ask `callback()` how many bytes the client has not taken yet, rather than count the time of a write.
+    // Ask `callback()` how many bytes the client has not taken yet, rather than count the time of a write.
     fn _ask_unsent(&self, callback: Py<PyAny>) {
         if let Some(reader) = self.stream.loop_reader() {
             reader.get().clients.set_unsent(&self.stream.first, callback);
@@ -271,7 +251,7 @@ impl PySubscription {
         }
     }
 
-    /// Private: an awaitable that is done when it is known where the stream begins, and so `recovered`.
+    // An awaitable that is done when it is known where the stream begins, and so `recovered`.
     fn _settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self
             .stream
@@ -291,7 +271,7 @@ impl PySubscription {
         }
     }
 
-    /// The initial events are complete. Private.
+    // The initial events are complete.
     fn _initial<'py>(&self, py: Python<'py>, events: Vec<Bound<'py, PyAny>>) -> PyResult<()> {
         let drafts: PyResult<Vec<_>> =
             events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
@@ -303,24 +283,23 @@ impl PySubscription {
         Ok(())
     }
 
-    /// Private: whether `_hand_over` can be done here and now, and what it needs is there.
-    ///
-    /// Raises OSError when there is no thread or descriptor for a reactor.
+    // Whether `_hand_over` can be done here and now, and what it needs is there.
+    //
+    // Raises OSError when there is no thread or descriptor for a reactor.
     fn _can_hand_over(&self, py: Python<'_>) -> PyResult<bool> {
         self.stream.can_hand_off(py)
     }
 
-    /// Private: go on at a reactor, which gets the client's socket. `fd` is the hub's from here on, unless this
-    /// returns False or raises. To be called on the subscription's loop.
-    ///
-    /// `on_end(reason)` is called on that loop when the stream has ended.
+    // Go on at a reactor, which gets the client's socket. `fd` is the hub's from here on, unless this
+    // returns False or raises. To be called on the subscription's loop.
+    //
+    // `on_end(reason)` is called on that loop when the stream has ended.
     fn _hand_over(&self, py: Python<'_>, fd: i32, group: u64, on_end: Option<Py<PyAny>>) -> PyResult<bool> {
         let _inside = exit::enter(py);
         let info = self.info(py);
         self.stream.hand_off(py, fd, GroupId(group), HandedClient { info, on_end })
     }
 
-    /// Fields that never change need no `__clear__`: a cycle has something in it that was made or changed later.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.hub)?;
         visit.call(&self.info)?;
@@ -371,7 +350,7 @@ impl PySubscription {
         format!("<Subscription {} ({state})>", &*self.stream.first.name())
     }
 
-    /// Private: the event loop that delivers to it; None when it is gone.
+    // The event loop that delivers to it; None when it is gone.
     #[getter]
     fn _loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.stream.loop_reader().and_then(|reader| reader.get().event_loop(py))

@@ -6,28 +6,28 @@ use pyo3::prelude::*;
 pub use system::close_inherited;
 pub use system::socket;
 
-/// Private: a duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
-/// gives it to a hub, to `_close`, or to `_release`.
-///
-/// Raises OSError when there is none to be had.
+// A duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
+// gives it to a hub, to `_close`, or to `_release`.
+//
+// Raises OSError when there is none to be had.
 #[pyfunction]
 pub fn _duplicate(fd: i32) -> PyResult<i32> {
     Ok(system::duplicate(fd)?)
 }
 
-/// Private: a forked child is to close this descriptor, too.
+// A forked child is to close this descriptor, too.
 #[pyfunction]
 pub fn _own(fd: i32) {
     system::own(fd);
 }
 
-/// Private: no longer. True unless this is a forked child, which has closed it.
+// No longer. True unless this is a forked child, which has closed it.
 #[pyfunction]
 pub fn _release(fd: i32) -> bool {
     system::disown(fd)
 }
 
-/// Private: close such a descriptor. In a forked child it is closed, and nothing happens.
+// Close such a descriptor. In a forked child it is closed, and nothing happens.
 #[pyfunction]
 pub fn _close(fd: i32) {
     if system::disown(fd) {
@@ -35,8 +35,8 @@ pub fn _close(fd: i32) {
     }
 }
 
-/// Private: how many bytes were written to a socket that its peer has not acknowledged; None where the system does
-/// not say.
+// How many bytes were written to a socket that its peer has not acknowledged; None where the system does
+// not say.
 #[pyfunction]
 pub fn _unacknowledged(fd: i32) -> Option<usize> {
     system::unacknowledged(fd)

@@ -1,7 +1,8 @@
 //! The sse-starlette classes' encoding: Python fields in, wire bytes out, in one call.
 //!
 //! The rules are those of sse-starlette 3.7, byte for byte; what they have in common with the hub's is in
-//! [`crate::frame`], and only the reading of Python objects is here.
+//! [`crate::frame`], which encodes everything else; here are the reading of Python objects and what only
+//! sse-starlette's classes allow: ids and CR LF line ends of the application's own, and fields in its order.
 
 use std::cell::Cell;
 
@@ -146,10 +147,10 @@ fn only_int(value: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     }
 }
 
-/// Encodes an event of these fields, the lines ended by `sep`; None is a field that is not sent.
-///
-/// Raises `TypeError` for an id or event that is not a str and a retry that is not an int,
-/// `UnicodeEncodeError` for lone surrogates, and what `str()` of the data or comment raises.
+// Encodes an event of these fields, the lines ended by `sep`; None is a field that is not sent.
+//
+// Raises `TypeError` for an id or event that is not a str and a retry that is not an int,
+// `UnicodeEncodeError` for lone surrogates, and what `str()` of the data or comment raises.
 #[pyfunction]
 pub fn encode_fields<'py>(
     comment: Bound<'py, PyAny>,
@@ -170,28 +171,28 @@ pub fn encode_fields<'py>(
     fields.encode(sep.py(), sep.to_str()?)
 }
 
-/// The JSON text of a value: what `json.dumps(value, ensure_ascii=False, allow_nan=False,
-/// separators=(",", ":"))` gives.
-///
-/// Raises `TypeError`, `ValueError` and `RecursionError` as `json.dumps` does, and `UnicodeEncodeError` for
-/// lone surrogates.
+// The JSON text of a value: what `json.dumps(value, ensure_ascii=False, allow_nan=False,
+// separators=(",", ":"))` gives.
+//
+// Raises `TypeError`, `ValueError` and `RecursionError` as `json.dumps` does, and `UnicodeEncodeError` for
+// lone surrogates.
 #[pyfunction]
 pub fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     let py = value.py();
     with_buffer(|out| json::write_json_strict(value, out), |text| PyString::from_bytes(py, text))
 }
 
-/// The JSON text of a value by the hub's rules: as FastAPI publishes it, see `src/py/json.rs`.
-///
-/// Raises `TypeError` for a class without a JSON form, `ValueError` for NaN, infinity and a value inside
-/// itself, `UnicodeEncodeError` for lone surrogates, and `RecursionError` beyond a depth of 1,000.
+// The JSON text of a value by the hub's rules: as FastAPI publishes it, see `src/py/json.rs`.
+//
+// Raises `TypeError` for a class without a JSON form, `ValueError` for NaN, infinity and a value inside
+// itself, `UnicodeEncodeError` for lone surrogates, and `RecursionError` beyond a depth of 1,000.
 #[pyfunction]
 pub fn json_text<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     let py = value.py();
     with_buffer(|out| json::write_json(value, out), |text| PyString::from_bytes(py, text))
 }
 
-/// Turns whatever a generator yields into wire bytes, knowing the classes of its event objects.
+// Turns whatever a generator yields into wire bytes, knowing the classes of its event objects.
 #[pyclass(frozen, module = "sse_hub._core")]
 pub struct EventEncoder {
     class: Py<PyType>,
@@ -202,10 +203,10 @@ pub struct EventEncoder {
 
 #[pymethods]
 impl EventEncoder {
-    /// `event_class` is constructed with the keyword arguments `comment`, `id`, `event`, `data`, `retry` and
-    /// `sep`, and has `encode()`. Its `__init__` and `encode` of this moment are the ones whose work may be
-    /// done here instead; once a user has replaced one of them, it is called. `json_class` is its subclass
-    /// whose data is JSON.
+    // `event_class` is constructed with the keyword arguments `comment`, `id`, `event`, `data`, `retry` and
+    // `sep`, and has `encode()`. Its `__init__` and `encode` of this moment are the ones whose work may be
+    // done here instead; once a user has replaced one of them, it is called. `json_class` is its subclass
+    // whose data is JSON.
     #[new]
     fn new(py: Python<'_>, event_class: Bound<'_, PyType>, json_class: Py<PyType>) -> PyResult<Self> {
         Ok(Self {
@@ -216,11 +217,11 @@ impl EventEncoder {
         })
     }
 
-    /// The JSON text of `data`, as `dumps` gives it, for a JSON event under construction whose parent's
-    /// `__init__` need not be called. None when it must be: `data` is None, `event` is of a subclass, or a
-    /// user has replaced that `__init__`.
-    ///
-    /// Raises as `dumps` does.
+    // The JSON text of `data`, as `dumps` gives it, for a JSON event under construction whose parent's
+    // `__init__` need not be called. None when it must be: `data` is None, `event` is of a subclass, or a
+    // user has replaced that `__init__`.
+    //
+    // Raises as `dumps` does.
     fn plain_json<'py>(
         &self,
         event: &Bound<'py, PyAny>,
@@ -232,10 +233,10 @@ impl EventEncoder {
         if plain && !data.is_none() { dumps(data).map(Some) } else { Ok(None) }
     }
 
-    /// Encodes one item: bytes and memoryviews pass through, an event object encodes itself, a dict gives the
-    /// fields of an event, anything else is the data of one, by `str()`. `sep` ends the lines of the last two.
-    ///
-    /// Raises `TypeError` for a dict with a key that is not a field's name, and what encoding an event raises.
+    // Encodes one item: bytes and memoryviews pass through, an event object encodes itself, a dict gives the
+    // fields of an event, anything else is the data of one, by `str()`. `sep` ends the lines of the last two.
+    //
+    // Raises `TypeError` for a dict with a key that is not a field's name, and what encoding an event raises.
     fn ensure_bytes<'py>(
         &self,
         data: &Bound<'py, PyAny>,

@@ -13,9 +13,9 @@ use crate::hub::Request;
 use crate::ids::GroupId;
 use crate::queue::OverflowPolicy;
 
-/// Private: what a subscriber asks for, but the id it saw last.
-///
-/// Raises ValueError for a topic's name or an option that breaks a rule.
+// What a subscriber asks for, but the id it saw last.
+//
+// Raises ValueError for a topic's name or an option that breaks a rule.
 #[pyclass(frozen, name = "_Request", module = "sse_hub._core")]
 pub struct PyRequest(Request);
 
