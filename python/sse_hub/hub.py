@@ -274,8 +274,9 @@ class Hub(StreamingHub):
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
         On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
-        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``error`` (``initial`` failed), or what
-        ``disconnect`` (default ``kicked``) or ``Subscription.close`` (default ``closed``) was given.
+        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``gap`` (with
+        ``control=False``), ``error`` (``initial`` failed), or what ``disconnect`` (default ``kicked``) or
+        ``Subscription.close`` (default ``closed``) was given.
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._tell_of_disconnects()
