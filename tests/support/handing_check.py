@@ -49,7 +49,7 @@ def check(loop: Any, http: Any, *, relayed: bool) -> str:
     listener = config.bind_socket()
     port = listener.getsockname()[1]
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
     with (
@@ -65,6 +65,8 @@ def check(loop: Any, http: Any, *, relayed: bool) -> str:
         kept.sock.sendall(b"GET /response HTTP/1.1\r\nHost: x\r\n\r\n")
         kept.read_until(b"stream-open")
         pipelined.read_until(b"stream-open")
+        until(lambda: len(hub.subscribers()) == 4)
+        assert set(hub.stats()["stayed"]) == {"pipelined"}, hub.stats()
         until(lambda: len(server.server_state.connections) == 1)
         hub.publish("t", "tick")
         for stream in (one, other):

@@ -305,7 +305,7 @@ def main(group: str) -> None:
     config = uvicorn.Config(dispatch, port=0, log_config=None, lifespan="off")
     listener = config.bind_socket()
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started, "the server does not start")
     try:
