@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId, SubscriberId};
-use crate::topic::TopicIds;
+use crate::topic::{TopicId, TopicIds};
 
 /// Who is meant by a kick.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,20 @@ impl Who {
             Self::Group(group) => identity.group == *group,
             Self::All => true,
         }
+    }
+}
+
+impl Change {
+    /// Bytes that the change holds in the log, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let topics = match self {
+            Self::Attach { topics, .. } | Self::Join { topics, .. } | Self::Leave { topics, .. } => {
+                topics.len()
+            }
+            Self::Close { .. } => 0,
+        };
+        size_of::<Self>() + topics * size_of::<TopicId>()
     }
 }
 

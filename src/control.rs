@@ -20,10 +20,13 @@ fn entry(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
 /// see a first byte), the client's own `retry:`, and `stream-open` with the cursor's id, from which a client
 /// that is cut before its first event resumes. It has none where a `stream-reset` or initial events follow,
 /// which carry it: a client cut between the two would resume past what it was not told of.
+///
+/// Its data says `{"complete":false}` to a newcomer that asked for all of its topics' past (`replay="all"`) of which
+/// the beginning is gone, and is empty otherwise.
 #[must_use]
-pub fn open(retry_ms: u64, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
+pub fn open(retry_ms: u64, cursor: Option<Cursor>, complete: bool, at: Duration) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(Some("sse-hub"), Some("stream-open"));
-    builder.text("");
+    builder.text(if complete { "" } else { r#"{"complete":false}"# });
     entry(builder.finish(Some(retry_ms)).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }
 

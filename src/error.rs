@@ -36,6 +36,17 @@ pub enum Error {
         /// The hub's limit, in bytes.
         limit: usize,
     },
+    /// Subscribers came and left while a reader did not run; nobody was registered.
+    #[error(
+        "an event loop with subscribers has not run while {waiting} bytes of joins and leaves waited for it, which is \
+         more than {limit}; the subscriber was not registered"
+    )]
+    ReaderBehind {
+        /// Bytes of changes that wait for the slowest reader.
+        waiting: usize,
+        /// The hub's limit, in bytes.
+        limit: usize,
+    },
     /// The hub is closing.
     #[error("the hub is closing")]
     HubClosed,

@@ -1,10 +1,12 @@
 //! Replay: what each topic keeps, by count, bytes and age, under one budget for the hub, and what was lost.
 //!
 //! An entry published to several topics stands in several rings and counts once. Each ring remembers the
-//! newest entry it lost, so that "is what this client missed complete?" has an exact answer; for topics that
-//! were forgotten altogether one number answers for all of them, on the safe side.
+//! newest entry it lost, so that "is what this client missed complete?" has an exact answer. For topics that
+//! were forgotten altogether the same is remembered by their names, of the last [`REMEMBERED`] that lost anything;
+//! one number answers for the others, on the safe side.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use crate::topic::TopicId;
 
 /// What one kept entry costs beside its bytes: the entry, its places in ring and budget, the allocator's part.
 const ENTRY_OVERHEAD: usize = 224;
+
+/// How many forgotten topics are remembered.
+const REMEMBERED: usize = 1 << 16;
 
 /// How much a topic keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +112,45 @@ pub struct History {
     stale: usize,
     bytes: usize,
     total_bytes: usize,
-    forgotten: u64,
+    forgotten: Forgotten,
+    /// Nothing was published up to this number: what is lost up to here never was.
+    beginning: u64,
+}
+
+/// What forgotten topics have lost: for each, the newest number.
+#[derive(Debug, Default)]
+struct Forgotten {
+    /// By the hash of the topic's name, which comes from users: with a key of its own.
+    by_name: HashMap<u64, u64>,
+    order: VecDeque<u64>,
+    hasher: RandomState,
+    /// Of those that are not remembered by their names.
+    others: u64,
+    /// Of all.
+    newest: u64,
+}
+
+impl Forgotten {
+    fn add(&mut self, name: &str, lost: u64) {
+        self.newest = self.newest.max(lost);
+        if lost <= self.others {
+            return;
+        }
+        let key = self.hasher.hash_one(name);
+        if self.by_name.insert(key, lost).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > REMEMBERED
+            && let Some(lost) = self.order.pop_front().and_then(|oldest| self.by_name.remove(&oldest))
+        {
+            self.others = self.others.max(lost);
+        }
+    }
+
+    fn of(&self, name: &str) -> u64 {
+        self.by_name.get(&self.hasher.hash_one(name)).map_or(self.others, |&lost| lost.max(self.others))
+    }
 }
 
 impl History {
@@ -120,13 +163,14 @@ impl History {
             stale: 0,
             bytes: 0,
             total_bytes,
-            forgotten: 0,
+            forgotten: Forgotten::default(),
+            beginning: 0,
         }
     }
 
     /// Begin to keep a topic. What it may have lost before it was forgotten is assumed lost.
-    pub fn open(&mut self, topic: TopicId, retention: Retention) {
-        let lost = self.forgotten;
+    pub fn open(&mut self, topic: TopicId, name: &str, retention: Retention) {
+        let lost = self.forgotten.of(name);
         self.rings
             .entry(topic)
             .or_insert_with(|| Ring { entries: VecDeque::new(), bytes: 0, retention, lost })
@@ -135,16 +179,19 @@ impl History {
     }
 
     /// Forget a topic, but not that it may have lost something.
-    pub fn forget(&mut self, topic: TopicId) {
+    pub fn forget(&mut self, topic: TopicId, name: &str) {
         self.empty(topic);
         if let Some(ring) = self.rings.remove(&topic) {
-            self.forgotten = self.forgotten.max(ring.lost);
+            self.forgotten.add(name, ring.lost);
         }
     }
 
-    /// Nothing up to `seq` is here, nor was: a new order begins.
-    pub fn begin(&mut self, seq: u64) {
-        self.forgotten = seq;
+    /// Nothing up to `seq` is here: a new order begins, `is_first` where there was none before it.
+    pub fn begin(&mut self, seq: u64, is_first: bool) {
+        self.forgotten = Forgotten { others: seq, newest: seq, ..Forgotten::default() };
+        if is_first {
+            self.beginning = seq;
+        }
         let topics: Vec<TopicId> = self.rings.keys().copied().collect();
         for topic in topics {
             self.empty(topic);
@@ -199,7 +246,14 @@ impl History {
         for &topic in topics {
             self.shrink(topic, now);
         }
-        topics.iter().all(|topic| self.rings.get(topic).map_or(self.forgotten, |ring| ring.lost) <= seq)
+        topics
+            .iter()
+            .all(|topic| self.rings.get(topic).map_or(self.forgotten.newest, |ring| ring.lost) <= seq)
+    }
+
+    /// Whether everything that was ever published to these topics is still here.
+    pub fn is_whole(&mut self, topics: &[TopicId], now: Duration) -> bool {
+        self.reaches(topics, self.beginning, now)
     }
 
     /// A replay of what comes after `seq`, up to and including `until`.
@@ -247,7 +301,7 @@ impl History {
         let unclaimed = std::mem::take(&mut replay.unclaimed);
         for (topic, after) in &mut replay.after {
             let ring = self.rings.get(topic);
-            let lost = ring.map_or(self.forgotten, |ring| ring.lost);
+            let lost = ring.map_or(self.forgotten.newest, |ring| ring.lost);
             if lost > *after && *after < replay.until {
                 page.lost |= lost.min(replay.until) > unclaimed;
                 *after = lost;

@@ -4,8 +4,8 @@
 //! # Lagging
 //! What the slowest reader has not taken yet stays, and its bytes count: the hub refuses to publish beyond
 //! its limit, so nothing is ever overwritten under a reader. Changes to subscriptions travel in the same
-//! order as the events, so a subscriber's first event is exactly the first one after it joined; they carry no
-//! bytes and are never refused.
+//! order as the events, so a subscriber's first event is exactly the first one after it joined. Their bytes
+//! count apart: publishers are not refused because of them, but newcomers are, beyond a limit of the hub's.
 //!
 //! # Closing
 //! A reader without subscribers takes its cursor away and holds nothing back. Without readers nothing is kept.
@@ -32,6 +32,13 @@ impl Item {
             Self::Change(_) => 0,
         }
     }
+
+    fn change_bytes(&self) -> usize {
+        match self {
+            Self::Event(_) => 0,
+            Self::Change(change) => change.size(),
+        }
+    }
 }
 
 /// The log and its cursors.
@@ -40,7 +47,9 @@ pub struct Log {
     /// Position of `items[0]`.
     first: u64,
     items: VecDeque<Item>,
+    /// Of events.
     bytes: usize,
+    change_bytes: usize,
     cursors: slab::Slab<u64>,
 }
 
@@ -66,6 +75,7 @@ impl Log {
             self.first += 1;
         } else {
             self.bytes += item.bytes();
+            self.change_bytes += item.change_bytes();
             self.items.push_back(item);
         }
     }
@@ -97,10 +107,16 @@ impl Log {
         self.items.iter().skip(usize::try_from(cursor - self.first).unwrap_or(usize::MAX))
     }
 
-    /// Bytes the slowest reader has yet to take.
+    /// Bytes of events that the slowest reader has yet to take.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of changes that the slowest reader has yet to take.
+    #[must_use]
+    pub fn waiting_change_bytes(&self) -> usize {
+        self.change_bytes
     }
 
     /// Position of the next item.
@@ -113,6 +129,7 @@ impl Log {
         while self.first < slowest {
             if let Some(item) = self.items.pop_front() {
                 self.bytes -= item.bytes();
+                self.change_bytes -= item.change_bytes();
             }
             self.first += 1;
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import Counter
@@ -41,6 +42,8 @@ __all__ = [
     "Subscription",
     "Topics",
 ]
+
+logger = logging.getLogger("sse_hub")
 
 FullStatus: TypeAlias = Literal[200, 503]
 """What a newcomer gets at ``max_subscribers``."""
@@ -196,18 +199,38 @@ class Hub(StreamingHub):
         What is not given stays the hub's. The newest rule that fits a topic holds; a plain name beats any
         pattern. What is kept already is brought within the new limits.
 
+        With a broker, the stream keeps all topics together, by the hub's own ``history`` and
+        ``history_age``; a rule limits what a newcomer's ``replay`` of the topic gives. A warning says when
+        the stream may keep less than the rule asks for. A client that resumes gets whatever the stream still
+        has.
+
         Raises:
-            ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it; or
-                the hub has a broker, whose stream keeps all topics together.
+            ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it.
         """
-        if self.broker is not None:
-            raise ValueError("with a broker, history is the hub's, not a topic's: Hub(history=…) sets it")
         count, size, age = self._retention
         self._set_retention(
             pattern,
             count if history is None else history,
             size if history_bytes is None else history_bytes,
             age if history_age is None else history_age,
+        )
+        if self.broker is None:
+            return
+        if history is not None and history > count:
+            self._warn_of_less(pattern, "history", history, count)
+        if history_age is not None and age is not None and history_age > age:
+            self._warn_of_less(pattern, "history_age", history_age, age)
+
+    def _warn_of_less(self, pattern: str, option: str, wanted: float, kept: float) -> None:
+        logger.warning(
+            "hub %r: topic %r has %s=%s, but the broker's stream keeps %s, of all topics together:"
+            " give Hub(%s=…) at least as much",
+            self.name,
+            pattern,
+            option,
+            wanted,
+            kept,
+            option,
         )
 
     def subscribe(self, topics: Topics = (), **options: Unpack[SubscribeOptions]) -> Subscription:

@@ -96,7 +96,7 @@ impl Hub {
     pub fn begin_stream(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.begin_behind(base);
+        state.begin_behind(base, base.is_beginning());
         for (arrived, age) in kept {
             let delivery = arrived.letter.and_then(|letter| Delivery::new(arrived.id, letter));
             state.follow(self, arrived.id, delivery, now.saturating_sub(age));
@@ -130,7 +130,7 @@ impl Hub {
     pub fn break_stream(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let seq = state.begin_behind(base);
+        let seq = state.begin_behind(base, false);
         let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
@@ -257,10 +257,10 @@ impl Hub {
 
 impl State {
     /// The order goes on behind `base`, and nothing from before it can be replayed. Gives the number of `base`.
-    fn begin_behind(&mut self, base: StreamId) -> u64 {
+    fn begin_behind(&mut self, base: StreamId, is_first: bool) -> u64 {
         self.seq += 1;
         self.numbering.begin(base, self.seq);
-        self.history.begin(self.seq);
+        self.history.begin(self.seq, is_first);
         self.seq
     }
 
@@ -321,6 +321,7 @@ impl State {
             fetch: Some(Fetch::new(next)),
             snapshot: None,
             recovered: Some(true),
+            complete: true,
         }
     }
 

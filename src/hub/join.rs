@@ -20,6 +20,10 @@ use crate::stats::count;
 use crate::subscriber::{Plan, Snapshot, Subscriber, Terms};
 use crate::topic::{Topic, TopicId, TopicIds};
 
+/// Bytes of joins and leaves that may wait for a reader in any hub, however small its `backlog_bytes` is: about
+/// 10,000 of them.
+const LEAST_CHANGES: usize = 1 << 20;
+
 /// What a subscriber asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -170,6 +174,11 @@ impl Hub {
         if state.closing {
             return Err(Error::HubClosed);
         }
+        let (waiting, limit) =
+            (state.log.waiting_change_bytes(), self.config.backlog_bytes.max(LEAST_CHANGES));
+        if waiting > limit {
+            return Err(Error::ReaderBehind { waiting, limit });
+        }
         if let Some(limit) = self.config.max_subscribers.filter(|&limit| state.subscribers.len() >= limit) {
             drop(state);
             count(&self.counters.turned_away, 1);
@@ -283,7 +292,16 @@ impl State {
         if let Some(Ok(seq)) = asked {
             let replay = (seq < head).then(|| self.history.resume(topics, seq, head));
             let (id, recovered) = (self.numbering.id(seq), Some(true));
-            return Plan { cursor: seq, id, reset: None, replay, fetch: None, snapshot: None, recovered };
+            return Plan {
+                cursor: seq,
+                id,
+                reset: None,
+                replay,
+                fetch: None,
+                snapshot: None,
+                recovered,
+                complete: true,
+            };
         }
         self.plan_without(request, asked.and_then(Result::err), topics, now)
     }
@@ -315,7 +333,10 @@ impl State {
             cursor: (head, self.numbering.id(head)),
             since: self.history.resume(topics, head, head),
         });
-        Plan { cursor, id, reset, replay, fetch: None, snapshot, recovered }
+        // A snapshot stands for whatever is gone.
+        let complete =
+            request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
+        Plan { cursor, id, reset, replay, fetch: None, snapshot, recovered, complete }
     }
 
     /// A reader has one subscriber more: from here on it reads the log.

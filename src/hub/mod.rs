@@ -117,7 +117,7 @@ impl Hub {
 
     fn numbered(config: Config, clock: Clock, epoch: Epoch, numbering: Numbering) -> Self {
         let mut history = History::new(config.history_total_bytes);
-        history.open(TopicId::BROADCAST, config.retention);
+        history.open(TopicId::BROADCAST, "", config.retention);
         let state = State {
             seq: 0,
             numbering,
@@ -152,7 +152,7 @@ impl Hub {
         let meant: Vec<(TopicId, Arc<str>)> = meant.map(|(id, info)| (id, info.name.clone())).collect();
         for (id, name) in meant {
             let retention = state.retention(&self.config, &name);
-            state.history.open(id, retention);
+            state.history.open(id, &name, retention);
         }
     }
 
@@ -277,7 +277,7 @@ impl State {
             let (id, new) = self.topics.intern(topic);
             if new {
                 let retention = self.retention(config, topic.as_str());
-                self.history.open(id, retention);
+                self.history.open(id, topic.as_str(), retention);
             }
             if !ids.contains(&id) {
                 ids.push(id);
@@ -289,12 +289,12 @@ impl State {
     /// Forget the topics that nobody is in and that keep nothing. Its cost is spread over the topics that
     /// were made since the last time.
     fn sweep(&mut self, now: Duration) {
-        let idle: Vec<TopicId> =
-            self.topics.iter().filter(|(_, info)| info.subscribers == 0).map(|(id, _)| id).collect();
-        for id in idle {
+        let idle = self.topics.iter().filter(|(_, info)| info.subscribers == 0);
+        let idle: Vec<(TopicId, Arc<str>)> = idle.map(|(id, info)| (id, info.name.clone())).collect();
+        for (id, name) in idle {
             self.history.expire(id, now);
             if self.history.keeps_nothing(id) {
-                self.history.forget(id);
+                self.history.forget(id, &name);
                 self.topics.remove(id);
             }
         }

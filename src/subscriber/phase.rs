@@ -121,7 +121,12 @@ impl Subscriber {
         now: Duration,
     ) {
         if !is_open {
-            self.lead.push(control::open(retry_ms, cursor.filter(|_| plan.reset.is_none()), now));
+            self.lead.push(control::open(
+                retry_ms,
+                cursor.filter(|_| plan.reset.is_none()),
+                plan.complete,
+                now,
+            ));
         } else if plan.reset.is_none() && plan.recovered.is_none() && plan.snapshot.is_none() {
             // A newcomer whose stream was opened before its start position was known.
             self.lead.push(control::reset(ResetReason::Broker, None, cursor, now));
@@ -141,7 +146,7 @@ impl Subscriber {
             return false;
         }
         *is_open = true;
-        self.lead.push(control::open(retry_ms, None, now));
+        self.lead.push(control::open(retry_ms, None, true, now));
         self.wake(now, turn)
     }
 

@@ -22,6 +22,8 @@ pub struct Plan {
     pub fetch: Option<Fetch>,
     /// Where the stream goes on after the application's snapshot, if one is awaited.
     pub snapshot: Option<Snapshot>,
+    /// False for a newcomer that asked for all of its topics' past and cannot get all of it.
+    pub complete: bool,
     /// For `recovered`.
     pub recovered: Option<bool>,
 }

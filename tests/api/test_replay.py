@@ -250,3 +250,22 @@ async def test_subscribing_directly_resumes_too() -> None:
         while b"data: 2\n" not in wire:
             wire += await anext(stream)
     assert b"data: 1\n" not in wire
+
+
+async def test_a_newcomer_that_asks_for_everything_learns_that_the_beginning_is_gone() -> None:
+    hub = Hub()
+    hub.topic("job:*", history=3)
+    hub.publish("job:1", {"done": 1})
+    app = hub.endpoint("job:1", replay="all")
+    async with connect(app, "/", control=True) as client:
+        assert [event.data for event in await client.take(2)] == ["", '{"done":1}']
+    for done in range(2, 6):
+        hub.publish("job:1", {"done": done})
+    async with connect(app, "/", control=True) as client:
+        opened = await client.next()
+        assert (opened.event, opened.json()) == ("stream-open", {"complete": False})
+        assert [event.json() for event in await client.take(3)] == [{"done": n} for n in (3, 4, 5)]
+        await client.silent(0)
+        assert client.last_event_id.endswith("-5")
+    async with connect(hub.endpoint("job:2", replay="all"), "/", control=True) as client:
+        assert (await client.next()).data == ""

@@ -229,9 +229,21 @@ def test_what_is_wrong_with_an_event_is_said_at_the_call(redis: RedisServer) -> 
     assert len(redis.ids()) == 1
 
 
-def test_retention_is_the_hubs(redis: RedisServer) -> None:
-    with Hub(redis.url) as hub, pytest.raises(ValueError, match=r"history"):
-        hub.topic("chat:*", history=10)
+def test_the_streams_retention_is_the_hubs_and_a_topics_rule_that_asks_for_more_is_warned_of(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Hub(redis.url, history=100, history_age=60) as hub:
+        hub.topic("chat:*", history=10, history_age=30)
+        hub.topic("other", history_bytes=1 << 30)
+        assert caplog.text == ""
+        hub.topic("audit", history=1000)
+        hub.topic("audit", history_age=3600)
+        assert [record.getMessage() for record in caplog.records] == [
+            "hub 'default': topic 'audit' has history=1000, but the broker's stream keeps 100, of all topics"
+            " together: give Hub(history=…) at least as much",
+            "hub 'default': topic 'audit' has history_age=3600, but the broker's stream keeps 60, of all"
+            " topics together: give Hub(history_age=…) at least as much",
+        ]
     with pytest.raises(ValueError, match="history"):
         Hub(redis.url, history=0)
 

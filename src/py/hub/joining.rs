@@ -10,9 +10,12 @@ use super::loop_reader::LoopReader;
 use super::reactors::HandedClient;
 use super::running_loop::{Home, running_loop};
 use super::subscription::PySubscription;
+use crate::error::Error;
 use crate::hub::{Hub, Request};
+use crate::identity::Identity;
 use crate::py::process::{descriptors, exit};
 use crate::py::values::exceptions::OrRaise;
+use crate::reader::Reader;
 
 /// A hub that clients come to: its Python object, and what it stands for.
 pub struct Door<'a, 'py> {
@@ -32,7 +35,7 @@ impl<'py> Door<'_, 'py> {
         let home = running_loop(py)?;
         let hub = self.generations.to_subscribe(py)?;
         let reader = self.reader(&hub, &home)?;
-        let identity = hub.subscribe(&reader.get().reader, request).or_raise(py)?;
+        let identity = self.register(&hub, &reader.get().reader, request)?;
         reader.get().clients.add(&identity);
         PySubscription::owner(self.hub, self.generations, &reader, identity, info)
     }
@@ -63,7 +66,7 @@ impl<'py> Door<'_, 'py> {
         let reactor = reactors.pick();
         // The socket wakes its thread, once for both.
         let held = reactor.reader.bell.hold();
-        let identity = hub.subscribe(&reactor.reader, request).or_raise(py)?;
+        let identity = self.register(&hub, &reactor.reader, request)?;
         reactors.remember(&identity, reports, client);
         if let Some(reason) = identity.closed.get() {
             // It ended on the reactor's thread before its loop was known.
@@ -73,6 +76,19 @@ impl<'py> Door<'_, 'py> {
         held.forget();
         let reader = reactor.reader.clone();
         Bound::new(py, PySubscription::on_reactor(self.hub, self.generations, &reactors, reader, identity))
+    }
+
+    fn register(&self, hub: &Arc<Hub>, reader: &Arc<Reader>, request: &Request) -> PyResult<Arc<Identity>> {
+        let py = self.hub.py();
+        let registered = match hub.subscribe(reader, request) {
+            Err(Error::ReaderBehind { .. }) => {
+                // The reader that is behind may be that of a closed loop.
+                self.generations.forget_closed_loops(py);
+                hub.subscribe(reader, request)
+            }
+            registered => registered,
+        };
+        registered.or_raise(py)
     }
 
     fn reader(&self, hub: &Arc<Hub>, home: &Home<'py>) -> PyResult<Bound<'py, LoopReader>> {

@@ -37,7 +37,9 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     match error {
         Error::InvalidEvent(_) => invalid_event(py, message),
         Error::EventTooLarge { .. } => make(py, &TOO_LARGE, "EventTooLarge", message),
-        Error::HubFull { .. } | Error::TooManySubscribers { .. } => make(py, &FULL, "HubFull", message),
+        Error::HubFull { .. } | Error::ReaderBehind { .. } | Error::TooManySubscribers { .. } => {
+            make(py, &FULL, "HubFull", message)
+        }
         Error::HubClosed => make(py, &CLOSED, "HubClosed", message),
         Error::InvalidTopic(_) | Error::InvalidOption(_) => PyValueError::new_err(message),
     }

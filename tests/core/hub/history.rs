@@ -92,7 +92,7 @@ impl World {
     }
 
     fn open(&mut self, topic: u64, rule: Retention) {
-        self.history.open(TopicId(topic), rule);
+        self.history.open(TopicId(topic), &topic.to_string(), rule);
         self.reference.open(topic, rule);
     }
 
@@ -237,7 +237,7 @@ proptest! {
             match step {
                 Step::Open(topic, rule) => world.open(topic, rule),
                 Step::Forget(topic) => {
-                    world.history.forget(TopicId(topic));
+                    world.history.forget(TopicId(topic), &topic.to_string());
                     world.reference.forget(topic);
                 }
                 Step::Publish(topics, size) => world.publish(topics, size),
@@ -256,7 +256,7 @@ proptest! {
             world.check()?;
         }
         for topic in ALL {
-            world.history.forget(TopicId(topic));
+            world.history.forget(TopicId(topic), &topic.to_string());
         }
         prop_assert_eq!((world.history.bytes(), world.history.events()), (0, 0));
     }

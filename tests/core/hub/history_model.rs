@@ -23,14 +23,15 @@ pub struct Reference {
     pub rules: BTreeMap<u64, Retention>,
     /// The newest number each topic lost, since it was last opened.
     pub lost: BTreeMap<u64, u64>,
-    pub forgotten: u64,
+    /// What each topic had lost when it was forgotten.
+    pub forgotten: BTreeMap<u64, u64>,
     pub total_bytes: usize,
 }
 
 impl Reference {
     pub fn open(&mut self, topic: u64, rule: Retention) {
         self.rules.insert(topic, rule);
-        let forgotten = self.forgotten;
+        let forgotten = self.forgotten.get(&topic).copied().unwrap_or(0);
         self.lost.entry(topic).or_insert(forgotten);
         self.shrink(topic, Duration::ZERO);
     }
@@ -40,7 +41,7 @@ impl Reference {
         self.lose(topic, &kept);
         self.rules.remove(&topic);
         if let Some(lost) = self.lost.remove(&topic) {
-            self.forgotten = self.forgotten.max(lost);
+            self.forgotten.insert(topic, lost);
         }
     }
 
@@ -87,7 +88,7 @@ impl Reference {
 
     /// The newest number a topic lost; that of every forgotten topic for one that is unknown.
     pub fn lost(&self, topic: u64) -> u64 {
-        self.lost.get(&topic).copied().unwrap_or(self.forgotten)
+        self.lost.get(&topic).copied().unwrap_or_else(|| self.forgotten.values().copied().max().unwrap_or(0))
     }
 
     pub fn reaches(&self, topics: &[u64], seq: u64) -> bool {

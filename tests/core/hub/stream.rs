@@ -435,5 +435,5 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
     hub.begin_stream(base, vec![(kept(1), 8 * SECOND), (kept(2), Duration::ZERO)]);
     world.advance(5 * SECOND);
     let client = world.subscribe(&Request { past: Some(Past::All), ..request(&["t"]) });
-    assert_eq!(seen(&client), ["stream-open #1-0", "2 #2-0"]);
+    assert_eq!(seen(&client), [r#"stream-open {"complete":false} #1-0"#, "2 #2-0"]);
 }

@@ -1,5 +1,6 @@
 //! Joining and leaving topics, sending to one, retention by family, and topics nobody needs any more.
 
+use sse_hub::error::Error;
 use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
@@ -216,4 +217,53 @@ fn a_forgotten_topic_answers_on_the_safe_side_and_is_another_when_it_is_back() {
     assert_eq!(world.subscribe(&resume(1)).all(), ["stream-open #1", "3 #3"]);
     world.drain();
     assert_eq!(there.take(), Taken::Nothing);
+}
+
+#[test]
+fn a_new_topic_is_whole_whatever_forgotten_topics_have_lost() {
+    let mut config = config();
+    config.retention = Retention { count: 2, bytes: 1 << 20, age: Some(SECOND) };
+    let world = World::new(config);
+    let opening = |topic: &str| {
+        let stream = world.subscribe(&Request { past: Some(Past::All), ..request(&[topic]) });
+        stream.poll().1[0].data.clone()
+    };
+    (0..3).for_each(|_| _ = world.publish(&["busy"], "x"));
+    world.publish(&["whole"], "x");
+    assert_eq!((opening("busy").as_str(), opening("whole").as_str()), (r#"{"complete":false}"#, ""));
+    let newcomer = world.subscribe(&request(&["busy"]));
+    assert_eq!(newcomer.poll().1[0].data, "", "only who asks for everything is told");
+    newcomer.leave();
+    // `stats` forgets the topics that keep nothing and have no subscribers.
+    world.pass(2 * SECOND);
+    world
+        .hub
+        .subscribers(None)
+        .iter()
+        .for_each(|found| _ = world.hub.drop_subscriber(&world.reader, found, CloseReason::CLOSED));
+    assert_eq!(world.stat("topics"), 0);
+    assert_eq!(opening("new"), "");
+    assert_eq!(opening("busy"), r#"{"complete":false}"#, "what it lost is remembered by its name");
+}
+
+#[test]
+fn joins_and_leaves_beside_a_reader_that_does_not_run_are_bounded() {
+    let mut config = config();
+    config.backlog_bytes = 1;
+    let world = World::new(config);
+    let idle = world.subscribe(&request(&["a"]));
+    let refused = (0..100_000).find_map(|_| match world.try_subscribe(&request(&["a"])) {
+        Ok(stream) => {
+            stream.leave();
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(refused, Some(Error::ReaderBehind { .. })), "{refused:?}");
+    world.publish(&["a"], "publishers go on");
+    assert_eq!(world.hub.count(None), 1, "who was refused left nothing");
+    while world.try_subscribe(&request(&["a"])).is_err() {
+        world.drain();
+    }
+    assert_eq!(idle.all().last().unwrap(), "publishers go on #1");
 }
