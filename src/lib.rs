@@ -3,12 +3,13 @@
 //! Dependencies point down only, and a test fails on one that does not:
 //!
 //! ```text
-//! values        ids event frame entry identity outcome topic, error stats clock sync waker
+//! values        descriptors ids event frame entry identity outcome topic, error stats clock sync waker
 //! pure parts    change log history queue heartbeat control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
 //! broker        the contract between a hub and what connects its processes
 //! hub           topics, subscribers, publishing
+//! stream_broker a broker over any append-only log
 //! drivers       redis reactor
 //! py            the Python module, the only place that knows Python
 //! ```
@@ -18,6 +19,8 @@ pub mod change;
 pub mod clock;
 pub mod config;
 pub mod control;
+#[cfg(unix)]
+pub mod descriptors;
 pub mod entry;
 pub mod error;
 pub mod event;
@@ -37,6 +40,7 @@ pub mod reactor;
 pub mod reader;
 pub mod redis;
 pub mod stats;
+pub mod stream_broker;
 pub mod subscriber;
 pub mod sync;
 pub mod topic;

@@ -5,8 +5,9 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use sse_hub::broker::letter::{Arrived, Fields, Letter};
+use sse_hub::broker::letter::{Arrived, Letter};
 use sse_hub::ids::{Epoch, EventId, StreamId};
+use sse_hub::stream_broker::envelope::{self, Fields};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -20,7 +21,7 @@ struct Input {
 
 fn read(fields: &Fields) -> Arrived {
     let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
-    Arrived::read(StreamId { ms: 5, seq: 0 }, &get)
+    envelope::read(StreamId { ms: 5, seq: 0 }, &get)
 }
 
 fuzz_target!(|input: Input| {
@@ -33,9 +34,9 @@ fuzz_target!(|input: Input| {
         fields.extend(value.map(|value| (name, value)));
     }
     let Some(letter) = read(&fields).letter else { return };
-    let written = letter.fields();
+    let written = envelope::fields(&letter);
     let again = read(&written).letter.expect("what was written can be read");
-    assert_eq!(again.fields(), written);
+    assert_eq!(envelope::fields(&again), written);
     let Letter::Event { draft, .. } = letter else { return };
     let id = EventId { epoch: Epoch::parse("fuzz").expect("a valid epoch"), seq: 7 };
     let frame = draft.seal(Some(id));

@@ -185,13 +185,16 @@ class RedisBroker:
     Args:
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, or
             ``unix:///path?db=0&user=&pass=``. Valkey's names ``valkey://`` and ``valkeys://`` mean the same.
-            By sentinels: ``redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]``. In a
-            cluster: any node's.
+            By sentinels: ``redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]``, or
+            ``rediss+sentinel://`` for TLS to the sentinels and the servers. In a cluster: any node's.
         prefix: what the keys begin with, after the brace of their hash tag.
         timeout: how long a publication may wait to be sent, and then for its reply, in seconds.
         connect_timeout: how long connecting may take, in seconds.
         min_age: how long the stream keeps every event, in seconds, whatever the hub's ``history`` says: a
             process that is no further behind is not overrun by a burst.
+        min_replicas: how many replicas must have an event before it counts as published. If fewer have it
+            within ``timeout``, awaiting the publication raises OutcomeUnknown. With 0, a failover may lose
+            published events, and resets every client, because nobody can tell.
         ca_certs: a file with the certificates (PEM) of who signs the server's; None for the system's.
         certfile: a file with the client's own certificate (PEM).
         keyfile: a file with its key (PEM).
@@ -209,6 +212,7 @@ class RedisBroker:
         timeout: float = 5.0,
         connect_timeout: float = 1.5,
         min_age: float = 10.0,
+        min_replicas: int = 0,
         ca_certs: str | PathLike[str] | None = None,
         certfile: str | PathLike[str] | None = None,
         keyfile: str | PathLike[str] | None = None,

@@ -1,41 +1,94 @@
-//! More than one process as one hub: what the hub knows of the broker that carries its events, and the broker
-//! it has, Redis Streams.
+//! The contract between a hub and what connects its processes.
 //!
-//! A hub with a broker delivers nothing of itself: what is published goes to the broker, and what comes back
-//! from there, in the broker's order, is delivered, in the publishing process as in every other.
+//! A hub with a broker delivers nothing of its own accord. [`Broker::post`] takes what is published; what the
+//! broker's log gives back, in the log's order, the broker hands to the hub, in the publishing process as in every
+//! other.
+//!
+//! # Threads and locks
+//! A broker runs on threads of its own and never touches Python. Every method may be called from any thread. Those
+//! that may block say so; the others return at once, because the hub or an event loop waits for them: they may take
+//! a lock of the broker's, but never call the hub while they hold it.
+//!
+//! # What a broker calls
+//! The methods of [`Hub`](crate::hub::Hub) under "brokers", from one thread at a time, without holding a lock of its
+//! own:
+//! - `begin_stream` once, first: the position in the log from which the hub goes on.
+//! - `deliver` with entries that follow each other without a gap; `break_stream` where that cannot be proven.
+//! - `settle`, exactly once for each question of [`Broker::resolve`] whose subscriber is still registered, after
+//!   `begin_stream`. Questions may be answered in any order. Before the answer, `Verdict::Later` may be given any
+//!   number of times; it opens the stream.
+//! - `fetched` after the verdict `Kept`, a piece whenever the verdict's waker is woken, until it returns false or the
+//!   last piece was given.
+//!
+//! A broker holds its hub weakly: a hub that is dropped ends its broker's work.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::broker::letter::Letter;
 use crate::error::Result;
 use crate::ids::{StreamId, SubscriberId};
-use crate::outcome::{Outcome, ReportFailure};
+use crate::outcome::{Failure, Outcome, ReportFailure};
 
 pub mod letter;
 
-/// What carries a hub's events between processes. Every method may be called from any thread, and none waits.
+/// The public ids of subscribers, sorted, each once; `None` when the broker stopped before it could answer.
+pub type Present = Pin<Box<dyn Future<Output = Option<Result<Vec<String>, Failure>>> + Send>>;
+
+/// What carries a hub's events between processes.
+///
+/// Every outcome of [`Broker::post`] is completed sooner or later, whatever happens to the broker. Letters of one
+/// thread get their places in the log in the order in which they were posted.
 pub trait Broker: ReportFailure {
-    /// Queue a letter.
+    /// Queue a letter. Its outcome is known when the log has acknowledged it, which may be before or after the hub
+    /// delivers it.
     ///
     /// # Errors
-    /// [`crate::error::Error::HubFull`] when too much waits already; nothing was queued.
+    /// [`crate::error::Error::HubFull`] when too much waits already, [`crate::error::Error::HubClosed`] after the
+    /// broker has stopped; nothing was queued.
     fn post(&self, letter: Letter) -> Result<Arc<Outcome>>;
 
-    /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not
-    /// know); the answer is given to [`crate::hub::Hub::settle`].
-    fn settle(&self, subscriber: SubscriberId, asked: Option<StreamId>);
+    /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
+    /// answer goes to `Hub::settle`, from the broker's thread.
+    fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>);
 
-    /// Somebody came, went, or changed topics: presence is to be told.
+    /// A subscriber was registered, unregistered, or changed its topics. The changes of one subscriber come in their
+    /// order, and each no earlier than `Hub::presence` shows it. The caller may hold the hub's lock.
     fn presence_changed(&self, change: PresenceChange);
+
+    /// Ask which subscribers are in a topic, in all processes; `None` asks for the whole hub. The answer contains
+    /// every subscriber of this process that was registered before the call. The future needs no runtime.
+    fn present(&self, topic: Option<String>) -> Present;
 
     /// Whether what is published reaches the other processes now.
     fn is_connected(&self) -> bool;
+
+    /// Whether the log acknowledged letters of this process that the hub has not delivered yet. False while the
+    /// broker is not connected: then nothing says when they come.
+    fn is_behind_itself(&self) -> bool;
 
     /// How many letters have no outcome yet.
     fn unsent(&self) -> usize;
 
     /// How many letters failed.
     fn failed(&self) -> u64;
+
+    /// Take no more letters once those that wait have their outcome; then end the threads. Does not wait. May be
+    /// called more than once.
+    fn stop(&self);
+
+    /// Whether the broker's threads have ended.
+    fn has_ended(&self) -> bool;
+
+    /// Block until no letter waits, or until no letter has got an outcome for longer than one may take. Returns how
+    /// many letters are left. Must not be called on a thread of an event loop.
+    fn wait_sent(&self) -> usize;
+
+    /// [`Broker::stop`], then block as [`Broker::wait_sent`] does, until the threads have ended.
+    fn finish(&self) -> usize;
+
+    /// Report that the process ends before so many letters were sent.
+    fn report_given_up(&self, letters: usize);
 }
 
 /// A change of who is in which topic. An empty topic's name is the hub itself.

@@ -92,7 +92,7 @@ impl Hub {
             Ok(Ok(plan)) => self.begin(reader, &identity, plan, now),
             Ok(Err(Question(asked))) => {
                 if let Some(broker) = self.broker.get() {
-                    broker.settle(id, asked);
+                    broker.resolve(id, asked);
                 }
             }
             Err(error) => {

@@ -1,43 +1,21 @@
-//! Connections to Redis: made again when they break, at a bounded pace.
+//! The shared connection to Redis, and where a cluster has the hub's keys.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::Mutex;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::connection::Connection;
 use super::options::Server;
-
-/// The first pause between two attempts.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest: with the time to connect, recovery stays within two seconds.
-const MOST_PAUSE: Duration = Duration::from_millis(400);
-
-/// Pauses that grow.
-pub struct Backoff(Duration);
-
-impl Backoff {
-    pub fn new() -> Self {
-        Self(LEAST_PAUSE)
-    }
-
-    /// Wait before the next attempt.
-    pub async fn pause(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(MOST_PAUSE);
-    }
-}
+use super::scripts::Script;
+use crate::stream_broker::store::{Answer, StoreError, Trouble};
 
 /// Where a cluster has the hub's keys, once one of its nodes has said so.
 #[derive(Default)]
-pub struct Moved {
-    to: parking_lot::Mutex<Option<(String, u16)>>,
-    /// It was said since the last connection was made.
-    fresh: AtomicBool,
-}
+pub struct Moved(parking_lot::Mutex<Option<(String, u16)>>);
 
 impl Moved {
     /// Whether the error says that the keys are elsewhere, which is remembered.
@@ -45,33 +23,32 @@ impl Moved {
         let Some((node, _)) = error.redirect_node() else { return false };
         let Some((host, port)) = node.rsplit_once(':') else { return false };
         let Ok(port) = port.parse() else { return false };
-        *self.to.lock() = Some((host.trim_matches(['[', ']']).to_owned(), port));
-        self.fresh.store(true, Ordering::Relaxed);
+        *self.0.lock() = Some((host.trim_matches(['[', ']']).to_owned(), port));
         true
     }
 
-    /// Whether it was said since this was asked last: then a connection that ended was not lost.
-    pub fn is_news(&self) -> bool {
-        self.fresh.swap(false, Ordering::Relaxed)
+    /// What an error of Redis's means for the connection it came from.
+    pub fn judge(&self, error: &RedisError) -> StoreError {
+        let trouble = match error {
+            error if self.says(error) => Trouble::Elsewhere,
+            error if is_useless(error) => Trouble::Connection,
+            _ => Trouble::Refused,
+        };
+        StoreError { text: describe(error), trouble }
     }
 }
 
 /// A new connection whose commands may take as long as they like.
-pub async fn connect(server: &Server, moved: &Moved) -> Result<MultiplexedConnection, String> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let moved_to = moved.to.lock().clone();
-    let connecting = async {
-        let client = server.client(moved_to).await?;
-        client.get_multiplexed_async_connection_with_config(&config).await
-    };
-    // Around all of it: a stopped server takes the connection and never answers.
-    let made = match timeout(server.connect_timeout, connecting).await {
-        Ok(made) => made.map_err(|error| describe(&error)),
-        Err(_) => Err(format!("no connection within {:?}", server.connect_timeout)),
+pub async fn connect(server: &Server, moved: &Moved) -> Answer<Connection> {
+    let moved_to = moved.0.lock().clone();
+    // A stopped server takes the connection and never answers.
+    let made = match timeout(server.connect_timeout, server.connect(moved_to)).await {
+        Ok(made) => made.map_err(|error| StoreError::connection(describe(&error))),
+        Err(_) => Err(StoreError::connection(format!("no connection within {:?}", server.connect_timeout))),
     };
     if made.is_err() {
         // Another node knows where the keys are by now.
-        moved.to.lock().take();
+        moved.0.lock().take();
     }
     made
 }
@@ -83,37 +60,26 @@ pub fn describe(error: &RedisError) -> String {
 
 #[derive(Default)]
 struct Current {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     /// When connecting failed last, and why.
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, StoreError)>,
 }
 
-/// Why a command has no result.
-#[derive(Debug)]
-pub struct Trouble {
-    /// In words.
-    pub text: String,
-    /// The server took the command and refused it: it would do so again.
-    pub is_refusal: bool,
-}
-
-impl From<String> for Trouble {
-    fn from(text: String) -> Self {
-        Self { text, is_refusal: false }
-    }
-}
-
-/// The connection for everything but following the stream. Shared: its commands are pipelined.
+/// A connection that is shared: its commands are pipelined.
 #[derive(Default)]
 pub struct Commands {
     current: Mutex<Current>,
-    /// Of all connections.
-    pub moved: Moved,
+    /// This user may not run `EVALSHA`.
+    no_evalsha: AtomicBool,
+    /// The connection is new: nobody has looked yet which server answers.
+    is_new: AtomicBool,
+    /// The node before has sent this process to the next one, with all that it had.
+    pub is_redirected: AtomicBool,
 }
 
 impl Commands {
     /// The connection, made anew if it broke.
-    pub async fn get(&self, server: &Server) -> Result<MultiplexedConnection, String> {
+    pub async fn get(&self, server: &Server, moved: &Moved) -> Answer<Connection> {
         let since = Instant::now();
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {
@@ -121,77 +87,128 @@ impl Commands {
         }
         // Many may wait here while one tries: they share what it found, or the last would wait for an attempt of
         // each of them, as long as the server does not answer.
-        if let Some((_, reason)) = current.failed.as_ref().filter(|(at, _)| *at >= since) {
-            return Err(reason.clone());
+        if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= since) {
+            return Err(error.clone());
         }
-        match connect(server, &self.moved).await {
-            Ok(connection) => Ok(current.connection.insert(connection).clone()),
-            Err(reason) => {
-                current.failed = Some((Instant::now(), reason.clone()));
-                Err(reason)
+        match connect(server, moved).await {
+            Ok(connection) => {
+                self.is_new.store(true, Ordering::Relaxed);
+                Ok(current.connection.insert(connection).clone())
+            }
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.clone()));
+                Err(error)
             }
         }
     }
 
-    /// It broke.
-    pub async fn broke(&self) {
+    /// The connection, if there is one that somebody has looked at.
+    pub async fn known(&self) -> Option<Connection> {
+        let current = self.current.lock().await;
+        current.connection.clone().filter(|_| !self.is_new.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connection is new; it is known from now on.
+    pub fn take_new(&self) -> bool {
+        self.is_new.swap(false, Ordering::Relaxed)
+    }
+
+    /// The connection is of no more use.
+    pub async fn forget(&self) {
         self.current.lock().await.connection.take();
     }
 
     /// Run a command, at most for the server's timeout; a connection that fails is not used again.
-    pub async fn run<T: redis::FromRedisValue>(
-        &self,
-        server: &Server,
-        command: &redis::Cmd,
-    ) -> Result<T, Trouble> {
-        let mut connection = self.get(server).await?;
-        self.judge(server, timeout(server.timeout, command.query_async(&mut connection)).await).await
+    pub async fn run(&self, server: &Server, moved: &Moved, command: &Cmd) -> Answer<Value> {
+        let mut connection = self.get(server, moved).await?;
+        let replied = timeout(server.timeout, command.query_async(&mut *connection)).await;
+        self.judge(server, moved, replied).await
     }
 
-    /// As [`Commands::run`], several commands at once: the reply of the last, or what is wrong with the first that
-    /// failed.
-    pub async fn run_all(&self, server: &Server, mut pipeline: Pipeline) -> Result<Value, Trouble> {
-        // The error of a whole pipeline does not tell where a cluster has moved the keys to.
+    /// The same for several commands at once: the reply of the last, or what is wrong with the first that failed.
+    pub async fn run_all(&self, server: &Server, moved: &Moved, mut pipeline: Pipeline) -> Answer<Value> {
+        // The error of a whole pipeline does not say where a cluster has moved the keys to.
         pipeline.ignore_errors();
-        let mut connection = self.get(server).await?;
+        let mut connection = self.get(server, moved).await?;
         let asking = async {
-            let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+            let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut *connection).await?;
             replies.into_iter().try_fold(Value::Nil, |_, reply| reply)
         };
         let replied = timeout(server.timeout, asking).await;
-        self.judge(server, replied).await
+        self.judge(server, moved, replied).await
+    }
+
+    /// Run a script, by its hash when Redis knows it. `arguments` follow the script: the keys' number, keys, values.
+    pub async fn eval(
+        &self,
+        server: &Server,
+        moved: &Moved,
+        script: &Script,
+        arguments: &(dyn Fn(&mut Cmd) + Sync),
+    ) -> Answer<Value> {
+        let mut connection = self.get(server, moved).await?;
+        let asking = async {
+            if !self.no_evalsha.load(Ordering::Relaxed) {
+                let mut command = redis::cmd("EVALSHA");
+                arguments(command.arg(script.hash()));
+                match command.query_async(&mut *connection).await {
+                    Err(error) if self.needs_text(&error) => {}
+                    replied => return replied,
+                }
+            }
+            let mut command = redis::cmd("EVAL");
+            arguments(command.arg(script.text()));
+            command.query_async(&mut *connection).await
+        };
+        let replied = timeout(server.timeout, asking).await;
+        self.judge(server, moved, replied).await
+    }
+
+    /// Whether a script did not run because Redis has only its hash.
+    pub fn needs_text(&self, error: &RedisError) -> bool {
+        let is_refused = error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
+        if is_refused {
+            self.no_evalsha.store(true, Ordering::Relaxed);
+        }
+        is_refused || error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+    }
+
+    /// Whether scripts are sent by their hashes.
+    pub fn uses_hashes(&self) -> bool {
+        !self.no_evalsha.load(Ordering::Relaxed)
     }
 
     /// What became of a command; a connection that is of no more use is forgotten.
-    async fn judge<T>(
+    async fn judge(
         &self,
         server: &Server,
-        replied: Result<RedisResult<T>, Elapsed>,
-    ) -> Result<T, Trouble> {
-        let trouble = match replied {
+        moved: &Moved,
+        replied: Result<RedisResult<Value>, Elapsed>,
+    ) -> Answer<Value> {
+        let error = match replied {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => {
-                let is_refusal = !self.moved.says(&error) && !is_useless(&error);
-                Trouble { text: describe(&error), is_refusal }
-            }
-            Err(_) => format!("no reply within {:?}", server.timeout).into(),
+            Ok(Err(error)) => moved.judge(&error),
+            Err(_) => StoreError::connection(format!("no reply within {:?}", server.timeout)),
         };
-        if !trouble.is_refusal {
-            self.broke().await;
+        if !error.is_refusal() {
+            self.forget().await;
         }
-        Err(trouble)
+        Err(error)
     }
 }
 
 /// Whether the connection an error came from is of no more use: it broke, or leads to a server that cannot do
 /// what is asked of it, such as a primary that became a replica.
 pub fn is_useless(error: &RedisError) -> bool {
-    use redis::{ErrorKind, ServerErrorKind as Server};
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => true,
-        ErrorKind::Server(kind) => {
-            matches!(kind, Server::ReadOnly | Server::MasterDown | Server::BusyLoading | Server::ClusterDown)
-        }
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+        ),
         _ => error.is_unrecoverable_error(),
     }
 }

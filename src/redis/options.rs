@@ -1,31 +1,28 @@
 //! Where Redis is, and what a hub keeps there.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::io::tcp::TcpSettings;
-use redis::io::tcp::socket2::TcpKeepalive;
-use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
-    RedisResult, TlsCertificates,
+    ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisError, RedisResult,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::task::JoinSet;
 
+use super::connection::{Address, Connection, Tls};
 use crate::error::{Error, Result};
-use crate::ids::StreamId;
 
-/// Silence after which the kernel asks whether the other side is there.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// How long a worker is believed to be there after it was last heard of.
-pub const PRESENCE_TTL: Duration = Duration::from_secs(15);
+/// The port of a sentinel.
+const SENTINEL_PORT: u16 = 26379;
 
 /// Certificates for a connection by TLS, in PEM.
 #[derive(Clone, Default)]
 pub struct Certificates {
-    /// Of who signs the server's; none for those of the system.
+    /// Of the authority that signs the server's; `None` for those of the system.
     pub ca: Option<Vec<u8>>,
     /// The client's own, and its key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
@@ -35,6 +32,7 @@ pub struct Certificates {
 #[derive(Clone)]
 pub struct Server {
     target: Target,
+    login: RedisConnectionInfo,
     /// Where it is, without the password: for messages.
     pub shown: String,
     /// Longest time that a publication may take.
@@ -43,13 +41,13 @@ pub struct Server {
     pub connect_timeout: Duration,
 }
 
-/// What is asked for a connection.
+/// What a connection leads to.
 #[derive(Clone)]
 enum Target {
     /// A server, which may be any of a cluster.
-    Node { info: ConnectionInfo, certificates: Option<Certificates> },
-    /// Sentinels, which know the primary.
-    Sentinels { sentinels: Vec<ConnectionInfo>, service: String, node: SentinelNodeConnectionInfo },
+    Node(Address),
+    /// Sentinels, which know the primary of a service.
+    Sentinels { sentinels: Vec<Address>, service: String, tls: Option<Tls> },
 }
 
 impl fmt::Debug for Server {
@@ -59,14 +57,13 @@ impl fmt::Debug for Server {
 }
 
 /// What is wrong with a URL, without the URL: it may have a password in it.
-fn unusable(scheme: &str, error: &RedisError) -> Error {
-    let detail = error.detail().map_or_else(|| error.to_string(), ToString::to_string);
+fn unusable(scheme: &str, detail: impl fmt::Display) -> Error {
     Error::InvalidOption(format!("the broker's {scheme}:// URL cannot be used: {detail}"))
 }
 
 impl Server {
-    /// The server at `url`: `redis://`, `rediss://` (TLS), `unix://`, the same with Valkey's name, or
-    /// `redis+sentinel://`.
+    /// The server at `url`: `redis://`, `unix://` or `redis+sentinel://`; with TLS `rediss://` or
+    /// `rediss+sentinel://`; the same with Valkey's name.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a URL that is none of these. Nothing is connected yet.
@@ -77,102 +74,145 @@ impl Server {
         connect_timeout: Duration,
     ) -> Result<Self> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        let is_tls = matches!(scheme, "rediss" | "valkeys");
+        let is_tls = matches!(scheme, "rediss" | "valkeys" | "rediss+sentinel" | "valkeys+sentinel");
         if (certificates.ca.is_some() || certificates.client.is_some()) && !is_tls {
             return Err(Error::InvalidOption(format!("certificates are for rediss://, not for {scheme}://")));
         }
-        if certificates.ca.as_deref().is_some_and(|ca| CertificateDer::from_pem_slice(ca).is_err()) {
-            return Err(Error::InvalidOption("ca_certs must be a file with certificates in PEM".into()));
-        }
-        let (target, shown) = match scheme {
+        let tls = is_tls.then(|| tls(scheme, certificates)).transpose()?;
+        let (target, login, shown) = match scheme {
             "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
-                let info = address(scheme, url)?;
+                let info = parse(scheme, url)?;
                 let shown = shown(&info, scheme);
-                let target = Target::Node { info, certificates: is_tls.then_some(certificates) };
-                (target, shown)
+                (Target::Node(address(&info, tls)?), info.redis_settings().clone(), shown)
             }
-            "redis+sentinel" | "valkey+sentinel" => sentinels(scheme, url)?,
+            "redis+sentinel" | "rediss+sentinel" | "valkey+sentinel" | "valkeys+sentinel" => {
+                sentinels(scheme, url, tls.as_ref())?
+            }
             _ => {
                 let given =
                     if scheme.is_empty() { "this has none".into() } else { format!("not {scheme:?}") };
                 return Err(Error::InvalidOption(format!(
-                    "a broker's URL must have the scheme redis://, rediss://, valkey://, valkeys://, unix:// or \
-                     redis+sentinel://, {given}"
+                    "a broker's URL must have the scheme redis://, rediss://, valkey://, valkeys://, unix://, \
+                     redis+sentinel:// or rediss+sentinel://, {given}"
                 )));
             }
         };
-        let server = Self { target, shown, timeout, connect_timeout };
-        // What is wrong with certificates is said now.
-        if let Target::Node { info, certificates } = &server.target {
-            client(info.clone(), certificates.as_ref()).map_err(|error| unusable(scheme, &error))?;
-        }
-        Ok(server)
+        Ok(Self { target, login, shown, timeout, connect_timeout })
     }
 
-    /// What makes connections to where the hub's keys are now: `moved_to` is what a node of a cluster said.
+    /// Connect to where the hub's keys are now: `moved_to` is what a node of a cluster said. The caller bounds the
+    /// time.
     ///
     /// # Errors
-    /// What the sentinels say, or fail to.
-    pub async fn client(&self, moved_to: Option<(String, u16)>) -> RedisResult<Client> {
-        match &self.target {
-            Target::Node { info, certificates } => {
-                let info = match moved_to {
-                    None => info.clone(),
-                    Some((host, port)) => {
-                        let addr = at_node(info.addr(), host, port);
-                        info.clone().set_addr(addr)
-                    }
-                };
-                client(info, certificates.as_ref())
+    /// What the server or the sentinels say, or fail to.
+    pub async fn connect(&self, moved_to: Option<(String, u16)>) -> RedisResult<Connection> {
+        match (&self.target, moved_to) {
+            (Target::Node(Address::Tcp { tls, .. }), Some((host, port))) => {
+                // Another node of the cluster, reached as the first one was.
+                Connection::open(&Address::Tcp { host, port, tls: tls.clone() }, &self.login).await
             }
-            Target::Sentinels { sentinels, service, node } => {
-                Sentinel::build(sentinels.clone())?.async_master_for(service, Some(node)).await
+            (Target::Node(address), _) => Connection::open(address, &self.login).await,
+            (Target::Sentinels { sentinels, service, tls }, _) => {
+                let (host, port) = primary(sentinels, service).await?;
+                let address = Address::Tcp { host, port, tls: tls.clone() };
+                let mut connection = Connection::open(&address, &self.login).await?;
+                let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut *connection).await?;
+                if role.first() != Some(&redis::Value::BulkString(b"master".into())) {
+                    return Err(unknown("the server that the sentinels name is no primary"));
+                }
+                Ok(connection)
             }
         }
     }
 }
 
-fn tcp_settings() -> TcpSettings {
-    // A connection on which little happens must not be forgotten by what is in between.
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
-    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
+fn unknown(text: &'static str) -> RedisError {
+    (ErrorKind::Io, text).into()
+}
+
+/// Where the sentinels say that the primary of a service is: the first of them that answers.
+async fn primary(sentinels: &[Address], service: &str) -> RedisResult<(String, u16)> {
+    let mut answers = JoinSet::new();
+    for sentinel in sentinels {
+        let (sentinel, service) = (sentinel.clone(), service.to_owned());
+        answers.spawn(async move {
+            let mut connection = Connection::open(&sentinel, &RedisConnectionInfo::default()).await?;
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("get-master-addr-by-name").arg(service);
+            let found: Option<(String, u16)> = command.query_async(&mut *connection).await?;
+            found.ok_or_else(|| unknown("the sentinels do not know this service"))
+        });
+    }
+    let mut failed = unknown("no sentinel is known");
+    while let Some(answer) = answers.join_next().await {
+        match answer {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => failed = error,
+            Err(_) => {}
+        }
+    }
+    Err(failed)
 }
 
 /// What a URL says of one server.
-fn address(scheme: &str, url: &str) -> Result<ConnectionInfo> {
-    let info = url.into_connection_info().map_err(|error| unusable(scheme, &error))?;
+fn parse(scheme: &str, url: &str) -> Result<ConnectionInfo> {
+    // The library that reads it makes no connections by TLS.
+    let plain = match url.split_once("://") {
+        Some(("rediss" | "valkeys", rest)) => &format!("redis://{rest}"),
+        _ => url,
+    };
+    let info = plain.into_connection_info().map_err(|error: RedisError| {
+        let detail = error.detail().map_or_else(|| error.to_string(), ToString::to_string);
+        unusable(scheme, detail)
+    })?;
     if info.redis_settings().db() < 0 {
-        return Err(Error::InvalidOption(format!(
-            "the broker's {scheme}:// URL cannot be used: the database's number must not be negative"
-        )));
+        return Err(unusable(scheme, "the database's number must not be negative"));
     }
     // What a URL may say of the protocol is for other clients: replies are read as this one writes them.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
+    Ok(info.set_redis_settings(settings))
 }
 
-fn client(info: ConnectionInfo, certificates: Option<&Certificates>) -> RedisResult<Client> {
-    let Some(Certificates { ca, client }) = certificates.cloned() else { return Client::open(info) };
-    // Which cryptography TLS uses is the process's decision, and nobody else's in this library. It fails when it was
-    // made before, here.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: ca })
-}
-
-/// Another node of a cluster, reached as the first one was.
-fn at_node(first: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
-    match first {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
-        }
-        _ => ConnectionAddr::Tcp(host, port),
+fn address(info: &ConnectionInfo, tls: Option<Tls>) -> Result<Address> {
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Ok(Address::Tcp { host: host.clone(), port: *port, tls }),
+        #[cfg(unix)]
+        ConnectionAddr::Unix(path) => Ok(Address::Unix(path.clone())),
+        _ => Err(Error::InvalidOption("this machine cannot connect to such a broker's URL".into())),
     }
 }
 
+/// What connections by TLS need. What is wrong with certificates is said now.
+fn tls(scheme: &str, certificates: Certificates) -> Result<Tls> {
+    let mut roots = RootCertStore::empty();
+    if let Some(ca) = certificates.ca {
+        let authorities = CertificateDer::pem_slice_iter(&ca).flatten();
+        if roots.add_parsable_certificates(authorities).0 == 0 {
+            return Err(Error::InvalidOption("ca_certs must be a file with certificates in PEM".into()));
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(scheme, error))?
+        .with_root_certificates(roots);
+    let config = match certificates.client {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = CertificateDer::pem_slice_iter(&chain).collect::<std::result::Result<_, _>>();
+            let chain = chain.map_err(|error| unusable(scheme, error))?;
+            let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(scheme, error))?;
+            config.with_client_auth_cert(chain, key).map_err(|error| unusable(scheme, error))?
+        }
+    };
+    Ok(Tls(Arc::new(config)))
+}
+
 /// `redis+sentinel://[[user]:password@]host:port[,host:port…]/service[?db=0]`. User and password are those of
-/// the servers that the sentinels watch.
-fn sentinels(scheme: &str, url: &str) -> Result<(Target, String)> {
+/// the servers that the sentinels watch; TLS is for all of them.
+fn sentinels(scheme: &str, url: &str, tls: Option<&Tls>) -> Result<(Target, RedisConnectionInfo, String)> {
     let rule = || {
         Error::InvalidOption(format!(
             "a {scheme}:// URL is {scheme}://[[user]:password@]host:port[,host:port]/service[?db=0]"
@@ -190,19 +230,14 @@ fn sentinels(scheme: &str, url: &str) -> Result<(Target, String)> {
         return Err(rule());
     }
     let login = if login.is_empty() { String::new() } else { format!("{login}@") };
-    let node = address(scheme, &format!("redis://{login}host/{db}"))?.redis_settings().clone();
-    let sentinels: Vec<ConnectionInfo> = hosts
-        .split(',')
-        .map(|host| {
-            let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:26379") };
-            address(scheme, &format!("redis://{with_port}"))
-        })
-        .collect::<Result<_>>()?;
+    let node = parse(scheme, &format!("redis://{login}host/{db}"))?.redis_settings().clone();
+    let sentinels = hosts.split(',').map(|host| {
+        let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:{SENTINEL_PORT}") };
+        address(&parse(scheme, &format!("redis://{with_port}"))?, tls.cloned())
+    });
+    let sentinels = sentinels.collect::<Result<_>>()?;
     let shown = format!("{scheme}://{hosts}/{service}");
-    let node = SentinelNodeConnectionInfo::default()
-        .set_redis_connection_info(node)
-        .set_tcp_settings(tcp_settings());
-    Ok((Target::Sentinels { sentinels, service: service.into(), node }, shown))
+    Ok((Target::Sentinels { sentinels, service: service.into(), tls: tls.cloned() }, node, shown))
 }
 
 fn shown(info: &ConnectionInfo, scheme: &str) -> String {
@@ -215,6 +250,8 @@ fn shown(info: &ConnectionInfo, scheme: &str) -> String {
 pub struct Keys {
     /// The stream.
     pub events: String,
+    /// Which server's copy of the stream was the last that somebody wrote to.
+    pub copy: String,
     /// The workers that have subscribers, by when they are believed to be gone.
     pub workers: String,
     /// What the key of a worker's subscribers begins with.
@@ -239,31 +276,16 @@ impl Keys {
         let tag = format!("{{{prefix}:{name}}}");
         Ok(Self {
             events: format!("{tag}:events"),
+            copy: format!("{tag}:copy"),
             workers: format!("{tag}:workers"),
             presence: format!("{tag}:presence:"),
         })
     }
-}
 
-/// What the stream keeps.
-#[derive(Debug, Clone, Copy)]
-pub struct Kept {
-    /// About so many entries, and not fewer.
-    pub count: usize,
-    /// None older than this.
-    pub age: Option<Duration>,
-    /// None goes for the number before it has this age.
-    pub min_age: Duration,
-    /// How many bytes of it a process takes over when it starts.
-    pub bytes: usize,
-}
-
-impl Kept {
-    /// Whether an entry is older than any should be, at a time by Redis's clock in milliseconds. The stream may
-    /// have it still: it is trimmed when something is published, and not to the entry.
+    /// The key of a worker's subscribers.
     #[must_use]
-    pub fn is_too_old(&self, id: StreamId, now: u64) -> bool {
-        self.age.is_some_and(|age| u128::from(now.saturating_sub(id.ms)) > age.as_millis())
+    pub fn presence_of(&self, worker: &str) -> String {
+        format!("{}{worker}", self.presence)
     }
 }
 
@@ -285,6 +307,7 @@ mod tests {
             ("valkey://localhost", "valkey://localhost:6379/0"),
             ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock/2"),
             ("redis+sentinel://a:secret@one:26379,two/main?db=2", "redis+sentinel://one:26379,two/main"),
+            ("rediss+sentinel://one/main", "rediss+sentinel://one/main"),
         ] {
             assert_eq!(server(url).unwrap().shown, shown);
         }

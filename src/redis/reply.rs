@@ -4,6 +4,7 @@ use redis::Value;
 
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
+use crate::stream_broker::envelope;
 
 fn text(value: &Value) -> Option<&str> {
     match value {
@@ -13,8 +14,8 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// One entry: `[id, [field, value, …]]`. None for one whose id is not to be read, or that was deleted while a
-/// reply was made.
+/// One entry: `[id, [field, value, …]]`. `None` for an id that cannot be read, and for an entry that was deleted while
+/// Redis made the reply.
 fn entry(value: &Value) -> Option<Arrived> {
     let Value::Array(parts) = value else { return None };
     let id = StreamId::parse(text(parts.first()?)?)?;
@@ -29,10 +30,10 @@ fn entry(value: &Value) -> Option<Arrived> {
             _ => None,
         })
     };
-    Some(Arrived::read(id, &get))
+    Some(envelope::read(id, &get))
 }
 
-/// The entries of an `XRANGE` or `XREVRANGE`; none when the reply is no such thing.
+/// The entries of an `XRANGE` or `XREVRANGE`; `None` for any other reply.
 #[must_use]
 pub fn range(value: &Value) -> Option<Vec<Arrived>> {
     match value {
@@ -41,8 +42,7 @@ pub fn range(value: &Value) -> Option<Vec<Arrived>> {
     }
 }
 
-/// The entries of an `XREAD` of one stream; empty when there was nothing in time, none when the reply is no
-/// such thing.
+/// The entries of an `XREAD` of one stream, empty when there was nothing in time; `None` for any other reply.
 #[must_use]
 pub fn read(value: &Value) -> Option<Vec<Arrived>> {
     match value {

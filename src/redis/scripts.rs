@@ -1,5 +1,29 @@
 //! What Redis itself runs.
 
+use std::sync::LazyLock;
+
+/// A script, and its hash, by which Redis knows it once it was sent.
+pub struct Script {
+    text: &'static str,
+    hash: LazyLock<String>,
+}
+
+impl Script {
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+macro_rules! script {
+    ($text:expr) => {
+        Script { text: $text, hash: LazyLock::new(|| redis::Script::new($text).get_hash().to_owned()) }
+    };
+}
+
 /// A function that gives the last id that the stream gave, or why that is refused. A stream that does not exist gets
 /// a beginning of its own first, without an entry.
 ///
@@ -7,6 +31,10 @@
 /// it was in, should one be deleted and another written. No entry has such an id: it is before what the next
 /// gets, with a counter that entries do not reach. Where a beginning is refused, as by a replica or to a user who may
 /// not, it is `0-0` after all, which proves nothing.
+///
+/// The second function gives the id for an entry behind this one. Behind a beginning, Redis would give `MS-0`, which
+/// a stream that was evicted or deleted in the same millisecond may have given before. So the counter begins with the
+/// microsecond: an earlier stream had given fewer than a thousand ids in each. Redis counts on from there.
 macro_rules! last_id {
     () => {
         r"
@@ -28,6 +56,13 @@ local function last_id(key)
     if info[i] == 'last-generated-id' then return info[i + 1] end
   end
 end
+local function next_id(before)
+  local ms, counter = string.match(before, '^(%d+)-(%d+)$')
+  if tonumber(counter) < 1000000 and before ~= '0-0' then return '*' end
+  local time = redis.call('TIME')
+  local now = math.max(time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ms) + 1)
+  return string.format('%.0f-%.0f', now, time[2] % 1000 * 1000)
+end
 "
     };
 }
@@ -35,7 +70,7 @@ end
 /// Gives the last id that the stream gave; one that does not exist gets a beginning.
 ///
 /// `KEYS`: the stream.
-pub const BEGIN: &str = concat!(last_id!(), "return last_id(KEYS[1])");
+pub static BEGIN: Script = script!(concat!(last_id!(), "return last_id(KEYS[1])"));
 
 /// Appends entries, each of which names the one before it, and trims the stream. Gives each one's id, or why Redis
 /// refused it.
@@ -48,16 +83,16 @@ pub const BEGIN: &str = concat!(last_id!(), "return last_id(KEYS[1])");
 ///
 /// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; how old
 /// they must be to go for their number; for each entry, how many fields and values it has together, and these.
-pub const PUBLISH: &str = concat!(
+pub static PUBLISH: Script = script!(concat!(
     last_id!(),
     r"
 local before = last_id(KEYS[1])
 if type(before) ~= 'string' then return before end
-local ids, newest, at = {}, nil, 4
+local ids, newest, at, place = {}, nil, 4, next_id(before)
 while at < #ARGV do
   local last = at + ARGV[at]
-  local id = redis.pcall('XADD', KEYS[1], '*', 'p', before, unpack(ARGV, at + 1, last))
-  if type(id) == 'string' then before, newest = id, id end
+  local id = redis.pcall('XADD', KEYS[1], place, 'p', before, unpack(ARGV, at + 1, last))
+  if type(id) == 'string' then before, newest, place = id, id, '*' end
   ids[#ids + 1] = id
   at = last + 1
 end
@@ -73,13 +108,36 @@ if newest then
 end
 return ids
 "
-);
+));
 
-/// A worker is there: it and its subscribers are believed for a while. Gives 1 when what was written of them is
-/// whole, 0 when it is gone, with whatever was written since.
+/// Notes which server's copy of the stream is written to from now on. When another copy was before, which may have
+/// acknowledged entries that this one lacks, an entry that says so is appended. Gives 1 when it was, else 0.
+///
+/// `KEYS`: the stream; where the copy is noted. `ARGV`: this copy; the one it replicated until it took over; the one
+/// that this process knew last; `1` if a replica that takes over has all that was acknowledged; `1` if another server
+/// has; the entry's fields and values. Copies are `''` where there is none.
+pub static TAKE_OVER: Script = script!(concat!(
+    last_id!(),
+    r"
+local known = redis.call('GET', KEYS[2]) or ARGV[3]
+if known == ARGV[1] then return 0 end
+local is_whole = ARGV[known == ARGV[2] and 4 or 5] == '1'
+if known ~= '' and not is_whole then
+  local before = last_id(KEYS[1])
+  if type(before) ~= 'string' then return before end
+  redis.call('XADD', KEYS[1], next_id(before), 'p', before, unpack(ARGV, 6))
+end
+redis.call('SET', KEYS[2], ARGV[1])
+return known ~= '' and not is_whole and 1 or 0
+"
+));
+
+/// Notes that a worker is alive: it and its subscribers are believed for a while. Gives 1 when the worker's table is
+/// whole, 0 when it was lost, with whatever was written since.
 ///
 /// `KEYS`: the workers; the worker's subscribers. `ARGV`: the worker; how long, in milliseconds.
-pub const ALIVE: &str = r"
+pub static ALIVE: Script = script!(
+    r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
@@ -87,12 +145,14 @@ redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return #redis.call('ZRANGEBYLEX', KEYS[2], '-', '[')
-";
+"
+);
 
-/// Who is in a topic, at all workers that are believed to be there.
+/// The subscribers of a topic, at all workers that are believed to be alive.
 ///
 /// `KEYS`: the workers; what the keys of their subscribers begin with. `ARGV`: the topic.
-pub const PRESENT: &str = r"
+pub static PRESENT: Script = script!(
+    r"
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local first, last = '[' .. ARGV[1] .. '\0', '[' .. ARGV[1] .. '\0\255'
@@ -103,4 +163,5 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
   end
 end
 return found
-";
+"
+);

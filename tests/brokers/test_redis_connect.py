@@ -118,7 +118,7 @@ def test_a_password_shows_nowhere() -> None:
 def test_a_database_number() -> None:
     with RedisServer(db=3) as redis:
         works(f"{redis.url}/3")
-        assert redis.admin.keys() == [stream_key()]
+        assert redis.admin.exists(stream_key())
         works(f"{redis.url}/4")
         assert len(redis.ids()) == 1
         refused(RedisBroker(f"{redis.url}/99", timeout=1.0), "DB index", "database")
@@ -295,5 +295,5 @@ def test_a_replica_that_only_reads_delivers_and_refuses_to_publish(redis: RedisS
             assert on_replica.state() == "connected"
             # Promoted, it takes publications without further ado.
             replica.admin.replicaof("NO", "ONE")
-            assert on_replica.publish("promoted") == replica.ids(pair.name)[1:]
+            assert on_replica.publish("promoted") == replica.ids(pair.name)[-1:]
             takes(clients[1:], ["promoted"])

@@ -13,6 +13,7 @@ import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import app_command
 from servers import HOST, gunicorn, run, stopped
+from sse_hub import Hub
 from waiting import PATIENCE, promised, until
 from wire import Stream
 
@@ -165,17 +166,17 @@ def test_a_program_whose_redis_stands_still_ends(redis: RedisServer) -> None:
 def test_a_program_whose_redis_is_slow_ends_when_everything_was_sent(redis: RedisServer) -> None:
     """Longer than it would wait for a Redis that does nothing."""
     with Proxy(redis.port) as proxy:
-        proxy.delay = 0.25
+        proxy.delay = 0.15
         source = """
             import time
             from sse_hub import Hub, RedisBroker
             hub = Hub(RedisBroker(URL, timeout=1.5, connect_timeout=1.5), history=10_000)
             hub.publish("t", 0).result()
-            for n in range(5000):
+            for n in range(8000):
                 hub.publish("t", n)
         """
         run_program(source, proxy.url)
-    assert published(redis) == 5001
+    assert published(redis) == 8001
 
 
 def test_what_waits_for_a_redis_that_comes_soon_is_sent_at_the_end(redis: RedisServer) -> None:
@@ -339,3 +340,46 @@ def test_a_server_preloaded_after_use(redis: RedisServer, tmp_path: pytest.TempP
         server.terminate()
         server.wait()
         assert "Traceback" not in server.output
+
+
+def test_a_forked_child_keeps_no_connection_of_its_parent(redis: RedisServer) -> None:
+    source = """
+        import os, socket, sys
+        from sse_hub import Hub
+        hub = Hub(URL)
+        hub.publish("t", 0).result()
+        port = int(URL.rsplit(":", 1)[1])
+        asked, answered = os.pipe()
+        if os.fork() == 0:
+            found = 0
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    link = os.readlink(f"/proc/self/fd/{name}")
+                    if link.startswith("socket:"):
+                        with socket.socket(fileno=os.dup(int(name))) as copy:
+                            found += copy.getpeername()[1] == port
+                except OSError:
+                    pass
+            os.write(answered, str(found).encode())
+            os._exit(0)
+        print(os.read(asked, 16).decode())
+        hub.publish("t", 1).result()
+        hub.close()
+    """
+    assert run_program(source, redis.url) == "0\n"
+    assert published(redis) == 2
+
+
+def test_scripts_are_sent_once(redis: RedisServer) -> None:
+    def calls(command: str) -> int:
+        stats = redis.admin.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})
+        return int(stats["calls"])
+
+    with Hub(redis.url) as hub:
+        for n in range(10):
+            hub.publish("t", n).result(PATIENCE)
+        assert calls("evalsha") >= 10
+        assert calls("eval") <= 4, "one for each script, and for each new connection"
+        redis.admin.script_flush()
+        hub.publish("t", 10).result(PATIENCE)
+    assert published(redis) == 11

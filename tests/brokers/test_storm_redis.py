@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 from redis_server import EntryId, RedisServer, entry_id, stream_key
-from redis_workers import Pair, WorkerHub
+from redis_walker import NONE, TOPICS, Walker
+from redis_workers import Pair
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
-from sse_hub._testing.event_parser import Event, EventParser
 from waiting import PATIENCE
 
 CLIENTS = 200
@@ -34,8 +34,6 @@ EVENTS = 20_000  # at least
 VISITS = 5 * CLIENTS  # at least
 DELIVERED = 50_000  # at least
 HISTORY = 4000
-TOPICS = [f"t{n}" for n in range(40)]
-NONE: EntryId = (0, 0)
 
 
 class Truth:
@@ -79,62 +77,8 @@ class Truth:
         return found
 
 
-class Walker:
-    """A client that leaves and comes back as it likes until told to listen. Its record is judged later."""
-
-    def __init__(self, seed: int, number: int) -> None:
-        self.dice = random.Random(f"{seed}-{number}")
-        self.topics = self.dice.sample(TOPICS, 2)
-        # Some are away for so long that history forgets them.
-        self.away = 3.0 if number % 10 == 0 else 0.3
-        self.id = ""
-        self.visits = 0
-        # (name or None for an event, id, number), connection after connection
-        self.record: list[tuple[str, str, int]] = []
-        self.at_end = False
-
-    def see(self, event: Event) -> None:
-        self.id = event.id
-        if event.event == "message":
-            data = event.json()
-            self.record.append(("event", event.id, data["n"]))
-            self.at_end = self.at_end or "end" in data
-        else:
-            self.record.append((event.event, event.id, -1))
-
-    async def visit(self, hub: WorkerHub, calm: asyncio.Event) -> None:
-        """One connection, from its request to its end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", hub.worker.port)
-        self.visits += 1
-        id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
-        path = f"/{hub.name}/events?topics={','.join(self.topics)}"
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{id}\r\n".encode())
-        parser = EventParser(self.id)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            while not self.at_end:
-                size = int(await reader.readuntil(b"\r\n"), 16)
-                chunk = await reader.readexactly(size + 2)
-                if size == 0:
-                    return
-                parser.feed(chunk[:-2])
-                while parser.events:
-                    if not (event := parser.events.popleft()).is_comment:
-                        self.see(event)
-                        # For each event, as a loaded worker sends many of them in one chunk.
-                        if not calm.is_set() and self.dice.random() < 0.01:
-                            return  # in the middle of whatever comes next
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            writer.transport.abort()
-
-    async def walk(self, hubs: list[WorkerHub], calm: asyncio.Event) -> None:
-        while not self.at_end:
-            await self.visit(self.dice.choice(hubs), calm)
-            if not calm.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(calm.wait(), self.dice.uniform(0, self.away))
+class Checked(Walker):
+    """A walker whose record is compared with the stream."""
 
     def check(self, truth: Truth) -> None:
         """The record against the stream: each step of the client's position is complete, or was announced."""
@@ -225,7 +169,7 @@ def seed() -> int:
     return seed
 
 
-def happened(walkers: list[Walker]) -> Counter[str]:
+def happened(walkers: list[Checked]) -> Counter[str]:
     """How often clients came, and what they got."""
     names = Counter(name for walker in walkers for name, _, _ in walker.record)
     return names + Counter(visits=sum(walker.visits for walker in walkers))
@@ -236,7 +180,7 @@ def is_storm(seen: Counter[str]) -> bool:
     return seen["visits"] > VISITS and seen["event"] > DELIVERED and seen["stream-reset"] > CLIENTS // 10
 
 
-async def trouble(redis: RedisServer, pair: Pair, truth: Truth, walkers: list[Walker]) -> None:
+async def trouble(redis: RedisServer, pair: Pair, truth: Truth, walkers: list[Checked]) -> None:
     """What happens besides, at fixed places of the publications; returns when it was a storm."""
 
     async def reached(n: int) -> None:
@@ -280,7 +224,7 @@ async def test_a_storm_over_two_workers_loses_nothing_silently(
     hubs = [*pair.hubs(redis.url, broker=broker, history=HISTORY, heartbeat=0.5)]
     truth = Truth(redis, stream_key(pair.name))
     publisher = Publisher(redis.url, pair.name, seed, truth)
-    walkers = [Walker(seed, number) for number in range(CLIENTS)]
+    walkers = [Checked(seed, number) for number in range(CLIENTS)]
     calm = asyncio.Event()
     walks = [asyncio.create_task(walker.walk(hubs, calm)) for walker in walkers]
     thread = threading.Thread(target=publisher.run, args=(2000,))
@@ -313,7 +257,7 @@ async def test_a_storm_over_two_workers_loses_nothing_silently(
     judge(walkers, truth, publisher, seed)
 
 
-def judge(walkers: list[Walker], truth: Truth, publisher: Publisher, seed: int) -> None:
+def judge(walkers: list[Checked], truth: Truth, publisher: Publisher, seed: int) -> None:
     """All the records, and that it was a storm."""
     truth.index()
     assert len({*truth.numbers}) == len(truth.numbers), "something was published twice"

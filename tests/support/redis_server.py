@@ -212,6 +212,7 @@ class Proxy:
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._requests = threading.Event()  # while set, requests are forwarded
         self._replies = threading.Event()
+        self._news = threading.Event()  # set: replies on connections that follow a stream are forwarded
         self.delay = 0.0  # seconds by which every piece is delayed
         self.refused = b""  # a connection ends when its client sends this
         self.accepted = 0  # connections so far
@@ -229,6 +230,7 @@ class Proxy:
         self.refused = b""
         self._requests.set()
         self._replies.set()
+        self._news.set()
         if not self.port or self._listener.fileno() < 0:
             self._listener = socket.create_server((HOST, self.port))
             self.port = self._listener.getsockname()[1]
@@ -259,6 +261,10 @@ class Proxy:
         """Forward requests, and hold replies back until ``restore``."""
         self._replies.clear()
 
+    def hold_news(self) -> None:
+        """Whoever follows a stream learns nothing new until ``restore``; everything else is answered."""
+        self._news.clear()
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -275,21 +281,31 @@ class Proxy:
             with self._lock:
                 self._pairs.add(pair)
             ends = threading.Semaphore(0)
+            follows = threading.Event()  # it has asked for what is new in a stream
             for source, to, gate in ((client, server, self._requests), (server, client, self._replies)):
-                args = (source, to, gate, ends)
+                args = (source, to, gate, ends, follows)
                 threading.Thread(target=self._forward, args=args, daemon=True).start()
             threading.Thread(target=self._forget, args=(pair, ends), daemon=True).start()
 
     def _forward(
-        self, source: socket.socket, to: socket.socket, gate: threading.Event, ends: threading.Semaphore
+        self,
+        source: socket.socket,
+        to: socket.socket,
+        gate: threading.Event,
+        ends: threading.Semaphore,
+        follows: threading.Event,
     ) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 if gate is self._requests:
                     self.requested += len(data)
+                    if b"XREAD" in data:
+                        follows.set()
                     if self.refused and self.refused in data:
                         break
                 gate.wait()
+                if gate is self._replies and follows.is_set():
+                    self._news.wait()
                 if self.delay:
                     time.sleep(self.delay)
                 to.sendall(data)
@@ -310,6 +326,7 @@ class Proxy:
         self.cut()
         self._requests.set()
         self._replies.set()
+        self._news.set()
 
     def __enter__(self) -> Proxy:
         return self

@@ -3,19 +3,21 @@
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+use crate::broker::Broker;
 use crate::config::{positive_seconds, seconds};
 use crate::hub::Hub;
 use crate::py::process::awaiting;
 use crate::py::process::fork::PerProcess;
 use crate::py::process::log;
 use crate::py::values::exceptions::OrRaise;
-use crate::redis::options::{Certificates, Kept, Keys, Server};
-use crate::redis::{Observer, RedisBroker};
+use crate::redis;
+use crate::redis::options::{Certificates, Keys, Server};
+use crate::stream_broker::{Kept, Observer};
 
 /// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
 ///
@@ -24,11 +26,13 @@ use crate::redis::{Observer, RedisBroker};
 ///
 /// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or
 /// `unix:///path?db=0&user=&pass=`; Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels
-/// it is `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`; in a cluster, any
+/// it is `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`, or `rediss+sentinel://` for
+/// TLS to the sentinels and the servers; in a cluster, any
 /// node's. `prefix` is what the keys begin with, after the brace of their hash tag. `timeout` is how long, in
 /// seconds, a publication may wait for a connection, and once it was sent for its reply; `connect_timeout`
 /// how long connecting may take. `min_age` is how long the stream keeps every event, in seconds, whatever the
-/// hub's `history` says: a process that is so far behind is not overrun. `ca_certs` is a file with the
+/// hub's `history` says: a process that is so far behind is not overrun. `min_replicas` is how many replicas must
+/// have an event before it counts as published. `ca_certs` is a file with the
 /// certificates (PEM) of who signs the server's, None for the system's; `certfile` and `keyfile` are the
 /// client's own.
 ///
@@ -38,6 +42,7 @@ pub struct PyRedisBroker {
     server: Server,
     prefix: String,
     pub min_age: Duration,
+    min_replicas: u32,
 }
 
 /// The content of a file, if one is named; the error names it too.
@@ -53,9 +58,9 @@ fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
 #[pymethods]
 impl PyRedisBroker {
     #[new]
-    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, min_age=10.0, ca_certs=None,
-                        certfile=None, keyfile=None),
-           text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, min_age=10.0, ca_certs=None, certfile=None, keyfile=None)")]
+    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, min_age=10.0, min_replicas=0,
+                        ca_certs=None, certfile=None, keyfile=None),
+           text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, min_age=10.0, min_replicas=0, ca_certs=None, certfile=None, keyfile=None)")]
     #[allow(clippy::too_many_arguments, reason = "the options of a broker, by keyword")]
     fn new(
         py: Python<'_>,
@@ -64,6 +69,7 @@ impl PyRedisBroker {
         timeout: f64,
         connect_timeout: f64,
         min_age: f64,
+        min_replicas: u32,
         ca_certs: Option<PathBuf>,
         certfile: Option<PathBuf>,
         keyfile: Option<PathBuf>,
@@ -83,7 +89,7 @@ impl PyRedisBroker {
         let certificates = Certificates { ca: read(ca_certs)?, client };
         let server = Server::new(url, certificates, timeout, connect_timeout).or_raise(py)?;
         Keys::new(&prefix, "default").or_raise(py)?;
-        Ok(Self { server, prefix, min_age })
+        Ok(Self { server, prefix, min_age, min_replicas })
     }
 
     fn __repr__(&self) -> String {
@@ -96,6 +102,7 @@ pub struct Link {
     server: Server,
     keys: Keys,
     kept: Kept,
+    min_replicas: u32,
     name: String,
 }
 
@@ -126,17 +133,18 @@ impl Observer for PythonObserver {
 impl Link {
     pub fn new(py: Python<'_>, broker: &PyRedisBroker, name: &str, kept: Kept) -> PyResult<Self> {
         let keys = Keys::new(&broker.prefix, name).or_raise(py)?;
-        Ok(Self { server: broker.server.clone(), keys, kept, name: name.into() })
+        let (server, min_replicas) = (broker.server.clone(), broker.min_replicas);
+        Ok(Self { server, keys, kept, min_replicas, name: name.into() })
     }
 
     /// Connect a hub.
-    pub fn start(&self, hub: &Arc<Hub>, lagging: Lagging) -> std::io::Result<Arc<RedisBroker>> {
+    pub fn start(&self, hub: &Arc<Hub>, lagging: Lagging) -> std::io::Result<Arc<dyn Broker>> {
         let observer = PythonObserver { name: self.name.clone(), lagging: Arc::new(lagging) };
         let (server, keys) = (self.server.clone(), self.keys.clone());
-        let broker = RedisBroker::start(hub, server, keys, self.kept, Box::new(observer))?;
+        let broker = redis::start(hub, server, keys, self.kept, self.min_replicas, Box::new(observer))?;
         RUNNING.with(|running| {
             let mut running = running.lock();
-            running.retain(|broker| !broker.join(Instant::now()));
+            running.retain(|broker| !broker.has_ended());
             running.push(broker.clone());
         });
         Ok(broker)
@@ -147,7 +155,7 @@ impl Link {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Brokers that may have something to send.
-static RUNNING: PerProcess<Vec<Arc<RedisBroker>>> = PerProcess::new();
+static RUNNING: PerProcess<Vec<Arc<dyn Broker>>> = PerProcess::new();
 
 /// The interpreter ends: what was published is sent.
 pub fn end(py: Python<'_>) {
@@ -158,7 +166,7 @@ pub fn end(py: Python<'_>) {
         for broker in &running {
             broker.stop();
         }
-        wait_for(&running, RedisBroker::finish);
+        wait_for(&running, |broker| broker.finish());
     });
 }
 
@@ -166,16 +174,16 @@ pub fn end(py: Python<'_>) {
 pub fn flush(py: Python<'_>) {
     py.detach(|| {
         let running = RUNNING.with(|running| running.try_lock_for(PATIENCE).map(|running| running.clone()));
-        wait_for(&running.unwrap_or_default(), RedisBroker::wait_sent);
+        wait_for(&running.unwrap_or_default(), |broker| broker.wait_sent());
     });
 }
 
 /// Wait for each, which says how many letters it is given up with.
-fn wait_for(brokers: &[Arc<RedisBroker>], wait: fn(&RedisBroker) -> usize) {
+fn wait_for(brokers: &[Arc<dyn Broker>], wait: fn(&dyn Broker) -> usize) {
     for broker in brokers {
-        let left = wait(broker);
+        let left = wait(&**broker);
         if left > 0 {
-            broker.tell_given_up(left);
+            broker.report_given_up(left);
         }
     }
 }

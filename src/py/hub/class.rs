@@ -28,7 +28,7 @@ use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
 use crate::py::values::options::{Range, Whole, at_least, between, reconnect, retention};
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
-use crate::redis::options::Kept;
+use crate::stream_broker::Kept;
 use crate::topic::{Topic, TopicPattern};
 
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
@@ -330,9 +330,9 @@ impl PyHub {
         awaiting::into_python(slf.py(), async move {
             let Some(answer) = answer else { return Ok(Vec::new()) };
             match answer.await {
-                Ok(Ok(ids)) => Ok(ids),
-                Ok(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
-                Err(_) => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+                Some(Ok(ids)) => Ok(ids),
+                Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+                None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
             }
         })
     }

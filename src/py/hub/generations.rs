@@ -32,7 +32,6 @@ use crate::py::brokers::redis::Link;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};
-use crate::redis::RedisBroker;
 use crate::sync::Mutex;
 use crate::topic::TopicPattern;
 
@@ -74,7 +73,7 @@ pub struct Generations {
     families: Mutex<Vec<(TopicPattern, Retention)>>,
     readers: Mutex<Vec<Py<LoopReader>>>,
     reactors: Mutex<Option<Arc<Reactors>>>,
-    broker: Mutex<Option<Arc<RedisBroker>>>,
+    broker: Mutex<Option<Arc<dyn Broker>>>,
     /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
     tells_of_disconnects: Arc<AtomicBool>,
     inherited: Inherited,
@@ -148,7 +147,7 @@ impl Generations {
     }
 
     /// The current hub's broker, once it was started.
-    pub fn broker(&self) -> Option<Arc<RedisBroker>> {
+    pub fn broker(&self) -> Option<Arc<dyn Broker>> {
         self.broker.lock().clone()
     }
 
@@ -348,10 +347,9 @@ impl Generations {
     pub fn refuse(&self) -> Option<(usize, bool)> {
         let hub = self.open_hub()?;
         hub.refuse();
-        let broker = self.broker().filter(|broker| broker.is_of(&hub));
         let left =
-            |broker: Arc<RedisBroker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
-        Some(broker.map_or((0, false), left))
+            |broker: &Arc<dyn Broker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
+        Some(hub.broker().map_or((0, false), left))
     }
 
     /// Close, step 2: all streams end, after what was published. Returns the epoch of the hub that closes: another
@@ -378,7 +376,8 @@ impl Generations {
             return Ok(());
         }
         // A hub that was started since has its own.
-        let is_its = |broker: &mut Arc<RedisBroker>| broker.is_of(&current.hub);
+        let is_its =
+            |broker: &mut Arc<dyn Broker>| current.hub.broker().is_some_and(|own| Arc::ptr_eq(own, broker));
         if let Some(broker) = self.broker.lock().take_if(is_its) {
             broker.stop();
         }

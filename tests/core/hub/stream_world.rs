@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sse_hub::broker::letter::{Arrived, Letter, To, Whose};
-use sse_hub::broker::{Broker, PresenceChange};
+use sse_hub::broker::{Broker, PresenceChange, Present};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::control::ResetReason;
@@ -158,7 +158,7 @@ impl Broker for Asked {
         Ok(Arc::default())
     }
 
-    fn settle(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
+    fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
         self.0.lock().push((subscriber, asked));
     }
 
@@ -175,6 +175,30 @@ impl Broker for Asked {
     fn failed(&self) -> u64 {
         0
     }
+
+    fn present(&self, _topic: Option<String>) -> Present {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn is_behind_itself(&self) -> bool {
+        false
+    }
+
+    fn stop(&self) {}
+
+    fn has_ended(&self) -> bool {
+        true
+    }
+
+    fn wait_sent(&self) -> usize {
+        0
+    }
+
+    fn finish(&self) -> usize {
+        0
+    }
+
+    fn report_given_up(&self, _letters: usize) {}
 }
 
 impl ReportFailure for Asked {

@@ -1,0 +1,158 @@
+//! A letter as the fields of a log's entry, and back.
+//!
+//! | field | |
+//! |---|---|
+//! | `v` | version of this format, 1 |
+//! | `p` | id of the entry before this one, written by the store itself |
+//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `g`: a gap |
+//! | `t` | topics, one a line; or the subscriber's id, or the user |
+//! | `c` | lines of the event's comment, if it has one |
+//! | `d` | the event's other lines; or why the streams end |
+//!
+//! An entry that cannot be read breaks the log: the clients of every process that reads past it are reset. A gap is
+//! such an entry on purpose.
+
+use crate::broker::letter::{Arrived, Letter, To, Whose};
+use crate::frame::Draft;
+use crate::ids::StreamId;
+use crate::topic::Topic;
+
+const VERSION: &[u8] = b"1";
+
+/// The fields of an entry.
+pub type Fields = Vec<(&'static str, Vec<u8>)>;
+
+/// The fields of a letter's entry.
+#[must_use]
+pub fn fields(letter: &Letter) -> Fields {
+    let (kind, to, comment, data): (&[u8], Vec<u8>, &[u8], &[u8]) = match letter {
+        Letter::Event { to, draft } => {
+            let (comment, rest) = draft.parts();
+            match to {
+                To::Topics(topics) => {
+                    let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+                    (b"t", names.join("\n").into_bytes(), comment, rest)
+                }
+                To::All => (b"a", Vec::new(), comment, rest),
+                To::One(name) => (b"o", name.as_bytes().to_vec(), comment, rest),
+            }
+        }
+        Letter::Kick { whose, reason } => match whose {
+            Whose::Id(id) => (b"i", id.as_bytes().to_vec(), b"", reason.as_bytes()),
+            Whose::User(user) => (b"u", user.as_bytes().to_vec(), b"", reason.as_bytes()),
+        },
+    };
+    let mut fields = vec![("v", VERSION.to_vec()), ("k", kind.to_vec())];
+    if !to.is_empty() {
+        fields.push(("t", to));
+    }
+    if !comment.is_empty() {
+        fields.push(("c", comment.to_vec()));
+    }
+    fields.push(("d", data.to_vec()));
+    fields
+}
+
+/// The fields of an entry that says: acknowledged entries may be missing before this one.
+#[must_use]
+pub fn gap() -> Fields {
+    vec![("v", VERSION.to_vec()), ("k", b"g".to_vec())]
+}
+
+fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
+    if get("v")? != VERSION {
+        return None;
+    }
+    let to = String::from_utf8(get("t").unwrap_or_default()).ok()?;
+    let data = get("d")?;
+    let reason = |data| Some(String::from_utf8(data).ok()?.into());
+    let to = match get("k")?.as_slice() {
+        b"t" => To::Topics(to.split('\n').map(Topic::new).collect::<Result<_, _>>().ok()?),
+        b"a" => To::All,
+        b"o" => To::One(to.into()),
+        b"i" => return Some(Letter::Kick { whose: Whose::Id(to.into()), reason: reason(data)? }),
+        b"u" => return Some(Letter::Kick { whose: Whose::User(to.into()), reason: reason(data)? }),
+        _ => return None,
+    };
+    let draft = Draft::from_parts(&get("c").unwrap_or_default(), &data)?;
+    Some(Letter::Event { to, draft })
+}
+
+/// Reads an entry; `get` gives its fields.
+#[must_use]
+pub fn read(id: StreamId, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
+    let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(&text).ok()?));
+    Arrived { id, before, letter: letter(get) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fields as write, *};
+    use crate::frame::FrameBuilder;
+
+    fn draft() -> Draft {
+        let mut builder = FrameBuilder::new(Some("note"), Some("tick"));
+        builder.text("one\ntwo");
+        builder.finish(Some(5))
+    }
+
+    fn travel(letter: &Letter) -> Arrived {
+        let mut fields = write(letter);
+        fields.push(("p", b"4-2".to_vec()));
+        arrive(&fields)
+    }
+
+    fn arrive(fields: &Fields) -> Arrived {
+        let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        read(StreamId { ms: 5, seq: 0 }, &get)
+    }
+
+    #[test]
+    fn events_travel() {
+        let topics = ["a", "chat:é"].map(|name| Topic::new(name).unwrap()).to_vec();
+        for to in [To::Topics(topics), To::All, To::One("c-1".into())] {
+            let arrived = travel(&Letter::Event { to: to.clone(), draft: draft() });
+            assert_eq!(arrived.before, Some(StreamId { ms: 4, seq: 2 }));
+            let Some(Letter::Event { to: read, draft: event }) = arrived.letter else {
+                panic!("{arrived:?}")
+            };
+            assert_eq!(read, to);
+            assert_eq!(event.seal(None).sse(), draft().seal(None).sse());
+        }
+    }
+
+    #[test]
+    fn kicks_travel() {
+        for whose in [Whose::Id("c-1".into()), Whose::User("ann".into())] {
+            let arrived = travel(&Letter::Kick { whose: whose.clone(), reason: "banned".into() });
+            let Some(Letter::Kick { whose: read, reason }) = arrived.letter else { panic!("{arrived:?}") };
+            assert_eq!((read, &*reason), (whose, "banned"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_read() {
+        let letter = &Letter::Event { to: To::All, draft: draft() };
+        for (name, value) in [
+            ("v", &b"2"[..]),
+            ("v", b""),
+            ("k", b"z"),
+            ("d", b"data: no blank line\n"),
+            ("d", b"data: x\n\ndata: injected\n\n"),
+            ("c", b"event: x\n"),
+        ] {
+            let mut fields = write(letter);
+            for field in &mut fields {
+                if field.0 == name {
+                    field.1 = value.to_vec();
+                }
+            }
+            assert!(arrive(&fields).letter.is_none(), "{name} {value:?}");
+        }
+        let mut fields = write(letter);
+        fields.push(("p", b"x".to_vec()));
+        assert_eq!(arrive(&fields).before, None);
+        assert!(arrive(&Vec::new()).letter.is_none());
+        assert!(arrive(&gap()).letter.is_none());
+    }
+}

@@ -1,0 +1,268 @@
+//! The way from the log: one connection that follows it, and proves at every entry that none is missing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::shared::Shared;
+use super::store::{Answer, Log, Opened, Store, StoreError, Trouble};
+use crate::broker::letter::Arrived;
+use crate::hub::Hub;
+use crate::ids::StreamId;
+
+/// Entries asked for at once, at most, and about how many bytes.
+const PAGE: usize = 512;
+const PAGE_BYTES: usize = 2 << 20;
+/// How long a read waits for new entries, and how often the log is compared with this process's position: a log that
+/// was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
+const HELD: Duration = Duration::from_secs(1);
+/// How long the first reads on a connection wait. They show that the log can be followed; waiting for nothing would
+/// last for ever.
+const BRIEFLY: Duration = Duration::from_millis(1);
+/// How long nothing more is reported of gaps after one was.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Follow the log until the task is dropped.
+pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
+    let mut follower = Follower::new(shared.clone());
+    loop {
+        let error = match shared.store.open(follower.is_redirected).await {
+            Err(error) => error,
+            Ok(Opened { mut log, is_doubtful, warnings }) => {
+                for warning in warnings {
+                    shared.warn(&warning);
+                }
+                follower.is_doubtful |= is_doubtful;
+                let error = follower.follow(&mut log).await;
+                shared.store.disconnect().await;
+                error
+            }
+        };
+        follower.end_connection(&error);
+        follower.backoff.pause().await;
+    }
+}
+
+/// Follows the log, over any number of connections.
+pub struct Follower<S> {
+    pub shared: Arc<Shared<S>>,
+    /// The end of the log when this process first saw it: what came before is history.
+    pub joined: Option<StreamId>,
+    /// The id before the oldest entry when this process first saw the log, if that is known.
+    pub found: Option<StreamId>,
+    /// Up to here everything was delivered; `None` before the first connection.
+    pub cursor: Option<StreamId>,
+    /// When a gap was last reported.
+    reported: Option<Instant>,
+    /// Entries asked for at once, at most: fewer after a read that ended the connection, which a reply larger than
+    /// the server has room for does.
+    most: usize,
+    backoff: Backoff,
+    /// Since when there is no connection, as far as the operator knows.
+    lost: Option<Instant>,
+    /// The place that was followed has sent this process to another one.
+    is_redirected: bool,
+    /// What this process has not read may be missing, and the log does not say so.
+    is_doubtful: bool,
+}
+
+impl<S: Store> Follower<S> {
+    fn new(shared: Arc<Shared<S>>) -> Self {
+        Self {
+            shared,
+            joined: None,
+            found: None,
+            cursor: None,
+            reported: None,
+            most: PAGE,
+            backoff: Backoff::new(),
+            lost: None,
+            is_redirected: false,
+            is_doubtful: false,
+        }
+    }
+
+    /// Follow on this connection until it fails; why.
+    async fn follow(&mut self, log: &mut S::Log) -> StoreError {
+        if let Err(error) = self.start(log).await {
+            return error;
+        }
+        self.set_connected();
+        let (mut wait, mut compared) = (BRIEFLY, Instant::now());
+        loop {
+            let is_idle = match self.next(log, std::mem::replace(&mut wait, HELD)).await {
+                Ok(is_idle) => is_idle,
+                Err(error) => return error,
+            };
+            self.set_followed();
+            if is_idle || compared.elapsed() >= HELD {
+                compared = Instant::now();
+                if let Err(error) = self.compare(log, is_idle).await {
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Find the position, and whether the log may be followed at all: with a user who may only look at it, or where
+    /// reads that wait are refused, this process would be connected and disconnected by turns.
+    async fn start(&mut self, log: &mut S::Log) -> Answer<()> {
+        self.catch_up(log, true).await?;
+        if std::mem::take(&mut self.is_doubtful)
+            && let (Some(hub), Some(cursor)) = (self.shared.hub.upgrade(), self.cursor)
+        {
+            self.report("another server has taken over and may have lost entries");
+            hub.break_stream(cursor);
+        }
+        let end = self.cursor.unwrap_or_default();
+        log.wait_after(end, 1, BRIEFLY).await.map(drop)
+    }
+
+    /// Compare the log with this process's position.
+    async fn compare(&mut self, log: &mut S::Log, is_idle: bool) -> Answer<()> {
+        if log.is_doubtful().await? {
+            return Err(StoreError::connection("another server has taken over its data"));
+        }
+        self.catch_up(log, is_idle).await
+    }
+
+    /// The connection stands. Clients that came before it begin here, before anything is delivered.
+    fn set_connected(&mut self) {
+        self.shared.connected.store(true, Ordering::Release);
+        self.shared.connection_changed.notify_waiters();
+        self.is_redirected = false;
+    }
+
+    /// A read has worked.
+    fn set_followed(&mut self) {
+        self.backoff = Backoff::new();
+        if let Some(since) = self.lost.take() {
+            let place = self.shared.store.place();
+            let seconds = since.elapsed().as_secs_f64();
+            self.shared.warn(&format!("connected to {place} again, after {seconds:.1} seconds"));
+        }
+    }
+
+    /// The connection failed, or could not be made.
+    fn end_connection(&mut self, error: &StoreError) {
+        let was_connected = self.shared.connected.swap(false, Ordering::AcqRel);
+        self.shared.presence.lock().outdate();
+        if error.trouble == Trouble::Elsewhere && self.lost.is_none() {
+            // Nothing was lost: another node of the cluster has the log.
+            self.is_redirected |= was_connected;
+            return;
+        }
+        self.is_redirected = false;
+        self.shared.why.lock().clone_from(&error.text);
+        self.shared.connection_changed.notify_waiters();
+        if self.lost.is_none() {
+            self.lost = Some(Instant::now());
+            self.shared.warn(&format!(
+                "no connection to {}: {}; clients stay connected and catch up after the reconnect",
+                self.shared.store.place(),
+                error.text
+            ));
+        }
+    }
+
+    /// Read what is new, for which the store waits so long; whether nothing came.
+    async fn next(&mut self, log: &mut S::Log, wait: Duration) -> Answer<bool> {
+        self.shared.until_delivered().await;
+        let (cursor, count) = (self.cursor.unwrap_or_default(), self.page());
+        let arrived = log.wait_after(cursor, count, wait).await;
+        let arrived = self.read(arrived, count)?;
+        if arrived.is_empty() {
+            return Ok(true);
+        }
+        self.deliver(arrived, cursor);
+        Ok(false)
+    }
+
+    /// Deliver entries, each of which has to name the one before it.
+    fn deliver(&mut self, arrived: Vec<Arrived>, mut cursor: StreamId) {
+        let shared = self.shared.clone();
+        let Some(hub) = shared.hub.upgrade() else { return };
+        self.check_passed(&hub, cursor);
+        let end = arrived.last().map_or(cursor, |entry| entry.id);
+        let mut acknowledged = shared.acknowledged.take(end).into_iter().peekable();
+        let mut whole = Vec::with_capacity(arrived.len());
+        for Arrived { id, before, letter } in arrived {
+            let mut lost = None;
+            while let Some(passed) = acknowledged.next_if(|passed| *passed <= id) {
+                lost = lost.or(Some(passed).filter(|passed| *passed < id));
+            }
+            let (Some(before), Some(letter)) = (before, letter) else {
+                hub.deliver(std::mem::take(&mut whole));
+                self.report(&format!(
+                    "entry {id} says that entries before it may be missing, or a hub of another version wrote it"
+                ));
+                hub.break_stream(id);
+                cursor = id;
+                continue;
+            };
+            // The beginning that any log may have does not say which log this is.
+            if before != cursor || before.is_any_beginning() {
+                hub.deliver(std::mem::take(&mut whole));
+                self.report(&format!("what followed {cursor} is not there any more, up to {before}"));
+                hub.break_stream(before);
+            } else if let Some(lost) = lost {
+                hub.deliver(std::mem::take(&mut whole));
+                self.report(&lost_although_acknowledged(lost));
+                hub.break_stream(before);
+            }
+            whole.push((id, letter));
+            cursor = id;
+        }
+        hub.deliver(whole);
+        self.set_cursor(cursor);
+    }
+
+    /// Check what the log acknowledged after this process had read past it.
+    pub fn check_passed(&mut self, hub: &Hub, cursor: StreamId) {
+        let passed = self.shared.acknowledged.take(cursor);
+        if let Some(lost) = passed.into_iter().find(|id| !hub.has_followed(*id)) {
+            self.report(&lost_although_acknowledged(lost));
+            hub.break_stream(cursor);
+        }
+    }
+
+    pub fn set_cursor(&mut self, cursor: StreamId) {
+        self.cursor = Some(cursor);
+        self.shared.progress.send_replace(Some(cursor));
+    }
+
+    /// Report that clients are reset for a gap, and why; not for every entry, should all of them be the reason.
+    pub fn report(&mut self, why: &str) {
+        self.shared.presence.lock().doubt();
+        if self.reported.is_none_or(|at| at.elapsed() >= QUIET) {
+            self.reported = Some(Instant::now());
+            let log = self.shared.store.log_name();
+            self.shared.warn(&format!("clients are told of a gap in {log}: {why}"));
+        }
+    }
+
+    /// How many entries to ask for.
+    pub fn page(&self) -> usize {
+        self.shared.pages.entries(PAGE_BYTES, self.most)
+    }
+
+    /// Note what came of a question for so many entries.
+    pub fn read(&mut self, page: Answer<Vec<Arrived>>, count: usize) -> Answer<Vec<Arrived>> {
+        match &page {
+            Ok(page) => {
+                self.shared.pages.read(page);
+                if page.len() < count {
+                    // What had piled up is read.
+                    self.most = PAGE;
+                }
+            }
+            Err(_) => self.most = (count / 2).max(1),
+        }
+        page
+    }
+}
+
+pub fn lost_although_acknowledged(id: StreamId) -> String {
+    format!("entry {id} was acknowledged and is not there any more: its end was lost")
+}

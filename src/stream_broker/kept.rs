@@ -1,0 +1,27 @@
+//! What the log keeps.
+
+use std::time::Duration;
+
+use crate::ids::StreamId;
+
+/// What the log keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// About so many entries, and not fewer.
+    pub count: usize,
+    /// None older than this.
+    pub age: Option<Duration>,
+    /// None goes for the number before it has this age.
+    pub min_age: Duration,
+    /// How many bytes of it a process takes over when it starts.
+    pub bytes: usize,
+}
+
+impl Kept {
+    /// Whether an entry is older than any should be, at a time by the log's clock in milliseconds. The log may still
+    /// have it: it is trimmed when something is published, and not to the entry.
+    #[must_use]
+    pub fn is_too_old(&self, id: StreamId, now: u64) -> bool {
+        self.age.is_some_and(|age| u128::from(now.saturating_sub(id.ms)) > age.as_millis())
+    }
+}

@@ -1,0 +1,217 @@
+//! A broker over any append-only log: one thread, which never touches Python, follows the log and appends to it.
+//!
+//! One log is one hub. Every process reads all of it, in its order, which is therefore everybody's; what each entry
+//! says of the one before proves that nothing is missing. What cannot be proven becomes a `stream-reset`.
+//!
+//! | file | |
+//! |---|---|
+//! | [`store`] | what a log has to give |
+//! | [`envelope`] | a letter as the fields of an entry |
+//! | `follower` | the log, from its connection to the hub |
+//! | `position` | where this process stands in a log that may have lost its end, or begun anew |
+//! | `publisher`, `outbox`, `acknowledged` | letters, from the hub to the log, and their outcomes |
+//! | `resume`, `fetch` | clients that come back with an id this process does not know |
+//! | `presence` | which subscribers all workers have |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::broker::letter::Letter;
+use crate::broker::{Broker, PresenceChange, Present};
+use crate::error::Result;
+use crate::hub::Hub;
+use crate::ids::{StreamId, SubscriberId};
+use crate::outcome::{Failure, Outcome, ReportFailure};
+
+mod acknowledged;
+mod backoff;
+mod changes;
+pub mod envelope;
+mod fetch;
+mod follower;
+mod kept;
+mod outbox;
+mod pages;
+mod position;
+mod presence;
+mod publisher;
+mod resume;
+mod shared;
+pub mod store;
+
+use acknowledged::Acknowledged;
+pub use kept::Kept;
+use outbox::Outbox;
+use pages::Pages;
+pub use presence::PRESENCE_TTL;
+pub use shared::Observer;
+use shared::Shared;
+use store::Store;
+
+/// The longest a process waits for a worker's goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// A hub's broker over a store.
+pub struct StreamBroker<S: Store> {
+    shared: Arc<Shared<S>>,
+    questions: mpsc::UnboundedSender<resume::Question>,
+    runtime: Handle,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<S: Store> StreamBroker<S> {
+    /// Start the thread that connects `hub`, which was made with [`Hub::of_stream`], and give the hub its broker.
+    /// Does not wait for the connection.
+    ///
+    /// # Errors
+    /// What the system says when it has no thread or descriptor to give.
+    pub fn start(
+        hub: &Arc<Hub>,
+        store: S,
+        kept: Kept,
+        observer: Box<dyn Observer>,
+    ) -> std::io::Result<Arc<Self>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (questions, asked) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            store,
+            kept,
+            backlog_bytes: hub.config.backlog_bytes,
+            hub: Arc::downgrade(hub),
+            observer,
+            worker: hub.epoch.as_str().into(),
+            outbox: Outbox::default(),
+            failed: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            why: Mutex::default(),
+            connection_changed: Notify::new(),
+            joined: watch::Sender::new(false),
+            pages: Pages::default(),
+            progress: watch::Sender::new(None),
+            acknowledged: Acknowledged::default(),
+            presence: Mutex::default(),
+            writing_presence: tokio::sync::Mutex::default(),
+            stopping: watch::Sender::new(false),
+            refusal_reported: AtomicBool::new(false),
+        });
+        let handle = runtime.handle().clone();
+        let tasks = shared.clone();
+        let thread = std::thread::Builder::new().name(S::THREAD.into()).spawn(move || {
+            runtime.block_on(run(tasks, asked));
+            // The name of a server is looked up in a thread that may take its time.
+            runtime.shutdown_background();
+        })?;
+        let broker = Arc::new(Self { shared, questions, runtime: handle, thread: Mutex::new(Some(thread)) });
+        hub.set_broker(broker.clone());
+        Ok(broker)
+    }
+
+    fn wait_while_sending(&self, is_done: impl Fn() -> bool) -> usize {
+        let store = &self.shared.store;
+        let patience = store.timeout() * 2 + store.connect_timeout() + GOODBYE;
+        let (mut left, mut since) = (self.unsent(), Instant::now());
+        while !is_done() {
+            let now_left = self.unsent();
+            if now_left < left {
+                (left, since) = (now_left, Instant::now());
+            }
+            if since.elapsed() >= patience {
+                return now_left;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        0
+    }
+}
+
+/// The thread's work, until the broker stops and everything was sent.
+async fn run<S: Store>(shared: Arc<Shared<S>>, questions: mpsc::UnboundedReceiver<resume::Question>) {
+    tokio::spawn(follower::run(shared.clone()));
+    tokio::spawn(resume::run(shared.clone(), questions));
+    let presence = tokio::spawn(presence::run(shared.clone()));
+    if tokio::spawn(publisher::run(shared.clone())).await.is_err() {
+        shared.outbox.abandon();
+    }
+    let _ = tokio::time::timeout(GOODBYE, presence).await;
+}
+
+impl<S: Store> Broker for StreamBroker<S> {
+    fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
+        self.shared.outbox.post(letter, self.shared.backlog_bytes)
+    }
+
+    fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
+        let _ = self.questions.send((subscriber, asked));
+    }
+
+    fn presence_changed(&self, change: PresenceChange) {
+        self.shared.presence.lock().note(change);
+    }
+
+    fn present(&self, topic: Option<String>) -> Present {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let _ = answer.send(shared.present(topic).await);
+        });
+        Box::pin(async move { answered.await.ok() })
+    }
+
+    fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Acquire)
+    }
+
+    fn is_behind_itself(&self) -> bool {
+        let Some(newest) = self.shared.acknowledged.newest() else { return false };
+        self.is_connected() && self.shared.progress.borrow().is_some_and(|at| at < newest)
+    }
+
+    fn unsent(&self) -> usize {
+        self.shared.outbox.unsent()
+    }
+
+    fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    fn stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut thread = self.thread.lock();
+        match thread.take_if(|thread| thread.is_finished()) {
+            // The result is that of a thread that panicked, or not: either way it has ended.
+            Some(ended) => drop(ended.join()),
+            None if thread.is_some() => return false,
+            None => {}
+        }
+        true
+    }
+
+    fn wait_sent(&self) -> usize {
+        self.wait_while_sending(|| self.unsent() == 0)
+    }
+
+    fn finish(&self) -> usize {
+        self.stop();
+        self.wait_while_sending(|| self.has_ended())
+    }
+
+    fn report_given_up(&self, letters: usize) {
+        let place = self.shared.store.place();
+        self.shared
+            .warn(&format!("the process ends before {letters} of what was published were sent to {place}"));
+    }
+}
+
+impl<S: Store> ReportFailure for StreamBroker<S> {
+    fn report_unseen(&self, failure: &Failure) {
+        self.shared.warn(&format!("1 of what was published failed: {failure}"));
+    }
+}

@@ -1,0 +1,148 @@
+//! Letters that wait to be appended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::broker::letter::Letter;
+use crate::error::{Error, Result};
+use crate::outcome::{Failure, Outcome};
+
+/// Letters appended at once, at most; and about how many bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// What a letter costs beside its bytes, about: its topics, its place, its outcome, the allocator's part.
+const LETTER_OVERHEAD: usize = 320;
+
+/// A letter and its outcome.
+pub struct Posted {
+    pub letter: Letter,
+    pub outcome: Arc<Outcome>,
+    at: Instant,
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        // A task that failed must not leave its waiters waiting. An outcome that is known stays as it is.
+        self.outcome.complete(Err(Failure::Unknown("the connection to the broker has failed".into())));
+    }
+}
+
+/// What a letter that waits costs, about: small ones are many.
+fn size(letter: &Letter) -> usize {
+    letter.len() + LETTER_OVERHEAD
+}
+
+#[derive(Default)]
+struct Queue {
+    letters: VecDeque<Posted>,
+    bytes: usize,
+    /// Letters that were taken and have no outcome yet.
+    taken: usize,
+    is_closed: bool,
+}
+
+/// What waits for the store.
+#[derive(Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    pub posted: Notify,
+}
+
+impl Outbox {
+    /// Queue a letter.
+    pub fn post(&self, letter: Letter, limit: usize) -> Result<Arc<Outcome>> {
+        let size = size(&letter);
+        let mut queue = self.queue.lock();
+        if queue.is_closed {
+            return Err(Error::HubClosed);
+        }
+        if queue.bytes > 0 && queue.bytes + size > limit {
+            return Err(Error::HubFull { waiting: queue.bytes, limit });
+        }
+        let outcome = Arc::new(Outcome::default());
+        queue.bytes += size;
+        queue.letters.push_back(Posted { letter, outcome: outcome.clone(), at: Instant::now() });
+        drop(queue);
+        self.posted.notify_one();
+        Ok(outcome)
+    }
+
+    /// Close, with whatever waits: its outcomes are unknown.
+    pub fn abandon(&self) {
+        let mut queue = self.queue.lock();
+        queue.is_closed = true;
+        queue.taken = 0;
+        queue.bytes = 0;
+        let letters = std::mem::take(&mut queue.letters);
+        drop(queue);
+        drop(letters);
+    }
+
+    /// How many letters have no outcome yet.
+    pub fn unsent(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.letters.len() + queue.taken
+    }
+
+    /// Close, unless something waits; whether it is closed.
+    pub fn close(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.is_closed = queue.letters.is_empty();
+        queue.is_closed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.lock().letters.is_empty()
+    }
+
+    /// Take the next letters; [`Outbox::done`] says that they have their outcomes.
+    pub fn take(&self) -> Vec<Posted> {
+        let mut queue = self.queue.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(posted) = queue.letters.front() {
+            let size = size(&posted.letter);
+            if batch.len() == BATCH || (bytes > 0 && bytes + size > BATCH_BYTES) {
+                break;
+            }
+            bytes += size;
+            batch.extend(queue.letters.pop_front());
+        }
+        queue.bytes -= bytes;
+        queue.taken += batch.len();
+        batch
+    }
+
+    /// Put a batch back, of which nothing was appended: it is appended elsewhere, in the same order.
+    pub fn put_back(&self, batch: Vec<Posted>) {
+        let mut queue = self.queue.lock();
+        queue.taken -= batch.len();
+        for posted in batch.into_iter().rev() {
+            queue.bytes += size(&posted.letter);
+            queue.letters.push_front(posted);
+        }
+    }
+
+    /// Take the letters that have waited for too long.
+    pub fn expired(&self, age: Duration) -> Vec<Posted> {
+        let mut queue = self.queue.lock();
+        let mut expired = Vec::new();
+        while queue.letters.front().is_some_and(|posted| posted.at.elapsed() >= age) {
+            if let Some(posted) = queue.letters.pop_front() {
+                queue.bytes -= size(&posted.letter);
+                queue.taken += 1;
+                expired.push(posted);
+            }
+        }
+        expired
+    }
+
+    /// So many letters that were taken have their outcomes.
+    pub fn done(&self, count: usize) {
+        self.queue.lock().taken -= count;
+    }
+}

@@ -1,0 +1,86 @@
+//! Presence over all workers: each writes its own subscribers to the store, where they expire with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::shared::Shared;
+use super::store::{PresenceWrite, Store};
+use crate::outcome::Failure;
+
+/// How long a worker is believed to be alive after it last said so.
+pub const PRESENCE_TTL: Duration = Duration::from_secs(15);
+/// How often changes are written.
+const EVERY: Duration = Duration::from_millis(200);
+/// How long nothing is written after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Write changes, and that this worker is alive, until the broker stops.
+pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
+    let mut alive: Option<Instant> = None;
+    let mut failed: Option<Instant> = None;
+    let mut stopping = shared.stopping.subscribe();
+    while !*stopping.borrow_and_update() {
+        let _ = tokio::time::timeout(EVERY, stopping.changed()).await;
+        if !shared.presence.lock().is_used || !shared.connected.load(Ordering::Acquire) {
+            continue;
+        }
+        // After a failure everything is written anew, which is much: not again and again.
+        if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
+            continue;
+        }
+        let is_due = alive.is_none_or(|at| at.elapsed() >= PRESENCE_TTL / 3);
+        if is_due || shared.presence.lock().wait() {
+            let now = Some(Instant::now());
+            match shared.write_presence().await {
+                Ok(()) => alive = now,
+                Err(_) => failed = now,
+            }
+        }
+    }
+    if shared.presence.lock().is_used {
+        let _ = shared.store.remove_presence(&shared.worker).await;
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// Write what has changed, and that this worker is alive; everything, should the store have lost its table.
+    async fn write_presence(&self) -> Result<(), String> {
+        let _writing = self.writing_presence.lock().await;
+        if self.write_changes().await? || self.write_changes().await? {
+            return Ok(());
+        }
+        Err("who is there at this process is deleted as soon as it is written".into())
+    }
+
+    /// Whether the store's table is whole now; if not, everything is written the next time.
+    async fn write_changes(&self) -> Result<bool, String> {
+        let changes = self.presence.lock().take();
+        let written = if let Some(changes) = changes {
+            self.store.write_presence(&self.worker, PresenceWrite::Update(&changes)).await
+        } else {
+            let all = self.hub.upgrade().map(|hub| hub.presence()).unwrap_or_default();
+            self.store.write_presence(&self.worker, PresenceWrite::Replace(&all)).await
+        };
+        let is_whole = written.map_err(|error| error.text);
+        if is_whole != Ok(true) {
+            self.presence.lock().outdate();
+        }
+        is_whole
+    }
+
+    /// The public ids of the subscribers of a topic at all workers, sorted; `None` asks for the whole hub.
+    pub async fn present(&self, topic: Option<String>) -> Result<Vec<String>, Failure> {
+        let refuse = |reason: String| {
+            Failure::Refused(format!("{} was asked who is there: {reason}", self.store.place()).into())
+        };
+        // Flush first, so that the caller sees its own subscribers.
+        if self.presence.lock().is_used {
+            self.write_presence().await.map_err(refuse)?;
+        }
+        let present = self.store.present(topic.as_deref().unwrap_or_default()).await;
+        let mut ids = present.map_err(|error| refuse(error.text))?;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}

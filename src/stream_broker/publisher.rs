@@ -1,0 +1,120 @@
+//! The way to the log: letters are appended in batches, and each learns what became of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::backoff::Backoff;
+use super::envelope;
+use super::outbox::Posted;
+use super::shared::Shared;
+use super::store::{AppendError, Store};
+use crate::ids::StreamId;
+use crate::outcome::{Failure, Sent};
+
+/// How long to wait for the follower before another look at what waits.
+const JOINING: Duration = Duration::from_millis(250);
+/// The pause before a batch is appended at the place where the log has gone.
+const ELSEWHERE: Duration = Duration::from_millis(10);
+
+/// Append what is posted, until the broker stops and everything has its outcome.
+pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
+    while shared.until_posted().await {
+        if !shared.until_ready().await {
+            continue;
+        }
+        let batch = shared.outbox.take();
+        let entries = batch.iter().map(|posted| envelope::fields(&posted.letter)).collect();
+        let appended = shared.store.append(entries).await;
+        shared.appended(batch, appended).await;
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// Wait until something is posted. False when the broker stops and nothing waits any more.
+    async fn until_posted(&self) -> bool {
+        let mut stopping = self.stopping.subscribe();
+        while self.outbox.is_empty() {
+            if *stopping.borrow_and_update() && self.outbox.close() {
+                return false;
+            }
+            tokio::select! {
+                () = self.outbox.posted.notified() => {}
+                _ = stopping.changed() => {}
+            }
+        }
+        true
+    }
+
+    /// Wait until the store can be reached. False when what was posted waited for too long, all of it.
+    async fn until_ready(&self) -> bool {
+        let mut backoff = Backoff::new();
+        loop {
+            let reason = match self.store.connect().await {
+                Ok(()) if self.has_joined().await => return true,
+                Ok(()) => format!("its stream cannot be followed: {}", self.why.lock()),
+                Err(error) => error.text,
+            };
+            self.refuse_late(&format!("{} cannot be reached: {reason}", self.store.place()));
+            if self.outbox.is_empty() {
+                return false;
+            }
+            backoff.pause().await;
+        }
+    }
+
+    /// Whether this process will deliver what it appends now. Before its follower knows its place in the log, that
+    /// would be the past, and what is for one of its own clients would reach nobody.
+    async fn has_joined(&self) -> bool {
+        let mut joined = self.joined.subscribe();
+        timeout(JOINING, joined.wait_for(|joined| *joined)).await.is_ok()
+    }
+
+    fn refuse_late(&self, reason: &str) {
+        let late = self.outbox.expired(self.store.timeout());
+        let reason: Arc<str> = reason.into();
+        self.give(late, |_| Err(Failure::Refused(reason.clone())));
+    }
+
+    async fn appended(&self, batch: Vec<Posted>, appended: Vec<Result<StreamId, AppendError>>) {
+        if !appended.is_empty() && appended.iter().all(|one| matches!(one, Err(AppendError::Elsewhere))) {
+            self.outbox.put_back(batch);
+            // A cluster that is being changed may send this process around for a while.
+            self.refuse_late(&format!("{} has no connection to the hub's keys", self.store.place()));
+            tokio::time::sleep(ELSEWHERE).await;
+            return;
+        }
+        if let Some(newest) = appended.iter().filter_map(|one| one.as_ref().ok()).max() {
+            self.acknowledged.add(*newest);
+        }
+        let mut appended = appended.into_iter();
+        self.give(batch, |posted| match appended.next() {
+            Some(Ok(id)) => Ok(id.event_id().filter(|_| posted.letter.carries_id())),
+            Some(Err(AppendError::Refused(text))) => Err(Failure::Refused(text.into())),
+            Some(Err(AppendError::Unknown(text))) => Err(Failure::Unknown(text.into())),
+            Some(Err(AppendError::Elsewhere)) | None => Err(Failure::Unknown("a reply is missing".into())),
+        });
+    }
+
+    /// Give each letter its outcome.
+    fn give(&self, batch: Vec<Posted>, mut outcome: impl FnMut(&Posted) -> Sent) {
+        let count = batch.len();
+        let (mut failed, mut unseen, mut why) = (0, 0, None);
+        for posted in batch {
+            let sent = outcome(&posted);
+            if let Err(failure) = &sent {
+                failed += 1;
+                why = Some(failure.clone());
+                self.fall_back(&posted.letter);
+            }
+            unseen += usize::from(posted.outcome.complete(sent));
+        }
+        self.outbox.done(count);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+        if let Some(why) = why.filter(|_| unseen > 0) {
+            self.warn(&format!("{unseen} of what was published failed: {why}"));
+        }
+    }
+}

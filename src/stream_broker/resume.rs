@@ -1,0 +1,173 @@
+//! Clients that come back with an id this process does not know: another worker's newest, or one from before this
+//! process began. The store is asked where the log stands, and for what followed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use super::backoff::Backoff;
+use super::fetch::{Gap, LogTime, fetch};
+use super::shared::Shared;
+use super::store::{Answer, Log, Store};
+use crate::control::ResetReason;
+use crate::hub::Verdict;
+use crate::ids::{StreamId, SubscriberId};
+use crate::waker::Wake;
+
+/// How long this process gets to read what another delivered, before the log is looked at again.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Where does a subscriber begin: it, and the id it came back with.
+pub type Question = (SubscriberId, Option<StreamId>);
+
+struct Next(Arc<Notify>);
+
+impl Wake for Next {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Answer the questions, each beside the others.
+pub async fn run<S: Store>(shared: Arc<Shared<S>>, mut questions: mpsc::UnboundedReceiver<Question>) {
+    while let Some((subscriber, id)) = questions.recv().await {
+        tokio::spawn(resolve(shared.clone(), subscriber, id));
+    }
+}
+
+/// What the log says of an id.
+enum Standing {
+    /// Nothing is missing behind it, up to the log's last id. The time, where events grow too old.
+    Whole(StreamId, Option<LogTime>),
+    /// It is not of this log, or what followed is gone.
+    Lost(ResetReason),
+    /// The client has left.
+    Gone,
+}
+
+async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, asked: Option<StreamId>) {
+    if !shared.until_connected(subscriber).await {
+        return;
+    }
+    let mut progress = shared.progress.subscribe();
+    if progress.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let (hub, id, time) = loop {
+        let Some(hub) = shared.hub.upgrade() else { return };
+        let Some(id) = asked.filter(|_| !hub.is_here(subscriber)) else {
+            hub.settle(subscriber, Verdict::Here);
+            return;
+        };
+        drop(hub);
+        let delivered = *progress.borrow_and_update();
+        let (last, time) = match shared.standing(subscriber, id).await {
+            Standing::Whole(last, time) => (last, time),
+            Standing::Lost(reason) => {
+                shared.settle(subscriber, Verdict::Lost(reason));
+                return;
+            }
+            Standing::Gone => return,
+        };
+        if delivered > Some(last) {
+            // The log was emptied, or lost its end, and this process has not noticed yet: what it is about to
+            // deliver again, the client may have from another.
+            let _ = timeout(CATCH_UP, progress.changed()).await;
+            continue;
+        }
+        // Another worker was faster in delivering it than this one is in reading it. Not for ever: the log may be
+        // emptied while this waits.
+        let reached = progress.wait_for(|at| at.is_some_and(|at| at >= id));
+        if timeout(CATCH_UP, reached).await.is_err() {
+            continue;
+        }
+        let Some(hub) = shared.hub.upgrade() else { return };
+        if hub.is_here(subscriber) {
+            hub.settle(subscriber, Verdict::Here);
+            return;
+        }
+        break (hub, id, time);
+    };
+    let wanted = Arc::new(Notify::new());
+    let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
+    drop(hub);
+    if let Some(end) = end {
+        fetch(&shared, subscriber, Gap { after: id, end, time }, &wanted).await;
+    }
+}
+
+impl<S: Store> Shared<S> {
+    fn settle(&self, subscriber: SubscriberId, verdict: Verdict) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.settle(subscriber, verdict);
+        }
+    }
+
+    /// Wait for a connection; while there is none, the client's stream opens. False when the client has left.
+    async fn until_connected(&self, subscriber: SubscriberId) -> bool {
+        let mut is_open = false;
+        loop {
+            let changed = self.connection_changed.notified();
+            if self.connected.load(Ordering::Acquire) {
+                return true;
+            }
+            if !self.has(subscriber) {
+                return false;
+            }
+            if is_open {
+                // Each attempt wakes this, which checks whether the client is still there.
+                changed.await;
+                continue;
+            }
+            // A process that has just begun is about to be connected.
+            let patience = timeout(self.store.connect_timeout(), changed);
+            if patience.await.is_err() || !self.connected.load(Ordering::Acquire) {
+                is_open = true;
+                self.settle(subscriber, Verdict::Later);
+            }
+        }
+    }
+
+    /// Ask what the log has of an id, as long as it takes.
+    async fn standing(&self, subscriber: SubscriberId, id: StreamId) -> Standing {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.standing_once(id).await {
+                Ok(standing) => return standing,
+                Err(error) if error.is_refusal() => {
+                    self.report_refusal(&error);
+                    return Standing::Lost(ResetReason::Broker);
+                }
+                Err(_) => {}
+            }
+            if !self.has(subscriber) {
+                return Standing::Gone;
+            }
+            self.settle(subscriber, Verdict::Later);
+            backoff.pause().await;
+        }
+    }
+
+    async fn standing_once(&self, id: StreamId) -> Answer<Standing> {
+        let mut log = self.store.log();
+        let last = log.last().await?.unwrap_or_default();
+        if id > last {
+            return Ok(Standing::Lost(ResetReason::Ahead));
+        }
+        let page = log.after(id, 1).await?;
+        self.pages.read(&page);
+        let time = match (self.kept.age, page.is_empty()) {
+            (Some(_), false) => Some(LogTime::new(log.now().await?)),
+            _ => None,
+        };
+        let is_too_old = |id| time.is_some_and(|time| self.kept.is_too_old(id, time.now()));
+        Ok(match page.first() {
+            None if id == last => Standing::Whole(last, time),
+            Some(first) if first.before == Some(id) && !is_too_old(first.id) => Standing::Whole(last, time),
+            _ => Standing::Lost(ResetReason::Evicted),
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! What an append-only log has to give so that [`super::StreamBroker`] can carry a hub over it.
+//!
+//! # Ids and the chain
+//! An entry's id is greater than every id that the log gave before, for as long as the log exists. Each entry names
+//! the id before its own: the last one that the log *gave*, whether that entry is still kept or not. A reader whose
+//! position is that id therefore knows that nothing is missing in between. A log that is new has a beginning
+//! ([`StreamId::is_beginning`]) in place of an entry before its first; no two logs share one, nor do two logs give
+//! the same id to different entries.
+//!
+//! # What may be lost
+//! A store may trim the oldest entries at any time, and lose the log altogether. A store that *may* have lost
+//! acknowledged entries at its end, such as a replica that became the primary, appends [`super::envelope::gap`] once,
+//! before anything else is appended and before it lets itself be followed again: neither a reader that had not
+//! reached the lost entries, nor a client that comes back later, can see such a loss in the ids.
+//!
+//! # Failures
+//! No method hangs: each gives up after a bounded time (a read that waits: after that and the time it may wait).
+//! After [`Trouble::Connection`] a [`Log`] is not used again.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::envelope::Fields;
+use crate::broker::PresenceChange;
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
+
+/// Why a request to a store has no answer.
+#[derive(Debug, Clone)]
+pub struct StoreError {
+    /// In words, in one line.
+    pub text: String,
+    /// What can be done about it.
+    pub trouble: Trouble,
+}
+
+/// What can be done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The connection is of no more use; another one may be.
+    Connection,
+    /// The store understood the request and refused it: it would do so again.
+    Refused,
+    /// The log is at another place now, with all its entries. The next connection leads there.
+    Elsewhere,
+}
+
+impl StoreError {
+    /// The connection is of no more use.
+    pub fn connection(text: impl Into<String>) -> Self {
+        Self { text: text.into(), trouble: Trouble::Connection }
+    }
+
+    /// The store refused the request.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { text: text.into(), trouble: Trouble::Refused }
+    }
+
+    /// Whether the store would refuse the same request again.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.trouble == Trouble::Refused
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// An answer of a store.
+pub type Answer<T> = Result<T, StoreError>;
+
+/// Why an entry has no id.
+#[derive(Debug, Clone)]
+pub enum AppendError {
+    /// The entry was not appended.
+    Refused(String),
+    /// The entry may have been appended: the reply was lost.
+    Unknown(String),
+    /// The log is at another place, and the whole batch was refused for that: append it again.
+    Elsewhere,
+}
+
+/// What a worker's entry in the presence table becomes.
+#[derive(Debug, Clone, Copy)]
+pub enum PresenceWrite<'a> {
+    /// Exactly these subscribers. A reader sees the former ones until all of these are written.
+    Replace(&'a [PresenceChange]),
+    /// What it was, with these changes in their order.
+    Update(&'a [PresenceChange]),
+}
+
+/// A log that was opened for following.
+pub struct Opened<L> {
+    /// The log.
+    pub log: L,
+    /// Acknowledged entries may be missing, and the store could not append a gap: this process resets its clients.
+    pub is_doubtful: bool,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// A store: a log, and who is present. Shared by all tasks of a broker.
+pub trait Store: Send + Sync + 'static {
+    /// The store's log.
+    type Log: Log;
+
+    /// The name of the broker's thread.
+    const THREAD: &'static str;
+
+    /// Where the store is, for messages: without a password.
+    fn place(&self) -> &str;
+
+    /// The log's name there, for messages.
+    fn log_name(&self) -> &str;
+
+    /// The longest that an answer may take.
+    fn timeout(&self) -> Duration;
+
+    /// The longest that connecting may take.
+    fn connect_timeout(&self) -> Duration;
+
+    /// Open a connection of its own for following the log. Appends a gap first where the store may have lost
+    /// acknowledged entries. `is_redirected`: the follower was sent here by the place where it read before, which has
+    /// lost nothing.
+    fn open(&self, is_redirected: bool) -> impl Future<Output = Answer<Opened<Self::Log>>> + Send;
+
+    /// The log by the connection that everything but following shares. Nothing is connected yet.
+    fn log(&self) -> Self::Log;
+
+    /// Connect what [`Store::append`] uses, if it is not connected.
+    fn connect(&self) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Drop the shared connections: the one that is followed has failed.
+    fn disconnect(&self) -> impl Future<Output = ()> + Send;
+
+    /// Append entries, in this order, with nothing of anybody else's in between. Gives each one's id, or why it has
+    /// none. Calls do not overlap. A store with a durability option waits for it before it gives an id.
+    fn append(&self, batch: Vec<Fields>) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
+
+    /// Write which subscribers a worker has, and that it is alive. Gives whether the worker's table is whole: it is
+    /// not when what was written before has been lost.
+    fn write_presence(
+        &self,
+        worker: &str,
+        write: PresenceWrite<'_>,
+    ) -> impl Future<Output = Answer<bool>> + Send;
+
+    /// Remove a worker that ends.
+    fn remove_presence(&self, worker: &str) -> impl Future<Output = Answer<()>> + Send;
+
+    /// The public ids of the subscribers of a topic at all workers that are alive; `""` is the hub itself.
+    fn present(&self, topic: &str) -> impl Future<Output = Answer<Vec<String>>> + Send;
+}
+
+/// A log that is read. Reads give entries in the log's order unless they say otherwise.
+pub trait Log: Send + 'static {
+    /// The last id that the log gave; `None` when there is no log.
+    fn last(&mut self) -> impl Future<Output = Answer<Option<StreamId>>> + Send;
+
+    /// The same of a log that is created if it does not exist: then it is the log's beginning, or `0-0` where the
+    /// reader may not create one, which is any log's beginning and proves nothing.
+    fn begin(&mut self) -> impl Future<Output = Answer<StreamId>> + Send;
+
+    /// At most `count` entries after `id`.
+    fn after(&mut self, id: StreamId, count: usize) -> impl Future<Output = Answer<Vec<Arrived>>> + Send;
+
+    /// The same; when there are none, wait for the first, at most for so long.
+    fn wait_after(
+        &mut self,
+        id: StreamId,
+        count: usize,
+        wait: Duration,
+    ) -> impl Future<Output = Answer<Vec<Arrived>>> + Send;
+
+    /// At most `count` entries up to `end`, the newest first; `is_included` says whether `end` may be one of them.
+    fn backwards(
+        &mut self,
+        end: StreamId,
+        is_included: bool,
+        count: usize,
+    ) -> impl Future<Output = Answer<Vec<Arrived>>> + Send;
+
+    /// The time by the clock that gives the ids, in milliseconds.
+    fn now(&mut self) -> impl Future<Output = Answer<u64>> + Send;
+
+    /// Whether acknowledged entries may have been lost since the log was opened: then it is opened again.
+    fn is_doubtful(&mut self) -> impl Future<Output = Answer<bool>> + Send;
+}

@@ -1,0 +1,214 @@
+"""The storm over a Redis that loses things: clients come back to either of two workers with their last id
+while entries are deleted, the stream is evicted, memory is full, connections are cut, Redis stands still, and
+is killed and started again.
+
+Each record is compared with what was acknowledged: whatever lies between two positions of a client was seen,
+or a ``stream-reset`` came between them; and every client gets to the end. What happens is seeded; each
+failure names the seed. ``STORM_SEED=…`` repeats one, ``STORM_SEEDS=…`` runs so many, ``STORM_SECONDS=…`` is
+how long each takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis_server import EntryId, RedisServer, entry_id, stream_key
+from redis_walker import NONE, TOPICS, Walker
+from redis_workers import Pair
+from sse_hub import BrokerError, Hub, HubFull, OutcomeUnknown, RedisBroker
+from waiting import PATIENCE
+
+CLIENTS = 40
+HISTORY = 500
+FIRST = int(os.environ.get("STORM_SEED", "1"))
+SECONDS = float(os.environ.get("STORM_SECONDS", "8"))
+
+
+class Source:
+    """Publishes from this process, which serves nobody, and knows afterwards what was acknowledged."""
+
+    def __init__(self, url: str, name: str, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.hub = Hub(RedisBroker(url, timeout=2.0, connect_timeout=0.5), name=name, history=HISTORY)
+        self.topics: list[frozenset[str]] = []
+        self.outcomes: list[Any] = []
+        self.over = threading.Event()
+        self.results: Counter[str] = Counter()
+        self.where: dict[str, list[EntryId]] = {topic: [] for topic in TOPICS}
+
+    def one(self, **more: Any) -> None:
+        everybody = bool(more)
+        topics = frozenset(TOPICS if everybody else self.dice.sample(TOPICS, self.dice.choice([1, 1, 2, 8])))
+        data = {"n": len(self.topics), **more}
+        self.topics.append(topics)
+        try:
+            self.outcomes.append(self.hub.broadcast(data) if everybody else self.hub.publish(topics, data))
+        except HubFull:
+            self.outcomes.append(None)
+
+    def run(self) -> None:
+        while not self.over.wait(0.02):
+            for _ in range(self.dice.choice([1, 5, 20, 60])):
+                self.one()
+
+    def settle(self) -> None:
+        ids: set[EntryId] = set()
+        for topics, outcome in zip(self.topics, self.outcomes, strict=True):
+            try:
+                id = entry_id(outcome.result(PATIENCE)) if outcome else NONE
+            except OutcomeUnknown:
+                self.results["unknown"] += 1
+            except BrokerError:
+                self.results["failed"] += 1
+            else:
+                self.results["published"] += 1
+                assert id not in ids, f"{id} was given to two publications"
+                ids.add(id)
+                for topic in topics if id != NONE else ():
+                    self.where[topic].append(id)
+        for found in self.where.values():
+            found.sort()
+
+    def check(self, walker: Walker) -> None:
+        """Each step of the client's position is complete, or was announced."""
+        last = NONE
+        placed = False
+        seen: set[int] = set()
+        for name, id, number in walker.record:
+            at = entry_id(id) if id else last
+            match name:
+                case "stream-open":
+                    assert not placed or at == last, f"opens at {at}, reported was {last}"
+                    placed = placed or bool(id)
+                case "stream-reset":
+                    # What it may have missed lies up to where it goes on: this id, or the next one.
+                    placed = at != last
+                case "stream-cursor":
+                    if placed:
+                        self.complete(walker, last, at)
+                    placed = True
+                case _:
+                    assert number not in seen, f"{number} came twice"
+                    seen.add(number)
+                    assert self.topics[number] & {*walker.topics}, f"{number} was not for it"
+                    if placed:
+                        assert at > last, f"{at} after {last}"
+                        self.complete(walker, last, at, but=at)
+                    placed = True
+            last = at
+
+    def complete(self, walker: Walker, after: EntryId, until: EntryId, but: EntryId = NONE) -> None:
+        for topic in walker.topics:
+            ids = self.where[topic]
+            missing = {*ids[bisect_right(ids, after) : bisect_right(ids, until)]} - {but}
+            assert not missing, f"a silent gap between {after} and {until}: {sorted(missing)[:5]}"
+            assert bisect_left(ids, after) <= bisect_right(ids, until)
+
+
+async def trouble(redis: RedisServer, key: str, dice: random.Random) -> str:
+    """One thing that goes wrong with Redis, and is right again afterwards."""
+    kind = dice.choice(["delete", "trim", "evict", "lru", "full", "cut", "pause", "pause", "stop", "restart"])
+    admin = redis.admin
+    match kind:
+        case "delete":
+            newest = [id for id, _ in admin.xrevrange(key, count=50)]
+            if newest:
+                admin.xdel(key, *dice.sample(newest, dice.randint(1, len(newest))))
+        case "trim":
+            admin.xtrim(key, maxlen=dice.randrange(20), approximate=False)
+        case "evict":
+            for _ in range(dice.choice([1, 1, 20])):
+                admin.delete(key)
+        case "lru":
+            admin.config_set("maxmemory-policy", "allkeys-lru")
+            admin.config_set("maxmemory", 1)
+            await asyncio.sleep(dice.uniform(0, 0.3))
+        case "full":
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.config_set("maxmemory", 1)
+            await asyncio.sleep(dice.uniform(0, 0.5))
+        case "cut":
+            admin.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+        case "pause":
+            redis.pause()
+            await asyncio.sleep(dice.choice([0.05, 0.3, 2.5]))
+            redis.resume()
+        case "stop":
+            admin.execute_command(f"CLIENT PAUSE {dice.choice([50, 500])} WRITE")
+        case "restart":
+            redis.kill()
+            await asyncio.sleep(dice.uniform(0, 0.5))
+            redis.restart()
+    if kind in ("lru", "full"):
+        admin.config_set("maxmemory", 0)
+    return kind
+
+
+def seeds() -> range:
+    return range(FIRST, FIRST + int(os.environ.get("STORM_SEEDS", "1")))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", seeds())
+async def test_a_storm_over_a_redis_that_loses_things_is_silent_about_nothing(pair: Pair, seed: int) -> None:
+    dice = random.Random(f"trouble-{seed}")
+    with RedisServer("--appendfsync", "everysec") as redis:
+        broker = {"timeout": 2.0, "connect_timeout": 0.5}
+        hubs = [*pair.hubs(redis.url, broker=broker, history=HISTORY, heartbeat=0.5)]
+        source = Source(redis.url, pair.name, seed)
+        walkers = [Walker(seed, number) for number in range(CLIENTS)]
+        calm = asyncio.Event()
+        walks = [asyncio.create_task(walker.walk(hubs, calm)) for walker in walkers]
+        thread = threading.Thread(target=source.run)
+        kinds: Counter[str] = Counter()
+        try:
+            thread.start()
+            async with asyncio.timeout(PATIENCE):
+                while not sum(len(walker.record) for walker in walkers):  # noqa: ASYNC110  (nobody tells)
+                    await asyncio.sleep(0.05)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + SECONDS
+            while loop.time() < end:
+                kinds[await trouble(redis, stream_key(pair.name), dice)] += 1
+                await asyncio.sleep(dice.uniform(0, 0.5))
+            source.over.set()
+            await asyncio.to_thread(thread.join)
+            calm.set()
+            async with asyncio.timeout(2 * PATIENCE):
+                pending = {*walks}
+                while pending:
+                    source.one(end=True)
+                    with suppress(BrokerError):
+                        await source.outcomes[-1]
+                    _, pending = await asyncio.wait(pending, timeout=1)
+        except TimeoutError:
+            late = [number for number, walker in enumerate(walkers) if not walker.at_end]
+            raise AssertionError(f"STORM_SEED={seed}: clients {late} never get to the end") from None
+        finally:
+            source.over.set()
+            redis.resume()
+            for walk in walks:
+                walk.cancel()
+            await asyncio.gather(*walks, return_exceptions=True)
+            await asyncio.to_thread(thread.join)
+            await source.hub.aclose()
+    source.settle()
+    failures = []
+    for number, walker in enumerate(walkers):
+        try:
+            source.check(walker)
+        except AssertionError as error:
+            failures.append(f"client {number}: {error}")
+    assert not failures, f"STORM_SEED={seed}, {len(failures)} clients\n" + "\n".join(failures[:10])
+    names = Counter(name for walker in walkers for name, _, _ in walker.record)
+    sessions = sum(walker.visits for walker in walkers)
+    print(json.dumps({"seed": seed, "sessions": sessions, **names, **source.results, "trouble": kinds}))

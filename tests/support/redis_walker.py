@@ -1,0 +1,72 @@
+"""A client of hubs on Redis that comes and goes, for storms."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+from redis_server import EntryId
+from redis_workers import WorkerHub
+from sse_hub._testing.event_parser import Event, EventParser
+
+TOPICS = [f"t{n}" for n in range(40)]
+NONE: EntryId = (0, 0)
+
+
+class Walker:
+    """A client that leaves and comes back as it likes until told to listen. Its record is judged later."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.dice = random.Random(f"{seed}-{number}")
+        self.topics = self.dice.sample(TOPICS, 2)
+        # Some are away for so long that history forgets them.
+        self.away = 3.0 if number % 10 == 0 else 0.3
+        self.id = ""
+        self.visits = 0
+        # (name or None for an event, id, number), connection after connection
+        self.record: list[tuple[str, str, int]] = []
+        self.at_end = False
+
+    def see(self, event: Event) -> None:
+        self.id = event.id
+        if event.event == "message":
+            data = event.json()
+            self.record.append(("event", event.id, data["n"]))
+            self.at_end = self.at_end or "end" in data
+        else:
+            self.record.append((event.event, event.id, -1))
+
+    async def visit(self, hub: WorkerHub, calm: asyncio.Event) -> None:
+        """One connection, from its request to its end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", hub.worker.port)
+        self.visits += 1
+        id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
+        path = f"/{hub.name}/events?topics={','.join(self.topics)}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{id}\r\n".encode())
+        parser = EventParser(self.id)
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            while not self.at_end:
+                size = int(await reader.readuntil(b"\r\n"), 16)
+                chunk = await reader.readexactly(size + 2)
+                if size == 0:
+                    return
+                parser.feed(chunk[:-2])
+                while parser.events:
+                    if not (event := parser.events.popleft()).is_comment:
+                        self.see(event)
+                        # For each event, as a loaded worker sends many of them in one chunk.
+                        if not calm.is_set() and self.dice.random() < 0.01:
+                            return  # in the middle of whatever comes next
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.transport.abort()
+
+    async def walk(self, hubs: list[WorkerHub], calm: asyncio.Event) -> None:
+        while not self.at_end:
+            await self.visit(self.dice.choice(hubs), calm)
+            if not calm.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(calm.wait(), self.dice.uniform(0, self.away))
