@@ -125,6 +125,10 @@ impl Client {
         if event.name == "stream-reset" {
             self.resets += 1;
             self.told = true;
+            if !event.data.contains(r#""requested":null"#) {
+                // A stream that begins with a reset is a newcomer's: what the client held before is void.
+                self.got.clear();
+            }
             self.excused = head;
             // Where it goes on may be before what it has seen: of a stream that was emptied.
             self.seen = place.unwrap_or(self.seen);
@@ -382,6 +386,26 @@ fn a_beginning_that_any_stream_may_have_proves_nothing() {
             Step::Visit(0, None),
             Step::Empty(0, false),
             Step::Publish(vec![2]),
+        ],
+    );
+}
+
+#[test]
+fn a_client_whose_id_is_beyond_the_end_begins_anew() {
+    run(
+        3,
+        &[
+            Step::Publish(vec![0]),
+            Step::Publish(vec![1]),
+            Step::Connect(0, 1),
+            Step::Empty(100, false),
+            Step::Publish(vec![0]),
+            Step::Follow(1, 2),
+            Step::LoseTail(1, false),
+            Step::Drain(1),
+            Step::Visit(0, None),
+            Step::Connect(0, 0),
+            Step::Answer(0, 0),
         ],
     );
 }
