@@ -1,18 +1,21 @@
-"""Streams leave every uvicorn from 0.34 on: `make test-uvicorns` gets them and gives their versions."""
+"""Streams leave every uvicorn from 0.34 on: `make test-uvicorns` gets them and gives their versions.
+
+Without it, the installed version is tested.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from importlib.metadata import version as installed
 
 import pytest
 from servers import IMPORTS, ROOT
 
-VERSIONS = os.environ.get("SSE_HUB_UVICORNS", "").split()
+VERSIONS = os.environ.get("SSE_HUB_UVICORNS", "").split() or [installed("uvicorn")]
 
 
-@pytest.mark.skipif(not VERSIONS, reason="`make test-uvicorns` gets other versions of uvicorn")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_streams_leave_it(version: str) -> None:
     path = os.pathsep.join([str(ROOT / "target" / "uvicorns" / version), IMPORTS])
