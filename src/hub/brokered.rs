@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Hub, Registered, Request, State, ring};
+use super::request::{Question, Request};
+use super::{Hub, Registered, State, ring};
 use crate::broker::letter::{Arrived, Letter, To, Whose};
 use crate::broker::{Broker, PresenceChange};
 use crate::change::Change;
@@ -34,9 +35,6 @@ pub enum Verdict {
     /// It will take a while: its stream opens.
     Later,
 }
-
-/// What the broker is to find out: where a newcomer begins, or one that came back with this id.
-pub(super) struct Question(pub Option<StreamId>);
 
 /// One entry of the stream, ready to be delivered.
 enum Delivery {

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Hub, Question, Registered, State};
+use super::request::{Question, Request};
+use super::{Hub, Registered, State};
 use crate::change::Change;
 use crate::control::ResetReason;
 use crate::error::{Error, Result};
@@ -11,10 +12,10 @@ use crate::frame::Draft;
 use crate::heartbeat::Heartbeat;
 use crate::history::Past;
 use crate::identity::Identity;
-use crate::ids::{GroupId, MAX_ID_BYTES, ReaderId, SubscriberId};
+use crate::ids::{MAX_ID_BYTES, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::Place;
-use crate::queue::{Capacity, OverflowPolicy};
+use crate::queue::Capacity;
 use crate::reader::Reader;
 use crate::stats::count;
 use crate::subscriber::{Plan, Snapshot, Subscriber, Terms};
@@ -23,38 +24,6 @@ use crate::topic::{Topic, TopicId, TopicIds};
 /// Bytes of joins and leaves that may wait for a reader in any hub, however small its `backlog_bytes` is: about
 /// 10,000 of them.
 const LEAST_CHANGES: usize = 1 << 20;
-
-/// What a subscriber asks for.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    /// Its topics; may be empty, `broadcast` and `send` still reach it.
-    pub topics: Vec<Topic>,
-    /// The id it saw last, as the client gave it.
-    pub last_event_id: Option<String>,
-    /// How much past a newcomer gets.
-    pub past: Option<Past>,
-    /// Whether the application will give initial events, unless it resumes completely.
-    pub initial: bool,
-    /// Whose it is.
-    pub user: Option<Arc<str>>,
-    /// Instead of the hub's.
-    pub overflow: Option<OverflowPolicy>,
-    /// Instead of the hub's, in events.
-    pub capacity: Option<usize>,
-    /// How long the stream may last.
-    pub max_age: Option<Duration>,
-    /// The group it ends with.
-    pub group: GroupId,
-    /// Whether the client gets none of the hub's own events.
-    pub no_control: bool,
-}
-
-impl Request {
-    /// The id it came back with, if it did.
-    pub(super) fn given(&self) -> Option<&str> {
-        self.last_event_id.as_deref().filter(|id| !id.is_empty())
-    }
-}
 
 impl Hub {
     /// Join: from now on everything published to the topics is queued for the subscriber; what it missed is

@@ -15,6 +15,7 @@ mod deliver;
 mod end;
 mod join;
 mod query;
+mod request;
 mod transfer;
 
 use std::sync::{Arc, OnceLock};
@@ -40,10 +41,9 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::topic::{Topic, TopicId, TopicIds, TopicPattern, TopicTable};
 use crate::waker::Wake;
 
-use brokered::Question;
 pub use brokered::Verdict;
 pub use deliver::Drained;
-pub use join::Request;
+pub use request::Request;
 
 /// Topics beyond which the table is looked through for idle ones, at first.
 const FIRST_SWEEP: usize = 1024;

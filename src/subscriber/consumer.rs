@@ -1,14 +1,6 @@
-//! The consumer's visits: what it is given when it comes, and whether it waits, or is stuck behind an unfinished
-//! write.
+//! Where a subscriber's consumer is, and what it finds when it comes.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use super::phase::Phase;
-use super::{Asks, Subscriber};
-use crate::entry::Entry;
-use crate::history::{Page, Replay};
-use crate::queue::Room;
 
 /// A consumer that was woken counts as stuck behind an unfinished write when it has not come back for this
 /// many turns of its reader *and* [`STUCK_AFTER`]: middleware may need several turns of the event loop to
@@ -26,7 +18,7 @@ pub(super) enum Consumer {
     Away { since: Duration, turn: u64 },
 }
 
-/// What [`Subscriber::take`] found.
+/// What [`Subscriber::take`](super::Subscriber::take) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// There is something to write; come again when that is done.
@@ -43,109 +35,14 @@ pub enum Taken {
     End,
 }
 
-impl Subscriber {
-    /// How much room there is for one more event.
-    pub(super) fn room(&self, now: Duration, turn: u64) -> Room {
-        match (&self.phase, &self.consumer) {
-            // What is made ready for a newcomer is not its write, and may take long: a burst is let in, but memory
-            // has an end.
-            (Phase::Opening { .. } | Phase::Initial(_), _) => Room::InBytes,
-            // What is fetched for it comes first, however long that takes: history may take over.
-            (Phase::Fetching(_), _) => Room::InAll,
-            (_, Consumer::Parked) => Room::Any,
-            (_, Consumer::Away { since, turn: woken }) => {
-                let is_stuck =
-                    turn.saturating_sub(*woken) >= STUCK_TURNS && now.saturating_sub(*since) >= STUCK_AFTER;
-                if is_stuck { Room::InAll } else { Room::Any }
+impl Consumer {
+    /// Whether it has been behind an unfinished write for long.
+    pub(super) fn is_stuck(&self, now: Duration, turn: u64) -> bool {
+        match self {
+            Self::Parked => false,
+            Self::Away { since, turn: woken } => {
+                turn.saturating_sub(*woken) >= STUCK_TURNS && now.saturating_sub(*since) >= STUCK_AFTER
             }
         }
-    }
-
-    /// Whether the parked consumer has something to come for. It then counts as away.
-    pub fn wake(&mut self, now: Duration, turn: u64) -> bool {
-        let parked = matches!(self.consumer, Consumer::Parked);
-        if parked {
-            self.consumer = Consumer::Away { since: now, turn };
-        }
-        parked
-    }
-
-    /// The consumer is here: give it what there is. `page` reads history.
-    pub fn take(
-        &mut self,
-        now: Duration,
-        turn: u64,
-        heartbeat: &mut dyn FnMut(u64) -> Arc<Entry>,
-        page: &mut dyn FnMut(&mut Replay) -> Page,
-        out: &mut Vec<Arc<Entry>>,
-        asks: &mut Asks,
-    ) -> Taken {
-        self.was_taken = true;
-        let (closed, drains) = match self.identity.closed.get() {
-            None => (false, true),
-            Some(reason) => (true, reason.drains()),
-        };
-        if !drains {
-            return self.end();
-        }
-        // With its memory: most clients have nothing of their own to say ever again.
-        out.extend(std::mem::take(&mut self.lead));
-        if self.take_before_queue(now, page, out, asks) {
-            self.take_queue(now, out);
-        }
-        if out.is_empty() && matches!(self.phase, Phase::Broken) {
-            return Taken::Gap;
-        }
-        if out.is_empty() {
-            if closed {
-                return self.end();
-            }
-            if !self.owes_heartbeat {
-                self.consumer = Consumer::Parked;
-                return Taken::Nothing;
-            }
-            out.push(heartbeat(self.heartbeat_from()));
-        }
-        self.owes_heartbeat = false;
-        self.last_write = now;
-        self.consumer = Consumer::Away { since: now, turn };
-        for entry in out.iter() {
-            self.last_seq = self.last_seq.max(entry.seq.unwrap_or(0));
-        }
-        Taken::Some
-    }
-
-    fn end(&mut self) -> Taken {
-        if let Phase::Closed { has_ended, .. } = &mut self.phase {
-            *has_ended = true;
-        }
-        Taken::End
-    }
-
-    /// The consumer took something and is about to write it all at once: have it wait for what comes next, unless
-    /// there is more, or the end. Whether it waits.
-    pub fn park(&mut self) -> bool {
-        let is_last = matches!(self.phase, Phase::Opening { .. } | Phase::Initial(_) | Phase::Live);
-        if is_last {
-            self.consumer = Consumer::Parked;
-        }
-        is_last
-    }
-
-    /// The consumer was parked and could not write everything.
-    pub fn blocked(&mut self, now: Duration, turn: u64) {
-        self.consumer = Consumer::Away { since: now, turn };
-    }
-
-    /// Whether anything was ever taken, or asked for.
-    #[must_use]
-    pub fn was_taken(&self) -> bool {
-        self.was_taken
-    }
-
-    /// Whether it was told of its end.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Closed { has_ended: true, .. })
     }
 }

@@ -23,14 +23,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
+use super::consumer::Consumer;
 use super::plan::{Fetch, Fetched, Plan, Snapshot};
-use super::{Asks, Subscriber};
+use super::stall::StallRule;
+use super::terms::{Asks, Membership, Terms};
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::frame::Draft;
 use crate::history::{Page, Replay};
-use crate::identity::CloseReason;
+use crate::identity::{CloseReason, Identity};
 use crate::ids::EventId;
+use crate::queue::Queue;
 
 /// The phase, with what only that phase has. Many thousands of subscribers are live, so what is rare is boxed.
 pub(super) enum Phase {
@@ -81,7 +86,53 @@ impl Phase {
     }
 }
 
+/// One subscriber.
+pub struct Subscriber {
+    /// What is known of it outside.
+    pub identity: Arc<Identity>,
+    /// The topics it is dispatched by.
+    pub topics: SmallVec<[Membership; 2]>,
+    /// The last event dispatched to it: one published to two of its topics is dispatched once.
+    pub serial: u64,
+    pub(super) terms: Terms,
+    /// What goes out before anything else.
+    pub(super) lead: Vec<Arc<Entry>>,
+    pub(super) phase: Phase,
+    pub(super) queue: Queue,
+    pub(super) consumer: Consumer,
+    pub(super) last_write: Duration,
+    /// When a part of an unfinished write was taken: it is slow, but not stalled.
+    pub(super) progress: Duration,
+    pub(super) stall_rule: StallRule,
+    pub(super) last_seq: u64,
+    pub(super) owes_heartbeat: bool,
+    /// Its consumer came.
+    pub(super) was_taken: bool,
+}
+
 impl Subscriber {
+    /// A subscriber that has joined nothing yet.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
+        let queue = Queue::new(terms.capacity, terms.overflow);
+        Self {
+            identity,
+            topics: SmallVec::new(),
+            serial: 0,
+            terms,
+            lead: Vec::new(),
+            phase: Phase::Opening { is_open: false },
+            queue,
+            consumer: Consumer::Away { since: now, turn },
+            last_write: now,
+            progress: now,
+            stall_rule: StallRule::default(),
+            last_seq: 0,
+            owes_heartbeat: false,
+            was_taken: false,
+        }
+    }
+
     /// It joined: begin as the hub decided. True when the consumer is to be woken.
     pub fn begin(&mut self, plan: Plan, retry_ms: u64, now: Duration, turn: u64, asks: &mut Asks) -> bool {
         // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.

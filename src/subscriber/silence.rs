@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::phase::Phase;
-use super::{Consumer, Subscriber};
+use super::consumer::Consumer;
+use super::phase::{Phase, Subscriber};
+use super::stall::{QUESTIONS, StallRule};
 use crate::entry::Entry;
 use crate::heartbeat::{Heartbeat, look_after};
 use crate::identity::CloseReason;
@@ -23,30 +24,6 @@ pub enum Due {
     /// It must end.
     Close(CloseReason),
 }
-
-/// How the hub learns that a client takes nothing of an unfinished write.
-#[derive(Debug, Default)]
-pub(super) enum StallRule {
-    /// The consumer has been away for `stall_timeout`.
-    #[default]
-    Away,
-    /// The consumer says what its client has not taken yet.
-    Asked(Box<Asked>),
-    /// The consumer's driver finds out, and closes the stream.
-    Driver,
-}
-
-/// What a consumer said.
-#[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// When it was asked last.
-    at: Option<Duration>,
-    /// What was unsent then, of the write that began at this time.
-    unsent: Option<(Duration, usize)>,
-}
-
-/// A consumer is asked this often in one `stall_timeout`.
-const QUESTIONS: u32 = 4;
 
 impl Subscriber {
     /// When to look at it again.

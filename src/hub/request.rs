@@ -1,0 +1,44 @@
+//! What a subscriber asks for, and what the hub has to ask the broker for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::history::Past;
+use crate::ids::{GroupId, StreamId};
+use crate::queue::OverflowPolicy;
+use crate::topic::Topic;
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Its topics; may be empty, `broadcast` and `send` still reach it.
+    pub topics: Vec<Topic>,
+    /// The id it saw last, as the client gave it.
+    pub last_event_id: Option<String>,
+    /// How much past a newcomer gets.
+    pub past: Option<Past>,
+    /// Whether the application will give initial events, unless it resumes completely.
+    pub initial: bool,
+    /// Whose it is.
+    pub user: Option<Arc<str>>,
+    /// Instead of the hub's.
+    pub overflow: Option<OverflowPolicy>,
+    /// Instead of the hub's, in events.
+    pub capacity: Option<usize>,
+    /// How long the stream may last.
+    pub max_age: Option<Duration>,
+    /// The group it ends with.
+    pub group: GroupId,
+    /// Whether the client gets none of the hub's own events.
+    pub no_control: bool,
+}
+
+impl Request {
+    /// The id it came back with, if it did.
+    pub(super) fn given(&self) -> Option<&str> {
+        self.last_event_id.as_deref().filter(|id| !id.is_empty())
+    }
+}
+
+/// What the broker is to find out: where a newcomer begins, or one that came back with this id.
+pub(super) struct Question(pub Option<StreamId>);
