@@ -12,6 +12,14 @@ use crate::waker::Wake;
 /// more. What a transition leaves to do is returned or collected; nothing is called from inside.
 pub type Asks = Vec<Arc<dyn Wake>>;
 
+/// Wake the brokers that the readers' subscribers ask for something. No lock is held.
+#[inline]
+pub fn ask(asks: Asks) {
+    for broker in asks {
+        broker.wake();
+    }
+}
+
 /// What one subscriber is allowed and promised.
 #[derive(Debug, Clone)]
 pub struct Terms {

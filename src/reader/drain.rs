@@ -1,0 +1,175 @@
+//! Draining: what the log has for a reader's subscribers, and what time has made due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Reader;
+use super::effects::Effects;
+use super::state::State;
+use crate::change::{Change, Who};
+use crate::entry::{Entry, Target};
+use crate::identity::CloseReason;
+use crate::ids::{ReaderId, SubscriberId};
+use crate::log::Item;
+use crate::queue::Pushed;
+use crate::stats::{Counters, count};
+use crate::subscriber::{Asks, Due, ask};
+use crate::topic::TopicId;
+
+impl Reader {
+    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch; it
+    /// is called with this reader locked, so that what it read is dispatched before anybody else sees the cursor:
+    /// a subscriber that leaves between the two would lose the batch. Returns what `read` does.
+    pub fn dispatch(
+        &self,
+        read: impl FnOnce(&mut Vec<Item>) -> bool,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+    ) -> bool {
+        let (mut items, mut asks) = (Vec::new(), Asks::new());
+        let mut state = self.state.lock();
+        let more = read(&mut items);
+        state.turn += u64::from(!items.is_empty());
+        for item in &items {
+            match item {
+                Item::Event(entry) => state.deliver(entry, now, counters, effects, &mut asks),
+                Item::Change(change) => state.change(self.id, change, now, effects, &mut asks),
+            }
+        }
+        // The last reference to an event may be among them: its memory is freed without the lock.
+        drop(state);
+        drop(items);
+        ask(asks);
+        more
+    }
+
+    /// Do what time has made due; when to come again.
+    pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
+        let mut asks = Asks::new();
+        let mut state = self.state.lock();
+        effects.wake.append(&mut state.resumed);
+        while let Some((id, key)) = state.deadlines.pop_due(now) {
+            state.look_at(id, key, now, counters, effects, &mut asks);
+        }
+        let next = state.deadlines.next();
+        drop(state);
+        ask(asks);
+        next
+    }
+}
+
+impl State {
+    fn deliver(
+        &mut self,
+        entry: &Arc<Entry>,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
+        self.serial += 1;
+        if let Some(seq) = entry.seq {
+            self.heartbeats.cursor = seq;
+            self.heartbeats.id = entry.id;
+        }
+        let mut overflowed = Vec::new();
+        let State { subscribers, by_topic, serial, turn, keys, .. } = self;
+        let mut push = |key: usize| {
+            let Some(subscriber) = subscribers.get_mut(key) else { return };
+            if std::mem::replace(&mut subscriber.serial, *serial) == *serial {
+                return;
+            }
+            match subscriber.push(entry, now, *turn, asks) {
+                Pushed::Queued if subscriber.wake(now, *turn) => effects.wake.push(key),
+                Pushed::Queued => {}
+                Pushed::Dropped(n) => count(&counters.dropped, n),
+                Pushed::Overflow => overflowed.push(key),
+            }
+        };
+        match &entry.target {
+            Target::Topics(topics) => {
+                topics.iter().filter_map(|topic| by_topic.get(topic)).flatten().for_each(|&key| push(key));
+            }
+            Target::All => by_topic.get(&TopicId::BROADCAST).into_iter().flatten().for_each(|&key| push(key)),
+            Target::One(id) => keys.get(id).into_iter().for_each(|&key| push(key)),
+        }
+        for key in overflowed {
+            count(&counters.overflowed, 1);
+            self.end(key, CloseReason::Overflow, now, effects, asks);
+        }
+    }
+
+    fn change(
+        &mut self,
+        reader: ReaderId,
+        change: &Change,
+        now: Duration,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
+        match change {
+            Change::Attach { reader: own, subscriber, key, topics } if *own == reader => {
+                self.attach(*subscriber, *key, topics, now);
+            }
+            Change::Attach { .. } => {}
+            Change::Join { subscriber, topics } => {
+                if let Some(&key) = self.keys.get(subscriber) {
+                    self.join(key, topics);
+                }
+            }
+            Change::Leave { subscriber, topics } => {
+                if let Some(&key) = self.keys.get(subscriber) {
+                    self.leave(key, topics);
+                }
+            }
+            Change::Close { who, reason } => {
+                let is_meant =
+                    |key: &usize| self.subscribers.get(*key).is_some_and(|found| who.means(&found.identity));
+                let meant: Vec<usize> = match who {
+                    Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
+                    _ => self.keys.values().copied().filter(is_meant).collect(),
+                };
+                for key in meant {
+                    self.end(key, reason.clone(), now, effects, asks);
+                }
+            }
+        }
+    }
+
+    fn look_at(
+        &mut self,
+        id: SubscriberId,
+        key: usize,
+        now: Duration,
+        counters: &Counters,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
+        let turn = self.turn;
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if subscriber.identity.id != id || subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        match subscriber.due(now) {
+            Due::Nothing => {}
+            Due::Ask => effects.ask.push(subscriber.identity.clone()),
+            Due::Heartbeat => {
+                count(&counters.heartbeats, 1);
+                subscriber.beat(self.heartbeats.get(subscriber.heartbeat_from(), now), now);
+                if subscriber.wake(now, turn) {
+                    effects.wake.push(key);
+                }
+            }
+            Due::Close(reason) => {
+                if reason == CloseReason::Stalled {
+                    count(&counters.stalled, 1);
+                }
+                return self.end(key, reason, now, effects, asks);
+            }
+        }
+        // One whose consumer is away may be due sooner than it looks: never in the past.
+        let at = subscriber.deadline(now).max(now + Duration::from_millis(10));
+        self.deadlines.add(at, id, key);
+    }
+}

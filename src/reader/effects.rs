@@ -1,0 +1,16 @@
+//! What a drain leaves to do once the reader is unlocked.
+
+use std::sync::Arc;
+
+use crate::identity::{CloseReason, Identity};
+
+/// What a drain leaves to do after the locks are released.
+#[derive(Default)]
+pub struct Effects {
+    /// Consumers to resume, by key.
+    pub wake: Vec<usize>,
+    /// Subscribers whose stream was ended, and why.
+    pub closed: Vec<(Arc<Identity>, CloseReason)>,
+    /// Subscribers whose consumer is to say what its client has not taken yet ([`Reader::took`]).
+    pub ask: Vec<Arc<Identity>>,
+}

@@ -1,0 +1,133 @@
+//! What a reader's lock protects: its subscribers, and how they are found by topic.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::effects::Effects;
+use super::heartbeats::Heartbeats;
+use crate::heartbeat::Deadlines;
+use crate::identity::{CloseReason, Identity};
+use crate::ids::SubscriberId;
+use crate::subscriber::{Asks, Membership, Subscriber};
+use crate::topic::{TopicId, TopicIds};
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) subscribers: Slab<Subscriber>,
+    pub(super) keys: FxHashMap<SubscriberId, usize>,
+    pub(super) by_topic: FxHashMap<TopicId, Vec<usize>>,
+    /// Consumers that another thread has something for.
+    pub(super) resumed: Vec<usize>,
+    pub(super) deadlines: Deadlines,
+    /// How often it drained: the measure of "has not come back".
+    pub(super) turn: u64,
+    /// How many events it dispatched.
+    pub(super) serial: u64,
+    pub(super) heartbeats: Heartbeats,
+}
+
+/// The subscriber in its place, unless it is gone and the place was given away.
+#[inline]
+pub(super) fn find<'a>(
+    subscribers: &'a mut Slab<Subscriber>,
+    identity: &Identity,
+) -> Option<&'a mut Subscriber> {
+    subscribers.get_mut(identity.key).filter(|found| found.identity.id == identity.id)
+}
+
+impl State {
+    #[inline]
+    pub(super) fn subscriber(&mut self, identity: &Identity) -> Option<&mut Subscriber> {
+        find(&mut self.subscribers, identity)
+    }
+
+    pub(super) fn attach(&mut self, id: SubscriberId, key: usize, topics: &TopicIds, now: Duration) {
+        let Some(subscriber) = self.subscribers.get(key) else { return };
+        // Gone, or closed, between the joining and now.
+        if subscriber.identity.id != id || subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        let at = subscriber.deadline(now);
+        self.deadlines.add(at, id, key);
+        self.keys.insert(id, key);
+        self.join(key, topics);
+    }
+
+    pub(super) fn join(&mut self, key: usize, topics: &TopicIds) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        for &topic in topics {
+            if subscriber.topics.iter().all(|found| found.topic != topic) {
+                let keys = self.by_topic.entry(topic).or_default();
+                subscriber.topics.push(Membership { topic, place: keys.len() });
+                keys.push(key);
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, key: usize, topics: &TopicIds) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        let is_left = |found: &Membership| topics.contains(&found.topic);
+        let (left, stays) = std::mem::take(&mut subscriber.topics).into_iter().partition(is_left);
+        subscriber.topics = stays;
+        self.unindex(left);
+    }
+
+    /// Take a subscriber that is not in these topics any more out of their lists. Whoever was last in one has its
+    /// place from then on: nothing is searched, or thousands that end at once would hold up everybody.
+    fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {
+        for Membership { topic, place } in left {
+            let Some(keys) = self.by_topic.get_mut(&topic) else { continue };
+            keys.swap_remove(place);
+            if keys.is_empty() {
+                self.by_topic.remove(&topic);
+            } else if let Some(moved) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key)) {
+                let mut found = moved.topics.iter_mut().filter(|found| found.topic == topic);
+                found.by_ref().for_each(|found| found.place = place);
+            }
+        }
+    }
+
+    /// Take a subscriber out; its place is free.
+    pub(super) fn remove(&mut self, identity: &Identity) -> Option<Subscriber> {
+        self.subscriber(identity)?;
+        self.detach(identity.key);
+        let removed = self.subscribers.remove(identity.key);
+        if self.deadlines.len() > 64 && self.deadlines.len() > 4 * self.subscribers.len() {
+            let Self { deadlines, subscribers, .. } = self;
+            deadlines.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
+        }
+        Some(removed)
+    }
+
+    /// Take a subscriber out of dispatch; it keeps what is queued.
+    pub(super) fn detach(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        self.keys.remove(&subscriber.identity.id);
+        let left = std::mem::take(&mut subscriber.topics);
+        self.unindex(left);
+    }
+
+    pub(super) fn end(
+        &mut self,
+        key: usize,
+        reason: CloseReason,
+        now: Duration,
+        effects: &mut Effects,
+        asks: &mut Asks,
+    ) {
+        let turn = self.turn;
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if subscriber.identity.closed.get().is_some() {
+            return;
+        }
+        subscriber.close(reason.clone(), asks);
+        if subscriber.wake(now, turn) {
+            effects.wake.push(key);
+        }
+        effects.closed.push((subscriber.identity.clone(), reason));
+        self.detach(key);
+    }
+}
