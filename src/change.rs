@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::ending::TopicEnd;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId, SubscriberId};
 use crate::topic::{TopicId, TopicIds};
@@ -40,7 +41,7 @@ impl Change {
             Self::Attach { topics, .. } | Self::Join { topics, .. } | Self::Leave { topics, .. } => {
                 topics.len()
             }
-            Self::Close { .. } => 0,
+            Self::Close { .. } | Self::Finish { .. } => 0,
         };
         size_of::<Self>() + topics * size_of::<TopicId>()
     }
@@ -81,4 +82,20 @@ pub enum Change {
         /// Why.
         reason: CloseReason,
     },
+    /// A topic ended, or a subscriber came all of whose topics have.
+    Finish {
+        /// Which.
+        what: Finished,
+        /// How.
+        end: Arc<TopicEnd>,
+    },
+}
+
+/// What an end is the end of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// A topic, for its subscribers.
+    Topic(TopicId),
+    /// One subscriber's stream.
+    Subscriber(SubscriberId),
 }

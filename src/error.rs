@@ -47,6 +47,12 @@ pub enum Error {
         /// The hub's limit, in bytes.
         limit: usize,
     },
+    /// A topic that was named has ended; nothing was published.
+    #[error("topic {topic:?} has ended; nothing was published")]
+    TopicEnded {
+        /// Its name.
+        topic: Box<str>,
+    },
     /// The hub is closing.
     #[error("the hub is closing")]
     HubClosed,

@@ -33,6 +33,8 @@ pub enum CloseReason {
     Failed,
     /// The client missed something, and wants no control events by which it could be told.
     Gap,
+    /// All its topics have ended, and the client was given everything.
+    Ended,
 }
 
 impl CloseReason {
@@ -53,6 +55,7 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::Failed => "error",
             Self::Gap => "gap",
+            Self::Ended => "ended",
         }
     }
 

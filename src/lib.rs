@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 #[cfg(unix)]
 pub mod descriptors;
+pub mod ending;
 pub mod entry;
 pub mod error;
 pub mod event;

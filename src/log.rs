@@ -80,6 +80,13 @@ impl Log {
         }
     }
 
+    /// Append a change, if there is one.
+    pub fn extend_changes(&mut self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.push(Item::Change(Arc::new(change)));
+        }
+    }
+
     /// Move the reader's cursor over at most `max_items` items and about `max_bytes` bytes (always at least
     /// one item), giving them in order; true when more is waiting.
     pub fn read(&mut self, key: CursorKey, max_items: usize, max_bytes: usize, out: &mut Vec<Item>) -> bool {

@@ -31,6 +31,7 @@ from sse_hub.exceptions import (
     HubFull,
     InvalidEvent,
     OutcomeUnknown,
+    TopicEnded,
 )
 from sse_hub.hub import Hub, Presence, Publication, Subscription
 from sse_hub.responses import EventSourceResponse, HubResponse, last_event_id
@@ -55,6 +56,7 @@ __all__ = [
     "RedisBroker",
     "ServerSentEvent",
     "Subscription",
+    "TopicEnded",
     "last_event_id",
 ]
 

@@ -161,6 +161,7 @@ class Subscription:
     def _ask_unsent(self, callback: Callable[[], int | None]) -> None: ...
     def _settled(self) -> Awaitable[None]: ...
     def _initial(self, events: list[Any]) -> None: ...
+    def _is_over(self) -> bool: ...
     def _can_hand_over(self) -> bool: ...
     def _hand_over(self, fd: int, group: int, on_end: Callable[[EndReason], object] | None) -> bool: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -237,6 +238,7 @@ class _Request:
         max_age: float | None,
         initial: bool,
         control: bool = True,
+        format: str | None = None,
     ) -> Self: ...
 
 @disjoint_base
@@ -337,6 +339,24 @@ class Hub:
         end too. Their browsers come back unless the endpoint refuses them.
         """
 
+    def end(self, topic: str, *, keep: float = 300.0) -> Publication:
+        """End a topic, after what was published so far.
+
+        The end is an entry of the log. The topic's subscribers get what waits for them, then ``stream-end``,
+        then the end of the body; a stream in several topics ends when all of them have ended. Later clients
+        get what the topic keeps, then the end. A client that returns with an id at or behind the end is
+        answered with 204, at which a browser's ``EventSource`` stops. Any thread may call it.
+
+        Args:
+            topic: its name; it may never have been used.
+            keep: seconds until the name is free again, and what the topic kept is forgotten.
+
+        Raises:
+            TopicEnded: it has ended already.
+            HubClosed: the hub is closing.
+            ValueError: the name or ``keep`` breaks a rule.
+        """
+
     def count(self, topic: str | None = None) -> int:
         """How many subscribers ``topic`` has, or the hub."""
 
@@ -349,6 +369,9 @@ class Hub:
     def stats(self) -> dict[str, Any]:
         """Counters and sizes of now, by name; docs/operations.md explains each."""
 
+    def _end_run(self, topic: str, keep: float, state: str, error: str | None) -> Publication: ...
+    def _ending(self, topic: str) -> str | None: ...
+    def _is_over(self, request: _Request, last_event_id: str | None) -> bool: ...
     def _set_retention(
         self, pattern: str, history: int, history_bytes: int, history_age: float | None
     ) -> None: ...

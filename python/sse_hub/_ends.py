@@ -31,6 +31,8 @@ class EndKind(StrEnum):
     """``initial`` raised an exception."""
     GAP = "gap"
     """The client missed something, and its stream has ``control=False``."""
+    ENDED = "ended"
+    """All topics of the stream have ended, and the client was given everything."""
 
 
 class EndReason(str):

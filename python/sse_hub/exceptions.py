@@ -5,6 +5,7 @@
     HubError
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
+    ├── TopicEnded              the topic has ended
     ├── GapError                a stream with control=False misses something
     ├── InvalidEvent            a field breaks a rule (also a ValueError)
     │   └── EventTooLarge       larger than max_event_bytes
@@ -23,6 +24,7 @@ __all__ = [
     "HubFull",
     "InvalidEvent",
     "OutcomeUnknown",
+    "TopicEnded",
 ]
 
 
@@ -40,6 +42,10 @@ class HubFull(HubError):
     From ``publish``: the publishers have run ``backlog_bytes`` ahead of delivery, and nothing was published.
     From ``subscribe``: the hub has ``max_subscribers``.
     """
+
+
+class TopicEnded(HubError):
+    """The topic has ended, and its name is not free yet. Nothing was published."""
 
 
 class GapError(HubError):

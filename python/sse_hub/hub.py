@@ -297,7 +297,7 @@ class Hub(StreamingHub):
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
         On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
-        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``gap`` (with
+        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``ended``, ``gap`` (with
         ``control=False``), ``error`` (``initial`` failed), or what ``disconnect`` (default ``kicked``) or
         ``Subscription.close`` (default ``closed``) was given.
         """

@@ -195,7 +195,9 @@ impl Hub {
         };
         // Who is there for others to see has its place in the order: nothing published from now on is missed.
         self.tell_presence(&state, &identity, &topics, true);
+        let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
+        state.log.extend_changes(finish);
         drop(state);
         self.begin(&reader, &identity, plan, now);
         if let Some(settling) = identity.settling.get() {

@@ -129,6 +129,7 @@ impl Hub {
             stall_timeout: config.stall_timeout,
             expires: request.max_age.map(|age| now + age),
             control: !request.no_control,
+            format: request.format,
         }
     }
 
@@ -143,6 +144,7 @@ impl Hub {
         if state.closing {
             return Err(Error::HubClosed);
         }
+        state.expire(now);
         let (waiting, limit) =
             (state.log.waiting_change_bytes(), self.config.backlog_bytes.max(LEAST_CHANGES));
         if waiting > limit {
@@ -181,7 +183,8 @@ impl Hub {
         Ok(plan)
     }
 
-    /// Add topics to a subscriber, from the next event on. False when it is not there (any more).
+    /// Add topics to a subscriber, from the next event on; those that have ended give it nothing. False when it is not
+    /// there (any more).
     ///
     /// # Errors
     /// [`Error::HubClosed`].
@@ -190,10 +193,11 @@ impl Hub {
         if state.closing {
             return Err(Error::HubClosed);
         }
+        state.expire(self.clock.now());
         let Some(registered) = state.subscribers.get(&subscriber) else { return Ok(false) };
         let has = registered.topics.clone();
         let mut topics = state.intern(&self.config, topics);
-        topics.retain(|topic| !has.contains(topic));
+        topics.retain(|topic| !has.contains(topic) && !state.ends.has(*topic));
         for &topic in &topics {
             state.topics.enter(topic);
         }
@@ -243,10 +247,12 @@ impl Hub {
 }
 
 impl State {
-    /// It gets what is published from here on.
+    /// It gets what is published from here on; where all its topics have ended, the end.
     pub(super) fn attach(&mut self, identity: &Identity, topics: TopicIds) {
         let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);
+        let (topics, finish) = self.unfinished(subscriber, topics);
         self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber, key, topics })));
+        self.log.extend_changes(finish);
     }
 
     /// How a stream begins, by what this process has.

@@ -13,6 +13,8 @@
 mod brokered;
 mod deliver;
 mod end;
+mod ends;
+mod finish;
 mod join;
 mod query;
 mod request;
@@ -43,6 +45,7 @@ use crate::waker::Wake;
 
 pub use brokered::Verdict;
 pub use deliver::Drained;
+use ends::Ends;
 pub use request::Request;
 
 /// Topics beyond which the table is looked through for idle ones, at first.
@@ -69,6 +72,7 @@ struct State {
     log: Log,
     history: History,
     topics: TopicTable,
+    ends: Ends,
     families: Vec<(TopicPattern, Retention)>,
     subscribers: FxHashMap<SubscriberId, Registered>,
     readers: FxHashMap<ReaderId, ReaderSlot>,
@@ -124,6 +128,7 @@ impl Hub {
             log: Log::default(),
             history,
             topics: TopicTable::default(),
+            ends: Ends::default(),
             families: Vec::new(),
             subscribers: FxHashMap::default(),
             readers: FxHashMap::default(),
@@ -160,7 +165,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::InvalidTopic`] without topics, [`Error::EventTooLarge`], [`Error::HubFull`],
-    /// [`Error::HubClosed`]; nothing was published then.
+    /// [`Error::HubClosed`], [`Error::TopicEnded`]; nothing was published then.
     pub fn publish(&self, topics: &[Topic], draft: Draft) -> Result<EventId> {
         if topics.is_empty() {
             return Err(Error::no_topics());
@@ -181,7 +186,9 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.check_open(self, draft.len())?;
+        state.expire(now);
         let target = target(&mut state, self);
+        state.check_unfinished(target.rings())?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
         let entry = Arc::new(Entry::new(Some(id.seq), target, now, draft.seal(Some(id))).named(Some(id)));
@@ -289,7 +296,8 @@ impl State {
     /// Forget the topics that nobody is in and that keep nothing. Its cost is spread over the topics that
     /// were made since the last time.
     fn sweep(&mut self, now: Duration) {
-        let idle = self.topics.iter().filter(|(_, info)| info.subscribers == 0);
+        self.expire(now);
+        let idle = self.topics.iter().filter(|(id, info)| info.subscribers == 0 && !self.ends.has(*id));
         let idle: Vec<(TopicId, Arc<str>)> = idle.map(|(id, info)| (id, info.name.clone())).collect();
         for (id, name) in idle {
             self.history.expire(id, now);

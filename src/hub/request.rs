@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ending::Format;
 use crate::history::Past;
 use crate::ids::{GroupId, StreamId};
 use crate::queue::OverflowPolicy;
@@ -31,6 +32,8 @@ pub struct Request {
     pub group: GroupId,
     /// Whether the client gets none of the hub's own events.
     pub no_control: bool,
+    /// The form that the end of its topics takes.
+    pub format: Option<Format>,
 }
 
 impl Request {

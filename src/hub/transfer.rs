@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::{Hub, State};
-use crate::change::{Change, Who};
+use crate::change::{Change, Finished, Who};
 use crate::entry::Target;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, SubscriberId};
@@ -66,6 +66,8 @@ impl State {
             registered.identity = identity;
             // One that waits for the broker gets them when it is known where it begins.
             let topics = if registered.waits.is_none() { registered.topics.clone() } else { TopicIds::new() };
+            // Its end may have been among what was pending.
+            let (topics, _) = self.unfinished(id, topics);
             self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
         }
         // Its end was on its way to the old reader. Nothing that came after it was given to the subscriber.
@@ -94,15 +96,19 @@ pub(super) fn catch_up<'a>(
             }
             Item::Event(_) => {}
             Item::Change(change) => match &**change {
-                Change::Attach { subscriber, topics: new, .. } | Change::Join { subscriber, topics: new } => {
-                    if *subscriber == identity.id {
+                Change::Attach { subscriber: id, topics: new, .. }
+                | Change::Join { subscriber: id, topics: new } => {
+                    if *id == identity.id {
                         joined = true;
                         topics.extend(new.iter().copied());
                     }
                 }
-                Change::Leave { subscriber, topics: old } => {
-                    if *subscriber == identity.id {
+                Change::Leave { subscriber: id, topics: old } => {
+                    if *id == identity.id {
                         topics.retain(|topic| !old.contains(topic));
+                        if subscriber.leave_topics(&topics) {
+                            topics.clear();
+                        }
                     }
                 }
                 // What stands before its joining does not mean it, whoever was meant.
@@ -110,6 +116,18 @@ pub(super) fn catch_up<'a>(
                     return Some(reason.clone());
                 }
                 Change::Close { .. } => {}
+                Change::Finish { what, end } => {
+                    let is_meant = match what {
+                        Finished::Topic(topic) => topics.contains(topic),
+                        Finished::Subscriber(id) => *id == identity.id,
+                    };
+                    if is_meant {
+                        topics.retain(|topic| *what != Finished::Topic(*topic));
+                        if subscriber.end_topic(end, &topics) {
+                            topics.clear();
+                        }
+                    }
+                }
             },
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Reader;
 use super::effects::Effects;
 use super::state::State;
-use crate::change::{Change, Who};
+use crate::change::{Change, Finished, Who};
 use crate::entry::{Entry, Target};
 use crate::identity::CloseReason;
 use crate::ids::{ReaderId, SubscriberId};
@@ -14,7 +14,7 @@ use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
 use crate::subscriber::{Asks, Due, ask};
-use crate::topic::TopicId;
+use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
     /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch; it
@@ -121,6 +121,18 @@ impl State {
             Change::Leave { subscriber, topics } => {
                 if let Some(&key) = self.keys.get(subscriber) {
                     self.leave(key, topics);
+                    self.finish_if(key, now, effects, |found, topics| found.leave_topics(topics));
+                }
+            }
+            Change::Finish { what: Finished::Topic(topic), end } => {
+                for key in self.by_topic.get(topic).cloned().unwrap_or_default() {
+                    self.leave(key, &TopicIds::from_slice(&[*topic]));
+                    self.finish_if(key, now, effects, |found, topics| found.end_topic(end, topics));
+                }
+            }
+            Change::Finish { what: Finished::Subscriber(subscriber), end } => {
+                if let Some(&key) = self.keys.get(subscriber) {
+                    self.finish_if(key, now, effects, |found, topics| found.end_topic(end, topics));
                 }
             }
             Change::Close { who, reason } => {

@@ -75,6 +75,28 @@ impl State {
         self.unindex(left);
     }
 
+    /// Have a subscriber look whether its topics have all ended: then nothing more is delivered to it, and its consumer
+    /// comes for the end.
+    pub(super) fn finish_if(
+        &mut self,
+        key: usize,
+        now: Duration,
+        effects: &mut Effects,
+        is_finished: impl FnOnce(&mut Subscriber, &TopicIds) -> bool,
+    ) {
+        let turn = self.turn;
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        let topics = subscriber.topic_ids();
+        if !is_finished(subscriber, &topics) {
+            return;
+        }
+        if subscriber.wake(now, turn) {
+            effects.wake.push(key);
+        }
+        let left = std::mem::take(&mut subscriber.topics);
+        self.unindex(left);
+    }
+
     /// Take a subscriber that is not in these topics any more out of their lists. Whoever was last in one has its
     /// place from then on: nothing is searched, or thousands that end at once would hold up everybody.
     fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {

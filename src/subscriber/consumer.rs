@@ -31,6 +31,9 @@ pub enum Taken {
     /// What comes next does not follow what the client has, and it wants no control events to be told by: the caller
     /// closes the stream with [`CloseReason::Gap`](crate::identity::CloseReason::Gap) and breaks the body off.
     Gap,
+    /// Everything of its topics was taken, and they have ended: the caller closes the stream with
+    /// [`CloseReason::Ended`](crate::identity::CloseReason::Ended).
+    Finished,
     /// The stream is over.
     End,
 }

@@ -2,6 +2,8 @@
 
 mod consumer;
 mod deliver;
+mod ends;
+mod finish;
 mod phase;
 mod plan;
 mod silence;

@@ -9,6 +9,7 @@
 //!             |                   +----|-----+               |
 //!             +------------------------+---------------------+
 //!
+//! Live  --- all topics have ended, and everything was taken --->  Finished
 //! Fetching, Replaying, Live  --- a gap, without control events --->  Broken
 //! every phase                --- close --->  Closed
 //! ```
@@ -17,6 +18,7 @@
 //! * *Fetching*: what this process does not keep comes from the broker, piece by piece.
 //! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining.
 //! * *Live*: what was published since the joining, which was queued all the time.
+//! * *Finished*: the client was given everything, and the end. Its stream is to be closed.
 //! * *Broken*: a gap that the client cannot be told of, because it wants no control events. Its stream breaks off.
 //! * *Closed*: most reasons let what is queued go out first.
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::consumer::Consumer;
+use super::finish::Finish;
 use super::plan::{Fetch, Fetched, Plan, Snapshot};
 use super::stall::StallRule;
 use super::terms::{Asks, Membership, Terms};
@@ -44,6 +47,7 @@ pub(super) enum Phase {
     Fetching(Box<Fetching>),
     Replaying(Box<Replay>),
     Live,
+    Finished,
     Broken,
     Closed { replay: Option<Box<Replay>>, has_ended: bool },
 }
@@ -81,7 +85,11 @@ impl Phase {
             Self::Initial(initial) => initial.since.as_mut(),
             Self::Fetching(fetching) => fetching.replay.as_mut(),
             Self::Replaying(replay) | Self::Closed { replay: Some(replay), .. } => Some(replay),
-            Self::Opening { .. } | Self::Live | Self::Broken | Self::Closed { replay: None, .. } => None,
+            Self::Opening { .. }
+            | Self::Live
+            | Self::Finished
+            | Self::Broken
+            | Self::Closed { replay: None, .. } => None,
         }
     }
 }
@@ -108,6 +116,8 @@ pub struct Subscriber {
     pub(super) owes_heartbeat: bool,
     /// Its consumer came.
     pub(super) was_taken: bool,
+    /// What it knows of the ends of its topics.
+    pub(super) finish: Finish,
 }
 
 impl Subscriber {
@@ -130,6 +140,7 @@ impl Subscriber {
             last_seq: 0,
             owes_heartbeat: false,
             was_taken: false,
+            finish: Finish::default(),
         }
     }
 
@@ -280,6 +291,7 @@ impl Subscriber {
         // make the client resume past it.
         if !drains || !matches!(self.phase, Phase::Replaying(_) | Phase::Live) {
             self.queue.clear();
+            self.forget_end();
         }
         let replay = match std::mem::replace(&mut self.phase, Phase::Live) {
             Phase::Replaying(replay) if drains => Some(replay),

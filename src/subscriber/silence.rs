@@ -72,7 +72,10 @@ impl Subscriber {
             Consumer::Parked => Due::Nothing,
             Consumer::Away { since, .. } => {
                 self.owes_heartbeat |= silent;
-                let waits = self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty();
+                let waits = self.owes_heartbeat
+                    || !self.queue.is_empty()
+                    || !self.lead.is_empty()
+                    || self.is_finished();
                 let progress = since.max(self.progress);
                 let is_late = now >= progress + self.terms.stall_timeout;
                 if waits && !self.phase.is_held_back() {

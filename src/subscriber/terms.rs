@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ending::Format;
 use crate::heartbeat::Heartbeat;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::topic::TopicId;
@@ -35,6 +36,8 @@ pub struct Terms {
     pub expires: Option<Duration>,
     /// Whether the client gets the hub's own events. Without them, a gap breaks the stream off.
     pub control: bool,
+    /// The form that the end of its topics takes.
+    pub format: Option<Format>,
 }
 
 /// A topic that a subscriber is dispatched by, and its place in the reader's list of those who are.

@@ -56,9 +56,13 @@ impl Subscriber {
         out.extend(std::mem::take(&mut self.lead));
         if self.take_before_queue(now, page, out, asks) {
             self.take_queue(now, out);
+            self.take_end(now, out);
         }
         if out.is_empty() && matches!(self.phase, Phase::Broken) {
             return Taken::Gap;
+        }
+        if out.is_empty() && matches!(self.phase, Phase::Finished) {
+            return Taken::Finished;
         }
         if out.is_empty() {
             if closed {

@@ -376,4 +376,6 @@ async def test_the_control_events_are_those_of_the_table() -> None:
             await clock.advance(0.1)  # enough for what follows to wait behind an unfinished write
         client.resume()
         await see("stream-lagged")
+        hub.end("t")
+        await see("stream-end")
     assert seen == said

@@ -192,6 +192,12 @@ class EventSourceResponse(TaskGroupStream, Response):
             await send_within(
                 self.send_timeout, send, {"type": "http.response.body", "body": b"", "more_body": False}
             )
+        elif isinstance(self.body_iterator, Subscription) and self.body_iterator._is_over():
+            self.body_iterator._end(EndKind.ENDED)
+            self.active = False
+            headers = [header for header in self._headers_for(scope) if header[0] != b"content-type"]
+            await send({**start, "status": 204, "headers": headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif self._overrides_hooks() or not on_asyncio():
             await self._run_task_group(scope, receive, send)
         elif await self._stream(scope, receive, send, start):

@@ -74,6 +74,8 @@ class HubResponse(Response):
         if scope.get("method") == "HEAD":
             await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif self.hub._is_over(self._request, self.last_event_id or last_event_id(scope)):
+            await self._refuse(send, 204)
         elif await self._stream(scope, receive, send, start):
             return  # The background task runs when the stream ends.
         if self.background is not None:
@@ -253,7 +255,8 @@ class HubResponse(Response):
     async def _refuse(self, send: Send, status: int) -> None:
         headers = MutableHeaders(raw=list(self.raw_headers))
         del headers["Content-Type"]
-        headers["Content-Length"] = "0"
+        if status != 204:
+            headers["Content-Length"] = "0"
         if status == 503:
             headers["Retry-After"] = _RETRY_AFTER
         await send({"type": "http.response.start", "status": status, "headers": headers.raw})

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -16,7 +16,8 @@ use super::subscription::PySubscription;
 use crate::broker::Broker;
 use crate::broker::letter::{Letter, To, Whose};
 use crate::change::Who;
-use crate::config::{Config, positive_seconds};
+use crate::config::{Config, positive_seconds, seconds};
+use crate::ending::{EndState, Ending};
 use crate::error::Error;
 use crate::frame::Draft;
 use crate::identity::CloseReason;
@@ -43,6 +44,12 @@ impl PyHub {
 
     fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
         self.generations.post(py, to, draft)
+    }
+
+    fn finish(&self, py: Python<'_>, topic: &str, keep: f64, ending: &Ending) -> PyResult<PyPublication> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        let keep = seconds("keep", keep).or_raise(py)?;
+        self.generations.finish(py, &topic, keep, ending)
     }
 
     /// The subscribers meant by an id or a user; none when the id is nobody's here.
@@ -190,6 +197,37 @@ impl PyHub {
             drop(PyPublication::later(outcome, broker.clone()));
         }
         Ok(here)
+    }
+
+    #[pyo3(signature = (topic, *, keep=300.0), text_signature = "($self, topic, *, keep=300.0)")]
+    fn end(&self, py: Python<'_>, topic: &str, keep: f64) -> PyResult<PyPublication> {
+        self.finish(py, topic, keep, &Ending::ENDED)
+    }
+
+    // End a run's topic: its state, and what clients are told of its failure.
+    fn _end_run(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        keep: f64,
+        state: &str,
+        error: Option<&str>,
+    ) -> PyResult<PyPublication> {
+        let Some(state) = EndState::parse(state) else {
+            return Err(PyValueError::new_err(format!("no run ends as {state:?}")));
+        };
+        self.finish(py, topic, keep, &Ending { state, error: error.map(Into::into) })
+    }
+
+    // How a topic ended, until its name is free: its state.
+    fn _ending(&self, topic: &str) -> Option<&'static str> {
+        self.generations.hub().ending(topic).map(|ending| ending.state.as_str())
+    }
+
+    // Whether a client that saw this id last has everything that its topics will ever give.
+    fn _is_over(&self, request: &PyRequest, last_event_id: Option<&str>) -> bool {
+        let hub = self.generations.hub();
+        last_event_id.is_some_and(|id| hub.is_over(request.topics(), id))
     }
 
     #[pyo3(signature = (topic=None))]

@@ -9,8 +9,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -23,6 +25,7 @@ use crate::broker::Broker;
 use crate::broker::letter::{Letter, To};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::frame::Draft;
 use crate::history::Retention;
@@ -33,7 +36,7 @@ use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::sync::Mutex;
-use crate::topic::TopicPattern;
+use crate::topic::{Topic, TopicPattern};
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
 struct Generation {
@@ -218,6 +221,23 @@ impl Generations {
         };
         self.inherited.published(py, &self.settings.name, &hub);
         Ok(PyPublication::known(id))
+    }
+
+    /// End a topic through the broker, or in this process.
+    pub fn finish(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        topic: &Topic,
+        keep: Duration,
+        ending: &Ending,
+    ) -> PyResult<PyPublication> {
+        if self.has_broker() {
+            return Err(PyRuntimeError::new_err("a topic of a hub with a broker cannot be ended yet"));
+        }
+        let hub = self.connected(py)?;
+        let id = hub.finish(topic, keep, ending).or_raise(py)?;
+        self.inherited.published(py, &self.settings.name, &hub);
+        Ok(PyPublication::known(Some(id)))
     }
 
     /// Somebody is about to subscribe: as [`Generations::connected`].

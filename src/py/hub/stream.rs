@@ -124,6 +124,10 @@ impl Stream {
                 Some(CloseReason::Gap) => Poll::Broken,
                 _ => Poll::Ended,
             },
+            Taken::Finished => {
+                let _ = self.end(py, &CloseReason::Ended);
+                Poll::Ended
+            }
             Taken::Gap => {
                 // What went wrong with telling the application is not the reader's.
                 let _ = self.end(py, &CloseReason::Gap);

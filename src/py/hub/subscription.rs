@@ -34,6 +34,8 @@ pub struct PySubscription {
     info: Option<Py<PyAny>>,
     /// Whether the stream ends with this object: `get` and the callbacks give handles that do not.
     is_owner: bool,
+    /// Whether the client had everything before it came: all its topics have ended.
+    is_over: bool,
 }
 
 impl PySubscription {
@@ -44,10 +46,11 @@ impl PySubscription {
         reader: &Bound<'py, LoopReader>,
         identity: Arc<Identity>,
         info: Option<Py<PyAny>>,
+        is_over: bool,
     ) -> PyResult<Bound<'py, Self>> {
         let has_info = info.is_some();
         let mut this = Self::on_loop(hub, generations, reader, identity);
-        (this.is_owner, this.info) = (true, info);
+        (this.is_owner, this.info, this.is_over) = (true, info, is_over);
         let this = Bound::new(hub.py(), this)?;
         if has_info {
             reader.get().clients.set_owner(&this.get().stream.first, this.as_any())?;
@@ -67,7 +70,7 @@ impl PySubscription {
         let place = Place::Loop(reader.clone().unbind());
         let stream =
             Stream::new(generations.clone(), found.hub.clone(), found.reader.clone(), place, identity);
-        Self { hub: hub.clone().unbind(), stream: Arc::new(stream), info, is_owner: false }
+        Self { hub: hub.clone().unbind(), stream: Arc::new(stream), info, is_owner: false, is_over: false }
     }
 
     /// A handle to a subscriber of a reactor.
@@ -81,7 +84,7 @@ impl PySubscription {
         let info = reactors.info(hub.py(), identity.id);
         let place = Place::Reactor(reactors.clone());
         let stream = Stream::new(generations.clone(), reactors.hub.clone(), reader, place, identity);
-        Self { hub: hub.clone().unbind(), stream: Arc::new(stream), info, is_owner: false }
+        Self { hub: hub.clone().unbind(), stream: Arc::new(stream), info, is_owner: false, is_over: false }
     }
 
     /// A handle to a subscriber of `core`, wherever it is; none when its reader is gone.
@@ -281,6 +284,11 @@ impl PySubscription {
             self.stream.resume();
         }
         Ok(())
+    }
+
+    // Whether the client had everything that its topics will ever give before it came.
+    fn _is_over(&self) -> bool {
+        self.is_over
     }
 
     // Whether `_hand_over` can be done here and now, and what it needs is there.

@@ -14,7 +14,14 @@ pub fn end_reason<'py>(py: Python<'py>, reason: &CloseReason) -> PyResult<Bound<
 
 /// The end that a response sees by itself, from its `EndKind`.
 pub fn end_of_kind(kind: &str) -> PyResult<CloseReason> {
-    let seen = [CloseReason::Client, CloseReason::Shutdown, CloseReason::Failed, CloseReason::Gap];
+    let seen = [
+        CloseReason::Client,
+        CloseReason::CLOSED,
+        CloseReason::Shutdown,
+        CloseReason::Failed,
+        CloseReason::Gap,
+        CloseReason::Ended,
+    ];
     let found = seen.into_iter().find(|reason| reason.kind() == kind);
     found.ok_or_else(|| PyValueError::new_err(format!("no response ends a stream by {kind:?}")))
 }

@@ -33,6 +33,7 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     static TOO_LARGE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let message = error.to_string();
     match error {
         Error::InvalidEvent(_) => invalid_event(py, message),
@@ -40,6 +41,7 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
         Error::HubFull { .. } | Error::ReaderBehind { .. } | Error::TooManySubscribers { .. } => {
             make(py, &FULL, "HubFull", message)
         }
+        Error::TopicEnded { .. } => make(py, &ENDED, "TopicEnded", message),
         Error::HubClosed => make(py, &CLOSED, "HubClosed", message),
         Error::InvalidTopic(_) | Error::InvalidOption(_) => PyValueError::new_err(message),
     }

@@ -8,10 +8,12 @@ use super::convert;
 use super::exceptions::OrRaise;
 use super::options::{Whole, at_least};
 use crate::config::positive_seconds;
+use crate::ending::Format;
 use crate::history::Past;
 use crate::hub::Request;
 use crate::ids::GroupId;
 use crate::queue::OverflowPolicy;
+use crate::topic::Topic;
 
 // What a subscriber asks for, but the id it saw last.
 //
@@ -22,7 +24,7 @@ pub struct PyRequest(Request);
 #[pymethods]
 impl PyRequest {
     #[new]
-    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true))]
+    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true, format=None))]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
@@ -33,6 +35,7 @@ impl PyRequest {
         max_age: Option<f64>,
         initial: bool,
         control: bool,
+        format: Option<&str>,
     ) -> PyResult<Self> {
         let py = topics.py();
         Ok(Self(Request {
@@ -40,6 +43,7 @@ impl PyRequest {
             past: past(replay)?,
             initial,
             no_control: !control,
+            format: format.map(self::format).transpose()?,
             user: user.map(Into::into),
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
             capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
@@ -50,10 +54,21 @@ impl PyRequest {
 }
 
 impl PyRequest {
+    /// Its topics.
+    pub fn topics(&self) -> &[Topic] {
+        &self.0.topics
+    }
+
     /// The request of one client of this group.
     pub fn of(&self, last_event_id: Option<String>, group: GroupId) -> Request {
         Request { last_event_id, group, ..self.0.clone() }
     }
+}
+
+fn format(name: &str) -> PyResult<Format> {
+    Format::parse(name).ok_or_else(|| {
+        PyValueError::new_err(format!("format must be None, 'ai-sdk', 'openai' or 'ag-ui', not {name:?}"))
+    })
 }
 
 /// A newcomer's past.

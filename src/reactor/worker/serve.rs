@@ -65,6 +65,12 @@ impl Worker {
                     }
                     break;
                 }
+                Taken::Finished => {
+                    let identity = connection.identity.clone();
+                    if let Some((reason, _)) = self.hub.close_finished(&self.reader, &identity) {
+                        self.listener.closed(&identity, &reason);
+                    }
+                }
                 Taken::End => {
                     let reason = connection.identity.closed.get();
                     connection.phase = if reason.is_some_and(CloseReason::breaks_body) {

@@ -5,6 +5,7 @@
 
 mod closing;
 mod control;
+mod ends;
 mod flow;
 mod heartbeats;
 mod history;

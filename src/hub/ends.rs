@@ -1,0 +1,25 @@
+//! The topics that have ended.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::ending::TopicEnd;
+use crate::topic::TopicId;
+
+/// The topics that have ended, until their names are free.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    pub(super) by_topic: FxHashMap<TopicId, Arc<TopicEnd>>,
+    /// When each name is free.
+    pub(super) due: BinaryHeap<Reverse<(Duration, TopicId)>>,
+}
+
+impl Ends {
+    pub(super) fn has(&self, topic: TopicId) -> bool {
+        self.by_topic.contains_key(&topic)
+    }
+}
