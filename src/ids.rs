@@ -250,7 +250,7 @@ impl std::ops::Deref for PublicId {
 }
 
 /// A reader's number, unique in its hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
 
 /// A group of subscribers that end together: those of one server, for example. The number is the caller's.

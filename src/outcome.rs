@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use crate::ids::EventId;
+use crate::sync::assert_unlocked;
 
 /// Why a publication has no id.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -64,6 +65,7 @@ impl Outcome {
 
     /// The outcome is known. True when it is a failure and nobody is left to see it.
     pub fn complete(&self, sent: Sent) -> bool {
+        assert_unlocked();
         let mut state = self.state.lock();
         if state.sent.is_some() {
             return false;

@@ -1,6 +1,6 @@
 //! All the core knows of event loops and threads that deliver: they can be woken.
 
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Ordering, assert_unlocked};
 
 /// Wakes the thread or loop behind a reader. Called from any thread, without any lock held; must be cheap
 /// and must not fail.
@@ -24,6 +24,7 @@ impl Bell {
 
     /// Ring, unless it was rung and not heard yet.
     pub fn ring(&self) {
+        assert_unlocked();
         if !self.rung.swap(true, Ordering::SeqCst) {
             self.wake.wake();
         }

@@ -53,7 +53,8 @@ pub trait Broker: ReportFailure {
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>);
 
     /// A subscriber was registered, unregistered, or changed its topics. The changes of one subscriber come in their
-    /// order, and each no earlier than `Hub::presence` shows it. The caller may hold the hub's lock.
+    /// order, and each no earlier than `Hub::presence` shows it. One thread at a time calls this, and the others that
+    /// made a change wait for it; it does not hold the hub's lock.
     fn presence_changed(&self, change: PresenceChange);
 
     /// Ask which subscribers are in a topic, in all processes; `None` asks for the whole hub. The answer contains

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::{Question, Request};
-use super::{Hub, Registered, State, ring};
+use super::{Hub, State, ring};
+use crate::broker::Broker;
 use crate::broker::letter::{Arrived, Letter, To, Whose};
-use crate::broker::{Broker, PresenceChange};
 use crate::change::Change;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::identity::Identity;
 use crate::ids::{EventId, StreamId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::{Numbering, Place};
@@ -20,7 +19,7 @@ use crate::outcome::Outcome;
 use crate::stats::count;
 use crate::subscriber::{Fetch, Fetched, Plan};
 use crate::sync::Ordering;
-use crate::topic::{TopicId, TopicIds};
+use crate::topic::TopicIds;
 use crate::waker::Wake;
 
 /// Where a client begins, as the broker found.
@@ -193,12 +192,13 @@ impl Hub {
             }
             Verdict::Here | Verdict::Later => state.plan(&request, &topics, now),
         };
-        // Who is there for others to see has its place in the order: nothing published from now on is missed.
-        self.tell_presence(&state, &identity, &topics, true);
+        // Others see a subscriber only from its place in the order on: it misses nothing published from then on.
+        self.queue_presence(&state, &identity, &topics, true);
         let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         state.log.extend_changes(finish);
         drop(state);
+        self.hand_over_presence();
         self.begin(&reader, &identity, plan, now);
         if let Some(settling) = identity.settling.get() {
             settling.complete(Ok(None));
@@ -236,22 +236,6 @@ impl Hub {
         let mut piece = Some(Fetched { entries, lost, done });
         self.wherever(&reader, &identity, |reader, identity| reader.fetched(identity, &mut piece, now));
         piece.is_none()
-    }
-
-    /// Everybody who is in a topic here, for a broker that has to be told from the beginning.
-    #[must_use]
-    pub fn presence(&self) -> Vec<PresenceChange> {
-        let state = self.state.lock();
-        let tell = |found: &Registered| state.presence(&found.identity, &found.topics, true);
-        state.subscribers.values().map(tell).collect()
-    }
-
-    pub(super) fn tell_presence(&self, state: &State, identity: &Identity, topics: &TopicIds, is_in: bool) {
-        if let Some(broker) = self.broker.get()
-            && !topics.is_empty()
-        {
-            broker.presence_changed(state.presence(identity, topics, is_in));
-        }
     }
 }
 
@@ -322,18 +306,6 @@ impl State {
             snapshot: None,
             recovered: Some(true),
             complete: true,
-        }
-    }
-
-    fn presence(&self, identity: &Identity, topics: &TopicIds, is_in: bool) -> PresenceChange {
-        let name = |&id: &TopicId| match id {
-            TopicId::BROADCAST => Some(Arc::from("")),
-            _ => Some(self.topics.get(id)?.name.clone()),
-        };
-        PresenceChange {
-            subscriber: (*identity.name()).into(),
-            topics: topics.iter().filter_map(name).collect(),
-            is_in,
         }
     }
 }

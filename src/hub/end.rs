@@ -44,20 +44,29 @@ impl Hub {
         if subscribers.peek().is_none() {
             return;
         }
+        let mut unregistered = Vec::new();
         let mut state = self.state.lock();
-        let gone = subscribers.filter(|&subscriber| self.unregister(&mut state, subscriber)).count();
+        for subscriber in subscribers {
+            unregistered.extend(self.unregister(&mut state, subscriber));
+        }
         drop(state);
-        count(&self.counters.disconnected, gone as u64);
+        self.announce(&unregistered);
     }
 
-    pub(super) fn unregister(&self, state: &mut State, subscriber: SubscriberId) -> bool {
-        let Some(registered) = state.unregister(subscriber) else { return false };
-        self.tell_presence(state, &registered.identity, &registered.topics, false);
-        if let Some(settling) = registered.identity.settling.get() {
+    fn unregister(&self, state: &mut State, subscriber: SubscriberId) -> Option<Arc<Identity>> {
+        let registered = state.unregister(subscriber)?;
+        self.queue_presence(state, &registered.identity, &registered.topics, false);
+        self.note_waiting(state);
+        Some(registered.identity)
+    }
+
+    /// Let others know of subscribers that were unregistered. No lock is held.
+    fn announce(&self, unregistered: &[Arc<Identity>]) {
+        count(&self.counters.disconnected, unregistered.len() as u64);
+        self.hand_over_presence();
+        for settling in unregistered.iter().filter_map(|identity| identity.settling.get()) {
             settling.complete(Ok(None));
         }
-        self.note_waiting(state);
-        true
     }
 
     /// End one stream. Unless the reason drops what is queued, what was published so far still goes out. Returns
@@ -135,7 +144,7 @@ impl Hub {
         }
         self.note_waiting(&state);
         drop(state);
-        count(&self.counters.disconnected, lost.len() as u64);
+        self.announce(&lost);
         lost
     }
 

@@ -173,13 +173,15 @@ impl Hub {
         state.subscribers.insert(identity.id, registered);
         state.came(identity.reader);
         if plan.is_ok() {
-            self.tell_presence(&state, identity, &topics, true);
+            self.queue_presence(&state, identity, &topics, true);
         }
         // One that waits for the broker gets no topic's events yet, but heartbeats, what is sent to it, and its end.
         state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
         if state.topics.len() >= state.next_sweep {
             state.sweep(now);
         }
+        drop(state);
+        self.hand_over_presence();
         Ok(plan)
     }
 
@@ -204,12 +206,14 @@ impl Hub {
         if let Some(registered) = state.subscribers.get_mut(&subscriber) {
             registered.topics.extend_from_slice(&topics);
             let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
-            self.tell_presence(&state, &identity, &topics, true);
+            self.queue_presence(&state, &identity, &topics, true);
             // One that waits for the broker gets all its topics when it is known where it begins.
             if !waits {
                 state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
             }
         }
+        drop(state);
+        self.hand_over_presence();
         Ok(true)
     }
 
@@ -224,13 +228,15 @@ impl Hub {
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
         let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
-        self.tell_presence(&state, &identity, &topics, false);
+        self.queue_presence(&state, &identity, &topics, false);
         for &topic in &topics {
             state.topics.exit(topic);
         }
         if !waits {
             state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
         }
+        drop(state);
+        self.hand_over_presence();
         true
     }
 

@@ -2,8 +2,8 @@
 //! and wakes the readers that deliver, after it has unlocked.
 //!
 //! # Threads
-//! Every method may be called from any thread. Locks are taken in one order, a reader's before the hub's, and
-//! nothing is called while one is held but the history.
+//! Every method may be called from any thread. Locks are taken in one order, a reader's before the hub's
+//! ([`crate::sync::Rank`]). No waker, outcome or broker is called while one of them is held.
 //!
 //! # Lagging and closing
 //! See [`crate::log`] for publishers that run ahead, [`crate::queue`] for clients that lag and
@@ -16,6 +16,8 @@ mod end;
 mod ends;
 mod finish;
 mod join;
+mod presence;
+mod presence_queue;
 mod query;
 mod request;
 mod transfer;
@@ -39,13 +41,14 @@ use crate::log::{CursorKey, Item, Log};
 use crate::numbering::{Names, Numbering};
 use crate::reader::Reader;
 use crate::stats::{Counters, count};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Ordering, Rank, RankedMutex};
 use crate::topic::{Topic, TopicId, TopicIds, TopicPattern, TopicTable};
 use crate::waker::Wake;
 
 pub use brokered::Verdict;
 pub use deliver::Drained;
 use ends::Ends;
+use presence_queue::PresenceQueue;
 pub use request::Request;
 
 /// Topics beyond which the table is looked through for idle ones, at first.
@@ -94,7 +97,8 @@ pub struct Hub {
     /// Bytes that wait for the slowest reader, as of the last append or drain.
     waiting: AtomicU64,
     broker: OnceLock<Arc<dyn Broker>>,
-    state: Mutex<State>,
+    presence: PresenceQueue,
+    state: RankedMutex<State>,
 }
 
 type Readers = SmallVec<[Arc<Reader>; 4]>;
@@ -143,7 +147,8 @@ impl Hub {
             clock,
             waiting: AtomicU64::new(0),
             broker: OnceLock::new(),
-            state: Mutex::new(state),
+            presence: PresenceQueue::default(),
+            state: RankedMutex::new(Rank::Hub, state),
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId};
 use crate::subscriber::{Asks, Fetched, Plan, Subscriber, ask};
-use crate::sync::Mutex;
+use crate::sync::{Rank, RankedMutex};
 use crate::topic::TopicIds;
 use crate::waker::{Bell, Wake};
 
@@ -29,14 +29,14 @@ pub struct Reader {
     pub id: ReaderId,
     /// How to make it drain.
     pub bell: Bell,
-    state: Mutex<State>,
+    state: RankedMutex<State>,
 }
 
 impl Reader {
     /// A reader without subscribers, woken through `wake`.
     #[must_use]
     pub fn new(id: ReaderId, wake: Box<dyn Wake>) -> Self {
-        Self { id, bell: Bell::new(wake), state: Mutex::new(State::default()) }
+        Self { id, bell: Bell::new(wake), state: RankedMutex::new(Rank::Reader(id), State::default()) }
     }
 
     /// Make room for a subscriber; `make` gets its key, the turn, and gives the subscriber.

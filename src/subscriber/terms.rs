@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::ending::Format;
 use crate::heartbeat::Heartbeat;
 use crate::queue::{Capacity, OverflowPolicy};
+use crate::sync::assert_unlocked;
 use crate::topic::TopicId;
 use crate::waker::Wake;
 
@@ -16,6 +17,7 @@ pub type Asks = Vec<Arc<dyn Wake>>;
 /// Wake the brokers that the readers' subscribers ask for something. No lock is held.
 #[inline]
 pub fn ask(asks: Asks) {
+    assert_unlocked();
     for broker in asks {
         broker.wake();
     }

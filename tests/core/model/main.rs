@@ -10,6 +10,7 @@
 #![allow(missing_docs)]
 
 mod moving;
+mod presence;
 mod world;
 
 use std::collections::HashMap;

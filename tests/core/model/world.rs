@@ -48,6 +48,11 @@ impl Wake for Eventfd {
     }
 }
 
+/// Wakes nobody.
+pub fn nobody() -> Box<dyn Wake> {
+    Box::new(Eventfd(Arc::default()))
+}
+
 /// A hub with one reader, whose loop runs in a thread of its own and resumes consumers that wait.
 pub struct World {
     pub hub: Hub,
@@ -57,7 +62,7 @@ pub struct World {
     stop: Mutex<bool>,
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config {
         retention: Retention { count: 100, bytes: 1 << 20, age: None },
         history_total_bytes: 1 << 24,
@@ -106,9 +111,9 @@ impl World {
         }
     }
 
-    /// A reader whose loop is whoever drains it: its bell wakes nobody.
+    /// A reader whose loop is whoever drains it.
     pub fn add_reader(&self) -> std::sync::Arc<Reader> {
-        self.hub.add_reader(Box::new(Eventfd(Arc::default())))
+        self.hub.add_reader(nobody())
     }
 
     /// Wake the consumer of the world's reader with that key.

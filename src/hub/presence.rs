@@ -1,0 +1,46 @@
+//! Presence: which subscribers are in which topics, for the broker that tells other processes.
+
+use std::sync::Arc;
+
+use super::{Hub, Registered, State};
+use crate::broker::PresenceChange;
+use crate::identity::Identity;
+use crate::topic::{TopicId, TopicIds};
+
+impl Hub {
+    /// Which subscribers are in which topics here, for a broker that writes everything anew.
+    #[must_use]
+    pub fn presence(&self) -> Vec<PresenceChange> {
+        let state = self.state.lock();
+        let change = |found: &Registered| state.presence(&found.identity, &found.topics, true);
+        state.subscribers.values().map(change).collect()
+    }
+
+    /// Queue a change for the broker, with the hub locked. [`Hub::hand_over_presence`] comes after the unlocking.
+    pub(super) fn queue_presence(&self, state: &State, identity: &Identity, topics: &TopicIds, is_in: bool) {
+        if self.broker.get().is_some() && !topics.is_empty() {
+            self.presence.push(state.presence(identity, topics, is_in));
+        }
+    }
+
+    /// Hand what is queued to the broker. No lock is held.
+    pub(super) fn hand_over_presence(&self) {
+        if let Some(broker) = self.broker.get() {
+            self.presence.hand_over(broker);
+        }
+    }
+}
+
+impl State {
+    fn presence(&self, identity: &Identity, topics: &TopicIds, is_in: bool) -> PresenceChange {
+        let name = |&id: &TopicId| match id {
+            TopicId::BROADCAST => Some(Arc::from("")),
+            _ => Some(self.topics.get(id)?.name.clone()),
+        };
+        PresenceChange {
+            subscriber: (*identity.name()).into(),
+            topics: topics.iter().filter_map(name).collect(),
+            is_in,
+        }
+    }
+}
