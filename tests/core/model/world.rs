@@ -195,7 +195,7 @@ impl Client {
             match self.world.hub.take(&self.world.reader, &self.identity, &mut out) {
                 Taken::Some | Taken::Last => return Some(out),
                 Taken::Nothing => self.flag.wait(),
-                Taken::End | Taken::Gap => return None,
+                Taken::End | Taken::Gap | Taken::Finished => return None,
             }
         }
     }
