@@ -12,7 +12,8 @@ const BEFORE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub enum Clock {
     /// The machine's.
     Real(Instant),
-    /// One that stands still until it is advanced; in nanoseconds.
+    /// One that stands still until it is advanced; in nanoseconds. `SeqCst`: only tests have one, and what they see
+    /// shall not depend on the machine.
     Manual(AtomicU64),
 }
 

@@ -55,7 +55,8 @@ pub struct Entry {
     pub frame: Frame,
     /// What was before does not lead up to it: a replay that is under way has nothing to go on with.
     pub is_break: bool,
-    /// How many rings of history hold it: it counts once in the hub-wide budget.
+    /// How many rings of history hold it: it counts once in the hub-wide budget. Relaxed: changed and read with the
+    /// hub locked; an atomic because entries are shared.
     rings: AtomicU32,
 }
 

@@ -4,7 +4,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What the hub counts. Each counter only grows while the hub lives.
+        /// What the hub counts. Each counter only grows while the hub lives. Relaxed: nothing is concluded from one
+        /// counter about another, or about anything else in memory.
         #[derive(Debug, Default)]
         pub struct Counters { $($(#[$doc])* pub $name: AtomicU64),* }
 

@@ -11,6 +11,10 @@ pub trait Wake: Send + Sync {
 
 /// A bell that rings once until it is heard: many publications make one wake-up.
 pub struct Bell {
+    /// `SeqCst`. A reader that marks the bell as heard and then finds nothing must not have missed what was published
+    /// by a thread that found the bell rung. Where both sides lock what they share in between, as the log and the
+    /// reader's state are, that lock orders them already; for a source that publishes without one, store and load
+    /// must not pass each other.
     rung: AtomicBool,
     wake: Box<dyn Wake>,
 }

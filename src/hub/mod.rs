@@ -94,7 +94,8 @@ pub struct Hub {
     pub counters: Counters,
     /// Its clock.
     pub clock: Clock,
-    /// Bytes that wait for the slowest reader, as of the last append or drain.
+    /// Bytes that wait for the slowest reader, as of the last append or drain. Relaxed: written with the hub locked,
+    /// read as a hint.
     waiting: AtomicU64,
     broker: OnceLock<Arc<dyn Broker>>,
     presence: PresenceQueue,

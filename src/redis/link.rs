@@ -69,7 +69,7 @@ struct Current {
 #[derive(Default)]
 pub struct Commands {
     current: Mutex<Current>,
-    /// This user may not run `EVALSHA`.
+    /// This user may not run `EVALSHA`. Relaxed, as the flags below: tasks of one thread share them.
     no_evalsha: AtomicBool,
     /// The connection is new: nobody has looked yet which server answers.
     is_new: AtomicBool,

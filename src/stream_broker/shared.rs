@@ -42,7 +42,10 @@ pub struct Shared<S> {
     /// This process among the workers.
     pub worker: Box<str>,
     pub outbox: Outbox,
+    /// Relaxed: a counter.
     pub failed: AtomicU64,
+    /// Release when the connection stands, acquire where it is asked: a thread that sees it has what the follower wrote
+    /// before.
     pub connected: AtomicBool,
     /// Why the log could not be followed at the last attempt.
     pub why: Mutex<String>,
@@ -57,7 +60,7 @@ pub struct Shared<S> {
     pub presence: Mutex<Changes>,
     pub writing_presence: tokio::sync::Mutex<()>,
     pub stopping: watch::Sender<bool>,
-    /// The operator knows that the store refuses to say what clients missed.
+    /// The operator knows that the store refuses to say what clients missed. Relaxed: it only limits warnings.
     pub refusal_reported: AtomicBool,
 }
 

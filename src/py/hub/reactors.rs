@@ -73,7 +73,7 @@ struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
     /// Streams with which the application gave something: it is their loop's to let go.
     given: Mutex<FxHashSet<SubscriberId>>,
-    /// Whether the hub wants to know of streams that ended.
+    /// Whether the hub wants to know of streams that ended. Relaxed: as `Generations::tells_of_disconnects`.
     tells: Arc<AtomicBool>,
     /// Streams that ended when their loop was closed. What the application gave with them is let go by the next
     /// thread that has Python.
@@ -108,6 +108,7 @@ pub struct HandedClient {
 pub struct Reactors {
     pub hub: Arc<Hub>,
     threads: Vec<Reactor>,
+    /// The next client's thread. Relaxed: any spread will do.
     next: AtomicUsize,
     homes: Arc<Homes>,
     clients: Mutex<FxHashMap<SubscriberId, HandedClient>>,
