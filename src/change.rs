@@ -23,7 +23,7 @@ pub enum Who {
 impl Who {
     /// Whether it is this subscriber.
     #[must_use]
-    pub fn means(&self, identity: &Identity) -> bool {
+    pub fn matches(&self, identity: &Identity) -> bool {
         match self {
             Self::Id(id) => identity.id == *id,
             Self::User(user) => identity.user.as_ref() == Some(user),

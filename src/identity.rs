@@ -97,7 +97,7 @@ pub struct Identity {
     /// Where it is at that reader.
     pub key: usize,
     /// Who it is now, once it was moved to another reader: what holds for it is said there.
-    pub moved: OnceLock<Arc<Identity>>,
+    pub successor: OnceLock<Arc<Identity>>,
     /// Whether it resumed completely; none for a newcomer. Set on joining.
     pub recovered: OnceLock<Option<bool>>,
     /// Why it was closed, once it is.
@@ -105,7 +105,7 @@ pub struct Identity {
     /// The names of the topics it had, once it is gone.
     pub last_topics: OnceLock<Vec<Arc<str>>>,
     /// Done when it is known where it begins; none when that was known at once.
-    pub settling: OnceLock<Arc<Outcome>>,
+    pub resolving: OnceLock<Arc<Outcome>>,
 }
 
 impl Identity {
@@ -124,11 +124,11 @@ impl Identity {
             group,
             reader,
             key,
-            moved: OnceLock::new(),
+            successor: OnceLock::new(),
             recovered: self.recovered.clone(),
             closed: self.closed.clone(),
             last_topics: self.last_topics.clone(),
-            settling: self.settling.clone(),
+            resolving: self.resolving.clone(),
         }
     }
 
@@ -136,7 +136,7 @@ impl Identity {
     #[must_use]
     pub fn current(self: &Arc<Self>) -> &Arc<Self> {
         let mut now = self;
-        while let Some(next) = now.moved.get() {
+        while let Some(next) = now.successor.get() {
             now = next;
         }
         now

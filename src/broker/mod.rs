@@ -12,12 +12,12 @@
 //! # What a broker calls
 //! The methods of [`Hub`](crate::hub::Hub) under "brokers", from one thread at a time, without holding a lock of its
 //! own:
-//! - `begin_stream` once, first: the position in the log from which the hub goes on.
-//! - `deliver` with entries that follow each other without a gap; `break_stream` where that cannot be proven.
-//! - `settle`, exactly once for each question of [`Broker::resolve`] whose subscriber is still registered, after
-//!   `begin_stream`. Questions may be answered in any order. Before the answer, `Verdict::Later` may be given any
+//! - `open_log` once, first: the position in the log from which the hub goes on.
+//! - `deliver` with entries that follow each other without a gap; `break_log` where that cannot be proven.
+//! - `resolve`, exactly once for each question of [`Broker::resolve`] whose subscriber is still registered, after
+//!   `open_log`. Questions may be answered in any order. Before the answer, `Verdict::Later` may be given any
 //!   number of times; it opens the stream.
-//! - `fetched` after the verdict `Kept`, a piece whenever the verdict's waker is woken, until it returns false or the
+//! - `deliver_piece` after the verdict `Kept`, a piece whenever the verdict's waker is woken, until it returns false or the
 //!   last piece was given.
 //!
 //! A broker holds its hub weakly: a hub that is dropped ends its broker's work.
@@ -49,7 +49,7 @@ pub trait Broker: ReportFailure {
     fn post(&self, letter: Letter) -> Result<Arc<Outcome>>;
 
     /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
-    /// answer goes to `Hub::settle`, from the broker's thread.
+    /// answer goes to `Hub::resolve`, from the broker's thread.
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>);
 
     /// A subscriber was registered, unregistered, or changed its topics. The changes of one subscriber come in their

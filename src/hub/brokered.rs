@@ -90,10 +90,10 @@ impl Hub {
 
     /// Where the stream was found to stand: the hub's order begins behind `base`. `kept` is what the stream
     /// keeps behind that; it becomes history and is not delivered to anybody.
-    pub fn begin_stream(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
+    pub fn open_log(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.begin_behind(base, base.is_beginning());
+        state.restart_behind(base, base.is_beginning());
         for (arrived, age) in kept {
             let delivery = arrived.letter.and_then(|letter| Delivery::new(arrived.id, letter));
             state.follow(self, arrived.id, delivery, now.saturating_sub(age));
@@ -124,10 +124,10 @@ impl Hub {
 
     /// What the stream has next does not follow what was delivered: everybody is told, and the hub's order
     /// goes on behind `base`.
-    pub fn break_stream(&self, base: StreamId) {
+    pub fn break_log(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let seq = state.begin_behind(base, false);
+        let seq = state.restart_behind(base, false);
         let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
@@ -151,13 +151,13 @@ impl Hub {
 
     /// Whether a client that saw `id` last can go on from what this process has, whatever its topics.
     #[must_use]
-    pub fn is_here(&self, subscriber: SubscriberId) -> bool {
+    pub fn knows_start(&self, subscriber: SubscriberId) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let Some(registered) = state.subscribers.get(&subscriber) else { return true };
         let Some(request) = registered.waits.clone() else { return true };
         let topics = registered.topics.clone();
-        state.elsewhere(&request, &topics, now).is_none()
+        state.question(&request, &topics, now).is_none()
     }
 
     /// Whether a subscriber is still there.
@@ -167,7 +167,7 @@ impl Hub {
     }
 
     /// Where a client begins was found out. Gives the end of what is to be fetched for it, if anything is.
-    pub fn settle(&self, subscriber: SubscriberId, verdict: Verdict) -> Option<StreamId> {
+    pub fn resolve(&self, subscriber: SubscriberId, verdict: Verdict) -> Option<StreamId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let registered = state.subscribers.get_mut(&subscriber)?;
@@ -178,7 +178,9 @@ impl Hub {
         if let Verdict::Later = verdict {
             drop(state);
             let retry_ms = self.retry_ms(subscriber);
-            self.wherever(&reader, &identity, |reader, identity| reader.open_early(identity, retry_ms, now));
+            self.at_its_reader(&reader, &identity, |reader, identity| {
+                reader.open_early(identity, retry_ms, now)
+            });
             return None;
         }
         let request = state.subscribers.get_mut(&subscriber)?.waits.take()?;
@@ -188,7 +190,7 @@ impl Hub {
             Verdict::Kept(id, next) => state.plan_fetch(id, next, &topics),
             Verdict::Lost(reason) => {
                 let seq = state.seq;
-                state.plan_without(&request, Some((reason, seq)), &topics, now)
+                state.plan_anew(&request, Some((reason, seq)), &topics, now)
             }
             Verdict::Here | Verdict::Later => state.plan(&request, &topics, now),
         };
@@ -199,15 +201,21 @@ impl Hub {
         state.log.extend_changes(finish);
         drop(state);
         self.hand_over_presence();
-        self.begin(&reader, &identity, plan, now);
-        if let Some(settling) = identity.settling.get() {
-            settling.complete(Ok(None));
+        self.open(&reader, &identity, plan, now);
+        if let Some(resolving) = identity.resolving.get() {
+            resolving.complete(Ok(None));
         }
         end.filter(|_| fetches)
     }
 
     /// A piece of what a client missed was fetched; false when nobody waits for it any more.
-    pub fn fetched(&self, subscriber: SubscriberId, arrived: Vec<Arrived>, lost: bool, done: bool) -> bool {
+    pub fn deliver_piece(
+        &self,
+        subscriber: SubscriberId,
+        arrived: Vec<Arrived>,
+        lost: bool,
+        done: bool,
+    ) -> bool {
         let now = self.clock.now();
         let state = self.state.lock();
         let Some(registered) = state.subscribers.get(&subscriber) else { return false };
@@ -234,14 +242,16 @@ impl Hub {
         drop(state);
         count(&self.counters.resets, u64::from(lost));
         let mut piece = Some(Fetched { entries, lost, done });
-        self.wherever(&reader, &identity, |reader, identity| reader.fetched(identity, &mut piece, now));
+        self.at_its_reader(&reader, &identity, |reader, identity| {
+            reader.deliver_piece(identity, &mut piece, now)
+        });
         piece.is_none()
     }
 }
 
 impl State {
     /// The order goes on behind `base`, and nothing from before it can be replayed. Gives the number of `base`.
-    fn begin_behind(&mut self, base: StreamId, is_first: bool) -> u64 {
+    fn restart_behind(&mut self, base: StreamId, is_first: bool) -> u64 {
         self.seq += 1;
         self.numbering.begin(base, self.seq);
         self.history.begin(self.seq, is_first);
@@ -275,7 +285,7 @@ impl State {
     }
 
     /// Whether the broker has to find out where a client begins: then the id it came back with.
-    pub(super) fn elsewhere(
+    pub(super) fn question(
         &mut self,
         request: &Request,
         topics: &TopicIds,

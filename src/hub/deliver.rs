@@ -40,7 +40,7 @@ impl Hub {
             self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
             more
         };
-        let more = reader.dispatch(read, now, &self.counters, effects);
+        let more = reader.deliver_batch(read, now, &self.counters, effects);
         Drained { more, next: self.tick(reader, effects) }
     }
 
@@ -57,7 +57,7 @@ impl Hub {
     }
 
     /// The same for a consumer that writes at once, on the reader's own thread: it need not come again to be
-    /// parked. One that could not write everything says so ([`Reader::blocked`]) before the reader drains.
+    /// parked. One that could not write everything says so ([`Reader::write_blocked`]) before the reader drains.
     pub fn take_last(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
         self.take_for(reader, identity, out, true)
     }

@@ -17,7 +17,7 @@ impl Hub {
     /// End the streams of `who` after what was published so far; how many are meant.
     pub fn disconnect(&self, who: Who, reason: CloseReason) -> usize {
         let mut state = self.state.lock();
-        let meant = state.meant(&who);
+        let meant = state.count_matching(&who);
         if meant > 0 {
             state.log.push(Item::Change(Arc::new(Change::Close { who, reason })));
         }
@@ -29,8 +29,8 @@ impl Hub {
 
     /// How many subscribers are meant.
     #[must_use]
-    pub fn meant(&self, who: &Who) -> usize {
-        self.state.lock().meant(who)
+    pub fn count_matching(&self, who: &Who) -> usize {
+        self.state.lock().count_matching(who)
     }
 
     /// Begin to close: nothing is published or joined any more, all streams end after what was published.
@@ -64,8 +64,8 @@ impl Hub {
     fn announce(&self, unregistered: &[Arc<Identity>]) {
         count(&self.counters.disconnected, unregistered.len() as u64);
         self.hand_over_presence();
-        for settling in unregistered.iter().filter_map(|identity| identity.settling.get()) {
-            settling.complete(Ok(None));
+        for resolving in unregistered.iter().filter_map(|identity| identity.resolving.get()) {
+            resolving.complete(Ok(None));
         }
     }
 
@@ -79,14 +79,14 @@ impl Hub {
         reason: CloseReason,
     ) -> Option<(CloseReason, bool)> {
         let drains = reason.drains();
-        let closed = reader.close(identity, reason, self.clock.now(), |subscriber, topics, asks| {
+        let closed = reader.close(identity, reason, self.clock.now(), |subscriber, topics, wakes| {
             if !drains {
                 return None;
             }
             let state = self.state.lock();
             let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
             let pending = cursor.into_iter().flat_map(|cursor| state.log.ahead_of(cursor));
-            catch_up(self, subscriber, topics, pending, asks)
+            catch_up(self, subscriber, topics, pending, wakes)
         });
         if closed.is_some() {
             self.forget(std::iter::once(identity.id));
@@ -168,11 +168,11 @@ impl State {
         Some(Change::Close { who, reason })
     }
 
-    pub(super) fn meant(&self, who: &Who) -> usize {
+    pub(super) fn count_matching(&self, who: &Who) -> usize {
         match who {
             Who::Id(id) => usize::from(self.subscribers.contains_key(id)),
             Who::All => self.subscribers.len(),
-            who => self.subscribers.values().filter(|found| who.means(&found.identity)).count(),
+            who => self.subscribers.values().filter(|found| who.matches(&found.identity)).count(),
         }
     }
 
@@ -182,12 +182,12 @@ impl State {
         for &topic in &registered.topics {
             self.topics.exit(topic);
         }
-        self.left(registered.identity.reader);
+        self.remove_from_reader(registered.identity.reader);
         Some(registered)
     }
 
     /// A reader has one subscriber less; one without any holds nothing back.
-    pub(super) fn left(&mut self, reader: ReaderId) {
+    pub(super) fn remove_from_reader(&mut self, reader: ReaderId) {
         if let Some(slot) = self.readers.get_mut(&reader) {
             slot.subscribers -= 1;
             if slot.subscribers == 0

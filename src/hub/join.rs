@@ -47,18 +47,18 @@ impl Hub {
                 group: request.group,
                 reader: reader.id,
                 key,
-                moved: OnceLock::new(),
+                successor: OnceLock::new(),
                 recovered: OnceLock::new(),
                 closed: OnceLock::new(),
                 last_topics: OnceLock::new(),
-                settling: OnceLock::new(),
+                resolving: OnceLock::new(),
             });
             made = Some(identity.clone());
             Subscriber::new(identity, terms, now, turn)
         });
         let identity = made.expect("insert makes the subscriber");
         match self.register(&identity, request, now) {
-            Ok(Ok(plan)) => self.begin(reader, &identity, plan, now),
+            Ok(Ok(plan)) => self.open(reader, &identity, plan, now),
             Ok(Err(Question(asked))) => {
                 if let Some(broker) = self.broker.get() {
                     broker.resolve(id, asked);
@@ -74,7 +74,7 @@ impl Hub {
     }
 
     /// It is known where a subscriber begins.
-    pub(super) fn begin(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
+    pub(super) fn open(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
         let recovered = plan.recovered;
         match recovered {
             Some(true) => count(&self.counters.resumed, 1),
@@ -82,15 +82,15 @@ impl Hub {
             None => {}
         }
         let (retry_ms, mut plan) = (self.retry_ms(identity.id), Some(plan));
-        self.wherever(reader, identity, |reader, identity| {
+        self.at_its_reader(reader, identity, |reader, identity| {
             let _ = identity.recovered.set(recovered);
-            reader.begin(identity, &mut plan, retry_ms, now)
+            reader.open(identity, &mut plan, retry_ms, now)
         });
     }
 
     /// Do something to a subscriber that may be moved to another reader meanwhile, and wake the one it is at.
     /// False when it is nowhere any more.
-    pub(super) fn wherever(
+    pub(super) fn at_its_reader(
         &self,
         reader: &Arc<Reader>,
         identity: &Arc<Identity>,
@@ -102,7 +102,7 @@ impl Hub {
                 reader.bell.ring();
                 return true;
             }
-            let Some(next) = identity.moved.get().cloned() else { return false };
+            let Some(next) = identity.successor.get().cloned() else { return false };
             match self.state.lock().readers.get(&next.reader) {
                 Some(slot) => reader = slot.reader.clone(),
                 None => return false,
@@ -160,9 +160,9 @@ impl Hub {
             state.topics.enter(topic);
         }
         topics.push(TopicId::BROADCAST);
-        let plan = match state.elsewhere(request, &topics, now) {
+        let plan = match state.question(request, &topics, now) {
             Some(asked) => {
-                let _ = identity.settling.set(Arc::default());
+                let _ = identity.resolving.set(Arc::default());
                 Err(asked)
             }
             None => Ok(state.plan(request, &topics, now)),
@@ -171,7 +171,7 @@ impl Hub {
         let registered =
             Registered { identity: identity.clone(), topics: topics.clone(), waits, closing: None };
         state.subscribers.insert(identity.id, registered);
-        state.came(identity.reader);
+        state.add_to_reader(identity.reader);
         if plan.is_ok() {
             self.queue_presence(&state, identity, &topics, true);
         }
@@ -244,11 +244,11 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::EventTooLarge`]; nothing was queued then.
-    pub fn initial(&self, reader: &Reader, identity: &Identity, events: Vec<Draft>) -> Result<bool> {
+    pub fn deliver_initial(&self, reader: &Reader, identity: &Identity, events: Vec<Draft>) -> Result<bool> {
         for event in &events {
             self.check_size(event)?;
         }
-        Ok(reader.initial(identity, events, self.clock.now()))
+        Ok(reader.deliver_initial(identity, events, self.clock.now()))
     }
 }
 
@@ -284,12 +284,12 @@ impl State {
                 complete: true,
             };
         }
-        self.plan_without(request, asked.and_then(Result::err), topics, now)
+        self.plan_anew(request, asked.and_then(Result::err), topics, now)
     }
 
     /// How a newcomer's stream begins, or that of one whose gap cannot be closed: why, and behind what number
     /// what is left of it begins.
-    pub(super) fn plan_without(
+    pub(super) fn plan_anew(
         &mut self,
         request: &Request,
         gap: Option<(ResetReason, u64)>,
@@ -321,7 +321,7 @@ impl State {
     }
 
     /// A reader has one subscriber more: from here on it reads the log.
-    pub(super) fn came(&mut self, reader: ReaderId) {
+    pub(super) fn add_to_reader(&mut self, reader: ReaderId) {
         let Self { readers, log, .. } = self;
         if let Some(slot) = readers.get_mut(&reader) {
             slot.subscribers += 1;

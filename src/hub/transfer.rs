@@ -16,22 +16,22 @@ use crate::ids::{GroupId, SubscriberId};
 use crate::log::Item;
 use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Asks, Subscriber};
+use crate::subscriber::{BrokerWakes, Subscriber};
 use crate::topic::{TopicId, TopicIds};
 
 impl Hub {
     /// Transfer a subscriber from which nothing was taken yet to another reader and to `group`. Returns its new
     /// identity, which the old one leads to. A subscriber that was closed is transferred with what is left to
     /// take. `None` when it is not at `from` (any more), or something was taken.
-    pub fn hand_to(
+    pub fn transfer(
         &self,
         from: &Reader,
         to: &Reader,
         identity: &Identity,
         group: GroupId,
     ) -> Option<Arc<Identity>> {
-        let moved = from.hand_to(to, identity, group, self.clock.now(), |subscriber, topics, asks| {
-            self.state.lock().settle(self, subscriber, topics, from, asks);
+        let moved = from.transfer(to, identity, group, self.clock.now(), |subscriber, topics, wakes| {
+            self.state.lock().resolve(self, subscriber, topics, from, wakes);
         });
         to.bell.ring();
         moved
@@ -40,13 +40,13 @@ impl Hub {
 
 impl State {
     /// Bring a subscriber that left `from` to the head of the log, and let its new reader go on from there.
-    fn settle(
+    fn resolve(
         &mut self,
         hub: &Hub,
         subscriber: &mut Subscriber,
         topics: Option<TopicIds>,
         from: &Reader,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) {
         let identity = subscriber.identity.clone();
         // One that was closed gets nothing new, and has left the registry, or is about to.
@@ -54,13 +54,13 @@ impl State {
             return;
         }
         if !self.subscribers.contains_key(&identity.id) {
-            return subscriber.close(CloseReason::CLOSED, asks);
+            return subscriber.close(CloseReason::CLOSED, wakes);
         }
         let cursor = self.readers.get(&from.id).and_then(|slot| slot.cursor);
         let pending = cursor.into_iter().flat_map(|cursor| self.log.ahead_of(cursor));
-        let end = catch_up(hub, subscriber, topics, pending, asks);
-        self.left(from.id);
-        self.came(identity.reader);
+        let end = catch_up(hub, subscriber, topics, pending, wakes);
+        self.remove_from_reader(from.id);
+        self.add_to_reader(identity.reader);
         let (reader, id, key) = (identity.reader, identity.id, identity.key);
         if let Some(registered) = self.subscribers.get_mut(&id) {
             registered.identity = identity;
@@ -84,7 +84,7 @@ pub(super) fn catch_up<'a>(
     subscriber: &mut Subscriber,
     topics: Option<TopicIds>,
     pending: impl Iterator<Item = &'a Item>,
-    asks: &mut Asks,
+    wakes: &mut BrokerWakes,
 ) -> Option<CloseReason> {
     let identity = subscriber.identity.clone();
     let mut joined = topics.is_some();
@@ -92,7 +92,7 @@ pub(super) fn catch_up<'a>(
     for item in pending {
         match item {
             Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
-                count(&hub.counters.dropped, subscriber.catch_up(entry, asks));
+                count(&hub.counters.dropped, subscriber.catch_up(entry, wakes));
             }
             Item::Event(_) => {}
             Item::Change(change) => match &**change {
@@ -112,7 +112,7 @@ pub(super) fn catch_up<'a>(
                     }
                 }
                 // What stands before its joining does not mean it, whoever was meant.
-                Change::Close { who, reason } if joined && who.means(&identity) => {
+                Change::Close { who, reason } if joined && who.matches(&identity) => {
                     return Some(reason.clone());
                 }
                 Change::Close { .. } => {}

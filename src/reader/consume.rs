@@ -10,12 +10,12 @@ use crate::frame::Draft;
 use crate::history::{Page, Replay};
 use crate::identity::Identity;
 use crate::stats::{Counters, count};
-use crate::subscriber::{Asks, Taken, ask};
+use crate::subscriber::{BrokerWakes, Taken, wake_brokers};
 
 impl Reader {
     /// The consumer of a subscriber is here: what is there for it? `page` reads history; it is called with
     /// this reader locked. With `parks`, a consumer that writes at once is parked by the same visit
-    /// ([`Taken::Last`]); it must say when its write is [`Self::blocked`].
+    /// ([`Taken::Last`]); it must say when its write is [`Self::write_blocked`].
     pub fn take(
         &self,
         identity: &Identity,
@@ -25,7 +25,7 @@ impl Reader {
         out: &mut Vec<Arc<Entry>>,
         parks: bool,
     ) -> Taken {
-        let mut asks = Asks::new();
+        let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
         let State { subscribers, turn, heartbeats, .. } = &mut *state;
         let Some(subscriber) = find(subscribers, identity) else {
@@ -35,28 +35,28 @@ impl Reader {
             count(&counters.heartbeats, 1);
             heartbeats.get(seen, now)
         };
-        let taken = subscriber.take(now, *turn, &mut heartbeat, page, out, &mut asks);
+        let taken = subscriber.take(now, *turn, &mut heartbeat, page, out, &mut wakes);
         let is_last = parks && taken == Taken::Some && subscriber.park();
         drop(state);
-        ask(asks);
+        wake_brokers(wakes);
         count(&counters.delivered, out.len() as u64);
         if is_last { Taken::Last } else { taken }
     }
 
     /// What a subscriber took last did not go out whole.
-    pub fn blocked(&self, identity: &Identity, now: Duration) {
+    pub fn write_blocked(&self, identity: &Identity, now: Duration) {
         let mut state = self.state.lock();
         let turn = state.turn;
         if let Some(subscriber) = state.subscriber(identity) {
-            subscriber.blocked(now, turn);
+            subscriber.write_blocked(now, turn);
         }
     }
 
     /// Have the subscriber's consumer asked what its client has not taken yet, rather than end the stream when a
     /// write takes `stall_timeout`.
-    pub fn ask_consumer(&self, identity: &Identity) {
+    pub fn ask_for_progress(&self, identity: &Identity) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.ask_consumer();
+            subscriber.ask_for_progress();
         }
     }
 
@@ -68,9 +68,9 @@ impl Reader {
     }
 
     /// So many bytes of what a subscriber took have not reached its client yet.
-    pub fn took(&self, identity: &Identity, unsent: usize, now: Duration) {
+    pub fn report_unsent(&self, identity: &Identity, unsent: usize, now: Duration) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.took(unsent, now);
+            subscriber.report_unsent(unsent, now);
         }
     }
 
@@ -81,9 +81,9 @@ impl Reader {
     }
 
     /// The initial events of a subscriber are complete; true when its consumer is to be resumed.
-    pub fn initial(&self, identity: &Identity, events: Vec<Draft>, now: Duration) -> bool {
+    pub fn deliver_initial(&self, identity: &Identity, events: Vec<Draft>, now: Duration) -> bool {
         let mut state = self.state.lock();
         let turn = state.turn;
-        state.subscriber(identity).is_some_and(|found| found.initial_done(events, now, turn))
+        state.subscriber(identity).is_some_and(|found| found.deliver_initial(events, now, turn))
     }
 }

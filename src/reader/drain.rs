@@ -13,48 +13,48 @@ use crate::ids::{ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{Asks, Due, ask};
+use crate::subscriber::{BrokerWakes, Due, wake_brokers};
 use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
     /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch; it
     /// is called with this reader locked, so that what it read is dispatched before anybody else sees the cursor:
     /// a subscriber that leaves between the two would lose the batch. Returns what `read` does.
-    pub fn dispatch(
+    pub fn deliver_batch(
         &self,
         read: impl FnOnce(&mut Vec<Item>) -> bool,
         now: Duration,
         counters: &Counters,
         effects: &mut Effects,
     ) -> bool {
-        let (mut items, mut asks) = (Vec::new(), Asks::new());
+        let (mut items, mut wakes) = (Vec::new(), BrokerWakes::new());
         let mut state = self.state.lock();
         let more = read(&mut items);
         state.turn += u64::from(!items.is_empty());
         for item in &items {
             match item {
-                Item::Event(entry) => state.deliver(entry, now, counters, effects, &mut asks),
-                Item::Change(change) => state.change(self.id, change, now, effects, &mut asks),
+                Item::Event(entry) => state.deliver(entry, now, counters, effects, &mut wakes),
+                Item::Change(change) => state.change(self.id, change, now, effects, &mut wakes),
             }
         }
         // The last reference to an event may be among them: its memory is freed without the lock.
         drop(state);
         drop(items);
-        ask(asks);
+        wake_brokers(wakes);
         more
     }
 
     /// Do what time has made due; when to come again.
     pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
-        let mut asks = Asks::new();
+        let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
-        effects.wake.append(&mut state.resumed);
+        effects.resume.append(&mut state.resumed);
         while let Some((id, key)) = state.deadlines.pop_due(now) {
-            state.look_at(id, key, now, counters, effects, &mut asks);
+            state.check(id, key, now, counters, effects, &mut wakes);
         }
         let next = state.deadlines.next();
         drop(state);
-        ask(asks);
+        wake_brokers(wakes);
         next
     }
 }
@@ -66,7 +66,7 @@ impl State {
         now: Duration,
         counters: &Counters,
         effects: &mut Effects,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) {
         self.serial += 1;
         if let Some(seq) = entry.seq {
@@ -80,8 +80,8 @@ impl State {
             if std::mem::replace(&mut subscriber.serial, *serial) == *serial {
                 return;
             }
-            match subscriber.push(entry, now, *turn, asks) {
-                Pushed::Queued if subscriber.wake(now, *turn) => effects.wake.push(key),
+            match subscriber.push(entry, now, *turn, wakes) {
+                Pushed::Queued if subscriber.resume(now, *turn) => effects.resume.push(key),
                 Pushed::Queued => {}
                 Pushed::Dropped(n) => count(&counters.dropped, n),
                 Pushed::Overflow => overflowed.push(key),
@@ -96,7 +96,7 @@ impl State {
         }
         for key in overflowed {
             count(&counters.overflowed, 1);
-            self.end(key, CloseReason::Overflow, now, effects, asks);
+            self.end(key, CloseReason::Overflow, now, effects, wakes);
         }
     }
 
@@ -106,7 +106,7 @@ impl State {
         change: &Change,
         now: Duration,
         effects: &mut Effects,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) {
         match change {
             Change::Attach { reader: own, subscriber, key, topics } if *own == reader => {
@@ -136,27 +136,28 @@ impl State {
                 }
             }
             Change::Close { who, reason } => {
-                let is_meant =
-                    |key: &usize| self.subscribers.get(*key).is_some_and(|found| who.means(&found.identity));
+                let is_meant = |key: &usize| {
+                    self.subscribers.get(*key).is_some_and(|found| who.matches(&found.identity))
+                };
                 let meant: Vec<usize> = match who {
                     Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
                     _ => self.keys.values().copied().filter(is_meant).collect(),
                 };
                 for key in meant {
-                    self.end(key, reason.clone(), now, effects, asks);
+                    self.end(key, reason.clone(), now, effects, wakes);
                 }
             }
         }
     }
 
-    fn look_at(
+    fn check(
         &mut self,
         id: SubscriberId,
         key: usize,
         now: Duration,
         counters: &Counters,
         effects: &mut Effects,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) {
         let turn = self.turn;
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
@@ -165,19 +166,19 @@ impl State {
         }
         match subscriber.due(now) {
             Due::Nothing => {}
-            Due::Ask => effects.ask.push(subscriber.identity.clone()),
+            Due::AskForProgress => effects.progress.push(subscriber.identity.clone()),
             Due::Heartbeat => {
                 count(&counters.heartbeats, 1);
                 subscriber.beat(self.heartbeats.get(subscriber.heartbeat_from(), now), now);
-                if subscriber.wake(now, turn) {
-                    effects.wake.push(key);
+                if subscriber.resume(now, turn) {
+                    effects.resume.push(key);
                 }
             }
             Due::Close(reason) => {
                 if reason == CloseReason::Stalled {
                     count(&counters.stalled, 1);
                 }
-                return self.end(key, reason, now, effects, asks);
+                return self.end(key, reason, now, effects, wakes);
             }
         }
         // One whose consumer is away may be due sooner than it looks: never in the past.

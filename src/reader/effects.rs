@@ -8,9 +8,9 @@ use crate::identity::{CloseReason, Identity};
 #[derive(Default)]
 pub struct Effects {
     /// Consumers to resume, by key.
-    pub wake: Vec<usize>,
+    pub resume: Vec<usize>,
     /// Subscribers whose stream was ended, and why.
     pub closed: Vec<(Arc<Identity>, CloseReason)>,
-    /// Subscribers whose consumer is to say what its client has not taken yet ([`Reader::took`]).
-    pub ask: Vec<Arc<Identity>>,
+    /// Subscribers whose consumer is to say what its client has not taken yet ([`Reader::report_unsent`]).
+    pub progress: Vec<Arc<Identity>>,
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId};
-use crate::subscriber::{Asks, Fetched, Plan, Subscriber, ask};
+use crate::subscriber::{BrokerWakes, Fetched, Plan, Subscriber, wake_brokers};
 use crate::sync::{Rank, RankedMutex};
 use crate::topic::TopicIds;
 use crate::waker::{Bell, Wake};
@@ -51,37 +51,37 @@ impl Reader {
 
     /// The hub let it join: begin as it decided. False, and the plan stays, when it is not here. The bell is
     /// to be rung after this.
-    pub fn begin(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
-        let mut asks = Asks::new();
-        let begin = |found: &mut Subscriber, turn| {
-            plan.take().is_some_and(|plan| found.begin(plan, retry_ms, now, turn, &mut asks))
+    pub fn open(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
+        let mut wakes = BrokerWakes::new();
+        let open = |found: &mut Subscriber, turn| {
+            plan.take().is_some_and(|plan| found.open(plan, retry_ms, now, turn, &mut wakes))
         };
-        let found = self.act_on(identity, begin);
-        ask(asks);
+        let found = self.with_subscriber(identity, open);
+        wake_brokers(wakes);
         found
     }
 
     /// Open the stream of a subscriber of which is not known yet where it begins; false when it is not here. The
     /// bell is to be rung after this.
     pub fn open_early(&self, identity: &Identity, retry_ms: u64, now: Duration) -> bool {
-        self.act_on(identity, |found, turn| found.open_early(retry_ms, now, turn))
+        self.with_subscriber(identity, |found, turn| found.open_early(retry_ms, now, turn))
     }
 
     /// A piece of what a subscriber missed was fetched; false when it is not here. The piece stays when it does
     /// not wait for it. The bell is to be rung after this.
-    pub fn fetched(&self, identity: &Identity, piece: &mut Option<Fetched>, now: Duration) -> bool {
-        let give = |found: &mut Subscriber, turn| {
-            found.waits_for_piece() && piece.take().is_some_and(|piece| found.fetched(piece, now, turn))
+    pub fn deliver_piece(&self, identity: &Identity, piece: &mut Option<Fetched>, now: Duration) -> bool {
+        let deliver = |found: &mut Subscriber, turn| {
+            found.waits_for_piece() && piece.take().is_some_and(|piece| found.deliver_piece(piece, now, turn))
         };
-        self.act_on(identity, give)
+        self.with_subscriber(identity, deliver)
     }
 
     /// Do something to a subscriber on another thread than the reader's, which resumes the consumer.
-    fn act_on(&self, identity: &Identity, act: impl FnOnce(&mut Subscriber, u64) -> bool) -> bool {
+    fn with_subscriber(&self, identity: &Identity, act: impl FnOnce(&mut Subscriber, u64) -> bool) -> bool {
         let mut state = self.state.lock();
         let turn = state.turn;
-        let Some(wakes) = state.subscriber(identity).map(|found| act(found, turn)) else { return false };
-        if wakes {
+        let Some(resumes) = state.subscriber(identity).map(|found| act(found, turn)) else { return false };
+        if resumes {
             state.resumed.push(identity.key);
         }
         true
@@ -96,9 +96,9 @@ impl Reader {
         identity: &Identity,
         reason: CloseReason,
         now: Duration,
-        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut Asks) -> Option<CloseReason>,
+        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut BrokerWakes) -> Option<CloseReason>,
     ) -> Option<(CloseReason, bool)> {
-        let mut asks = Asks::new();
+        let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
         let turn = state.turn;
         let is_in = state.keys.contains_key(&identity.id);
@@ -107,13 +107,13 @@ impl Reader {
             return None;
         }
         let topics = is_in.then(|| subscriber.topic_ids());
-        let reason = catch_up(subscriber, topics, &mut asks).unwrap_or(reason);
-        subscriber.close(reason.clone(), &mut asks);
-        let wake = subscriber.wake(now, turn);
+        let reason = catch_up(subscriber, topics, &mut wakes).unwrap_or(reason);
+        subscriber.close(reason.clone(), &mut wakes);
+        let resumes = subscriber.resume(now, turn);
         state.detach(identity.key);
         drop(state);
-        ask(asks);
-        Some((reason, wake))
+        wake_brokers(wakes);
+        Some((reason, resumes))
     }
 
     /// Forget a subscriber whose consumer is gone.
@@ -121,25 +121,25 @@ impl Reader {
         let mut state = self.state.lock();
         let removed = state.remove(identity);
         drop(state);
-        let mut asks = Asks::new();
+        let mut wakes = BrokerWakes::new();
         if let Some(removed) = removed {
-            removed.abandon(&mut asks);
+            removed.abandon(&mut wakes);
         }
-        ask(asks);
+        wake_brokers(wakes);
     }
 
-    /// Give a subscriber that nothing was taken from to another reader. Both are locked while `settle` gets the
+    /// Give a subscriber that nothing was taken from to another reader. Both are locked while `arrive` gets the
     /// subscriber, already there under the identity it has from then on. None when it is not here, something
     /// was taken from it, or the other reader is this one.
-    pub fn hand_to(
+    pub fn transfer(
         &self,
         to: &Self,
         identity: &Identity,
         group: GroupId,
         now: Duration,
-        settle: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut Asks),
+        arrive: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut BrokerWakes),
     ) -> Option<Arc<Identity>> {
-        let mut asks = Asks::new();
+        let mut wakes = BrokerWakes::new();
         // In the order of their numbers, or two that give to each other would wait for ever.
         let (mut own, mut other) = match self.id.0.cmp(&to.id.0) {
             std::cmp::Ordering::Less => {
@@ -159,11 +159,11 @@ impl Reader {
         let (turn, serial) = (other.turn, other.serial);
         let place = other.subscribers.vacant_entry();
         let arrived = Arc::new(subscriber.identity.at(to.id, place.key(), group));
-        subscriber.arrive(arrived.clone(), now, turn, serial);
-        settle(place.insert(subscriber), topics, &mut asks);
-        let _ = identity.moved.set(arrived.clone());
+        subscriber.transfer_to(arrived.clone(), now, turn, serial);
+        arrive(place.insert(subscriber), topics, &mut wakes);
+        let _ = identity.successor.set(arrived.clone());
         drop((own, other));
-        ask(asks);
+        wake_brokers(wakes);
         Some(arrived)
     }
 

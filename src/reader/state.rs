@@ -11,7 +11,7 @@ use super::heartbeats::Heartbeats;
 use crate::heartbeat::Deadlines;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
-use crate::subscriber::{Asks, Membership, Subscriber};
+use crate::subscriber::{BrokerWakes, Membership, Subscriber};
 use crate::topic::{TopicId, TopicIds};
 
 #[derive(Default)]
@@ -90,8 +90,8 @@ impl State {
         if !is_finished(subscriber, &topics) {
             return;
         }
-        if subscriber.wake(now, turn) {
-            effects.wake.push(key);
+        if subscriber.resume(now, turn) {
+            effects.resume.push(key);
         }
         let left = std::mem::take(&mut subscriber.topics);
         self.unindex(left);
@@ -138,16 +138,16 @@ impl State {
         reason: CloseReason,
         now: Duration,
         effects: &mut Effects,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) {
         let turn = self.turn;
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         if subscriber.identity.closed.get().is_some() {
             return;
         }
-        subscriber.close(reason.clone(), asks);
-        if subscriber.wake(now, turn) {
-            effects.wake.push(key);
+        subscriber.close(reason.clone(), wakes);
+        if subscriber.resume(now, turn) {
+            effects.resume.push(key);
         }
         effects.closed.push((subscriber.identity.clone(), reason));
         self.detach(key);

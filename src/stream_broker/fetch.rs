@@ -66,7 +66,7 @@ pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: 
         }
         let is_done = is_empty || at >= end;
         let piece = page.into_iter().take(count).skip(old).filter(|entry| entry.id <= end).collect();
-        if !hub.fetched(subscriber, piece, is_lost, is_done) || is_done {
+        if !hub.deliver_piece(subscriber, piece, is_lost, is_done) || is_done {
             return;
         }
     }

@@ -113,7 +113,7 @@ impl<S: Store> Follower<S> {
             && let (Some(hub), Some(cursor)) = (self.shared.hub.upgrade(), self.cursor)
         {
             self.report("another server has taken over and may have lost entries");
-            hub.break_stream(cursor);
+            hub.break_log(cursor);
         }
         let end = self.cursor.unwrap_or_default();
         log.wait_after(end, 1, BRIEFLY).await.map(drop)
@@ -197,7 +197,7 @@ impl<S: Store> Follower<S> {
                 self.report(&format!(
                     "entry {id} says that entries before it may be missing, or a hub of another version wrote it"
                 ));
-                hub.break_stream(id);
+                hub.break_log(id);
                 cursor = id;
                 continue;
             };
@@ -205,11 +205,11 @@ impl<S: Store> Follower<S> {
             if before != cursor || before.is_any_beginning() {
                 hub.deliver(std::mem::take(&mut whole));
                 self.report(&format!("what followed {cursor} is not there any more, up to {before}"));
-                hub.break_stream(before);
+                hub.break_log(before);
             } else if let Some(lost) = lost {
                 hub.deliver(std::mem::take(&mut whole));
                 self.report(&lost_although_acknowledged(lost));
-                hub.break_stream(before);
+                hub.break_log(before);
             }
             whole.push((id, letter));
             cursor = id;
@@ -223,7 +223,7 @@ impl<S: Store> Follower<S> {
         let passed = self.shared.acknowledged.take(cursor);
         if let Some(lost) = passed.into_iter().find(|id| !hub.has_followed(*id)) {
             self.report(&lost_although_acknowledged(lost));
-            hub.break_stream(cursor);
+            hub.break_log(cursor);
         }
     }
 

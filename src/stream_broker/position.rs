@@ -35,7 +35,7 @@ impl<S: Store> Follower<S> {
         if let Some(newest) = acknowledged {
             shared.acknowledged.forget(last, newest);
         }
-        hub.break_stream(base);
+        hub.break_log(base);
         self.set_cursor(base);
         Ok(())
     }
@@ -98,7 +98,7 @@ impl<S: Store> Follower<S> {
                 let age = Duration::from_millis(now.saturating_sub(entry.id.ms));
                 (entry, age)
             };
-            hub.begin_stream(base, kept.into_iter().map(aged).collect());
+            hub.open_log(base, kept.into_iter().map(aged).collect());
         }
         self.set_cursor(last);
         Ok(())

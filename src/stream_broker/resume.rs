@@ -58,8 +58,8 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
     }
     let (hub, id, time) = loop {
         let Some(hub) = shared.hub.upgrade() else { return };
-        let Some(id) = asked.filter(|_| !hub.is_here(subscriber)) else {
-            hub.settle(subscriber, Verdict::Here);
+        let Some(id) = asked.filter(|_| !hub.knows_start(subscriber)) else {
+            hub.resolve(subscriber, Verdict::Here);
             return;
         };
         drop(hub);
@@ -67,7 +67,7 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
         let (last, time) = match shared.standing(subscriber, id).await {
             Standing::Whole(last, time) => (last, time),
             Standing::Lost(reason) => {
-                shared.settle(subscriber, Verdict::Lost(reason));
+                shared.resolve(subscriber, Verdict::Lost(reason));
                 return;
             }
             Standing::Gone => return,
@@ -85,14 +85,14 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
             continue;
         }
         let Some(hub) = shared.hub.upgrade() else { return };
-        if hub.is_here(subscriber) {
-            hub.settle(subscriber, Verdict::Here);
+        if hub.knows_start(subscriber) {
+            hub.resolve(subscriber, Verdict::Here);
             return;
         }
         break (hub, id, time);
     };
     let wanted = Arc::new(Notify::new());
-    let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
+    let end = hub.resolve(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
     drop(hub);
     if let Some(end) = end {
         fetch(&shared, subscriber, Gap { after: id, end, time }, &wanted).await;
@@ -100,9 +100,9 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
 }
 
 impl<S: Store> Shared<S> {
-    fn settle(&self, subscriber: SubscriberId, verdict: Verdict) {
+    fn resolve(&self, subscriber: SubscriberId, verdict: Verdict) {
         if let Some(hub) = self.hub.upgrade() {
-            hub.settle(subscriber, verdict);
+            hub.resolve(subscriber, verdict);
         }
     }
 
@@ -126,7 +126,7 @@ impl<S: Store> Shared<S> {
             let patience = timeout(self.store.connect_timeout(), changed);
             if patience.await.is_err() || !self.connected.load(Ordering::Acquire) {
                 is_open = true;
-                self.settle(subscriber, Verdict::Later);
+                self.resolve(subscriber, Verdict::Later);
             }
         }
     }
@@ -146,7 +146,7 @@ impl<S: Store> Shared<S> {
             if !self.has(subscriber) {
                 return Standing::Gone;
             }
-            self.settle(subscriber, Verdict::Later);
+            self.resolve(subscriber, Verdict::Later);
             backoff.pause().await;
         }
     }

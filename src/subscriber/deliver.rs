@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::consumer::Consumer;
 use super::phase::{Phase, Subscriber};
 use super::stall::StallRule;
-use super::terms::{Asks, Membership};
+use super::terms::{BrokerWakes, Membership};
 use crate::entry::Entry;
 use crate::identity::Identity;
 use crate::queue::{Pushed, Room};
@@ -20,9 +20,9 @@ fn ids(topics: &[Membership]) -> TopicIds {
 
 impl Subscriber {
     /// Put a published event in its queue.
-    pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64, asks: &mut Asks) -> Pushed {
+    pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64, wakes: &mut BrokerWakes) -> Pushed {
         if entry.is_break {
-            self.break_off(asks);
+            self.break_off(wakes);
         }
         if matches!(self.phase, Phase::Broken) {
             return Pushed::Queued;
@@ -48,7 +48,7 @@ impl Subscriber {
     }
 
     /// It is at another reader from now on. Its consumer is new, and counts as away as that of a newcomer.
-    pub fn arrive(&mut self, identity: Arc<Identity>, now: Duration, turn: u64, serial: u64) {
+    pub fn transfer_to(&mut self, identity: Arc<Identity>, now: Duration, turn: u64, serial: u64) {
         self.identity = identity;
         self.topics = SmallVec::new();
         self.serial = serial;
@@ -58,9 +58,9 @@ impl Subscriber {
 
     /// Put an event in its queue that was published, and not dispatched yet, before it left its reader or was
     /// closed: what the hub has yet to offer waits behind no write. How many events were dropped.
-    pub fn catch_up(&mut self, entry: &Arc<Entry>, asks: &mut Asks) -> u64 {
+    pub fn catch_up(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> u64 {
         if entry.is_break {
-            self.break_off(asks);
+            self.break_off(wakes);
         }
         if matches!(self.phase, Phase::Broken) {
             return 0;

@@ -15,4 +15,4 @@ pub use consumer::Taken;
 pub use phase::Subscriber;
 pub use plan::{Fetch, Fetched, Plan, Snapshot};
 pub use silence::Due;
-pub use terms::{Asks, Membership, Terms, ask};
+pub use terms::{BrokerWakes, Membership, Terms, wake_brokers};

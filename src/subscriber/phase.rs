@@ -1,7 +1,7 @@
 //! How far a subscriber's stream is. Every transition is in this file.
 //!
 //! ```text
-//!            begin                     initial_done
+//!            open                   deliver_initial
 //! Opening ----+----------> Initial ----------+
 //!             |                              |
 //!             +----------> Fetching ----> Replaying ----> Live
@@ -31,7 +31,7 @@ use super::consumer::Consumer;
 use super::finish::Finish;
 use super::plan::{Fetch, Fetched, Plan, Snapshot};
 use super::stall::StallRule;
-use super::terms::{Asks, Membership, Terms};
+use super::terms::{BrokerWakes, Membership, Terms};
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::frame::Draft;
@@ -145,13 +145,20 @@ impl Subscriber {
     }
 
     /// It joined: begin as the hub decided. True when the consumer is to be woken.
-    pub fn begin(&mut self, plan: Plan, retry_ms: u64, now: Duration, turn: u64, asks: &mut Asks) -> bool {
+    pub fn open(
+        &mut self,
+        plan: Plan,
+        retry_ms: u64,
+        now: Duration,
+        turn: u64,
+        wakes: &mut BrokerWakes,
+    ) -> bool {
         // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.
         let id = plan.id.filter(|_| plan.snapshot.is_none());
         let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
         let is_open = !matches!(self.phase, Phase::Opening { is_open: false });
         if self.terms.control {
-            self.begin_with_control(&plan, is_open, retry_ms, cursor, now);
+            self.open_with_control(&plan, is_open, retry_ms, cursor, now);
         } else if !is_open || cursor.is_some() {
             self.lead.push(control::preface(retry_ms, cursor, now));
         }
@@ -160,7 +167,7 @@ impl Subscriber {
         let is_gap = reset.is_some() && !self.terms.control;
         self.phase = match (&self.phase, fetch, snapshot) {
             (Phase::Closed { has_ended, .. }, fetch, snapshot) => {
-                asks.extend(fetch.map(Fetch::into_next));
+                wakes.extend(fetch.map(Fetch::into_next));
                 let replay = replay.filter(|_| snapshot.is_none() && !is_gap).map(Box::new);
                 Phase::Closed { replay, has_ended: *has_ended }
             }
@@ -171,10 +178,10 @@ impl Subscriber {
             }
             (_, None, None) => Phase::replaying(replay),
         };
-        self.wake(now, turn)
+        self.resume(now, turn)
     }
 
-    fn begin_with_control(
+    fn open_with_control(
         &mut self,
         plan: &Plan,
         is_open: bool,
@@ -209,7 +216,7 @@ impl Subscriber {
         }
         *is_open = true;
         self.lead.push(control::open(retry_ms, None, true, now));
-        self.wake(now, turn)
+        self.resume(now, turn)
     }
 
     /// Whether a piece of what it missed is to come.
@@ -219,16 +226,16 @@ impl Subscriber {
     }
 
     /// A piece of what it missed is here. True when the consumer is to be woken.
-    pub fn fetched(&mut self, piece: Fetched, now: Duration, turn: u64) -> bool {
+    pub fn deliver_piece(&mut self, piece: Fetched, now: Duration, turn: u64) -> bool {
         let Phase::Fetching(fetching) = &mut self.phase else { return false };
         fetching.fetch.piece = Some(piece);
-        self.wake(now, turn)
+        self.resume(now, turn)
     }
 
     /// The application's initial events are complete; true when the consumer is to be woken. The last one
     /// carries the cursor's id: with it on an earlier one, a client cut between the two would resume past the
     /// rest. Without any event the cursor goes out alone, and then what `replay` asked for.
-    pub fn initial_done(&mut self, events: Vec<Draft>, now: Duration, turn: u64) -> bool {
+    pub fn deliver_initial(&mut self, events: Vec<Draft>, now: Duration, turn: u64) -> bool {
         let Phase::Initial(initial) = &mut self.phase else { return false };
         let (past, since) = (initial.past.take(), initial.since.take());
         let since = since.filter(|since| since.until() > initial.cursor.0);
@@ -243,7 +250,7 @@ impl Subscriber {
                 let alone = if self.terms.control { control::cursor } else { control::bare_id };
                 self.lead.push(alone(Cursor { seq: self.last_seq, id }, now));
             }
-            return self.wake(now, turn);
+            return self.resume(now, turn);
         }
         let (seq, id) = initial.cursor;
         self.last_seq = seq;
@@ -255,14 +262,14 @@ impl Subscriber {
             let seq = id.map(|_| seq);
             self.lead.push(Arc::new(Entry::new(seq, target, now, event.seal(id)).named(id)));
         }
-        self.wake(now, turn)
+        self.resume(now, turn)
     }
 
     /// Where the order goes on somewhere else, nothing can be replayed any more, and what waits behind a replay does
     /// not follow what the client has: of all that, the client is told by the `stream-reset` alone.
-    pub(super) fn break_off(&mut self, asks: &mut Asks) {
+    pub(super) fn break_off(&mut self, wakes: &mut BrokerWakes) {
         if !self.terms.control && !matches!(self.phase, Phase::Closed { .. }) {
-            self.leave_phase(Phase::Broken, asks);
+            self.leave_phase(Phase::Broken, wakes);
             self.queue.start_over();
             return;
         }
@@ -277,12 +284,12 @@ impl Subscriber {
                 initial.since = None;
             }
             Phase::Closed { replay, .. } => *replay = None,
-            _ => self.leave_phase(Phase::Live, asks),
+            _ => self.leave_phase(Phase::Live, wakes),
         }
     }
 
     /// Nothing more will be queued.
-    pub fn close(&mut self, reason: CloseReason, asks: &mut Asks) {
+    pub fn close(&mut self, reason: CloseReason, wakes: &mut BrokerWakes) {
         let drains = reason.drains();
         if !drains {
             self.lead = Vec::new();
@@ -300,26 +307,26 @@ impl Subscriber {
                 None
             }
         };
-        self.leave_phase(Phase::Closed { replay, has_ended: false }, asks);
+        self.leave_phase(Phase::Closed { replay, has_ended: false }, wakes);
         let _ = self.identity.closed.set(reason);
     }
 
     /// Go on to `next`. A broker that prepares pieces is told that none is wanted any more.
-    fn leave_phase(&mut self, next: Phase, asks: &mut Asks) {
+    fn leave_phase(&mut self, next: Phase, wakes: &mut BrokerWakes) {
         if let Phase::Fetching(fetching) = std::mem::replace(&mut self.phase, next) {
-            asks.push(fetching.fetch.into_next());
+            wakes.push(fetching.fetch.into_next());
         }
     }
 
     /// The subscriber is no longer here: nothing is wanted from a broker any more.
-    pub fn abandon(self, asks: &mut Asks) {
+    pub fn abandon(self, wakes: &mut BrokerWakes) {
         if let Phase::Fetching(fetching) = self.phase {
-            asks.push(fetching.fetch.into_next());
+            wakes.push(fetching.fetch.into_next());
         }
     }
 
     /// Something is missing here. Without control events the stream breaks off, and what came before goes out.
-    fn tell_gap(&mut self, told: impl FnOnce() -> Arc<Entry>, out: &mut Vec<Arc<Entry>>) {
+    fn announce_gap(&mut self, told: impl FnOnce() -> Arc<Entry>, out: &mut Vec<Arc<Entry>>) {
         if self.terms.control {
             out.push(told());
         } else {
@@ -333,16 +340,16 @@ impl Subscriber {
         now: Duration,
         page: &mut dyn FnMut(&mut Replay) -> Page,
         out: &mut Vec<Arc<Entry>>,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) -> bool {
         if let Phase::Fetching(fetching) = &mut self.phase {
             let Some(mut piece) = fetching.fetch.piece.take() else { return false };
-            asks.push(fetching.fetch.next());
+            wakes.push(fetching.fetch.next());
             if piece.done {
                 self.phase = Phase::replaying(fetching.replay.take());
             }
             if piece.lost {
-                self.tell_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
+                self.announce_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
             }
             if matches!(self.phase, Phase::Broken) {
                 return false;
@@ -358,7 +365,7 @@ impl Subscriber {
                 }
             }
             if piece.lost {
-                self.tell_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
+                self.announce_gap(|| control::reset(ResetReason::Evicted, None, None, now), out);
             }
             if matches!(self.phase, Phase::Broken) {
                 return false;
@@ -383,7 +390,7 @@ impl Subscriber {
         out.extend(entries);
         self.queue.shrink();
         if after > 0 {
-            self.tell_gap(|| control::lagged(after, now), out);
+            self.announce_gap(|| control::lagged(after, now), out);
         }
     }
 }

@@ -19,8 +19,8 @@ pub enum Due {
     /// It has been silent for too long, and is parked.
     Heartbeat,
     /// Its consumer has been away with a write for a while: ask what the client has not taken yet, and answer
-    /// with [`Subscriber::took`].
-    Ask,
+    /// with [`Subscriber::report_unsent`].
+    AskForProgress,
     /// It must end.
     Close(CloseReason),
 }
@@ -101,14 +101,14 @@ impl Subscriber {
             }
             StallRule::Asked(asked) if now >= progress + self.terms.stall_timeout / QUESTIONS => {
                 asked.at = Some(now);
-                Due::Ask
+                Due::AskForProgress
             }
             StallRule::Away | StallRule::Asked(_) | StallRule::Driver => Due::Nothing,
         }
     }
 
     /// Have the consumer asked what its client has not taken yet, rather than count the time of a write.
-    pub fn ask_consumer(&mut self) {
+    pub fn ask_for_progress(&mut self) {
         self.stall_rule = StallRule::Asked(Box::default());
     }
 
@@ -118,7 +118,7 @@ impl Subscriber {
     }
 
     /// The consumer's answer: so many bytes of its write are unsent. A client that took something is alive.
-    pub fn took(&mut self, unsent: usize, now: Duration) {
+    pub fn report_unsent(&mut self, unsent: usize, now: Duration) {
         if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =
             (&mut self.stall_rule, &self.consumer)
         {

@@ -12,13 +12,13 @@ use crate::waker::Wake;
 
 /// Brokers to wake once the reader is unlocked: the next piece of what a client missed is wanted, or none is any
 /// more. What a transition leaves to do is returned or collected; nothing is called from inside.
-pub type Asks = Vec<Arc<dyn Wake>>;
+pub type BrokerWakes = Vec<Arc<dyn Wake>>;
 
 /// Wake the brokers that the readers' subscribers ask for something. No lock is held.
 #[inline]
-pub fn ask(asks: Asks) {
+pub fn wake_brokers(wakes: BrokerWakes) {
     assert_unlocked();
-    for broker in asks {
+    for broker in wakes {
         broker.wake();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::consumer::{Consumer, Taken};
 use super::phase::{Phase, Subscriber};
-use super::terms::Asks;
+use super::terms::BrokerWakes;
 use crate::entry::Entry;
 use crate::history::{Page, Replay};
 use crate::queue::Room;
@@ -26,7 +26,7 @@ impl Subscriber {
     }
 
     /// Whether the parked consumer has something to come for. It then counts as away.
-    pub fn wake(&mut self, now: Duration, turn: u64) -> bool {
+    pub fn resume(&mut self, now: Duration, turn: u64) -> bool {
         let parked = matches!(self.consumer, Consumer::Parked);
         if parked {
             self.consumer = Consumer::Away { since: now, turn };
@@ -42,7 +42,7 @@ impl Subscriber {
         heartbeat: &mut dyn FnMut(u64) -> Arc<Entry>,
         page: &mut dyn FnMut(&mut Replay) -> Page,
         out: &mut Vec<Arc<Entry>>,
-        asks: &mut Asks,
+        wakes: &mut BrokerWakes,
     ) -> Taken {
         self.was_taken = true;
         let (closed, drains) = match self.identity.closed.get() {
@@ -54,7 +54,7 @@ impl Subscriber {
         }
         // With its memory: most clients have nothing of their own to say ever again.
         out.extend(std::mem::take(&mut self.lead));
-        if self.take_before_queue(now, page, out, asks) {
+        if self.take_before_queue(now, page, out, wakes) {
             self.take_queue(now, out);
             self.take_end(now, out);
         }
@@ -101,7 +101,7 @@ impl Subscriber {
     }
 
     /// The consumer was parked and could not write everything.
-    pub fn blocked(&mut self, now: Duration, turn: u64) {
+    pub fn write_blocked(&mut self, now: Duration, turn: u64) {
         self.consumer = Consumer::Away { since: now, turn };
     }
 

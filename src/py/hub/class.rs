@@ -187,7 +187,7 @@ impl PyHub {
             return Ok(who.map_or(0, |who| self.generations.hub().disconnect(who, reason)));
         }
         let hub = self.generations.connected(py)?;
-        let here = who.map_or(0, |who| hub.meant(&who));
+        let here = who.map_or(0, |who| hub.count_matching(&who));
         let whose = match (id, user) {
             (Some(id), _) => Whose::Id(id.into()),
             (_, user) => Whose::User(user.unwrap_or_default().into()),

@@ -247,13 +247,13 @@ impl LoopReader {
         let _inside = exit::enter(py);
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
-        effects.wake.append(&mut this.resume.lock());
-        let waiters = this.clients.wake(py, &effects.wake);
+        effects.resume.append(&mut this.resume.lock());
+        let waiters = this.clients.wake(py, &effects.resume);
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
-        for identity in &effects.ask {
+        for identity in &effects.progress {
             if let Some(unsent) = this.clients.unsent(py, identity) {
-                this.reader.took(identity, unsent, this.hub.clock.now());
+                this.reader.report_unsent(identity, unsent, this.hub.clock.now());
             }
         }
         for (identity, reason) in &effects.closed {

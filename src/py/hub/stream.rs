@@ -78,7 +78,7 @@ impl Stream {
 
     /// Whether it was iterated on a loop first, and then handed off.
     pub fn was_handed_off(&self) -> bool {
-        self.first.moved.get().is_some()
+        self.first.successor.get().is_some()
     }
 
     /// Why the stream ended, if it has. One whose loop was closed ended, too: nobody can read it any more.
@@ -231,7 +231,7 @@ impl Stream {
         let held = reactor.reader.bell.hold();
         // Before the move: from then on its end may be reported at any moment.
         reactors.remember(&self.first, reader.reports.clone(), client);
-        let Some(identity) = self.hub.hand_to(&self.reader, &reactor.reader, &self.first, group) else {
+        let Some(identity) = self.hub.transfer(&self.reader, &reactor.reader, &self.first, group) else {
             drop(reactors.forget(self.first.id));
             return Ok(false);
         };

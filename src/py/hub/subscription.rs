@@ -250,7 +250,7 @@ impl PySubscription {
     fn _ask_unsent(&self, callback: Py<PyAny>) {
         if let Some(reader) = self.stream.loop_reader() {
             reader.get().clients.set_unsent(&self.stream.first, callback);
-            self.stream.reader.ask_consumer(&self.stream.first);
+            self.stream.reader.ask_for_progress(&self.stream.first);
         }
     }
 
@@ -259,13 +259,13 @@ impl PySubscription {
         match self
             .stream
             .first
-            .settling
+            .resolving
             .get()
-            .filter(|settling| self.stream.is_ours() && settling.get().is_none())
+            .filter(|resolving| self.stream.is_ours() && resolving.get().is_none())
         {
             None => Ok(Bound::new(py, Ready(py.None()))?.into_any()),
-            Some(settling) => {
-                let waiting = Waiting::new(settling.clone(), None);
+            Some(resolving) => {
+                let waiting = Waiting::new(resolving.clone(), None);
                 awaiting::into_python(py, async move {
                     let _ = waiting.await;
                     Ok(())
@@ -279,7 +279,11 @@ impl PySubscription {
         let drafts: PyResult<Vec<_>> =
             events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
         if self.stream.is_ours()
-            && self.stream.hub.initial(&self.stream.reader, &self.stream.first, drafts?).or_raise(py)?
+            && self
+                .stream
+                .hub
+                .deliver_initial(&self.stream.reader, &self.stream.first, drafts?)
+                .or_raise(py)?
         {
             self.stream.resume();
         }

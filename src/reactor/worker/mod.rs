@@ -229,14 +229,14 @@ impl Worker {
     }
 
     fn apply_effects(&mut self) {
-        let wake = std::mem::take(&mut self.effects.wake);
-        for &key in &wake {
+        let resumed = std::mem::take(&mut self.effects.resume);
+        for &key in &resumed {
             if let Some(token) = self.token_of(key) {
                 self.schedule(token);
             }
         }
-        self.effects.wake = wake;
-        self.effects.wake.clear();
+        self.effects.resume = resumed;
+        self.effects.resume.clear();
         for (identity, reason) in std::mem::take(&mut self.effects.closed) {
             self.listener.closed(&identity, &reason);
             let Some(token) = self.token_of(identity.key) else { continue };

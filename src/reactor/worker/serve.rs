@@ -52,7 +52,7 @@ impl Worker {
                         (Ok(Written::All), Taken::Last) => return,
                         (Ok(Written::All), _) => {}
                         (Ok(Written::Blocked), Taken::Last) => {
-                            return self.reader.blocked(&connection.identity, self.hub.clock.now());
+                            return self.reader.write_blocked(&connection.identity, self.hub.clock.now());
                         }
                         (Ok(Written::Blocked), _) => return,
                         (Err(_), _) => return self.close(token, &CloseReason::Client),

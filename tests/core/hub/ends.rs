@@ -167,7 +167,7 @@ fn the_end_follows_a_client_that_moves_to_another_reader() {
     let reactor = World::of(&world.hub);
     let hand = |stream: &Stream| {
         let moved =
-            world.hub.hand_to(&world.reader, &reactor.reader, &stream.identity, GroupId::NONE).unwrap();
+            world.hub.transfer(&world.reader, &reactor.reader, &stream.identity, GroupId::NONE).unwrap();
         reactor.stream_of(moved)
     };
     world.publish(&["a"], "1");
@@ -347,7 +347,7 @@ proptest! {
                 Step::Move(who) if who < clients.len() && !clients[who].at => {
                     let client = &mut clients[who];
                     let identity = client.stream.identity.clone();
-                    if let Some(moved) = hub.hand_to(&worlds[0].reader, &worlds[1].reader, &identity, GroupId::NONE) {
+                    if let Some(moved) = hub.transfer(&worlds[0].reader, &worlds[1].reader, &identity, GroupId::NONE) {
                         client.stream = worlds[1].stream_of(moved);
                         client.at = true;
                     }

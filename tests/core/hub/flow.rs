@@ -262,7 +262,7 @@ fn who_takes_slowly_but_takes_is_not_stalled() {
 fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
     let world = World::new(config());
     let stream = world.live(&["a"]);
-    world.reader.ask_consumer(&stream.identity);
+    world.reader.ask_for_progress(&stream.identity);
     publish(&world, 1..=1);
     world.drain();
     assert_eq!(stream.take(), Taken::Some);
@@ -271,9 +271,9 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
     let mut quarter = |takes: usize| {
         world.advance(STALL / 4);
         let (_, effects) = world.turn();
-        for identity in &effects.ask {
+        for identity in &effects.progress {
             unsent -= takes;
-            world.reader.took(identity, unsent, world.hub.clock.now());
+            world.reader.report_unsent(identity, unsent, world.hub.clock.now());
         }
         effects.closed.len()
     };
@@ -289,7 +289,7 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
 fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
     let world = World::new(config());
     let stream = world.live(&["a"]);
-    world.reader.ask_consumer(&stream.identity);
+    world.reader.ask_for_progress(&stream.identity);
     publish(&world, 1..=1);
     world.drain();
     assert_eq!(stream.take(), Taken::Some);
@@ -426,7 +426,7 @@ fn a_waiting_consumer_is_resumed_once_for_a_batch() {
         world.publish(&["a", "b"], "x");
     }
     let (_, effects) = world.turn();
-    assert_eq!(effects.wake, [stream.identity.key]);
+    assert_eq!(effects.resume, [stream.identity.key]);
     world.publish(&["a"], "x");
-    assert!(world.turn().1.wake.is_empty(), "it was woken already");
+    assert!(world.turn().1.resume.is_empty(), "it was woken already");
 }

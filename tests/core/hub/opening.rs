@@ -272,7 +272,7 @@ fn initial_events_too_large_are_refused_whole() {
     let stream = with_initial(&world);
     let large = "x".repeat(1 << 17);
     let events = vec![draft("small"), draft(&large)];
-    let refused = world.hub.initial(&world.reader, &stream.identity, events);
+    let refused = world.hub.deliver_initial(&world.reader, &stream.identity, events);
     assert!(matches!(refused, Err(Error::EventTooLarge { .. })), "{refused:?}");
     stream.initial(&["small"]);
     assert_eq!(stream.all(), ["stream-open", "small #0"]);

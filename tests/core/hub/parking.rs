@@ -11,7 +11,7 @@ use crate::support::{MS, STALL, Stream, World, config, draft, request};
 fn visit(world: &World, stream: &Stream) -> (Taken, usize, bool) {
     let (taken, seen) = stream.poll_last();
     world.publish(&["t"], "next");
-    let woken = world.turn().1.wake.contains(&stream.identity.key);
+    let woken = world.turn().1.resume.contains(&stream.identity.key);
     (taken, seen.len(), woken)
 }
 
@@ -32,11 +32,11 @@ fn one_that_could_not_write_everything_is_not_resumed_and_has_its_limits() {
     let stream = world.subscribe(&request(&["t"]));
     world.drain();
     assert_eq!(stream.poll_last().0, Taken::Last);
-    stream.blocked();
+    stream.write_blocked();
     world.stick("u");
     for _ in 0..4 {
         world.publish(&["t"], "waits");
-        assert!(world.turn().1.wake.is_empty());
+        assert!(world.turn().1.resume.is_empty());
     }
     world.publish(&["t"], "too much");
     let closed = world.drain();
@@ -45,7 +45,7 @@ fn one_that_could_not_write_everything_is_not_resumed_and_has_its_limits() {
     let other = world.subscribe(&request(&["t"]));
     world.drain();
     assert_eq!(other.poll_last().0, Taken::Last);
-    other.blocked();
+    other.write_blocked();
     world.publish(&["t"], "waits");
     assert!(world.pass(STALL - MS).is_empty());
     assert_eq!(world.pass(STALL / 2)[0].1, CloseReason::Stalled);

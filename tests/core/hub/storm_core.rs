@@ -161,7 +161,7 @@ impl Storm {
     }
 
     /// Everything that is under way arrives.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
+    fn resolve(&mut self) -> Result<(), TestCaseError> {
         self.worlds.iter().for_each(|world| _ = world.drain());
         for client in &mut self.clients {
             client.give_initial();
@@ -188,7 +188,7 @@ fn no_gap_nothing_twice_one_order() {
         for step in steps {
             storm.step(step)?;
         }
-        storm.settle()?;
+        storm.resolve()?;
         for client in &mut storm.clients {
             client.cut();
         }

@@ -51,7 +51,7 @@ fn undecided() -> (Stream, Worker, support::Stream) {
 }
 
 fn later(worker: &Worker, client: &support::Stream) {
-    assert!(worker.world.hub.settle(client.identity.id, sse_hub::hub::Verdict::Later).is_none());
+    assert!(worker.world.hub.resolve(client.identity.id, sse_hub::hub::Verdict::Later).is_none());
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn who_waits_for_the_broker_may_join_and_leave_and_move() {
     hub.join(client.identity.id, &support::topics(&["u"])).unwrap();
     hub.leave(client.identity.id, &support::topics(&["t"]));
     worker.world.drain();
-    let moved = hub.hand_to(&worker.world.reader, &other.reader, &client.identity, GroupId(7)).unwrap();
+    let moved = hub.transfer(&worker.world.reader, &other.reader, &client.identity, GroupId(7)).unwrap();
     let client = other.stream_of(moved);
     worker.begin(&stream, 10);
     worker.answer_all(&stream);
@@ -432,7 +432,7 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
         }),
     };
     let base = StreamId::default();
-    hub.begin_stream(base, vec![(kept(1), 8 * SECOND), (kept(2), Duration::ZERO)]);
+    hub.open_log(base, vec![(kept(1), 8 * SECOND), (kept(2), Duration::ZERO)]);
     world.advance(5 * SECOND);
     let client = world.subscribe(&Request { past: Some(Past::All), ..request(&["t"]) });
     assert_eq!(seen(&client), [r#"stream-open {"complete":false} #1-0"#, "2 #2-0"]);

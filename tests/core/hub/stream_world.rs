@@ -243,7 +243,7 @@ impl Worker {
         }
         let base = taken.first().map_or(stream.last, |entry| entry.before);
         let kept = taken.iter().map(|entry| (entry.arrived(), Duration::ZERO)).collect();
-        self.world.hub.begin_stream(base, kept);
+        self.world.hub.open_log(base, kept);
         self.at = Some(stream.last);
         self.found = stream.entries.first().map(|entry| entry.before).or(self.at);
     }
@@ -256,7 +256,7 @@ impl Worker {
         for entry in &page {
             if entry.before != cursor || entry.before.is_any_beginning() {
                 self.world.hub.deliver(std::mem::take(&mut whole));
-                self.world.hub.break_stream(entry.before);
+                self.world.hub.break_log(entry.before);
             }
             whole.push((entry.id, entry.letter()));
             cursor = entry.id;
@@ -286,7 +286,7 @@ impl Worker {
             std::cmp::Ordering::Greater if stream.after(at, 1).is_empty() => stream.last,
             _ => return,
         };
-        self.world.hub.break_stream(base);
+        self.world.hub.break_log(base);
         self.at = Some(base);
     }
 
@@ -311,12 +311,12 @@ impl Worker {
         let (hub, subscriber) = (&self.world.hub, question.subscriber);
         match &mut question.step {
             Step::Ask => {
-                let Some(id) = question.id.filter(|_| !hub.is_here(subscriber)) else {
-                    hub.settle(subscriber, Verdict::Here);
+                let Some(id) = question.id.filter(|_| !hub.knows_start(subscriber)) else {
+                    hub.resolve(subscriber, Verdict::Here);
                     return (true, false);
                 };
                 if let Some(reason) = lost(stream, id) {
-                    hub.settle(subscriber, Verdict::Lost(reason));
+                    hub.resolve(subscriber, Verdict::Lost(reason));
                     return (true, false);
                 }
                 if at > stream.last {
@@ -332,12 +332,12 @@ impl Worker {
                     question.step = Step::Ask;
                     return (false, true);
                 }
-                if hub.is_here(subscriber) {
-                    hub.settle(subscriber, Verdict::Here);
+                if hub.knows_start(subscriber) {
+                    hub.resolve(subscriber, Verdict::Here);
                     return (true, false);
                 }
                 let wanted = Arc::new(Wanted::default());
-                let end = hub.settle(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
+                let end = hub.resolve(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
                 let Some(end) = end else { return (true, false) };
                 question.step = Step::Fetch { at: id, end, wanted };
                 (true, true)
@@ -354,7 +354,7 @@ impl Worker {
                 }
                 let done = page.is_empty() || *at >= *end;
                 let piece = page.iter().filter(|entry| entry.id <= *end).map(Kept::arrived).collect();
-                let goes_on = hub.fetched(subscriber, piece, is_lost, done) && !done;
+                let goes_on = hub.deliver_piece(subscriber, piece, is_lost, done) && !done;
                 (true, goes_on)
             }
         }

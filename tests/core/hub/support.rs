@@ -237,8 +237,8 @@ impl Stream {
     }
 
     /// Not all of what it took was written.
-    pub fn blocked(&self) {
-        self.reader.blocked(&self.identity, self.hub.clock.now());
+    pub fn write_blocked(&self) {
+        self.reader.write_blocked(&self.identity, self.hub.clock.now());
     }
 
     pub fn take(&self) -> Taken {
@@ -264,7 +264,7 @@ impl Stream {
 
     pub fn initial(&self, events: &[&str]) -> bool {
         let events = events.iter().map(|data| draft(data)).collect();
-        self.hub.initial(&self.reader, &self.identity, events).unwrap()
+        self.hub.deliver_initial(&self.reader, &self.identity, events).unwrap()
     }
 
     pub fn close(&self, reason: CloseReason) -> Option<bool> {

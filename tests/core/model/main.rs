@@ -9,8 +9,8 @@
 //! counts as rung already; eight of the other ten tests deadlock too.
 #![allow(missing_docs)]
 
-mod moving;
 mod presence;
+mod transfer;
 mod world;
 
 use std::collections::HashMap;
@@ -174,7 +174,7 @@ fn initial_events_come_before_anything_newer() {
         let mut client = world.consumer(identity.clone());
         let maker = {
             world.spawn(move |world| {
-                if world.hub.initial(&world.reader, &identity, vec![draft(), draft()]).unwrap() {
+                if world.hub.deliver_initial(&world.reader, &identity, vec![draft(), draft()]).unwrap() {
                     world.resume(identity.key);
                 }
             })

@@ -84,7 +84,7 @@ fn a_broker_gets_changes_in_their_order_and_before_the_call_returns() {
     let run = || {
         let (hub, notes) = (Arc::new(Hub::of_stream(config(), Clock::manual())), Arc::new(Notes::default()));
         hub.set_broker(notes.clone());
-        hub.begin_stream(StreamId::default(), Vec::new());
+        hub.open_log(StreamId::default(), Vec::new());
         let reader = hub.add_reader(nobody());
         let id = hub.subscribe(&reader, &Request::default()).unwrap().id;
         let threads = [(); 2].map(|()| {

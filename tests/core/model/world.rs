@@ -102,7 +102,7 @@ impl World {
             }
             let mut effects = Effects::default();
             let drained = self.hub.drain(&self.reader, &mut effects);
-            for key in effects.wake {
+            for key in effects.resume {
                 self.resume(key);
             }
             if drained.more {

@@ -26,9 +26,9 @@ impl Mover {
         Self { world: world.clone(), from, identity }
     }
 
-    fn moved(&self) -> Client {
+    fn transferred(&self) -> Client {
         let world = &self.world;
-        let identity = world.hub.hand_to(&self.from, &world.reader, &self.identity, GroupId(1)).unwrap();
+        let identity = world.hub.transfer(&self.from, &world.reader, &self.identity, GroupId(1)).unwrap();
         world.consumer(identity).opened()
     }
 }
@@ -42,7 +42,7 @@ fn a_move_to_another_reader_loses_nothing_and_doubles_nothing() {
         let publisher = world.publisher(&["a"], 3);
         // What was published by now is in the subscriber's queue; the rest finds it before or behind the move.
         world.hub.drain(&mover.from, &mut Effects::default());
-        let mut client = mover.moved();
+        let mut client = mover.transferred();
         assert_eq!(client.start(), start);
         client.until(start + 4);
         assert_no_gap(start, &client.got);
@@ -68,7 +68,7 @@ fn a_kick_finds_a_subscriber_on_the_move() {
                 mine
             })
         };
-        let mut client = mover.moved();
+        let mut client = mover.transferred();
         client.drain_to_end();
         assert_eq!(client.seen, kicker.join().unwrap(), "what came before the kick, and nothing else");
         assert_eq!(client.identity.closed.get(), Some(&CloseReason::Kicked("out".into())));
@@ -94,7 +94,7 @@ fn a_close_from_another_thread_finds_a_subscriber_on_the_move() {
                 }
             })
         };
-        let mut client = mover.moved();
+        let mut client = mover.transferred();
         client.drain_to_end();
         closer.join().unwrap();
         client.close();

@@ -25,7 +25,7 @@ fn kicked() -> CloseReason {
 
 impl World {
     fn give(&self, to: &World, stream: &Stream) -> Option<Stream> {
-        let identity = self.hub.hand_to(&self.reader, &to.reader, &stream.identity, GroupId(7))?;
+        let identity = self.hub.transfer(&self.reader, &to.reader, &stream.identity, GroupId(7))?;
         assert!(Arc::ptr_eq(stream.identity.current(), &identity));
         Some(to.stream_of(identity))
     }
@@ -219,5 +219,5 @@ fn heartbeats_and_the_age_limit_go_on() {
     assert_eq!(closed[0].1, CloseReason::MaxAge);
     let mut effects = Effects::default();
     one.hub.tick(&one.reader, &mut effects);
-    assert!(effects.closed.is_empty() && effects.wake.is_empty(), "its old deadline finds nobody");
+    assert!(effects.closed.is_empty() && effects.resume.is_empty(), "its old deadline finds nobody");
 }
