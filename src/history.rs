@@ -40,6 +40,10 @@ struct Ring {
     retention: Retention,
     /// The newest sequence number that is no longer here.
     lost: u64,
+    /// Nothing that was lost up to this number belongs to the topic as it is now.
+    begun: u64,
+    /// Everything is kept until the topic is forgotten, beside all budgets.
+    is_pinned: bool,
 }
 
 /// Where a client's replay stands, topic by topic.
@@ -112,6 +116,9 @@ pub struct History {
     stale: usize,
     bytes: usize,
     total_bytes: usize,
+    /// Of pinned rings, whose entries are not counted in `bytes` and stand in no budget.
+    pinned_bytes: usize,
+    pinned_events: usize,
     forgotten: Forgotten,
     /// Nothing was published up to this number: what is lost up to here never was.
     beginning: u64,
@@ -163,6 +170,8 @@ impl History {
             stale: 0,
             bytes: 0,
             total_bytes,
+            pinned_bytes: 0,
+            pinned_events: 0,
             forgotten: Forgotten::default(),
             beginning: 0,
         }
@@ -173,9 +182,32 @@ impl History {
         let lost = self.forgotten.of(name);
         self.rings
             .entry(topic)
-            .or_insert_with(|| Ring { entries: VecDeque::new(), bytes: 0, retention, lost })
+            .or_insert_with(|| Ring {
+                entries: VecDeque::new(),
+                bytes: 0,
+                retention,
+                lost,
+                begun: 0,
+                is_pinned: false,
+            })
             .retention = retention;
         self.shrink(topic, Duration::ZERO);
+    }
+
+    /// Keep everything that is published to a topic behind `seq`, the newest number, until the topic is forgotten.
+    /// What it has kept before goes.
+    pub fn pin(&mut self, topic: TopicId, seq: u64) {
+        self.empty(topic);
+        if let Some(ring) = self.rings.get_mut(&topic) {
+            ring.begun = seq;
+            ring.is_pinned = true;
+        }
+    }
+
+    /// Whether everything of a topic is kept.
+    #[must_use]
+    pub fn is_pinned(&self, topic: TopicId) -> bool {
+        self.rings.get(&topic).is_some_and(|ring| ring.is_pinned)
     }
 
     /// Forget a topic, but not that it may have lost something.
@@ -204,9 +236,14 @@ impl History {
     /// Lose everything a topic keeps.
     fn empty(&mut self, topic: TopicId) {
         let Some(ring) = self.rings.get_mut(&topic) else { return };
-        ring.bytes = 0;
+        let bytes = std::mem::take(&mut ring.bytes);
         let entries = std::mem::take(&mut ring.entries);
         ring.lost = ring.lost.max(entries.back().and_then(|entry| entry.seq).unwrap_or(0));
+        if ring.is_pinned {
+            self.pinned_bytes -= bytes;
+            self.pinned_events -= entries.len();
+            return;
+        }
         for entry in &entries {
             self.release(entry);
         }
@@ -219,6 +256,13 @@ impl History {
         let mut holders = 0;
         for &topic in topics {
             let Some(ring) = self.rings.get_mut(&topic) else { continue };
+            if ring.is_pinned {
+                ring.entries.push_back(entry.clone());
+                ring.bytes += entry.len();
+                self.pinned_bytes += entry.len();
+                self.pinned_events += 1;
+                continue;
+            }
             if ring.retention.count == 0 || entry.len() > ring.retention.bytes {
                 // Too large for the ring, or nothing is kept: everything up to here is lost to a later replay,
                 // also what is here still, or a replay of it would have a hole.
@@ -253,7 +297,13 @@ impl History {
 
     /// Whether everything that was ever published to these topics is still here.
     pub fn is_whole(&mut self, topics: &[TopicId], now: Duration) -> bool {
-        self.reaches(topics, self.beginning, now)
+        for &topic in topics {
+            self.shrink(topic, now);
+        }
+        topics.iter().all(|topic| match self.rings.get(topic) {
+            Some(ring) => ring.lost <= self.beginning.max(ring.begun),
+            None => self.forgotten.newest <= self.beginning,
+        })
     }
 
     /// A replay of what comes after `seq`, up to and including `until`.
@@ -353,19 +403,19 @@ impl History {
     /// Bytes that are kept, with what keeping them costs.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.pinned_bytes + self.pinned_events * ENTRY_OVERHEAD
     }
 
     /// How many events are kept.
     #[must_use]
     pub fn events(&self) -> usize {
-        self.kept.len() - self.stale
+        self.kept.len() - self.stale + self.pinned_events
     }
 
     /// Bring a ring within its limits.
     fn shrink(&mut self, topic: TopicId, now: Duration) {
         let mut released: SmallVec<[Arc<Entry>; 4]> = SmallVec::new();
-        if let Some(ring) = self.rings.get_mut(&topic) {
+        if let Some(ring) = self.rings.get_mut(&topic).filter(|ring| !ring.is_pinned) {
             let Retention { count, bytes, age } = ring.retention;
             while let Some(entry) = ring.entries.front() {
                 let old = age.is_some_and(|age| now.saturating_sub(entry.at) > age);
@@ -405,7 +455,7 @@ impl History {
             for topic in entry.target.rings() {
                 let Some(ring) = self.rings.get_mut(topic) else { continue };
                 // Everything older is gone already: if this ring still holds it, it is in front.
-                if ring.entries.front().is_some_and(|front| Arc::ptr_eq(front, &entry)) {
+                if !ring.is_pinned && ring.entries.front().is_some_and(|front| Arc::ptr_eq(front, &entry)) {
                     ring.entries.pop_front();
                     ring.bytes -= entry.len();
                     ring.lost = ring.lost.max(entry.seq.unwrap_or(0));

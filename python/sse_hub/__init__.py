@@ -31,10 +31,12 @@ from sse_hub.exceptions import (
     HubFull,
     InvalidEvent,
     OutcomeUnknown,
+    RunTooLarge,
     TopicEnded,
 )
 from sse_hub.hub import Hub, Presence, Publication, Subscription
 from sse_hub.responses import EventSourceResponse, HubResponse, last_event_id
+from sse_hub.runs import Run, RunState
 
 __all__ = [
     "BrokerError",
@@ -54,6 +56,9 @@ __all__ = [
     "Presence",
     "Publication",
     "RedisBroker",
+    "Run",
+    "RunState",
+    "RunTooLarge",
     "ServerSentEvent",
     "Subscription",
     "TopicEnded",

@@ -6,6 +6,7 @@
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
     ├── TopicEnded              the topic has ended
+    ├── RunTooLarge             a run yielded more than its max_bytes
     ├── GapError                a stream with control=False misses something
     ├── InvalidEvent            a field breaks a rule (also a ValueError)
     │   └── EventTooLarge       larger than max_event_bytes
@@ -24,6 +25,7 @@ __all__ = [
     "HubFull",
     "InvalidEvent",
     "OutcomeUnknown",
+    "RunTooLarge",
     "TopicEnded",
 ]
 
@@ -46,6 +48,10 @@ class HubFull(HubError):
 
 class TopicEnded(HubError):
     """The topic has ended, and its name is not free yet. Nothing was published."""
+
+
+class RunTooLarge(HubError):
+    """A run yielded more than its ``max_bytes``, and failed. ``error=`` receives it, and the log."""
 
 
 class GapError(HubError):

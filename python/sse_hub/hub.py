@@ -28,7 +28,9 @@ from sse_hub._responses.options import (
     check_names,
     make_request,
 )
-from sse_hub._responses.streaming_hub import OnConnect, OnDisconnect, StreamingHub
+from sse_hub._responses.streaming_hub import OnConnect, OnDisconnect
+from sse_hub._runs.registry import Runs
+from sse_hub._runs.running_hub import RunningHub
 
 __all__ = [
     "Hub",
@@ -67,7 +69,7 @@ class Presence:
     """Their ids, sorted: what ``send`` and ``disconnect`` take."""
 
 
-class Hub(StreamingHub):
+class Hub(RunningHub):
     """Fans events out to every subscriber, in one order, and replays what a client missed.
 
     A hub is made once, usually at module level, and used from everywhere: every method may be called from any
@@ -182,6 +184,7 @@ class Hub(StreamingHub):
         self._on_connect = []
         self._on_disconnect = []
         self._callbacks = set()
+        self._runs = Runs()
         return self
 
     _retention: tuple[int, int, float | None]
@@ -322,7 +325,9 @@ class Hub(StreamingHub):
         return Presence(len(ids), tuple(ids))
 
     async def aclose(self, grace: float | None = None) -> None:
-        """End all streams: what was published still goes out, for at most ``grace`` seconds.
+        """Stop all runs, end all streams: what was published goes out, for at most ``grace`` seconds.
+
+        Runs get half of that to close; their watchers are told that they were stopped.
 
         Until then, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew, without
         a broker with a new epoch and an empty history. With one, everything that was published is sent
@@ -330,6 +335,7 @@ class Hub(StreamingHub):
         concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
+        await self._runs_here().stop_all(grace / 2)
         sent_by = time.monotonic() + grace
         closing = None
         try:
@@ -352,6 +358,7 @@ class Hub(StreamingHub):
         the loop runs again.
         """
         grace = self.grace if grace is None else _check_grace(grace)
+        self._runs_here().stop_all_here(grace / 2, on_a_loop=_on_a_loop())
         sent_by = time.monotonic() + grace
         closing = None
         try:

@@ -44,6 +44,37 @@ impl Hub {
         Ok(id)
     }
 
+    /// A topic begins for which everything is kept until it has ended and its name is free: a run's. What it kept
+    /// before goes.
+    ///
+    /// # Errors
+    /// [`Error::TopicEnded`], [`Error::HubClosed`]; nothing has changed then.
+    pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(Error::HubClosed);
+        }
+        state.expire(now);
+        let ids = state.intern(&self.config, std::slice::from_ref(topic));
+        state.check_unfinished(&ids)?;
+        let seq = state.seq;
+        for topic in ids {
+            state.history.pin(topic, seq);
+        }
+        Ok(())
+    }
+
+    /// Whether everything of a topic is kept, or it has ended and its name is not free: there is something to follow.
+    #[must_use]
+    pub fn is_followed(&self, topic: &str) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.expire(now);
+        let found = state.topics.find(topic);
+        found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id))
+    }
+
     /// How a topic ended, until its name is free.
     #[must_use]
     pub fn ending(&self, topic: &str) -> Option<Ending> {

@@ -120,9 +120,10 @@ impl Hub {
     pub(super) fn terms(&self, request: &Request, random: u64, now: Duration) -> Terms {
         let config = &self.config;
         Terms {
-            capacity: Capacity {
-                events: request.capacity.unwrap_or(config.capacity.events),
-                ..config.capacity
+            capacity: if request.has_all_room {
+                Capacity { events: usize::MAX, bytes: usize::MAX }
+            } else {
+                Capacity { events: request.capacity.unwrap_or(config.capacity.events), ..config.capacity }
             },
             overflow: request.overflow.unwrap_or(config.overflow),
             heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),

@@ -303,7 +303,9 @@ impl State {
     /// were made since the last time.
     fn sweep(&mut self, now: Duration) {
         self.expire(now);
-        let idle = self.topics.iter().filter(|(id, info)| info.subscribers == 0 && !self.ends.has(*id));
+        let idle = self.topics.iter().filter(|(id, info)| {
+            info.subscribers == 0 && !self.ends.has(*id) && !self.history.is_pinned(*id)
+        });
         let idle: Vec<(TopicId, Arc<str>)> = idle.map(|(id, info)| (id, info.name.clone())).collect();
         for (id, name) in idle {
             self.history.expire(id, now);

@@ -32,6 +32,8 @@ pub struct Request {
     pub group: GroupId,
     /// Whether the client gets none of the hub's own events.
     pub no_control: bool,
+    /// Everything of its topics is kept anyway, so any number of events may wait for it.
+    pub has_all_room: bool,
     /// The form that the end of its topics takes.
     pub format: Option<Format>,
 }

@@ -39,8 +39,9 @@ PYTHON = [
     "_servers",
     "_stopping _handoff",
     "_responses",
+    "_runs",
     "hub",
-    "responses uvicorn _testing",
+    "responses runs uvicorn _testing",
     "sse testing",
     "__init__",
 ]

@@ -222,7 +222,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 class Client:
-    """One raw HTTP/1.1 connection with one GET request on it.
+    """One raw HTTP/1.1 connection with one request on it, which has no body.
 
     ``receive_buffer`` makes the kernel take little on the client's behalf, so that one that does not read
     stalls its server after a few KiB instead of megabytes.
@@ -233,6 +233,7 @@ class Client:
         port: int,
         path: str,
         *,
+        method: str = "GET",
         receive_buffer: int | None = None,
         headers: str = "",
         timeout: float = PATIENCE,
@@ -250,7 +251,9 @@ class Client:
         except OSError:
             self.sock.close()
             raise
-        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n".encode())
+        if method != "GET":
+            headers += "Content-Length: 0\r\n"
+        self.sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n".encode())
         self.received = b""
 
     def __enter__(self) -> Client:

@@ -387,7 +387,7 @@ class _Stream:
         return self._hub.grace
 
     def stop(self) -> None:
-        self._subscription._end(EndKind.SHUTDOWN)
+        self._hub._before_stop(partial(self._subscription._end, EndKind.SHUTDOWN))
 
     def finished(self) -> bool:
         return self._body.done()

@@ -95,8 +95,18 @@ def check_names(where: str, given: Mapping[str, Any], allowed: frozenset[str]) -
     raise TypeError(f"{where}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def make_request(topics: Topics, options: SubscribeOptions, *, initial: bool = False) -> _Request:
-    """The core's form of the options that a subscriber begins with."""
+def make_request(
+    topics: Topics,
+    options: SubscribeOptions,
+    *,
+    initial: bool = False,
+    format: str | None = None,
+    whole: bool = False,
+) -> _Request:
+    """The core's form of the options that a subscriber begins with.
+
+    ``format`` is that of a run's end; ``whole`` says that everything of the topics is kept anyway.
+    """
     return _Request(
         topics,
         replay=options.get("replay", 0),
@@ -106,4 +116,6 @@ def make_request(topics: Topics, options: SubscribeOptions, *, initial: bool = F
         max_age=options.get("max_age"),
         initial=initial,
         control=options.get("control", True),
+        format=format,
+        whole=whole,
     )

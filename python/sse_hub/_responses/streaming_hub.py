@@ -146,6 +146,10 @@ class StreamingHub(_core.Hub):
         handed_off(server, self, server.switched_group)
         return True
 
+    def _before_stop(self, then: Callable[[], None]) -> None:
+        """Call ``then``, which ends streams of a stopping server, after what they have yet to be told."""
+        then()
+
     # The application's functions.
 
     def _connected(self, subscription: Subscription) -> None:

@@ -219,6 +219,34 @@ impl PyHub {
         self.finish(py, topic, keep, &Ending { state, error: error.map(Into::into) })
     }
 
+    // A run's topic begins: everything is kept until its end is forgotten.
+    fn _begin_run(&self, py: Python<'_>, topic: &str) -> PyResult<()> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        self.generations.connected(py)?.begin_whole(&topic).or_raise(py)
+    }
+
+    // Publish a value of a run, if it has at most `room` bytes. Gives its size, too.
+    fn _publish_part<'py>(
+        &self,
+        py: Python<'py>,
+        topic: &str,
+        value: Bound<'py, PyAny>,
+        room: usize,
+    ) -> PyResult<Option<(PyPublication, usize)>> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        let draft = Fields::only(value).draft(py)?;
+        let size = draft.len();
+        if size > room {
+            return Ok(None);
+        }
+        Ok(Some((self.post(py, To::Topics(vec![topic]), draft)?, size)))
+    }
+
+    // Whether there is a run of this name, or it has ended and is kept.
+    fn _is_followed(&self, topic: &str) -> bool {
+        self.generations.hub().is_followed(topic)
+    }
+
     // How a topic ended, until its name is free: its state.
     fn _ending(&self, topic: &str) -> Option<&'static str> {
         self.generations.hub().ending(topic).map(|ending| ending.state.as_str())

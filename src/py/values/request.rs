@@ -24,7 +24,7 @@ pub struct PyRequest(Request);
 #[pymethods]
 impl PyRequest {
     #[new]
-    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true, format=None))]
+    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true, format=None, whole=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
@@ -36,6 +36,7 @@ impl PyRequest {
         initial: bool,
         control: bool,
         format: Option<&str>,
+        whole: bool,
     ) -> PyResult<Self> {
         let py = topics.py();
         Ok(Self(Request {
@@ -43,6 +44,7 @@ impl PyRequest {
             past: past(replay)?,
             initial,
             no_control: !control,
+            has_all_room: whole,
             format: format.map(self::format).transpose()?,
             user: user.map(Into::into),
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,

@@ -239,6 +239,73 @@ fn without_control_events_a_format_says_how_it_ended() {
 }
 
 #[test]
+fn a_runs_topic_keeps_everything_beside_all_budgets() {
+    let mut config = config();
+    config.retention.count = 2;
+    config.history_total_bytes = 2000;
+    let world = World::new(config);
+    let run = Topic::new("run").unwrap();
+    world.publish(&["run"], "before it began");
+    world.hub.begin_whole(&run).unwrap();
+    assert!(world.hub.is_followed("run") && !world.hub.is_followed("other"));
+    for at in 0..50 {
+        world.publish(&["run"], &format!("{at}"));
+        world.publish(&["other", "run"], "both");
+        world.publish(&["other"], "x");
+    }
+    assert!(world.stat("history_events") >= 100);
+    world.end("run");
+    let stream = world.subscribe(&all_past(&["run"]));
+    world.drain();
+    let got = read(&world, &stream);
+    assert_eq!(got[0], "stream-open #1", "it is complete");
+    assert_eq!(got.len(), 102);
+    assert!(got[1].starts_with("0 #") && got[2].starts_with("both #"));
+    world.advance(KEEP);
+    assert!(!world.hub.is_followed("run"));
+    assert!(world.stat("history_bytes") <= 2000 && world.stat("history_events") <= 2);
+}
+
+#[test]
+fn a_name_that_begins_again_is_complete_and_has_nothing_of_before() {
+    let world = World::new(config());
+    let run = Topic::new("run").unwrap();
+    for round in 0..3 {
+        world.hub.begin_whole(&run).unwrap();
+        let first = world.publish(&["run"], &format!("{round}"));
+        let stream = world.subscribe(&all_past(&["run"]));
+        world.drain();
+        assert_eq!(stream.all(), [format!("stream-open #{}", first - 1), format!("{round} #{first}")]);
+        // An id of the life before, from before its last event.
+        if round > 0 {
+            let old = Request { last_event_id: Some(world.id(first - 3)), ..all_past(&["run"]) };
+            let old = world.subscribe(&old);
+            world.drain();
+            assert_eq!(old.recovered(), Some(false));
+        }
+        world.end("run");
+        world.advance(KEEP);
+    }
+}
+
+#[test]
+fn a_runs_watcher_is_never_cut_for_what_waits() {
+    let world = World::new(config());
+    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    let watcher = Request { has_all_room: true, ..all_past(&["run"]) };
+    let stream = world.subscribe(&watcher);
+    world.drain();
+    assert_eq!(stream.once().len(), 1);
+    world.stick("run");
+    for _ in 0..100 {
+        world.publish(&["run"], "x");
+        world.turn();
+    }
+    assert_eq!(read(&world, &stream).len(), 108);
+    assert_eq!(stream.closed(), None);
+}
+
+#[test]
 fn ended_topics_leave_nothing_behind() {
     let world = World::new(config());
     for at in 0..3000 {

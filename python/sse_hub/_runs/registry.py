@@ -1,0 +1,101 @@
+"""The runs of a hub in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+from sse_hub._runs.driver import RunDriver
+from sse_hub._runs.run import Run
+from sse_hub._runs.states import RunState
+
+__all__ = ["Runs"]
+
+_POLL = 0.01
+
+
+class Runs:
+    """The runs of one hub, by name: those that run, and those that have ended and are kept."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process = os.getpid()
+        self._by_name: dict[str, Run] = {}
+
+    def get(self, name: str) -> Run | None:
+        """The run of this name."""
+        return self._by_name.get(name)
+
+    def add(self, run: Run) -> None:
+        """Hold a run until it has ended and is not kept any longer."""
+        self._by_name[run.id] = run
+        driver = run._driver
+
+        def ended(_: Future[RunState]) -> None:
+            try:
+                driver.loop.call_soon_threadsafe(driver.loop.call_later, driver.keep, self._forget, run)
+            except RuntimeError:  # its loop is closed
+                self._forget(run)
+
+        driver.finished.add_done_callback(ended)
+
+    def _forget(self, run: Run) -> None:
+        if self._by_name.get(run.id) is run:
+            del self._by_name[run.id]
+
+    def running(self) -> list[RunDriver]:
+        """Those that have not ended."""
+        drivers = [run._driver for run in list(self._by_name.values())]
+        return [driver for driver in drivers if not driver.finished.done()]
+
+    def stop_here(self, patience: float, then: Callable[[], None]) -> None:
+        """Stop the runs of the loop that runs here, and call ``then`` when they have ended."""
+        loop = asyncio.get_running_loop()
+        waiting = {driver for driver in self.running() if driver.loop is loop}
+        if not waiting:
+            then()
+            return
+
+        def ended(driver: RunDriver) -> None:
+            waiting.discard(driver)
+            if not waiting:
+                then()
+
+        for driver in list(waiting):
+            soon = partial(loop.call_soon_threadsafe, ended, driver)
+            driver.finished.add_done_callback(lambda _, soon=soon: soon())  # type: ignore[misc]
+            driver.stop(patience)
+
+    async def stop_all(self, patience: float) -> None:
+        """Stop all runs, and wait until their watchers are told."""
+        drivers = self._stop_all(patience)
+        if drivers:
+            await asyncio.wait([asyncio.wrap_future(driver.finished) for driver in drivers], timeout=patience)
+        self._end_rest(drivers)
+
+    def stop_all_here(self, patience: float, *, on_a_loop: bool) -> None:
+        """The same for sync code. On a loop's own thread, which runs nothing meanwhile, they end at once."""
+        drivers = self._stop_all(patience)
+        until = time.monotonic() + patience
+        while (
+            not on_a_loop
+            and time.monotonic() < until
+            and any(not driver.finished.done() for driver in drivers)
+        ):
+            time.sleep(_POLL)
+        self._end_rest(drivers)
+
+    def _stop_all(self, patience: float) -> list[RunDriver]:
+        drivers = self.running()
+        for driver in drivers:
+            driver.stop_threadsafe(patience)
+        return drivers
+
+    def _end_rest(self, drivers: list[RunDriver]) -> None:
+        for driver in drivers:
+            driver.end(RunState.STOPPED)

@@ -1,0 +1,49 @@
+"""The response that follows a run."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import Receive, Scope, Send
+
+from sse_hub._responses.hub_response import HubResponse
+from sse_hub._responses.options import StreamOptions, make_request
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.states import RunFormat
+
+__all__ = ["RunResponse"]
+
+# What a run's stream is made of is the run's and the format's to say.
+_FIXED = ("control", "replay", "initial", "capacity", "overflow")
+
+_HEADERS = {"ai-sdk": {"x-vercel-ai-ui-message-stream": "v1"}}
+
+
+class RunResponse(HubResponse):
+    """What ``Hub.follow`` returns: a run from its beginning, or from the client's id.
+
+    The answer is 204 when there is no such run, or the client has all of it.
+    """
+
+    def __init__(
+        self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[StreamOptions]
+    ) -> None:
+        for option in _FIXED:
+            if option in options:
+                raise TypeError(f"Hub.follow() takes no {option!r}: a watcher gets the whole run")
+        options["control"], options["replay"] = format is None, "all"
+        super().__init__(hub, name, **options)
+        self._name = name
+        self._request = make_request(name, options, format=format, whole=True)
+        headers = MutableHeaders(raw=self.raw_headers)
+        for header, value in _HEADERS.get(format or "", {}).items():
+            headers[header] = value
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self.hub._is_followed(self._name):
+            await self._refuse(send, 204)
+            if self.background is not None:
+                await self.background()
+            return
+        await super().__call__(scope, receive, send)

@@ -1,0 +1,58 @@
+"""What an application holds of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Unpack
+
+from sse_hub._responses.options import StreamOptions
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.driver import RunDriver, RunOptions
+from sse_hub._runs.response import RunResponse
+from sse_hub._runs.states import RunFormat, RunState
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run, as ``Hub.run`` returns it. Every method may be called from any thread or event loop.
+
+    The run goes on when the object is dropped.
+    """
+
+    def __init__(self, hub: StreamingHub, name: str, source: AsyncIterator[Any], options: RunOptions) -> None:
+        self._hub = hub
+        self._driver = RunDriver(hub, name, source, options, self)
+
+    @property
+    def id(self) -> str:
+        """Its name, which is also its topic."""
+        return self._driver.name
+
+    @property
+    def state(self) -> RunState:
+        """How far it is."""
+        return self._driver.state
+
+    def response(self, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]) -> RunResponse:
+        """The response that streams it, from its beginning or the client's id: as ``Hub.follow``."""
+        return RunResponse(self._hub, self.id, format, **options)
+
+    async def wait(self) -> RunState:
+        """Wait until it has ended. To cancel the waiting does not stop the run."""
+        return await asyncio.wrap_future(self._driver.finished)
+
+    async def stop(self) -> bool:
+        """Stop it: its function is cancelled where it waits, its ``finally`` runs, and watchers are told.
+
+        Watchers wait for that at most for the hub's ``grace``. Returns False when it had ended before.
+        """
+        driver = self._driver
+        if driver.finished.done():
+            return False
+        driver.stop_threadsafe(self._hub.grace)
+        return await self.wait() is RunState.STOPPED
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id!r}, {self.state.value}>"

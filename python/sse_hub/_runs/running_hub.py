@@ -1,0 +1,127 @@
+"""The part of a hub that runs generators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Unpack
+
+from sse_hub._responses.options import StreamOptions
+from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
+from sse_hub._runs.driver import ErrorText, OnFinish, RunOptions
+from sse_hub._runs.registry import Runs
+from sse_hub._runs.response import RunResponse
+from sse_hub._runs.run import Run
+from sse_hub._runs.source import open_source
+from sse_hub._runs.states import RunFormat
+
+__all__ = ["RunningHub"]
+
+_MIB = 1024 * 1024
+
+
+class RunningHub(StreamingHub):
+    """The base of ``Hub``, whose constructor sets the attributes."""
+
+    _runs: Runs
+
+    async def run(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        keep: float = 300.0,
+        idle: float | None = None,
+        max_bytes: int = 8 * _MIB,
+        on_finish: OnFinish | None = None,
+        error: ErrorText | None = None,
+        **kwargs: Any,
+    ) -> Run:
+        """Start a run: a task of the hub publishes what ``function(*args, **kwargs)`` yields.
+
+        The run goes on without any watcher, and a slow one costs it nothing. A second start of a run that is
+        running joins it; of one that has ended, it gives that back within ``keep``. Call it on the event loop
+        on which the function is to run; it sees the caller's context variables.
+
+        Args:
+            name: the run's name, which is also the topic that its events are published to. Nothing else
+                should publish there.
+            function: an async generator function; or a generator function, each step of which runs in a
+                worker thread. What it yields means what it means in ``publish``: a value is JSON, a
+                ``ServerSentEvent`` has a name or raw data.
+            args: its arguments.
+            keep: seconds after its end for which it can be followed; then its name is free.
+            idle: seconds without a watcher after which it is stopped; None for never.
+            max_bytes: how much it may yield, in bytes on the wire. Everything is kept until ``keep`` is
+                over, in this process's memory, so a run that yields more fails.
+            on_finish: a function, def or async, called with the run and the list of what it yielded when
+                the run has ended, in whatever state.
+            error: a function of the exception with which the run failed, that returns what clients are told
+                of it; None, or a result of None, tells them only that it failed. The log has the traceback.
+            kwargs: more arguments of the function.
+
+        Raises:
+            TypeError: the function yields nothing, or an argument has a wrong type.
+            ValueError: the name or an option breaks a rule.
+            TopicEnded: ``Hub.end`` ended the topic, and its name is not free.
+            HubClosed: the hub is closing.
+            RuntimeError: the hub has a broker.
+        """
+        check_asyncio()
+        options = RunOptions.checked(keep, idle, max_bytes, on_finish, error)
+        if self.broker is not None:
+            raise RuntimeError("a hub with a broker has no runs yet")
+        runs = self._runs_here()
+        with runs.lock:
+            known = runs.get(name)
+            if known is not None and self._is_followed(name):
+                return known
+            run = Run(self, name, open_source(function, args, kwargs), options)
+            self._begin_run(name)
+            runs.add(run)
+            run._driver.start()
+        return run
+
+    def follow(
+        self, name: str, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]
+    ) -> RunResponse:
+        """The response that streams a run: from its beginning, or from the client's id.
+
+        It is 204, which stops a browser's ``EventSource``, when there is no run of this name or the client
+        has all of it. A slow client is not cut for being slow.
+
+        Args:
+            name: the run's name.
+            format: the protocol in which the end of the stream is told. None is for ``EventSource``: control
+                events, the last of which is ``stream-end`` with the run's state. ``"ai-sdk"`` (UI message
+                stream v1), ``"openai"`` and ``"ag-ui"`` have only the run's own events and what ends, fails
+                or stops a stream in that protocol.
+            options: those of ``StreamOptions``, but ``control``, ``replay``, ``initial``, ``capacity`` and
+                ``overflow``.
+        """
+        return RunResponse(self, name, format, **options)
+
+    async def stop(self, name: str) -> bool:
+        """Stop a run: its function is cancelled where it waits, its ``finally`` runs, watchers are told.
+
+        Returns False when no run of this name is running.
+        """
+        run = self._runs_here().get(name)
+        return run is not None and await run.stop()
+
+    def _runs_here(self) -> Runs:
+        """The registry. A forked child begins with none of its parent's runs."""
+        if self._runs.process != os.getpid():
+            self._runs = Runs()
+        return self._runs
+
+    # A server that stops.
+
+    def _stop_group(self, group: int, /) -> None:
+        self._before_stop(partial(super()._stop_group, group))
+
+    def _before_stop(self, then: Callable[[], None]) -> None:
+        """Stop this loop's runs, so that their watchers learn it, and then call ``then``."""
+        self._runs_here().stop_here(self.grace / 2, then)

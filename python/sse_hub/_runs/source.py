@@ -1,0 +1,35 @@
+"""What a run's function gives, as one async iterator."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from typing import Any
+
+from sse_hub._responses.content import SyncContent
+
+__all__ = ["close_source", "open_source"]
+
+
+def open_source(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> AsyncIterator[Any]:
+    """Call the function; a generator that is not async is stepped in worker threads.
+
+    Raises:
+        TypeError: what it returns is no iterator; also what the call raises.
+    """
+    source = function(*args, **kwargs)
+    if isinstance(source, AsyncIterable):
+        return aiter(source)
+    if isinstance(source, Iterator):
+        return SyncContent(source)
+    if inspect.iscoroutine(source):
+        source.close()  # or Python would warn of it
+    raise TypeError(f"a run's function is a generator function, def or async, not {function!r}")
+
+
+async def close_source(source: AsyncIterator[Any]) -> None:
+    """Have its ``finally`` run. Raises what that raises."""
+    if (aclose := getattr(source, "aclose", None)) is not None:
+        await aclose()

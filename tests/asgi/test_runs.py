@@ -1,0 +1,227 @@
+"""Runs through real sockets, on every delivery path: reloads, several watchers, slow ones, and every end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from sse_hub import Hub
+from sse_hub._testing.event_parser import Event
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from waiting import until
+from wire import WAYS, Site, Stream
+
+SITES = tuple(WAYS)
+
+
+class Model:
+    """An application with one run per path, whose words the test releases."""
+
+    def __init__(self, site: Site, **options: Any) -> None:
+        self.hub: Hub = site.hub(**options)
+        self.site = site
+        self.words = 0
+        self.closed = threading.Event()
+        self.failing: Exception | None = None
+        site.app = Starlette(
+            routes=[
+                Route("/{id}", self.ask, methods=["POST"]),
+                Route("/{id}", self.again, methods=["GET"]),
+                Route("/{id}", self.stop, methods=["DELETE"]),
+            ]
+        )
+
+    async def answer(self) -> AsyncIterator[Any]:
+        said = 0
+        try:
+            while said < 10:
+                while said >= self.words:
+                    if self.failing is not None:
+                        raise self.failing
+                    await asyncio.sleep(0.002)
+                yield {"word": said}
+                said += 1
+        finally:
+            self.closed.set()
+
+    async def ask(self, request: Request) -> Response:
+        run = await self.hub.run(request.path_params["id"], self.answer)
+        return run.response(format=request.query_params.get("format"))  # type: ignore[arg-type]
+
+    async def again(self, request: Request) -> Response:
+        format: Any = request.query_params.get("format")
+        return self.hub.follow(request.path_params["id"], format=format)
+
+    async def stop(self, request: Request) -> Response:
+        return JSONResponse(await self.hub.stop(request.path_params["id"]))
+
+    def start(self, id: str = "a") -> Stream:
+        return Stream(self.site.port, f"/{id}", method="POST")
+
+    def watch(self, id: str = "a", **options: Any) -> Stream:
+        return Stream(self.site.port, f"/{id}", **options)
+
+    def delete(self, id: str = "a") -> Any:
+        return httpx.delete(f"http://127.0.0.1:{self.site.port}/{id}", timeout=30, trust_env=False).json()
+
+    def status(self, id: str, last_event_id: str = "") -> int:
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        url = f"http://127.0.0.1:{self.site.port}/{id}"
+        return httpx.get(url, headers=headers, timeout=30, trust_env=False).status_code
+
+
+def said(events: list[Event]) -> list[Any]:
+    return [event.json()["word"] if event.event == "message" else event.json() for event in events]
+
+
+def done(state: str = "done") -> dict[str, str]:
+    return {"state": state}
+
+
+def test_a_reload_in_mid_run_goes_on_and_three_see_the_same(site: Site) -> None:
+    model = Model(site)
+    model.words = 3
+    with model.start() as first:
+        assert [first.event().json()["word"] for _ in range(3)] == [0, 1, 2]
+    assert {one.path for one in model.hub.subscribers()} <= {site.path}
+    with model.watch(last_event_id=first.last_event_id) as reloaded, model.watch() as second:
+        with model.start() as third:
+            model.words = 10
+            assert said(third.rest()) == [*range(10), done()]
+        assert said(reloaded.rest()) == [*range(3, 10), done()]
+        assert said(second.rest()) == [*range(10), done()]
+        for stream in (reloaded, second, third):
+            assert stream.ended
+            assert stream.last_event_id == reloaded.last_event_id
+    assert model.status("a", reloaded.last_event_id) == 204
+    assert model.status("unknown") == 204
+    with model.watch() as late:
+        assert said(late.rest()) == [*range(10), done()]
+
+
+def test_stop_is_told_to_every_watcher(site: Site) -> None:
+    model = Model(site)
+    model.words = 2
+    with model.start() as first, model.watch() as second:
+        for stream in (first, second):
+            assert [stream.event().json()["word"] for _ in range(2)] == [0, 1]
+        assert model.delete() is True
+        assert model.closed.is_set()
+        for stream in (first, second):
+            assert said(stream.rest()) == [done("stopped")]
+            assert stream.ended
+    assert model.delete() is False
+
+
+def test_a_failure_is_told_to_every_watcher(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("sse_hub"), "propagate", False)  # `site` fails for what is logged
+    model = Model(site)
+    model.words = 1
+    with model.start() as first, model.watch("a?format=ai-sdk") as second:
+        assert first.event().json() == {"word": 0}
+        model.failing = RuntimeError("the key is 1234")
+        assert said(first.rest()) == [done("failed")]
+        data = [event.json() for event in second.rest()]
+        assert data == [{"word": 0}, {"type": "error", "errorText": "the run failed"}]
+        assert first.ended
+        assert second.ended
+
+
+FORMATS = {
+    "ai-sdk": (["[DONE]"], ['{"type":"abort"}', "[DONE]"]),
+    "openai": (["[DONE]"], ['{"error":']),
+    "ag-ui": ([], ['{"type":"RUN_ERROR"']),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_format_has_the_runs_events_and_its_own_end(site: Site, format: str) -> None:
+    model = Model(site)
+    good, bad = FORMATS[format]
+    model.words = 10
+    with Stream(site.port, f"/a?format={format}", method="POST") as stream:
+        events = stream.rest()
+        assert [event.json()["word"] for event in events[:10]] == list(range(10))
+        assert [event.data for event in events[10:]] == good
+        assert all(event.event == "message" for event in events)
+        assert stream.ended
+        sdk = b"x-vercel-ai-ui-message-stream: v1" in stream.head.lower()
+        assert sdk == (format == "ai-sdk")
+    assert model.status(f"a?format={format}", stream.last_event_id) == (204 if good else 200)
+    model.words = 1
+    with Stream(site.port, f"/b?format={format}", method="POST") as stream:
+        assert stream.event().json() == {"word": 0}
+        model.delete("b")
+        for event, expected in zip(stream.rest(), bad, strict=True):
+            assert (
+                sorted(event.data[:20]) == sorted(expected[:20])
+                or '"error"' in event.data
+                or ("RUN_ERROR" in event.data)
+            )
+        assert stream.ended
+
+
+def test_a_slow_watcher_is_not_cut_and_costs_the_run_nothing(site: Site) -> None:
+    hub = site.hub(capacity=2, capacity_bytes=1000, history=1)
+    done_at = threading.Event()
+
+    def large() -> Iterator[str]:
+        for _ in range(400):
+            yield "x" * 10_000
+        done_at.set()
+
+    async def ask(request: Request) -> Response:
+        return (await hub.run("r", large)).response()
+
+    site.app = Starlette(routes=[Route("/", ask)])
+    with site.raw() as stream:
+        assert done_at.wait(30), "the run does not wait for its watcher"
+        events = stream.rest()
+        assert [len(event.data) for event in events[:-1]] == [10_002] * 400
+        assert events[-1].json() == done()
+        assert stream.ended
+
+
+def test_an_id_of_another_life_of_the_name_is_a_newcomers(site: Site) -> None:
+    model = Model(site)
+    model.words = 10
+    with model.start() as stream:
+        assert said(stream.rest())[-1] == done()
+    other = model.hub.publish("elsewhere", 1).id or ""
+    assert model.status("a", other) == 204
+
+    async def again(request: Request) -> Response:
+        return (await model.hub.run("b", model.answer, keep=0)).response()
+
+    site.app = Starlette(routes=[Route("/", again)])
+    with site.raw() as stream:
+        first = stream.event().id
+        stream.rest()
+    with site.raw(last_event_id=first) as stream:
+        while (event := stream.next()).event != "stream-reset":
+            assert event.event in (":", "stream-open")
+        assert event.json()["reason"] == "evicted", "what it held is void"
+        assert [event.json() for event in stream.rest()][-1] == done()
+
+
+def test_watchers_of_a_server_that_stops_are_told(site: Site) -> None:
+    """On a server of its own: the test ends it."""
+    own = Site(next(way for way, (path, _) in WAYS.items() if path == site.path))
+    model = Model(own)
+    model.words = 1
+    with model.start() as stream:
+        assert stream.event().json() == {"word": 0}
+        until(lambda: model.hub.count("a") == 1)
+        own.close()
+        assert said(stream.rest()) == [done("stopped")]
+        assert stream.ended
+    assert model.closed.is_set()
+    own.close_hubs()
