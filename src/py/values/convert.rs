@@ -54,6 +54,9 @@ pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Vec<Topic>> {
 }
 
 /// The fields of an event, as `publish`, `broadcast` and `send` take them.
+///
+/// Each of these methods names the fields in its signature. `**fields` in their place would say them once, but `PyO3`
+/// collects them in a dict: `publish(topic, data, event=…)` then took 1.72 µs instead of 1.41.
 pub struct Fields<'py> {
     pub data: Given<'py>,
     pub raw_data: Option<Bound<'py, PyAny>>,
