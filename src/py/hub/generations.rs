@@ -14,7 +14,6 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::inherited::Inherited;
@@ -30,7 +29,6 @@ use crate::error::Error;
 use crate::frame::Draft;
 use crate::history::Retention;
 use crate::hub::Hub;
-use crate::identity::CloseReason;
 use crate::py::brokers::redis::Link;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
@@ -39,13 +37,13 @@ use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
-struct Generation {
-    hub: Arc<Hub>,
+pub(super) struct Generation {
+    pub(super) hub: Arc<Hub>,
     process: Process,
     /// Set once, by whoever finishes the close. Acquire and release: whoever makes the next generation sees all
     /// that the close did before. Where a broker or reactors start, it is read under their lock, which
     /// `finish_close` takes after it was set: they are not started, or found there and stopped.
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
 }
 
 impl Generation {
@@ -74,9 +72,9 @@ pub struct Generations {
     settings: Settings,
     current: ArcSwap<Generation>,
     families: Mutex<Vec<(TopicPattern, Retention)>>,
-    readers: Mutex<Vec<Py<LoopReader>>>,
-    reactors: Mutex<Option<Arc<Reactors>>>,
-    broker: Mutex<Option<Arc<dyn Broker>>>,
+    pub(super) readers: Mutex<Vec<Py<LoopReader>>>,
+    pub(super) reactors: Mutex<Option<Arc<Reactors>>>,
+    pub(super) broker: Mutex<Option<Arc<dyn Broker>>>,
     /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
     tells_of_disconnects: Arc<AtomicBool>,
     inherited: Inherited,
@@ -133,7 +131,7 @@ impl Generations {
     }
 
     /// The current hub if it is open and has this epoch.
-    fn open_with_epoch(&self, epoch: &str) -> Option<Arc<Generation>> {
+    pub(super) fn open_with_epoch(&self, epoch: &str) -> Option<Arc<Generation>> {
         let current = self.current.load_full();
         (current.is_open() && current.hub.epoch.as_str() == epoch).then_some(current)
     }
@@ -315,103 +313,6 @@ impl Generations {
         }
         Ok(reader)
     }
-
-    /// Forget the readers whose loops are closed, with what they still held back.
-    pub fn forget_closed_loops(&self, py: Python<'_>) {
-        let (alive, dead): (Vec<_>, Vec<_>) =
-            self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
-        if dead.is_empty() {
-            return;
-        }
-        let old = std::mem::replace(&mut *self.readers.lock(), alive);
-        drop(old);
-        for reader in dead {
-            let reader = reader.get();
-            if reader.is_ours() {
-                for identity in reader.hub.remove_reader(&reader.reader) {
-                    let _ = identity.closed.set(loop_closed());
-                }
-                reader.forget_clients();
-                let ends = reader.reports.close();
-                if let Some(reactors) = self.reactors_of(&reader.hub) {
-                    for (identity, _) in ends {
-                        drop(reactors.forget(identity.id));
-                    }
-                    reactors.forget_orphans();
-                }
-            }
-        }
-    }
-
-    /// Stop watching, each on its own loop: the readers of one hub, or all.
-    fn stop_readers(&self, py: Python<'_>, hub: Option<&Arc<Hub>>) -> PyResult<()> {
-        let is_wanted =
-            |reader: &mut Py<LoopReader>| hub.is_none_or(|hub| Arc::ptr_eq(&reader.get().hub, hub));
-        let readers: Vec<_> = self.readers.lock().extract_if(.., is_wanted).collect();
-        for reader in readers {
-            let event_loop = reader.get().event_loop(py).filter(|_| reader.get().is_ours());
-            match event_loop.filter(|_| reader.get().is_alive(py)) {
-                Some(event_loop) => {
-                    let stop = reader.getattr(py, intern!(py, "_stop"))?;
-                    event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,))?;
-                }
-                None if reader.get().is_ours() => reader.get().forget_clients(),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Close, step 1: nothing is published or joined any more, streams go on. Returns how much has no answer from
-    /// the broker yet, and whether some of it has yet to come back from there; None when nothing is open.
-    pub fn refuse(&self) -> Option<(usize, bool)> {
-        let hub = self.open_hub()?;
-        hub.refuse();
-        let left =
-            |broker: &Arc<dyn Broker>| (broker.unsent(), hub.count(None) > 0 && broker.is_behind_itself());
-        Some(hub.broker().map_or((0, false), left))
-    }
-
-    /// Close, step 2: all streams end, after what was published. Returns the epoch of the hub that closes: another
-    /// one may follow it before the next steps. None when nothing is open.
-    pub fn begin_close(&self, py: Python<'_>) -> Option<String> {
-        let hub = self.open_hub()?;
-        // Nobody is left on a closed loop who could be told.
-        self.forget_closed_loops(py);
-        hub.begin_close();
-        Some(hub.epoch.to_string())
-    }
-
-    /// Close, step 3: how many streams have not reached their end.
-    pub fn unfinished(&self, epoch: &str) -> usize {
-        let Some(current) = self.open_with_epoch(epoch) else { return 0 };
-        let handed_off = self.reactors_of(&current.hub).map_or(0, |reactors| reactors.open(None));
-        current.hub.unfinished() + handed_off
-    }
-
-    /// Close, step 4: the next use starts anew.
-    pub fn finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
-        let Some(current) = self.open_with_epoch(epoch) else { return Ok(()) };
-        if current.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        // A hub that was started since has its own.
-        let is_its =
-            |broker: &mut Arc<dyn Broker>| current.hub.broker().is_some_and(|own| Arc::ptr_eq(own, broker));
-        if let Some(broker) = self.broker.lock().take_if(is_its) {
-            broker.stop();
-        }
-        // Reactors that another thread has begun to start are there by the time of the lock.
-        let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
-        let reactors = self.reactors.lock().take_if(is_its);
-        // Their threads end, and what is left of their connections is closed.
-        py.detach(|| {
-            if let Some(reactors) = reactors {
-                reactors.stop();
-            }
-        });
-        self.stop_readers(py, Some(&current.hub))
-    }
 }
 
 impl Drop for Generations {
@@ -425,11 +326,6 @@ impl Drop for Generations {
         // A loop that goes on would keep the descriptor of every hub it ever had.
         while_dropping(|py| self.stop_readers(py, None));
     }
-}
-
-/// Why the streams of a closed loop ended.
-pub fn loop_closed() -> CloseReason {
-    CloseReason::Closed { text: Some("loop_closed".into()), drains: false }
 }
 
 /// A core hub of these settings.

@@ -14,11 +14,9 @@ use super::loop_clients::{LoopClients, Wait};
 use super::reactors::{Reactors, Reports};
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
-use crate::ids::SubscriberId;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::process::signal::Signal;
-use crate::py::values::end_reason::end_reason;
 use crate::reader::{Effects, Reader};
 use crate::sync::Mutex;
 use crate::waker::Wake;
@@ -84,7 +82,7 @@ pub struct LoopReader {
     pub chunks: Chunks,
     /// Ends of streams that were handed off on this loop.
     pub reports: Arc<Reports>,
-    application: Box<dyn TellOfEnds>,
+    pub(super) application: Box<dyn TellOfEnds>,
     event_loop: Py<PyWeakrefReference>,
     signal: Arc<Signal>,
     process: Process,
@@ -166,48 +164,6 @@ impl LoopReader {
         let timer = std::mem::take(&mut *self.timer.lock());
         drop(timer);
         self.reports.release();
-    }
-
-    /// Tell the application that a stream ended, on its loop.
-    pub fn announce(slf: &Bound<'_, Self>, identity: &Arc<Identity>, reason: &CloseReason) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let _inside = exit::enter(py);
-        let Some(event_loop) = this.event_loop(py) else { return Ok(()) };
-        let mut outcome = Ok(());
-        if let Some(on_close) = this.clients.take_on_close(identity) {
-            let soon = intern!(py, "call_soon_threadsafe");
-            outcome = event_loop.call_method1(soon, (on_close, end_reason(py, reason)?)).map(drop);
-        }
-        let told = this.application.ended(slf, &event_loop, identity, reason);
-        unless_closed(py, outcome.and(told))
-    }
-
-    /// The same for a stream that was handed off on this loop.
-    fn announce_handed_off(
-        &self,
-        py: Python<'_>,
-        identity: &Arc<Identity>,
-        reason: &CloseReason,
-    ) -> PyResult<()> {
-        let Some(reactors) = self.reports.reactors() else { return Ok(()) };
-        let Some(event_loop) = self.event_loop(py) else {
-            drop(reactors.forget(identity.id));
-            return Ok(());
-        };
-        let soon = intern!(py, "call_soon_threadsafe");
-        let mut outcome = self.application.handed_off_ended(&reactors, &event_loop, identity, reason);
-        // Not before the handle was made: `info` is found through it, on the loop's next turn.
-        if let Some(on_end) = reactors.on_end(py, identity.id) {
-            outcome = event_loop.call_method1(soon, (on_end, end_reason(py, reason)?)).map(drop);
-        }
-        let forget = Forget { reactors: reactors.clone(), id: identity.id };
-        let told = outcome.and_then(|()| event_loop.call_method1(soon, (forget,)).map(drop));
-        if told.is_err() {
-            // Nobody is left to be called.
-            drop(reactors.forget(identity.id));
-        }
-        unless_closed(py, told)
     }
 
     /// Come again at `next`, on the loop's clock.
@@ -308,29 +264,6 @@ const EARLY: u64 = if cfg!(windows) { 32 } else { 2 };
 /// at last without any delay at all.
 fn in_timer_ticks(delay: Duration) -> Duration {
     Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).saturating_add(EARLY))
-}
-
-/// A closed loop has nobody left to tell.
-fn unless_closed(py: Python<'_>, outcome: PyResult<()>) -> PyResult<()> {
-    match outcome {
-        Err(error) if error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py) => Ok(()),
-        outcome => outcome,
-    }
-}
-
-/// Lets go of what the application gave with a handed-off stream, after its callbacks.
-#[pyclass(frozen, module = "sse_hub._core")]
-struct Forget {
-    reactors: Arc<Reactors>,
-    id: SubscriberId,
-}
-
-#[pymethods]
-impl Forget {
-    fn __call__(&self) {
-        let client = self.reactors.forget(self.id);
-        drop(client);
-    }
 }
 
 #[pymethods]

@@ -1,9 +1,11 @@
 //! A hub as Python sees it. From the bottom: `generations` holds the core hub and what delivers for it, `stream`
 //! one subscriber's stream, `subscription` and `class` are the classes.
 
+mod announcing;
 mod awaitable;
 mod chunks;
 pub mod class;
+mod closing;
 mod ends;
 mod generations;
 mod inherited;

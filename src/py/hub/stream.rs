@@ -8,7 +8,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::generations::{Generations, loop_closed};
+use super::closing::loop_closed;
+use super::generations::Generations;
 use super::loop_clients::Wait;
 use super::loop_reader::LoopReader;
 use super::reactors::{HandedClient, Reactors};

@@ -182,7 +182,7 @@ pub fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     with_buffer(|out| json::write_json_strict(value, out), |text| PyString::from_bytes(py, text))
 }
 
-// The JSON text of a value by the hub's rules: as FastAPI publishes it, see `src/py/json.rs`.
+// The JSON text of a value by the hub's rules: as FastAPI publishes it, see `json`.
 //
 // Raises `TypeError` for a class without a JSON form, `ValueError` for NaN, infinity and a value inside
 // itself, `UnicodeEncodeError` for lone surrogates, and `RecursionError` beyond a depth of 1,000.

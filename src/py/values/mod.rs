@@ -6,5 +6,6 @@ pub mod end_reason;
 pub mod exceptions;
 pub mod json;
 mod json_kinds;
+mod json_scalars;
 pub mod options;
 pub mod request;

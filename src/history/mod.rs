@@ -2,11 +2,13 @@
 //!
 //! An entry published to several topics stands in several rings and counts once. Each ring remembers the
 //! newest entry it lost, so that "is what this client missed complete?" has an exact answer. For topics that
-//! were forgotten altogether the same is remembered by their names, of the last [`REMEMBERED`] that lost anything;
+//! were forgotten altogether the same is remembered by their names, of the last 65,536 that lost anything;
 //! one number answers for the others, on the safe side.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+mod forgotten;
+mod replay;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +18,11 @@ use smallvec::SmallVec;
 use crate::entry::Entry;
 use crate::topic::TopicId;
 
+use forgotten::Forgotten;
+pub use replay::{Page, Past, Replay};
+
 /// What one kept entry costs beside its bytes: the entry, its places in ring and budget, the allocator's part.
 const ENTRY_OVERHEAD: usize = 224;
-
-/// How many forgotten topics are remembered.
-const REMEMBERED: usize = 1 << 16;
 
 /// How much a topic keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,67 +48,6 @@ struct Ring {
     is_pinned: bool,
 }
 
-/// Where a client's replay stands, topic by topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replay {
-    after: SmallVec<[(TopicId, u64); 4]>,
-    until: u64,
-    /// While nothing was given yet to a client without a claim to where it begins, a newcomer or one whose gap
-    /// was announced: what is evicted up to here is not missed.
-    unclaimed: u64,
-}
-
-impl Replay {
-    /// The lowest point from which something is replayed: an id below everything that is to come.
-    #[must_use]
-    pub fn from(&self) -> u64 {
-        self.after.iter().map(|&(_, after)| after).min().unwrap_or(self.until)
-    }
-
-    /// Whether it is of exactly these topics.
-    #[must_use]
-    pub fn covers(&self, topics: &[TopicId]) -> bool {
-        self.after.len() == topics.len() && self.after.iter().all(|(topic, _)| topics.contains(topic))
-    }
-
-    /// Whether an entry of now stands in history among what it reads.
-    #[must_use]
-    pub fn reads(&self, entry: &Entry) -> bool {
-        entry.seq.is_some() && self.after.iter().any(|(topic, _)| entry.target.rings().contains(topic))
-    }
-
-    /// The last number that it reads.
-    #[must_use]
-    pub fn until(&self) -> u64 {
-        self.until
-    }
-
-    /// Go on up to `until`.
-    pub fn extend(&mut self, until: u64) {
-        self.until = self.until.max(until);
-    }
-}
-
-/// How much of its topics' past a client gets that names no id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Past {
-    /// At most this many events of each topic.
-    Last(usize),
-    /// Everything that is kept.
-    All,
-}
-
-/// A piece of a replay.
-#[derive(Debug, Default)]
-pub struct Page {
-    /// In order, each once.
-    pub entries: Vec<Arc<Entry>>,
-    /// Something between the last piece and this one was evicted meanwhile.
-    pub lost: bool,
-    /// There is nothing after this piece.
-    pub done: bool,
-}
-
 /// The rings of all topics.
 #[derive(Debug)]
 pub struct History {
@@ -122,42 +63,6 @@ pub struct History {
     forgotten: Forgotten,
     /// Nothing was published up to this number: what is lost up to here never was.
     beginning: u64,
-}
-
-/// What forgotten topics have lost: for each, the newest number.
-#[derive(Debug, Default)]
-struct Forgotten {
-    /// By the hash of the topic's name, which comes from users: with a key of its own.
-    by_name: HashMap<u64, u64>,
-    order: VecDeque<u64>,
-    hasher: RandomState,
-    /// Of those that are not remembered by their names.
-    others: u64,
-    /// Of all.
-    newest: u64,
-}
-
-impl Forgotten {
-    fn add(&mut self, name: &str, lost: u64) {
-        self.newest = self.newest.max(lost);
-        if lost <= self.others {
-            return;
-        }
-        let key = self.hasher.hash_one(name);
-        if self.by_name.insert(key, lost).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        if self.order.len() > REMEMBERED
-            && let Some(lost) = self.order.pop_front().and_then(|oldest| self.by_name.remove(&oldest))
-        {
-            self.others = self.others.max(lost);
-        }
-    }
-
-    fn of(&self, name: &str) -> u64 {
-        self.by_name.get(&self.hasher.hash_one(name)).map_or(self.others, |&lost| lost.max(self.others))
-    }
 }
 
 impl History {
@@ -220,7 +125,7 @@ impl History {
 
     /// Nothing up to `seq` is here: a new order begins, `is_first` where there was none before it.
     pub fn begin(&mut self, seq: u64, is_first: bool) {
-        self.forgotten = Forgotten { others: seq, newest: seq, ..Forgotten::default() };
+        self.forgotten = Forgotten::all_lost(seq);
         if is_first {
             self.beginning = seq;
         }
