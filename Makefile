@@ -51,6 +51,13 @@ $(VENV)/.packages-ready: $(VENV)/.ready
 	$(VENV)/packages/bin/python -m pip install -q -r $(VENV)/packages-requirements.txt
 	@touch $@
 
+# Clients for Node that tests read runs with: as the lock file says, beside the environment of Python.
+$(VENV)/.node-ready: tests/clients/package.json tests/clients/package-lock.json | $(VENV)/.ready
+	@command -v npm >/dev/null || { echo "missing: Node 20 or newer, with npm"; exit 1; }
+	@mkdir -p $(VENV)/node && cp tests/clients/package.json tests/clients/package-lock.json $(VENV)/node
+	cd $(VENV)/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 venv: $(VENV)/.ready
 
 # The extension, in place, with optimisation: tests and demo meet what users get.
@@ -88,7 +95,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
-test-python: setup $(VENV)/.packages-ready
+test-python: setup $(VENV)/.packages-ready $(VENV)/.node-ready
 	$(PY) -m pytest
 
 test-crowds: build
