@@ -18,6 +18,22 @@ async def generate(n: int, size: int, pause: float | None) -> AsyncIterator[dict
         yield {"data": text(seq, size)}
 
 
+async def relay(n: int, size: int) -> AsyncIterator[dict[str, str]]:
+    """The same from another task: each event is waited for."""
+    queue: asyncio.Queue[str] = asyncio.Queue(1)
+
+    async def produce() -> None:
+        for seq in range(n):
+            await queue.put(text(seq, size))
+
+    producer = asyncio.create_task(produce())
+    for _ in range(n):
+        yield {"data": await queue.get()}
+    await producer
+
+
 @app.get("/tokens")
-async def tokens(n: int, bytes: int = 128, pause: float | None = None) -> EventSourceResponse:
-    return EventSourceResponse(generate(n, bytes, pause))
+async def tokens(
+    n: int, bytes: int = 128, pause: float | None = None, queue: bool = False
+) -> EventSourceResponse:
+    return EventSourceResponse(relay(n, bytes) if queue else generate(n, bytes, pause))

@@ -34,8 +34,25 @@ async def generate(n: int, size: int, pause: float | None) -> AsyncIterator[byte
         yield f"data: {text(seq, size)}\n\n".encode()
 
 
+async def relay(n: int, size: int) -> AsyncIterator[bytes]:
+    """The same from another task: each event is waited for."""
+    queue: asyncio.Queue[str] = asyncio.Queue(1)
+
+    async def produce() -> None:
+        for seq in range(n):
+            await queue.put(text(seq, size))
+
+    producer = asyncio.create_task(produce())
+    for _ in range(n):
+        yield f"data: {await queue.get()}\n\n".encode()
+    await producer
+
+
 async def tokens(request: Request) -> StreamingResponse:
     given = request.query_params
+    if "queue" in given:
+        body = relay(int(given["n"]), int(given.get("bytes", "128")))
+        return StreamingResponse(body, media_type="text/event-stream")
     pause = float(given["pause"]) if "pause" in given else None
     body = generate(int(given["n"]), int(given.get("bytes", "128")), pause)
     return StreamingResponse(body, media_type="text/event-stream")

@@ -1,7 +1,7 @@
 """The native part of sse_hub."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -14,6 +14,7 @@ __all__ = [
     "EventEncoder",
     "Hub",
     "Publication",
+    "Pump",
     "RedisBroker",
     "Subscription",
     "_Request",
@@ -432,3 +433,25 @@ class EventEncoder:
 
     def plain_json(self, event: object, data: object) -> str | None:
         """The JSON text for a JSON event under construction, or None when its parent has to be called."""
+
+@final
+class Pump:
+    """Drives content and writes its events to a connection; awaited in the task that drives the content."""
+
+    def __new__(
+        cls,
+        content: AsyncIterable[Any],
+        encoder: EventEncoder,
+        sep: str,
+        transport: Any,
+        flow: Any,
+        socket: int | None,
+    ) -> Self: ...
+    @property
+    def is_draining(self) -> bool:
+        """Whether events wait for the connection to take what was written before."""
+
+    def end(self) -> None:
+        """From now on, content that ignores its cancellation sends nothing more."""
+
+    def __await__(self) -> Generator[Any, Any]: ...

@@ -3,6 +3,7 @@
 //! ```text
 //! process   exit, forks, descriptors, wakers of event loops, the runtime on which Python awaits
 //! values    the fields of an event, JSON, options, requests, exceptions
+//! pump      a generator's events to a server's connection
 //! brokers   the brokers that a hub can be given
 //! hub       a hub's generations, its loops' readers, the classes
 //! ```
@@ -15,6 +16,7 @@
 mod brokers;
 mod hub;
 mod process;
+mod pump;
 mod values;
 
 use pyo3::prelude::*;
@@ -34,6 +36,8 @@ mod _core {
     use super::process::descriptors::{_close, _duplicate, _own, _release, _unacknowledged};
     #[pymodule_export]
     use super::process::exit::{_end, _flush};
+    #[pymodule_export]
+    use super::pump::Pump;
     #[pymodule_export]
     use super::values::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]

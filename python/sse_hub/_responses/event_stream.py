@@ -26,14 +26,15 @@ from typing import Any, Protocol, cast
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from sse_hub._core import Subscription
+from sse_hub._core import Pump, Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import close_content
 from sse_hub._responses.sending import SendTimeoutError, send_within
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_closing, find_departure, find_unsent
+from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.serving import Serving
-from sse_hub.event import ServerSentEvent
+from sse_hub.event import ServerSentEvent, _encoder
 from sse_hub.event import _ensure_bytes as ensure_bytes
 
 logger = logging.getLogger("sse_hub.sse")
@@ -81,6 +82,9 @@ class EventStream:
         self._ping_due = False
         self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
         self._sending = False  # the body is sending
+        self._pump: Pump | None = (
+            None  # what drives the content instead, where it writes to the connection itself
+        )
         # How far the response is: its head was sent, its end is being sent, was sent; its content was closed.
         self._started = self._finishing = self._complete = self._closed = False
         # Why the stream ends: the server stops (its content knows, its grace is over), or the client is
@@ -269,7 +273,8 @@ class EventStream:
     async def _ping(self) -> None:
         self._ping_due = False
         # While the body sends, the connection is not idle, and a ping would only queue up behind.
-        if self._started and not self._sending and not self._finishing:
+        busy = self._sending or (self._pump is not None and self._pump.is_draining)
+        if self._started and not busy and not self._finishing:
             chunk = ensure_bytes(self._ping_message(), self._response.sep)
             logger.debug("ping: %s", chunk)
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
@@ -293,14 +298,36 @@ class EventStream:
     async def _drive(self, start: Message | None) -> None:
         """Send the head, each of the content's events, and the end."""
         response, send, timeout = self._response, self._send, self._response.send_timeout
-        sep, is_closing = response.sep, find_closing(self._receive)
+        sep = response.sep
         self._sending = True
         if start is not None:
             await send(start)
         self._started = True
         self._sending = False
         debug = logger.isEnabledFor(logging.DEBUG)
-        async for item in response.body_iterator:
+        connection = None if timeout is not None or debug else connection_of(self._receive, send)
+        if connection is None:
+            await self._send_events(sep, debug)
+        else:
+            self._pump = pump = Pump(response.body_iterator, _encoder, sep, *connection)
+            try:
+                await pump
+            except BaseException:
+                await self._close_content()
+                raise
+            finally:
+                self._pump = None
+        if self._ping_sent is not None:
+            await self._ping_sent
+        self._finishing = True
+        response.active = False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._complete = True
+
+    async def _send_events(self, sep: str, debug: bool) -> None:
+        """Send each of the content's events as a message of its own."""
+        send, timeout, is_closing = self._send, self._response.send_timeout, find_closing(self._receive)
+        async for item in self._response.body_iterator:
             try:
                 chunk = ensure_bytes(item, sep)
                 if debug:
@@ -325,12 +352,6 @@ class EventStream:
                 # The content is suspended where it yielded: closing it runs its cleanup before this goes on.
                 await self._close_content()
                 raise
-        if self._ping_sent is not None:
-            await self._ping_sent
-        self._finishing = True
-        response.active = False
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._complete = True
 
     async def _close_content(self) -> None:
         """Close content that has not come to its end, once."""
@@ -344,6 +365,8 @@ class EventStream:
     async def _end_tasks(self) -> None:
         """Cancel what still runs and wait for it: nothing of the stream is left when the response returns."""
         self._ending = True
+        if self._pump is not None:
+            self._pump.end()
         running = {task for task in self._tasks if not task.done()}
         if not running:
             return

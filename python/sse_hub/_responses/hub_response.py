@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Callable, Generator, Mapping
+from collections.abc import AsyncIterable, Generator, Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sse_hub._core import Subscription
+from sse_hub._core import Pump, Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._handoff.attempt import Attempt
@@ -24,9 +24,11 @@ from sse_hub._responses.options import StreamOptions, Topics, check_names, make_
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._servers.stay import Stay
+from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
+from sse_hub.event import _encoder
 from sse_hub.exceptions import GapError, HubClosed, HubFull
 
 __all__ = ["HubResponse"]
@@ -228,7 +230,7 @@ class HubResponse(Response):
         # A task of its own for the body: the request's task has the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
-        body = asyncio.create_task(self._body(subscription, send, start, begun, find_closing(receive)))
+        body = asyncio.create_task(self._body(subscription, receive, send, start, begun))
         stream = _Stream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
@@ -271,13 +273,14 @@ class HubResponse(Response):
     async def _body(
         self,
         subscription: Subscription,
+        receive: Receive,
         send: Send,
         start: dict[str, Any] | None,
         begun: asyncio.Future[None] | None,
-        is_closing: Callable[[], bool],
     ) -> None:
         if start is not None:
             await send(start)
+        is_closing, connection = find_closing(receive), connection_of(receive, send)
         snapshot: asyncio.Task[None] | None = None
         owes_initial = self.initial is not None and subscription.recovered is not True
         has_left = find_departure(send)
@@ -296,6 +299,9 @@ class HubResponse(Response):
                     snapshot = asyncio.create_task(self._give_initial(subscription))
                     if begun is not None:
                         snapshot.add_done_callback(partial(_set, begun))
+                if connection is not None:
+                    await Pump(subscription, _encoder, "\n", *connection)
+                    break
         finally:
             if snapshot is not None:
                 snapshot.cancel()

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -266,6 +267,37 @@ impl EventEncoder {
 }
 
 impl EventEncoder {
+    /// Append the bytes of one item, as `ensure_bytes` gives them. What was appended before an error stays.
+    pub fn append(
+        &self,
+        item: &Bound<'_, PyAny>,
+        sep: &Bound<'_, PyString>,
+        out: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        let py = item.py();
+        if let Ok(bytes) = item.cast_exact::<PyBytes>() {
+            out.extend_from_slice(bytes.as_bytes());
+            return Ok(());
+        }
+        if let Ok(dict) = item.cast_exact::<PyDict>() {
+            if self.is_pristine(py)?
+                && let Some(fields) = Fields::of_dict(dict)?
+            {
+                return fields.write(sep.to_str()?, out);
+            }
+        } else if item.is_exact_instance_of::<PyString>() && self.is_pristine(py)? {
+            let fields = Fields { data: as_text(item.clone())?, ..Fields::default() };
+            return fields.write(sep.to_str()?, out);
+        }
+        let bytes = self.ensure_bytes(item, sep)?;
+        match bytes.cast::<PyBytes>() {
+            Ok(bytes) => out.extend_from_slice(bytes.as_bytes()),
+            // An `encode` of the user's may give another kind of buffer; anything else is a TypeError.
+            Err(_) => out.extend_from_slice(&PyBuffer::<u8>::get(&bytes)?.to_vec(py)?),
+        }
+        Ok(())
+    }
+
     /// Whether the class still does what this encoder does in its place.
     fn is_pristine(&self, py: Python<'_>) -> PyResult<bool> {
         let class = self.class.bind(py);
