@@ -56,6 +56,14 @@ FULL = (
         0.7,
         "sse-hub",
     ),
+    Part(
+        "tokens-queue",
+        "Token streams that come through a queue",
+        ("tokens", "--events", "1000", "--queue", "--servers", "sse-starlette,sse-hub,starlette"),
+        3,
+        0.5,
+        "sse-hub",
+    ),
     _part(
         "stalled",
         "9,000 clients beside 1,000 that read nothing, and without them",

@@ -127,7 +127,8 @@ def _burst(args: Namespace) -> dict[str, object]:
 def _tokens(args: Namespace) -> dict[str, object]:
     n = args.events or 2000
     pause = "" if args.pause is None else f"&pause={args.pause}"
-    path = f"/tokens?n={n}&bytes={args.bytes}{pause}"
+    queue = "&queue=1" if args.queue else ""
+    path = f"/tokens?n={n}&bytes={args.bytes}{pause}{queue}"
     return {"n": n, "path": path, "warmup": 1, "repeat": args.repeat}
 
 
