@@ -17,6 +17,12 @@ pub enum Failure {
     /// Nothing was published.
     #[error("{0}; nothing was published")]
     Refused(Arc<str>),
+    /// Nothing was published: a topic has ended.
+    #[error("topic {0:?} has ended; nothing was published")]
+    Ended(Arc<str>),
+    /// Nothing was published: the lease that is needed for it is another's, or has run out.
+    #[error("this process does not hold the lease any more; nothing was published")]
+    Fenced,
     /// It was sent, and the reply was lost: it may have been published.
     #[error("{0}; the event may have been published or not")]
     Unknown(Arc<str>),
@@ -79,6 +85,11 @@ impl Outcome {
             waker.wake();
         }
         unseen
+    }
+
+    /// Nobody will ask, and a failure is not worth a word.
+    pub fn ignore(&self) {
+        self.state.lock().seen = true;
     }
 
     /// One who could ask is gone; the failure that nobody saw, with the last of them.

@@ -11,6 +11,7 @@
     ├── InvalidEvent            a field breaks a rule (also a ValueError)
     │   └── EventTooLarge       larger than max_event_bytes
     └── BrokerError             the broker cannot be reached, or refused
+        ├── LeaseLost           the process was paused, and another one may go on with its work
         └── OutcomeUnknown      the broker's answer was lost: published, or not
 
 Errors are raised at the call that made them, never while events are delivered.
@@ -24,6 +25,7 @@ __all__ = [
     "HubError",
     "HubFull",
     "InvalidEvent",
+    "LeaseLost",
     "OutcomeUnknown",
     "RunTooLarge",
     "TopicEnded",
@@ -71,6 +73,13 @@ class EventTooLarge(InvalidEvent):
 
 class BrokerError(HubError):
     """The broker cannot be reached, or it refused. Nothing was published."""
+
+
+class LeaseLost(BrokerError):
+    """The process no longer holds the lease of its run: it was paused for longer than that lasts, or cut off.
+
+    The broker publishes nothing for it, because the run has been declared lost, or will be.
+    """
 
 
 class OutcomeUnknown(BrokerError):

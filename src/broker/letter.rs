@@ -1,7 +1,9 @@
 //! What the processes of a hub write to each other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::ending::Ending;
 use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::topic::Topic;
@@ -43,6 +45,46 @@ pub enum Letter {
         /// The reason given to `on_disconnect`.
         reason: Arc<str>,
     },
+    /// A step in the life of a topic.
+    Life {
+        /// Which topic.
+        topic: Topic,
+        /// What happens to it.
+        step: Step,
+    },
+}
+
+/// A step in the life of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Everything is kept from here on: it is a run's.
+    Begin,
+    /// Its run is to stop, wherever it runs.
+    Stop,
+    /// It ends.
+    End {
+        /// How long its name is not free.
+        keep: Duration,
+        /// How.
+        ending: Ending,
+    },
+}
+
+/// What must hold at the moment at which a letter is appended, or it is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// This lease is held with this token.
+    Held {
+        /// The lease's name.
+        lease: Arc<str>,
+        /// What its holder has.
+        token: Arc<str>,
+    },
+    /// Nobody holds this lease.
+    Free {
+        /// The lease's name.
+        lease: Arc<str>,
+    },
 }
 
 /// An entry of the stream.
@@ -64,6 +106,7 @@ impl Letter {
         match self {
             Self::Event { draft, .. } => draft.len(),
             Self::Kick { reason, .. } => reason.len(),
+            Self::Life { topic, .. } => topic.as_str().len(),
         }
     }
 
@@ -76,6 +119,20 @@ impl Letter {
     /// Whether the stream's id becomes the event's.
     #[must_use]
     pub fn carries_id(&self) -> bool {
-        matches!(self, Self::Event { to: To::Topics(_) | To::All, .. })
+        match self {
+            Self::Event { to, .. } => !matches!(to, To::One(_)),
+            Self::Life { step, .. } => matches!(step, Step::End { .. }),
+            Self::Kick { .. } => false,
+        }
+    }
+
+    /// The topics that must not have ended.
+    #[must_use]
+    pub fn needs_open(&self) -> &[Topic] {
+        match self {
+            Self::Event { to: To::Topics(topics), .. } => topics,
+            Self::Life { topic, .. } => std::slice::from_ref(topic),
+            Self::Event { .. } | Self::Kick { .. } => &[],
+        }
     }
 }

@@ -25,7 +25,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::broker::letter::Letter;
+use crate::broker::letter::{Fence, Letter};
 use crate::error::Result;
 use crate::ids::{StreamId, SubscriberId};
 use crate::outcome::{Failure, Outcome, ReportFailure};
@@ -35,18 +35,31 @@ pub mod letter;
 /// The public ids of subscribers, sorted, each once; `None` when the broker stopped before it could answer.
 pub type Present = Pin<Box<dyn Future<Output = Option<Result<Vec<String>, Failure>>> + Send>>;
 
+/// What a broker answers later; `None` when it stopped before it could.
+pub type Answered<T> = Pin<Box<dyn Future<Output = Option<Result<T, Failure>>> + Send>>;
+
 /// What carries a hub's events between processes.
 ///
 /// Every outcome of [`Broker::post`] is completed sooner or later, whatever happens to the broker. Letters of one
 /// thread get their places in the log in the order in which they were posted.
 pub trait Broker: ReportFailure {
     /// Queue a letter. Its outcome is known when the log has acknowledged it, which may be before or after the hub
-    /// delivers it.
+    /// delivers it. The log refuses it where the fence does not hold, and where one of its topics has ended.
     ///
     /// # Errors
     /// [`crate::error::Error::HubFull`] when too much waits already, [`crate::error::Error::HubClosed`] after the
     /// broker has stopped; nothing was queued.
-    fn post(&self, letter: Letter) -> Result<Arc<Outcome>>;
+    fn post(&self, letter: Letter, fence: Option<Fence>) -> Result<Arc<Outcome>>;
+
+    /// Take a lease, unless another token holds it, and renew it until it is released or the broker stops. Gives
+    /// whether this token holds it. The future needs no runtime.
+    fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool>;
+
+    /// Whether a lease that was taken here is held still.
+    fn holds(&self, name: &str, token: &str) -> bool;
+
+    /// Give a lease up, so that others may take it.
+    fn release(&self, name: &str, token: &str);
 
     /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
     /// answer goes to `Hub::resolve`, from the broker's thread.

@@ -115,6 +115,11 @@ impl History {
         self.rings.get(&topic).is_some_and(|ring| ring.is_pinned)
     }
 
+    /// The topics of which everything is kept.
+    pub fn pinned(&self) -> impl Iterator<Item = TopicId> {
+        self.rings.iter().filter(|(_, ring)| ring.is_pinned).map(|(&topic, _)| topic)
+    }
+
     /// Forget a topic, but not that it may have lost something.
     pub fn forget(&mut self, topic: TopicId, name: &str) {
         self.empty(topic);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::request::{Question, Request};
 use super::{Hub, State, ring};
 use crate::broker::Broker;
-use crate::broker::letter::{Arrived, Letter, To, Whose};
+use crate::broker::letter::{Arrived, Fence, Letter, Step, To, Whose};
 use crate::change::Change;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
@@ -19,7 +19,7 @@ use crate::outcome::Outcome;
 use crate::stats::count;
 use crate::subscriber::{Fetch, Fetched, Plan};
 use crate::sync::Ordering;
-use crate::topic::TopicIds;
+use crate::topic::{Topic, TopicIds};
 use crate::waker::Wake;
 
 /// Where a client begins, as the broker found.
@@ -39,6 +39,7 @@ pub enum Verdict {
 enum Delivery {
     Event(EventId, To, Frame),
     Kick(Whose, Arc<str>),
+    Life(Topic, Step),
 }
 
 impl Delivery {
@@ -50,6 +51,7 @@ impl Delivery {
                 Self::Event(id, to, draft.seal(Some(id)))
             }
             Letter::Kick { whose, reason } => Self::Kick(whose, reason),
+            Letter::Life { topic, step } => Self::Life(topic, step),
         })
     }
 }
@@ -71,6 +73,14 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`]; nothing was published then.
     pub fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
+        self.post_fenced(letter, None)
+    }
+
+    /// The same, if something holds at the moment at which the log takes it.
+    ///
+    /// # Errors
+    /// As [`Hub::post`].
+    pub fn post_fenced(&self, letter: Letter, fence: Option<Fence>) -> Result<Arc<Outcome>> {
         if let Letter::Event { to, draft } = &letter {
             if matches!(to, To::Topics(topics) if topics.is_empty()) {
                 return Err(Error::no_topics());
@@ -80,7 +90,7 @@ impl Hub {
         let Some(broker) = self.broker.get().filter(|_| !self.state.lock().closing) else {
             return Err(Error::HubClosed);
         };
-        broker.post(letter).inspect_err(|_| count(&self.counters.refused, 1))
+        broker.post(letter, fence).inspect_err(|_| count(&self.counters.refused, 1))
     }
 
     /// Nothing is published or joined any more.
@@ -269,13 +279,19 @@ impl State {
             }
             Delivery::Event(id, to, frame) => {
                 let target = match to {
-                    To::Topics(topics) => Target::Topics(self.intern(&hub.config, &topics)),
+                    To::Topics(topics) => {
+                        for topic in &topics {
+                            self.reopen(topic);
+                        }
+                        Target::Topics(self.intern(&hub.config, &topics))
+                    }
                     _ => Target::All,
                 };
                 let entry = Arc::new(Entry::new(Some(self.seq), target, at, frame).named(Some(id)));
                 self.history.append(&entry);
                 Item::Event(entry)
             }
+            Delivery::Life(topic, step) => Item::Change(Arc::new(self.live(hub, id, &topic, step, at)?)),
             Delivery::Kick(whose, reason) => Item::Change(Arc::new(self.kick(&whose, &reason)?)),
         })
     }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ending::TopicEnd;
 use crate::topic::TopicId;
@@ -16,6 +16,8 @@ pub(super) struct Ends {
     pub(super) by_topic: FxHashMap<TopicId, Arc<TopicEnd>>,
     /// When each name is free.
     pub(super) due: BinaryHeap<Reverse<(Duration, TopicId)>>,
+    /// Runs that are to stop, until their drivers have asked.
+    pub(super) stops: FxHashSet<TopicId>,
 }
 
 impl Ends {

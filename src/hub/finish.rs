@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Hub, State, ring};
+use crate::broker::letter::Step;
 use crate::change::{Change, Finished};
 use crate::ending::{Ending, TopicEnd};
 use crate::error::{Error, Result};
@@ -85,6 +86,22 @@ impl Hub {
         end.map(|end| end.ending.clone())
     }
 
+    /// The topics of runs that have not ended.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<str>> {
+        let state = self.state.lock();
+        let runs = state.history.pinned().filter(|id| !state.ends.has(*id));
+        runs.filter_map(|id| Some(state.topics.get(id)?.name.clone())).collect()
+    }
+
+    /// Whether a run is to stop, by another process's wish; said once.
+    #[must_use]
+    pub fn take_stop(&self, topic: &str) -> bool {
+        let mut state = self.state.lock();
+        let Some(id) = state.topics.find(topic) else { return false };
+        state.ends.stops.remove(&id)
+    }
+
     /// Whether a client that saw this id last has everything that these topics will ever give.
     #[must_use]
     pub fn is_over(&self, topics: &[Topic], last_event_id: &str) -> bool {
@@ -112,18 +129,54 @@ impl Hub {
 }
 
 impl State {
+    /// A step in the life of a topic, as the log has it.
+    pub(super) fn live(
+        &mut self,
+        hub: &Hub,
+        id: StreamId,
+        topic: &Topic,
+        step: Step,
+        at: Duration,
+    ) -> Option<Change> {
+        self.reopen(topic);
+        let seq = self.seq;
+        let &topic = self.intern(&hub.config, std::slice::from_ref(topic)).first()?;
+        match step {
+            Step::Begin => self.history.pin(topic, seq),
+            Step::Stop => drop(self.history.is_pinned(topic) && self.ends.stops.insert(topic)),
+            Step::End { keep, ending } => {
+                self.ends.stops.remove(&topic);
+                return Some(self.end_topic(topic, TopicEnd { seq, id: id.event_id(), ending }, at + keep));
+            }
+        }
+        None
+    }
+
+    /// The log has something for a topic: its name is free, whatever this process's clock says.
+    pub(super) fn reopen(&mut self, topic: &Topic) {
+        if let Some(id) = self.topics.find(topic.as_str()).filter(|id| self.ends.has(*id)) {
+            self.free(id);
+        }
+    }
+
+    fn free(&mut self, topic: TopicId) {
+        if self.ends.by_topic.remove(&topic).is_none() {
+            return;
+        }
+        if let Some(info) = self.topics.get(topic) {
+            let name = info.name.clone();
+            self.history.forget(topic, &name);
+            self.topics.remove(topic);
+        }
+    }
+
     /// Free the names whose time is over.
     pub(super) fn expire(&mut self, now: Duration) {
         while let Some(&Reverse((at, topic))) = self.ends.due.peek()
             && at <= now
         {
             self.ends.due.pop();
-            self.ends.by_topic.remove(&topic);
-            if let Some(info) = self.topics.get(topic) {
-                let name = info.name.clone();
-                self.history.forget(topic, &name);
-                self.topics.remove(topic);
-            }
+            self.free(topic);
         }
     }
 

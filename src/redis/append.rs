@@ -10,9 +10,9 @@ use super::connection::Connection;
 use super::inner::Inner;
 use super::link::{describe, is_useless};
 use super::scripts::PUBLISH;
+use crate::broker::letter::Fence;
 use crate::ids::StreamId;
-use crate::stream_broker::envelope::Fields;
-use crate::stream_broker::store::AppendError;
+use crate::stream_broker::store::{Append, AppendError};
 
 /// What a batch's script replies: each entry's id, or why it was refused.
 type Replies = Vec<RedisResult<String>>;
@@ -55,7 +55,7 @@ impl Inner {
 
     /// One call of the script for the whole batch: asking the stream for its last id is most of what an entry costs
     /// Redis.
-    pub async fn append(&self, batch: &[Fields]) -> Vec<Result<StreamId, AppendError>> {
+    pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
         let all = |error: AppendError| vec![Err(error); batch.len()];
         let (commands, since) = (self.appending(), Instant::now());
         let Some(mut connection) = commands.known().await else { return all(AppendError::Elsewhere) };
@@ -111,7 +111,7 @@ impl Inner {
     }
 
     /// A pipeline, because it alone gives what was refused beside what was not.
-    fn publish(&self, batch: &[Fields], by_hash: bool) -> Pipeline {
+    fn publish(&self, batch: &[Append], by_hash: bool) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         let command = if by_hash {
@@ -120,9 +120,19 @@ impl Inner {
             pipeline.cmd("EVAL").arg(PUBLISH.text())
         };
         let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
-        command.arg(1).arg(&self.keys.events);
+        command.arg(2).arg(&self.keys.events).arg(&self.keys.ended);
         command.arg(self.kept.count).arg(age).arg(self.kept.min_age.as_millis().to_string());
-        for fields in batch {
+        for Append { fields, open, fence, ends } in batch {
+            command.arg(open.len());
+            for topic in open {
+                command.arg(&**topic);
+            }
+            command.arg(ends.map_or_else(String::new, |keep| keep.as_millis().to_string()));
+            match fence {
+                None => command.arg("").arg(""),
+                Some(Fence::Held { lease, token }) => command.arg(self.keys.lease_of(lease)).arg(&**token),
+                Some(Fence::Free { lease }) => command.arg(self.keys.lease_of(lease)).arg(""),
+            };
             command.arg(2 * fields.len());
             for (field, value) in fields {
                 command.arg(*field).arg(value);
@@ -141,6 +151,10 @@ impl Inner {
         let judged = (0..count).map(|_| match replies.next() {
             Some(Ok(id)) => StreamId::parse(&id)
                 .ok_or_else(|| AppendError::Unknown(format!("{} gave {id:?} as an id", self.server.shown))),
+            Some(Err(error)) if error.code() == Some("ENDED") => {
+                Err(AppendError::Ended(error.detail().unwrap_or_default().into()))
+            }
+            Some(Err(error)) if error.code() == Some("FENCED") => Err(AppendError::Fenced),
             Some(Err(error)) => {
                 connection_is_useless |= is_useless(&error);
                 Err(AppendError::Refused(self.refusal(&describe(&error))))

@@ -256,6 +256,10 @@ pub struct Keys {
     pub workers: String,
     /// What the key of a worker's subscribers begins with.
     pub presence: String,
+    /// The topics that have ended, by when their names are free.
+    pub ended: String,
+    /// What the key of a lease begins with.
+    pub lease: String,
 }
 
 impl Keys {
@@ -279,7 +283,15 @@ impl Keys {
             copy: format!("{tag}:copy"),
             workers: format!("{tag}:workers"),
             presence: format!("{tag}:presence:"),
+            ended: format!("{tag}:ended"),
+            lease: format!("{tag}:lease:"),
         })
+    }
+
+    /// The key of a lease.
+    #[must_use]
+    pub fn lease_of(&self, name: &str) -> String {
+        format!("{}{name}", self.lease)
     }
 
     /// The key of a worker's subscribers.

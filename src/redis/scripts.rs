@@ -81,18 +81,51 @@ pub static BEGIN: Script = script!(concat!(last_id!(), "return last_id(KEYS[1])"
 /// Entries beyond the number to keep go only when they have a certain age: a process that is briefly behind would
 /// be overrun by a burst otherwise, and all its clients told of a gap.
 ///
-/// `KEYS`: the stream. `ARGV`: how many entries to keep; how old they may be in milliseconds, or nothing; how old
-/// they must be to go for their number; for each entry, how many fields and values it has together, and these.
+/// An entry for a topic that has ended is refused, and one whose lease is not as it needs it: scripts run one after the
+/// other, so the stream's order decides. Which topics have ended stands in a set by when their names are free; while it
+/// is empty, as it is for who ends no topics, that costs one command for a batch.
+///
+/// `KEYS`: the stream; the topics that have ended. `ARGV`: how many entries to keep; how old they may be in
+/// milliseconds, or nothing; how old they must be to go for their number; for each entry, how many topics must not have
+/// ended, and these; for how many milliseconds the first of them ends, or nothing; the key of a lease, or nothing, and
+/// its token, nothing for a lease that nobody may hold; how many fields and values it has together, and these.
 pub static PUBLISH: Script = script!(concat!(
     last_id!(),
     r"
 local before = last_id(KEYS[1])
 if type(before) ~= 'string' then return before end
 local ids, newest, at, place = {}, nil, 4, next_id(before)
+local has_ends, clock = redis.call('EXISTS', KEYS[2]) == 1, nil
+local function now()
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
+end
+local function refusal(first, count, lease, token)
+  for i = first, first + (has_ends and count or 0) - 1 do
+    local free = redis.call('ZSCORE', KEYS[2], ARGV[i])
+    if free and tonumber(free) > now() then return {err = 'ENDED ' .. ARGV[i]} end
+  end
+  if lease ~= '' and (redis.call('GET', lease) or '') ~= token then return {err = 'FENCED lease'} end
+end
 while at < #ARGV do
-  local last = at + ARGV[at]
-  local id = redis.pcall('XADD', KEYS[1], place, 'p', before, unpack(ARGV, at + 1, last))
-  if type(id) == 'string' then before, newest, place = id, id, '*' end
+  local first, count = at + 1, tonumber(ARGV[at])
+  local rest = first + count
+  local ends, last = ARGV[rest], rest + 3 + ARGV[rest + 3]
+  local id = refusal(first, count, ARGV[rest + 1], ARGV[rest + 2])
+    or redis.pcall('XADD', KEYS[1], place, 'p', before, unpack(ARGV, rest + 4, last))
+  if type(id) == 'string' then
+    before, newest, place = id, id, '*'
+    if ends ~= '' then
+      redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now()))
+      redis.call('ZADD', KEYS[2], string.format('%.0f', now() + ends), ARGV[first])
+      local longest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
+      redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', longest + 1000))
+      has_ends = true
+    end
+  end
   ids[#ids + 1] = id
   at = last + 1
 end
@@ -131,6 +164,29 @@ redis.call('SET', KEYS[2], ARGV[1])
 return known ~= '' and not is_whole and 1 or 0
 "
 ));
+
+/// Takes a lease, or renews it, unless another token holds it. Gives 1 when this token holds it now, else 0.
+///
+/// `KEYS`: the lease. `ARGV`: the token; for how long, in milliseconds.
+pub static LEASE: Script = script!(
+    r"
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"
+);
+
+/// Gives a lease up, if this token holds it. Gives 1 when it did, else 0.
+///
+/// `KEYS`: the lease. `ARGV`: the token.
+pub static RELEASE: Script = script!(
+    r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"
+);
 
 /// Notes that a worker is alive: it and its subscribers are believed for a while. Gives 1 when the worker's table is
 /// whole, 0 when it was lost, with whatever was written since.

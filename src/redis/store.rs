@@ -11,11 +11,10 @@ use super::inner::Inner;
 use super::link::{Commands, Moved, connect};
 use super::log::RedisLog;
 use super::options::{Keys, Server};
-use super::scripts::{ALIVE, PRESENT};
+use super::scripts::{ALIVE, LEASE, PRESENT, RELEASE};
 use crate::broker::PresenceChange;
 use crate::ids::StreamId;
-use crate::stream_broker::envelope::Fields;
-use crate::stream_broker::store::{Answer, AppendError, Opened, PresenceWrite, Store, StoreError};
+use crate::stream_broker::store::{Answer, Append, AppendError, Opened, PresenceWrite, Store, StoreError};
 use crate::stream_broker::{Kept, PRESENCE_TTL};
 
 /// Members of a presence table that are written with one command.
@@ -98,8 +97,34 @@ impl Store for RedisStore {
         self.0.appending().forget().await;
     }
 
-    async fn append(&self, batch: Vec<Fields>) -> Vec<Result<StreamId, AppendError>> {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
         self.0.append(&batch).await
+    }
+
+    async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Answer<bool> {
+        let Inner { server, keys, commands, moved, .. } = &*self.0;
+        let key = keys.lease_of(name);
+        let ask = |command: &mut Cmd| {
+            command.arg(1).arg(&key).arg(token).arg(ttl.as_millis().to_string());
+        };
+        Ok(commands.eval(server, moved, &LEASE, &ask).await? == Value::Int(1))
+    }
+
+    async fn release(&self, name: &str, token: &str) -> Answer<()> {
+        let Inner { server, keys, commands, moved, .. } = &*self.0;
+        let key = keys.lease_of(name);
+        let ask = |command: &mut Cmd| {
+            command.arg(1).arg(&key).arg(token);
+        };
+        commands.eval(server, moved, &RELEASE, &ask).await.map(drop)
+    }
+
+    async fn is_leased(&self, name: &str) -> Answer<bool> {
+        let Inner { server, keys, commands, moved, .. } = &*self.0;
+        let mut ask = Pipeline::new();
+        ask.cmd("EXISTS").arg(keys.lease_of(name));
+        let found = commands.run_all(server, moved, ask).await?;
+        Ok(found == Value::Int(1))
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `v` | version of this format, 1 |
 //! | `p` | id of the entry before this one, written by the store itself |
-//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `g`: a gap |
+//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, is to stop; the topic ends; `g`: a gap |
 //! | `t` | topics, one a line; or the subscriber's id, or the user |
 //! | `c` | lines of the event's comment, if it has one |
-//! | `d` | the event's other lines; or why the streams end |
+//! | `d` | the event's other lines; or why the streams end; or a topic's last state, its `keep` in milliseconds and the words for clients, each on a line |
 //!
 //! An entry that cannot be read breaks the log: the clients of every process that reads past it are reset. A gap is
 //! such an entry on purpose.
 
-use crate::broker::letter::{Arrived, Letter, To, Whose};
+use std::time::Duration;
+
+use crate::broker::letter::{Arrived, Letter, Step, To, Whose};
+use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::topic::Topic;
@@ -25,6 +28,7 @@ pub type Fields = Vec<(&'static str, Vec<u8>)>;
 /// The fields of a letter's entry.
 #[must_use]
 pub fn fields(letter: &Letter) -> Fields {
+    let said;
     let (kind, to, comment, data): (&[u8], Vec<u8>, &[u8], &[u8]) = match letter {
         Letter::Event { to, draft } => {
             let (comment, rest) = draft.parts();
@@ -41,6 +45,10 @@ pub fn fields(letter: &Letter) -> Fields {
             Whose::Id(id) => (b"i", id.as_bytes().to_vec(), b"", reason.as_bytes()),
             Whose::User(user) => (b"u", user.as_bytes().to_vec(), b"", reason.as_bytes()),
         },
+        Letter::Life { topic, step: of } => {
+            said = step(of);
+            (said.0, topic.as_str().as_bytes().to_vec(), b"", said.1.as_bytes())
+        }
     };
     let mut fields = vec![("v", VERSION.to_vec()), ("k", kind.to_vec())];
     if !to.is_empty() {
@@ -59,6 +67,32 @@ pub fn gap() -> Fields {
     vec![("v", VERSION.to_vec()), ("k", b"g".to_vec())]
 }
 
+fn step(step: &Step) -> (&'static [u8], String) {
+    match step {
+        Step::Begin => (b"b", String::new()),
+        Step::Stop => (b"s", String::new()),
+        Step::End { keep, ending } => {
+            let head = format!("{}\n{}", ending.state.as_str(), keep.as_millis());
+            (b"e", ending.error.as_ref().map_or(head.clone(), |error| format!("{head}\n{error}")))
+        }
+    }
+}
+
+fn read_step(kind: &[u8], data: Vec<u8>) -> Option<Step> {
+    let text = String::from_utf8(data).ok()?;
+    match kind {
+        b"b" if text.is_empty() => Some(Step::Begin),
+        b"s" if text.is_empty() => Some(Step::Stop),
+        b"e" => {
+            let mut parts = text.splitn(3, '\n');
+            let state = EndState::parse(parts.next()?)?;
+            let keep = Duration::from_millis(parts.next()?.parse().ok()?);
+            Some(Step::End { keep, ending: Ending { state, error: parts.next().map(Into::into) } })
+        }
+        _ => None,
+    }
+}
+
 fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
     if get("v")? != VERSION {
         return None;
@@ -72,7 +106,9 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
         b"o" => To::One(to.into()),
         b"i" => return Some(Letter::Kick { whose: Whose::Id(to.into()), reason: reason(data)? }),
         b"u" => return Some(Letter::Kick { whose: Whose::User(to.into()), reason: reason(data)? }),
-        _ => return None,
+        kind => {
+            return Some(Letter::Life { topic: Topic::new(&to).ok()?, step: read_step(kind, data)? });
+        }
     };
     let draft = Draft::from_parts(&get("c").unwrap_or_default(), &data)?;
     Some(Letter::Event { to, draft })
@@ -127,6 +163,21 @@ mod tests {
             let arrived = travel(&Letter::Kick { whose: whose.clone(), reason: "banned".into() });
             let Some(Letter::Kick { whose: read, reason }) = arrived.letter else { panic!("{arrived:?}") };
             assert_eq!((read, &*reason), (whose, "banned"));
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_topic_travels() {
+        let keep = Duration::from_millis(1500);
+        let ended = |error: Option<&str>| Step::End {
+            keep,
+            ending: Ending { state: EndState::Failed, error: error.map(Into::into) },
+        };
+        for step in [Step::Begin, Step::Stop, ended(None), ended(Some("two\nlines")), ended(Some(""))] {
+            let letter = Letter::Life { topic: Topic::new("t").unwrap(), step: step.clone() };
+            let arrived = travel(&letter);
+            let Some(Letter::Life { topic, step: read }) = arrived.letter else { panic!("{arrived:?}") };
+            assert_eq!((topic.as_str(), read), ("t", step));
         }
     }
 

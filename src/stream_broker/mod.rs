@@ -11,6 +11,7 @@
 //! | `position` | where this process stands in a log that may have lost its end, or begun anew |
 //! | `publisher`, `outbox`, `acknowledged` | letters, from the hub to the log, and their outcomes |
 //! | `resume`, `fetch` | clients that come back with an id this process does not know |
+//! | `leases` | what this process holds, and the runs whose process died |
 //! | `presence` | which subscribers all workers have |
 
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::broker::letter::Letter;
-use crate::broker::{Broker, PresenceChange, Present};
+use crate::broker::letter::{Fence, Letter};
+use crate::broker::{Answered, Broker, PresenceChange, Present};
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::ids::{StreamId, SubscriberId};
@@ -35,7 +36,9 @@ mod changes;
 pub mod envelope;
 mod fetch;
 mod follower;
+mod held;
 mod kept;
+mod leases;
 mod outbox;
 mod pages;
 mod position;
@@ -46,7 +49,9 @@ mod shared;
 pub mod store;
 
 use acknowledged::Acknowledged;
+use held::Leases;
 pub use kept::Kept;
+pub use leases::of_run as lease_of_run;
 use outbox::Outbox;
 use pages::Pages;
 pub use presence::PRESENCE_TTL;
@@ -95,6 +100,7 @@ impl<S: Store> StreamBroker<S> {
             progress: watch::Sender::new(None),
             acknowledged: Acknowledged::default(),
             presence: Mutex::default(),
+            leases: Leases::default(),
             writing_presence: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             refusal_reported: AtomicBool::new(false),
@@ -134,15 +140,36 @@ async fn run<S: Store>(shared: Arc<Shared<S>>, questions: mpsc::UnboundedReceive
     tokio::spawn(follower::run(shared.clone()));
     tokio::spawn(resume::run(shared.clone(), questions));
     let presence = tokio::spawn(presence::run(shared.clone()));
+    let leases = tokio::spawn(leases::run(shared.clone()));
     if tokio::spawn(publisher::run(shared.clone())).await.is_err() {
         shared.outbox.abandon();
     }
-    let _ = tokio::time::timeout(GOODBYE, presence).await;
+    let _ = tokio::time::timeout(GOODBYE, async { (presence.await, leases.await) }).await;
 }
 
 impl<S: Store> Broker for StreamBroker<S> {
-    fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
-        self.shared.outbox.post(letter, self.shared.backlog_bytes)
+    fn post(&self, letter: Letter, fence: Option<Fence>) -> Result<Arc<Outcome>> {
+        self.shared.outbox.post(letter, fence, self.shared.backlog_bytes)
+    }
+
+    fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool> {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let _ = answer.send(shared.take_lease(name, token).await);
+        });
+        Box::pin(async move { answered.await.ok() })
+    }
+
+    fn holds(&self, name: &str, token: &str) -> bool {
+        self.shared.leases.holds(name, token)
+    }
+
+    fn release(&self, name: &str, token: &str) {
+        if self.shared.leases.forget(name, token) {
+            let (shared, name, token) = (self.shared.clone(), name.to_owned(), token.to_owned());
+            self.runtime.spawn(async move { shared.store.release(&name, &token).await });
+        }
     }
 
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::broker::letter::Letter;
+use crate::broker::letter::{Fence, Letter};
 use crate::error::{Error, Result};
 use crate::outcome::{Failure, Outcome};
 
@@ -20,6 +20,7 @@ const LETTER_OVERHEAD: usize = 320;
 /// A letter and its outcome.
 pub struct Posted {
     pub letter: Letter,
+    pub fence: Option<Fence>,
     pub outcome: Arc<Outcome>,
     at: Instant,
 }
@@ -54,7 +55,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// Queue a letter.
-    pub fn post(&self, letter: Letter, limit: usize) -> Result<Arc<Outcome>> {
+    pub fn post(&self, letter: Letter, fence: Option<Fence>, limit: usize) -> Result<Arc<Outcome>> {
         let size = size(&letter);
         let mut queue = self.queue.lock();
         if queue.is_closed {
@@ -65,7 +66,7 @@ impl Outbox {
         }
         let outcome = Arc::new(Outcome::default());
         queue.bytes += size;
-        queue.letters.push_back(Posted { letter, outcome: outcome.clone(), at: Instant::now() });
+        queue.letters.push_back(Posted { letter, fence, outcome: outcome.clone(), at: Instant::now() });
         drop(queue);
         self.posted.notify_one();
         Ok(outcome)

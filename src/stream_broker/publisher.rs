@@ -10,7 +10,8 @@ use super::backoff::Backoff;
 use super::envelope;
 use super::outbox::Posted;
 use super::shared::Shared;
-use super::store::{AppendError, Store};
+use super::store::{Append, AppendError, Store};
+use crate::broker::letter::{Letter, Step};
 use crate::ids::StreamId;
 use crate::outcome::{Failure, Sent};
 
@@ -26,9 +27,22 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
             continue;
         }
         let batch = shared.outbox.take();
-        let entries = batch.iter().map(|posted| envelope::fields(&posted.letter)).collect();
+        let entries = batch.iter().map(entry).collect();
         let appended = shared.store.append(entries).await;
         shared.appended(batch, appended).await;
+    }
+}
+
+fn entry(posted: &Posted) -> Append {
+    let letter = &posted.letter;
+    Append {
+        fields: envelope::fields(letter),
+        open: letter.needs_open().iter().map(|topic| topic.as_str().into()).collect(),
+        fence: posted.fence.clone(),
+        ends: match letter {
+            Letter::Life { step: Step::End { keep, .. }, .. } => Some(*keep),
+            _ => None,
+        },
     }
 }
 
@@ -92,6 +106,8 @@ impl<S: Store> Shared<S> {
         let mut appended = appended.into_iter();
         self.give(batch, |posted| match appended.next() {
             Some(Ok(id)) => Ok(id.event_id().filter(|_| posted.letter.carries_id())),
+            Some(Err(AppendError::Ended(topic))) => Err(Failure::Ended(topic)),
+            Some(Err(AppendError::Fenced)) => Err(Failure::Fenced),
             Some(Err(AppendError::Refused(text))) => Err(Failure::Refused(text.into())),
             Some(Err(AppendError::Unknown(text))) => Err(Failure::Unknown(text.into())),
             Some(Err(AppendError::Elsewhere)) | None => Err(Failure::Unknown("a reply is missing".into())),

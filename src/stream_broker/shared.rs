@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::acknowledged::Acknowledged;
 use super::changes::Changes;
+use super::held::Leases;
 use super::kept::Kept;
 use super::outbox::Outbox;
 use super::pages::Pages;
@@ -58,6 +59,7 @@ pub struct Shared<S> {
     pub progress: watch::Sender<Option<StreamId>>,
     pub acknowledged: Acknowledged,
     pub presence: Mutex<Changes>,
+    pub leases: Leases,
     pub writing_presence: tokio::sync::Mutex<()>,
     pub stopping: watch::Sender<bool>,
     /// The operator knows that the store refuses to say what clients missed. Relaxed: it only limits warnings.

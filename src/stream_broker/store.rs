@@ -18,11 +18,12 @@
 //! After [`Trouble::Connection`] a [`Log`] is not used again.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::envelope::Fields;
 use crate::broker::PresenceChange;
-use crate::broker::letter::Arrived;
+use crate::broker::letter::{Arrived, Fence};
 use crate::ids::StreamId;
 
 /// Why a request to a store has no answer.
@@ -72,9 +73,27 @@ impl fmt::Display for StoreError {
 /// An answer of a store.
 pub type Answer<T> = Result<T, StoreError>;
 
+/// An entry to be appended, and what that depends on. All of it is decided by the log's order: nothing of anybody
+/// else's comes between the look and the entry.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The entry.
+    pub fields: Fields,
+    /// Topics of which none may have ended, or the entry is refused as [`AppendError::Ended`].
+    pub open: Vec<Arc<str>>,
+    /// What must hold of a lease, or the entry is refused as [`AppendError::Fenced`].
+    pub fence: Option<Fence>,
+    /// The entry ends `open[0]`: for so long, entries for that topic are refused.
+    pub ends: Option<Duration>,
+}
+
 /// Why an entry has no id.
 #[derive(Debug, Clone)]
 pub enum AppendError {
+    /// This topic has ended: the entry was not appended.
+    Ended(Arc<str>),
+    /// The lease is not as the entry needs it: the entry was not appended.
+    Fenced,
     /// The entry was not appended.
     Refused(String),
     /// The entry may have been appended: the reply was lost.
@@ -138,7 +157,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Append entries, in this order, with nothing of anybody else's in between. Gives each one's id, or why it has
     /// none. Calls do not overlap. A store with a durability option waits for it before it gives an id.
-    fn append(&self, batch: Vec<Fields>) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
+    /// Which topics have ended is forgotten after the time that the entry that ended one gave; a log that is lost loses
+    /// it, too.
+    fn append(&self, batch: Vec<Append>) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
+
+    /// Take a lease for so long, or renew it, unless another token holds it. Gives whether this token holds it now. By
+    /// the store's clock, and seen by [`Store::append`] at once.
+    fn lease(&self, name: &str, token: &str, ttl: Duration) -> impl Future<Output = Answer<bool>> + Send;
+
+    /// Give a lease up, if this token holds it.
+    fn release(&self, name: &str, token: &str) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Whether any token holds a lease.
+    fn is_leased(&self, name: &str) -> impl Future<Output = Answer<bool>> + Send;
 
     /// Write which subscribers a worker has, and that it is alive. Gives whether the worker's table is whole: it is
     /// not when what was written before has been lost.

@@ -121,7 +121,7 @@ class RunDriver:
         if self.finished.done():
             return
         try:
-            self._hub._end_run(self.name, self._options.keep, state, self._text(error))
+            self._hub._end_run(self.name, self._options.keep, state, self._text(error), None)
         except TopicEnded:
             ended = self._hub._ending(self.name)
             state = RunState.STOPPED if ended in (None, "ended") else RunState(ended)
@@ -174,7 +174,7 @@ class RunDriver:
     async def _publish(self, value: Any) -> None:
         while True:
             try:
-                published = self._hub._publish_part(self.name, value, self._room)
+                published = self._hub._publish_part(self.name, value, self._room, None)
                 break
             except HubFull:
                 await asyncio.sleep(_PATIENCE)

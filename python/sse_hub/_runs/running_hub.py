@@ -79,7 +79,7 @@ class RunningHub(StreamingHub):
             if known is not None and self._is_followed(name):
                 return known
             run = Run(self, name, open_source(function, args, kwargs), options)
-            self._begin_run(name)
+            self._begin_run(name, None)
             runs.add(run)
             run._driver.start()
         return run

@@ -14,7 +14,7 @@ use super::publication::PyPublication;
 use super::reactors::HandedClient;
 use super::subscription::PySubscription;
 use crate::broker::Broker;
-use crate::broker::letter::{Letter, To, Whose};
+use crate::broker::letter::{Fence, Letter, Step, To, Whose};
 use crate::change::Who;
 use crate::config::{Config, positive_seconds, seconds};
 use crate::ending::{EndState, Ending};
@@ -29,7 +29,7 @@ use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
 use crate::py::values::options::{Range, Whole, at_least, between, reconnect, retention};
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
-use crate::stream_broker::Kept;
+use crate::stream_broker::{Kept, lease_of_run};
 use crate::topic::{Topic, TopicPattern};
 
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
@@ -46,10 +46,22 @@ impl PyHub {
         self.generations.post(py, to, draft)
     }
 
-    fn finish(&self, py: Python<'_>, topic: &str, keep: f64, ending: &Ending) -> PyResult<PyPublication> {
+    fn finish(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        keep: f64,
+        ending: Ending,
+        token: Option<&str>,
+    ) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
         let keep = seconds("keep", keep).or_raise(py)?;
-        self.generations.finish(py, &topic, keep, ending)
+        if self.generations.has_broker() {
+            let fence = held(&topic, token);
+            let letter = Letter::Life { topic, step: Step::End { keep, ending } };
+            return self.generations.post_letter(py, letter, fence);
+        }
+        self.generations.finish(py, &topic, keep, &ending)
     }
 
     /// The subscribers meant by an id or a user; none when the id is nobody's here.
@@ -60,6 +72,11 @@ impl PyHub {
             _ => Err(PyTypeError::new_err("disconnect needs id= or user=, one of them")),
         }
     }
+}
+
+/// The fence of a run's letters.
+fn held(topic: &Topic, token: Option<&str>) -> Option<Fence> {
+    token.map(|token| Fence::Held { lease: lease_of_run(topic.as_str()), token: token.into() })
 }
 
 /// Most threads of one hub: more than any machine has use for.
@@ -201,7 +218,7 @@ impl PyHub {
 
     #[pyo3(signature = (topic, *, keep=300.0), text_signature = "($self, topic, *, keep=300.0)")]
     fn end(&self, py: Python<'_>, topic: &str, keep: f64) -> PyResult<PyPublication> {
-        self.finish(py, topic, keep, &Ending::ENDED)
+        self.finish(py, topic, keep, Ending::ENDED, None)
     }
 
     // End a run's topic: its state, and what clients are told of its failure.
@@ -212,17 +229,61 @@ impl PyHub {
         keep: f64,
         state: &str,
         error: Option<&str>,
+        token: Option<&str>,
     ) -> PyResult<PyPublication> {
         let Some(state) = EndState::parse(state) else {
             return Err(PyValueError::new_err(format!("no run ends as {state:?}")));
         };
-        self.finish(py, topic, keep, &Ending { state, error: error.map(Into::into) })
+        self.finish(py, topic, keep, Ending { state, error: error.map(Into::into) }, token)
     }
 
-    // A run's topic begins: everything is kept until its end is forgotten.
-    fn _begin_run(&self, py: Python<'_>, topic: &str) -> PyResult<()> {
+    // A run's topic begins: everything is kept until its end is forgotten. With a broker, under a lease.
+    fn _begin_run(&self, py: Python<'_>, topic: &str, token: Option<&str>) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
-        self.generations.connected(py)?.begin_whole(&topic).or_raise(py)
+        if self.generations.has_broker() {
+            let fence = held(&topic, token);
+            return self.generations.post_letter(py, Letter::Life { topic, step: Step::Begin }, fence);
+        }
+        self.generations.hub().begin_whole(&topic).or_raise(py)?;
+        Ok(PyPublication::known(None))
+    }
+
+    // Ask the process of a run, whichever it is, to stop it.
+    fn _ask_to_stop(&self, py: Python<'_>, topic: &str) -> PyResult<PyPublication> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        self.generations.post_letter(py, Letter::Life { topic, step: Step::Stop }, None)
+    }
+
+    // Whether some process has asked for the stop of a run; said once.
+    fn _take_stop(&self, topic: &str) -> bool {
+        self.generations.hub().take_stop(topic)
+    }
+
+    // Take a lease with a token of the caller's: an awaitable of whether it is held now.
+    fn _take_lease<'py>(slf: &Bound<'py, Self>, name: &str, token: &str) -> PyResult<Bound<'py, PyAny>> {
+        let generations = &slf.get().generations;
+        generations.connected(slf.py())?;
+        let answer = generations.broker().map(|broker| broker.take_lease(name.into(), token.into()));
+        awaiting::into_python(slf.py(), async move {
+            let Some(answer) = answer else { return Ok(true) };
+            match answer.await {
+                Some(Ok(is_held)) => Ok(is_held),
+                Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+                None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+            }
+        })
+    }
+
+    // Whether a lease is held still.
+    fn _holds(&self, name: &str, token: &str) -> bool {
+        self.generations.broker().is_some_and(|broker| broker.holds(name, token))
+    }
+
+    // Give a lease up.
+    fn _release(&self, name: &str, token: &str) {
+        if let Some(broker) = self.generations.broker() {
+            broker.release(name, token);
+        }
     }
 
     // Publish a value of a run, if it has at most `room` bytes. Gives its size, too.
@@ -232,6 +293,7 @@ impl PyHub {
         topic: &str,
         value: Bound<'py, PyAny>,
         room: usize,
+        token: Option<&str>,
     ) -> PyResult<Option<(PyPublication, usize)>> {
         let topic = Topic::new(topic).or_raise(py)?;
         let draft = Fields::only(value).draft(py)?;
@@ -239,7 +301,13 @@ impl PyHub {
         if size > room {
             return Ok(None);
         }
-        Ok(Some((self.post(py, To::Topics(vec![topic]), draft)?, size)))
+        let published = if self.generations.has_broker() {
+            let fence = held(&topic, token);
+            self.generations.post_letter(py, Letter::Event { to: To::Topics(vec![topic]), draft }, fence)?
+        } else {
+            self.post(py, To::Topics(vec![topic]), draft)?
+        };
+        Ok(Some((published, size)))
     }
 
     // Whether there is a run of this name, or it has ended and is kept.

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -21,7 +20,7 @@ use super::loop_reader::{LoopReader, TellOfEnds};
 use super::publication::PyPublication;
 use super::reactors::Reactors;
 use crate::broker::Broker;
-use crate::broker::letter::{Letter, To};
+use crate::broker::letter::{Fence, Letter, To};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ending::Ending;
@@ -221,7 +220,22 @@ impl Generations {
         Ok(PyPublication::known(id))
     }
 
-    /// End a topic through the broker, or in this process.
+    /// Post a letter to the broker.
+    pub fn post_letter(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        letter: Letter,
+        fence: Option<Fence>,
+    ) -> PyResult<PyPublication> {
+        let hub = self.connected(py)?;
+        let outcome = hub.post_fenced(letter, fence).or_raise(py)?;
+        match hub.broker() {
+            Some(broker) => Ok(PyPublication::later(outcome, broker.clone())),
+            None => Err(Error::HubClosed).or_raise(py),
+        }
+    }
+
+    /// End a topic in this process.
     pub fn finish(
         self: &Arc<Self>,
         py: Python<'_>,
@@ -229,9 +243,6 @@ impl Generations {
         keep: Duration,
         ending: &Ending,
     ) -> PyResult<PyPublication> {
-        if self.has_broker() {
-            return Err(PyRuntimeError::new_err("a topic of a hub with a broker cannot be ended yet"));
-        }
         let hub = self.connected(py)?;
         let id = hub.finish(topic, keep, ending).or_raise(py)?;
         self.inherited.published(py, &self.settings.name, &hub);

@@ -58,8 +58,12 @@ pub fn gap(py: Python<'_>) -> PyErr {
 pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
     static REFUSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static UNKNOWN: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static FENCED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let message = failure.to_string();
     match failure {
+        Failure::Ended(_) => make(py, &ENDED, "TopicEnded", message),
+        Failure::Fenced => make(py, &FENCED, "LeaseLost", message),
         Failure::Refused(_) => make(py, &REFUSED, "BrokerError", message),
         Failure::Unknown(_) => make(py, &UNKNOWN, "OutcomeUnknown", message),
     }

@@ -19,6 +19,7 @@ mod storm_core;
 mod storm_stream;
 mod stream;
 mod stream_broker;
+mod stream_broker_ends;
 mod stream_broker_storm;
 mod stream_world;
 mod support;

@@ -1,14 +1,17 @@
 //! A store in memory, with the faults that stores have: the second one beside Redis.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use sse_hub::broker::PresenceChange;
-use sse_hub::broker::letter::Arrived;
+use sse_hub::broker::letter::{Arrived, Fence};
 use sse_hub::ids::{BEGINNINGS, StreamId};
 use sse_hub::stream_broker::envelope::{self, Fields};
-use sse_hub::stream_broker::store::{Answer, AppendError, Log, Opened, PresenceWrite, Store, StoreError};
+use sse_hub::stream_broker::store::{
+    Answer, Append, AppendError, Log, Opened, PresenceWrite, Store, StoreError,
+};
 use tokio::sync::Notify;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -55,6 +58,8 @@ pub struct Memory {
     /// A gap cannot be appended.
     pub refuses_gaps: bool,
     workers: Vec<(String, Vec<PresenceChange>)>,
+    ended: HashMap<Arc<str>, Instant>,
+    leases: HashMap<String, (String, Instant)>,
 }
 
 /// A store in memory; its clones are the same store.
@@ -77,6 +82,8 @@ impl Default for MemoryStore {
             is_doubtful: false,
             refuses_gaps: false,
             workers: Vec::new(),
+            ended: HashMap::new(),
+            leases: HashMap::new(),
         };
         Self(Arc::new((Mutex::new(memory), Notify::new())))
     }
@@ -89,6 +96,35 @@ impl Memory {
         self.entries.push(Kept { id, before: self.last, fields });
         self.last = id;
         id
+    }
+
+    fn holder(&self, lease: &str) -> Option<&str> {
+        self.leases.get(lease).filter(|(_, until)| Instant::now() < *until).map(|(token, _)| &**token)
+    }
+
+    fn append_checked(&mut self, entry: Append) -> Result<StreamId, AppendError> {
+        let has_ended =
+            |topic: &&Arc<str>| self.ended.get(&**topic).is_some_and(|free| Instant::now() < *free);
+        if let Some(topic) = entry.open.iter().find(has_ended) {
+            return Err(AppendError::Ended(topic.clone()));
+        }
+        let is_open = match &entry.fence {
+            None => true,
+            Some(Fence::Held { lease, token }) => self.holder(lease) == Some(token),
+            Some(Fence::Free { lease }) => self.holder(lease).is_none(),
+        };
+        if !is_open {
+            return Err(AppendError::Fenced);
+        }
+        if let Some(keep) = entry.ends {
+            self.ended.insert(entry.open[0].clone(), Instant::now() + keep);
+        }
+        Ok(self.append(entry.fields))
+    }
+
+    /// Leases run out.
+    pub fn expire_leases(&mut self) {
+        self.leases.clear();
     }
 
     fn take_over(&mut self) {
@@ -229,22 +265,46 @@ impl Store for MemoryStore {
 
     async fn disconnect(&self) {}
 
-    async fn append(&self, batch: Vec<Fields>) -> Vec<Result<StreamId, AppendError>> {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
         let count = batch.len();
         let appended = self
             .ask(self.generation(), |memory| {
                 memory.take_over();
-                let ids: Vec<_> = batch.into_iter().map(|fields| memory.append(fields)).collect();
+                let ids: Vec<_> = batch.into_iter().map(|entry| memory.append_checked(entry)).collect();
                 let is_lost = std::mem::take(&mut memory.loses_reply);
                 (ids, is_lost)
             })
             .await;
         self.0.1.notify_waiters();
         match appended {
-            Ok((ids, false)) => ids.into_iter().map(Ok).collect(),
+            Ok((ids, false)) => ids,
             Ok(_) => (0..count).map(|_| Err(AppendError::Unknown("the reply was lost".into()))).collect(),
             Err(error) => (0..count).map(|_| Err(AppendError::Refused(error.text.clone()))).collect(),
         }
+    }
+
+    async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Answer<bool> {
+        self.ask(self.generation(), |memory| {
+            let is_free = memory.holder(name).is_none_or(|holder| holder == token);
+            if is_free {
+                memory.leases.insert(name.into(), (token.into(), Instant::now() + ttl));
+            }
+            is_free
+        })
+        .await
+    }
+
+    async fn release(&self, name: &str, token: &str) -> Answer<()> {
+        self.ask(self.generation(), |memory| {
+            if memory.holder(name) == Some(token) {
+                memory.leases.remove(name);
+            }
+        })
+        .await
+    }
+
+    async fn is_leased(&self, name: &str) -> Answer<bool> {
+        self.ask(self.generation(), |memory| memory.holder(name).is_some()).await
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

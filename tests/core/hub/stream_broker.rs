@@ -19,10 +19,10 @@ use crate::memory_store::MemoryStore;
 use crate::support::{self, MS, World, config, draft, request, topics};
 
 /// The longest that anything takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Observer for Log {
     fn warn(&self, message: String) {
@@ -33,20 +33,20 @@ impl Observer for Log {
 }
 
 /// One process.
-struct Worker {
-    world: World,
-    broker: Arc<StreamBroker<MemoryStore>>,
-    log: Log,
+pub struct Worker {
+    pub world: World,
+    pub broker: Arc<StreamBroker<MemoryStore>>,
+    pub log: Log,
 }
 
 impl Worker {
-    fn new(store: &MemoryStore) -> Self {
+    pub fn new(store: &MemoryStore) -> Self {
         let capacity = Capacity { events: 1000, bytes: 1 << 20 };
         Self::of(store, Config { heartbeat: None, capacity, ..config() })
     }
 
     /// One that keeps nothing of the past, and has to fetch it.
-    fn without_history(store: &MemoryStore) -> Self {
+    pub fn without_history(store: &MemoryStore) -> Self {
         let mut small = config();
         small.retention.count = 0;
         small.heartbeat = None;
@@ -54,7 +54,7 @@ impl Worker {
         Self::of(store, small)
     }
 
-    fn of(store: &MemoryStore, config: Config) -> Self {
+    pub fn of(store: &MemoryStore, config: Config) -> Self {
         let kept = Kept { count: 100, age: None, min_age: Duration::ZERO, bytes: 1 << 20 };
         let hub = Arc::new(Hub::of_stream(config, Clock::real()));
         let log = Log::default();
@@ -62,35 +62,35 @@ impl Worker {
         Self { world: World::of(&hub), broker, log }
     }
 
-    fn post(&self, data: &str) -> Arc<Outcome> {
+    pub fn post(&self, data: &str) -> Arc<Outcome> {
         let to = To::Topics(topics(&["t"]));
         self.world.hub.post(Letter::Event { to, draft: draft(data) }).unwrap()
     }
 
     /// Publish, and wait for the outcome.
-    fn publish(&self, data: &str) -> Sent {
+    pub fn publish(&self, data: &str) -> Sent {
         self.post(data).wait_until(Instant::now() + PATIENCE).expect("an outcome")
     }
 
-    fn subscribe(&self) -> Client {
+    pub fn subscribe(&self) -> Client {
         self.resume(None)
     }
 
-    fn resume(&self, last: Option<&str>) -> Client {
+    pub fn resume(&self, last: Option<&str>) -> Client {
         let last_event_id = last.map(Into::into);
         let stream = self.world.subscribe(&Request { last_event_id, ..request(&["t"]) });
         Client { stream, seen: Vec::new(), last: last.map(Into::into), has_ended: false }
     }
 
     /// A client that knows its place.
-    fn live(&self) -> Client {
+    pub fn live(&self) -> Client {
         let mut client = self.subscribe();
         client.until(self, |client| client.last.is_some());
         client.seen.clear();
         client
     }
 
-    fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.broker.is_connected()
     }
 }
@@ -101,22 +101,26 @@ impl Drop for Worker {
     }
 }
 
-struct Client {
-    stream: support::Stream,
+pub struct Client {
+    pub stream: support::Stream,
     /// Data of events; names of control events.
-    seen: Vec<String>,
-    last: Option<String>,
-    has_ended: bool,
+    pub seen: Vec<String>,
+    pub last: Option<String>,
+    pub has_ended: bool,
 }
 
 impl Client {
-    fn poll(&mut self, worker: &Worker) {
+    pub fn poll(&mut self, worker: &Worker) {
         worker.world.drain();
         loop {
             let (taken, seen) = self.stream.poll();
             for event in seen {
                 self.last = event.id.or(self.last.take());
                 self.seen.push(if event.name.is_empty() { event.data } else { event.name });
+            }
+            if taken == Taken::Finished {
+                worker.world.hub.close_finished(&self.stream.reader, &self.stream.identity);
+                continue;
             }
             self.has_ended |= taken == Taken::End;
             if taken != Taken::Some {
@@ -125,7 +129,7 @@ impl Client {
         }
     }
 
-    fn until(&mut self, worker: &Worker, is_done: impl Fn(&Self) -> bool) {
+    pub fn until(&mut self, worker: &Worker, is_done: impl Fn(&Self) -> bool) {
         until(|| {
             self.poll(worker);
             is_done(self)
@@ -133,14 +137,14 @@ impl Client {
     }
 
     /// What it sees up to this.
-    fn up_to(&mut self, worker: &Worker, data: &str) -> Vec<String> {
+    pub fn up_to(&mut self, worker: &Worker, data: &str) -> Vec<String> {
         self.until(worker, |client| client.seen.iter().any(|seen| seen == data));
         let events = std::mem::take(&mut self.seen);
         events.into_iter().filter(|name| name != "stream-open" && name != "stream-cursor").collect()
     }
 }
 
-fn until(mut is_done: impl FnMut() -> bool) {
+pub fn until(mut is_done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_done() {
         assert!(Instant::now() < end, "it takes too long");

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sse_hub::broker::letter::{Arrived, Letter, To, Whose};
-use sse_hub::broker::{Broker, PresenceChange, Present};
+use sse_hub::broker::letter::{Arrived, Fence, Letter, To, Whose};
+use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::control::ResetReason;
@@ -154,7 +154,17 @@ impl Wake for Next {
 struct Asked(Mutex<Vec<(SubscriberId, Option<StreamId>)>>);
 
 impl Broker for Asked {
-    fn post(&self, _letter: Letter) -> Result<Arc<Outcome>> {
+    fn take_lease(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<bool> {
+        Box::pin(async { None })
+    }
+
+    fn holds(&self, _name: &str, _token: &str) -> bool {
+        false
+    }
+
+    fn release(&self, _name: &str, _token: &str) {}
+
+    fn post(&self, _letter: Letter, _fence: Option<Fence>) -> Result<Arc<Outcome>> {
         Ok(Arc::default())
     }
 

@@ -1,0 +1,81 @@
+"""Topics that end over Redis: the stream's order decides, and every process follows."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+from redis_server import RedisServer
+from redis_workers import Pair, listening
+from sse_hub import Hub, TopicEnded
+from sse_hub.testing import connect
+from waiting import PATIENCE, until, until_async
+from wire import names
+
+
+def test_the_streams_of_every_worker_end(redis: RedisServer, pair: Pair) -> None:
+    a, b = pair.hubs(redis.url)
+    with Hub(redis.url, name=pair.name) as hub, listening(a.listen(), b.listen()) as clients:
+        hub.publish("t", 1)
+        end = hub.end("t").result(PATIENCE)
+        for client in clients:
+            assert client.event().json() == 1
+            assert names(client.rest()) == ["stream-end"]
+            assert client.ended
+            assert client.last_event_id == end
+        with pytest.raises(TopicEnded, match='"t" has ended'):
+            hub.publish("t", 2).result(PATIENCE)
+        with a.listen(last_event_id=clients[0].last_event_id) as back, pytest.raises(AssertionError):
+            back.next()
+        assert b"HTTP/1.1 204" in back.received + back.head
+        with b.listen(replay="all") as late:
+            assert names(late.rest()) == ["1", "stream-end"]
+
+
+async def test_a_process_that_starts_later_knows_what_has_ended(redis: RedisServer) -> None:
+    async with Hub(redis.url) as hub:
+        await hub.publish("t", 1)
+        end = await hub.end("t", keep=60)
+        async with Hub(redis.url) as later:
+            with pytest.raises(TopicEnded):
+                await later.publish("t", 2)
+            await until_async(lambda: later._ending("t") == "ended")
+            async with connect(later.endpoint("t", replay="all"), "/", control=True) as client:
+                assert names([event async for event in client])[1:] == ["1", "stream-end"]
+                assert client.last_event_id == end
+
+
+async def test_ends_that_race_with_publications_are_decided_by_the_stream(redis: RedisServer) -> None:
+    async with Hub(redis.url) as a, Hub(redis.url) as b:
+        await asyncio.gather(a.publish("warm", 1), b.publish("warm", 1))
+        for race in range(30):
+            topic = f"race {race}"
+            before = [a.publish(topic, n) for n in range(20)]
+            end = b.end(topic)
+            after = [a.publish(topic, n) for n in range(20, 40)]
+            outcomes = await asyncio.gather(*before, *after, return_exceptions=True)
+            await end
+            assert all(isinstance(one, str | TopicEnded) for one in outcomes)
+            expected = [str(n) for n, one in enumerate(outcomes) if isinstance(one, str)]
+            for hub in (a, b):
+                await until_async(lambda hub=hub, topic=topic: hub._ending(topic) is not None)
+                async with connect(hub.endpoint(topic, replay="all"), "/", control=True) as client:
+                    got = names([event async for event in client])
+                assert got == ["stream-open", *expected, "stream-end"]
+
+
+def test_a_name_is_free_for_every_process(redis: RedisServer) -> None:
+    with ExitStack() as stack:
+        hubs = [stack.enter_context(Hub(redis.url)) for _ in range(2)]
+        for round in range(3):
+            hubs[round % 2].end("t", keep=0).result(PATIENCE)
+            hubs[1].publish("t", round).result(PATIENCE)
+        until(lambda: all(hub._ending("t") is None for hub in hubs))
+
+
+def test_nothing_of_an_end_stays_in_redis(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub:
+        for n in range(50):
+            hub.end(f"t{n}", keep=0.2).result(PATIENCE)
+        until(lambda: not redis.admin.keys("*:ended"))
