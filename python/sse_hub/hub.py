@@ -1,5 +1,7 @@
 """The hub: publish once; every connected browser receives it."""
 
+# Longer than other files by the docstrings of `Hub`, which are the reference; `Hub.__new__` is longer than
+# other functions because it names each option twice.
 from __future__ import annotations
 
 import asyncio

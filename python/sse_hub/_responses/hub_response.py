@@ -14,15 +14,16 @@ from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import Pump, Subscription
 from sse_hub._core import _close as close_descriptor
-from sse_hub._ends import EndKind, EndReason
+from sse_hub._ends import EndKind
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, take_socket
+from sse_hub._responses.carried_stream import CarriedStream
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._servers import abort, find_closing, find_departure, find_unsent
+from sse_hub._servers import abort, find_closing, find_departure
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.handed import handed_off
@@ -36,6 +37,8 @@ __all__ = ["HubResponse"]
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 # Seconds in which a broker has to say where a client begins whose status depends on it.
 _SETTLING = 10.0
+# Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
+_TURNS = 3
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
 
 
@@ -231,7 +234,7 @@ class HubResponse(Response):
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
         body = asyncio.create_task(self._body(subscription, receive, send, start, begun))
-        stream = _Stream(self.hub, subscription, receive, body)
+        stream = CarriedStream(self.hub, subscription, receive, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
             with Serving(scope, receive, stream):
@@ -242,9 +245,7 @@ class HubResponse(Response):
         except GapError:
             # Without the end of the body, or the client would take it for complete.
             if abort(receive):
-                for _ in range(
-                    3
-                ):  # turns in which the server notices, or it would log an incomplete response
+                for _ in range(_TURNS):
                     await asyncio.sleep(0)
         except asyncio.CancelledError:
             if not stream.was_aborted():
@@ -367,72 +368,3 @@ async def _close_dependencies_once(
         body.cancel()
         await asyncio.wait([body])
         raise
-
-
-class _Stream:
-    """One client's stream, as its server (a ``Stoppable``) and its hub may end it."""
-
-    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer", "_unsent")
-
-    def __init__(
-        self, hub: StreamingHub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
-    ) -> None:
-        self._hub = hub
-        self._subscription = subscription
-        self._receive = receive
-        self._body = body
-        self._aborted = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._unsent = find_unsent(receive)
-        subscription._on_close(self._closed)
-        if self._unsent is not None:
-            subscription._ask_unsent(self._unsent)
-
-    @property
-    def grace(self) -> float:
-        return self._hub.grace
-
-    def stop(self) -> None:
-        self._hub._before_stop(partial(self._subscription._end, EndKind.SHUTDOWN))
-
-    def finished(self) -> bool:
-        return self._body.done()
-
-    def client_left(self) -> None:
-        self._subscription._end(EndKind.CLIENT)
-
-    def over(self) -> None:
-        """The response has ended."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _closed(self, reason: EndReason) -> None:
-        if self._body.done():
-            return
-        if reason.kind in (EndKind.STALLED, EndKind.OVERFLOW):
-            self.abort()
-        elif reason.kind is not EndKind.CLIENT:
-            # What is queued still goes out, unless the client takes nothing.
-            self._check_later()
-
-    def _check_later(self) -> None:
-        left = self._unsent() if self._unsent is not None else None
-        timeout = self._hub._stall_timeout
-        self._timer = asyncio.get_running_loop().call_later(timeout, self._check, left)
-
-    def _check(self, left: int | None) -> None:
-        if left is None or self._unsent is None or self._unsent() == left:
-            self.abort()
-        else:
-            self._check_later()
-
-    def abort(self) -> None:
-        # A client that stopped reading never lets `send` return: its connection is aborted, or else the body
-        # cancelled. It comes back with its last id.
-        if not self._body.done() and not abort(self._receive):
-            self._aborted = self._body.cancel()
-
-    def was_aborted(self) -> bool:
-        """Whether this object cancelled the body, and nothing cancelled the request."""
-        task = asyncio.current_task()
-        return self._aborted and (task is None or not task.cancelling())

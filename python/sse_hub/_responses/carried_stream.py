@@ -1,0 +1,84 @@
+"""One client's stream that goes through its server, and how it is ended from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from starlette.types import Receive
+
+from sse_hub._core import Subscription
+from sse_hub._ends import EndKind, EndReason
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._servers import abort, find_unsent
+
+__all__ = ["CarriedStream"]
+
+
+class CarriedStream:
+    """One client's stream, as its server (a ``Stoppable``) and its hub may end it."""
+
+    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer", "_unsent")
+
+    def __init__(
+        self, hub: StreamingHub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
+    ) -> None:
+        self._hub = hub
+        self._subscription = subscription
+        self._receive = receive
+        self._body = body
+        self._aborted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent = find_unsent(receive)
+        subscription._on_close(self._closed)
+        if self._unsent is not None:
+            subscription._ask_unsent(self._unsent)
+
+    @property
+    def grace(self) -> float:
+        return self._hub.grace
+
+    def stop(self) -> None:
+        self._hub._before_stop(partial(self._subscription._end, EndKind.SHUTDOWN))
+
+    def finished(self) -> bool:
+        return self._body.done()
+
+    def client_left(self) -> None:
+        self._subscription._end(EndKind.CLIENT)
+
+    def over(self) -> None:
+        """The response has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _closed(self, reason: EndReason) -> None:
+        if self._body.done():
+            return
+        if reason.kind in (EndKind.STALLED, EndKind.OVERFLOW):
+            self.abort()
+        elif reason.kind is not EndKind.CLIENT:
+            # What is queued still goes out, unless the client takes nothing.
+            self._check_later()
+
+    def _check_later(self) -> None:
+        left = self._unsent() if self._unsent is not None else None
+        timeout = self._hub._stall_timeout
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._check, left)
+
+    def _check(self, left: int | None) -> None:
+        if left is None or self._unsent is None or self._unsent() == left:
+            self.abort()
+        else:
+            self._check_later()
+
+    def abort(self) -> None:
+        # A client that stopped reading never lets `send` return: its connection is aborted, or else the body
+        # cancelled. It comes back with its last id.
+        if not self._body.done() and not abort(self._receive):
+            self._aborted = self._body.cancel()
+
+    def was_aborted(self) -> bool:
+        """Whether this object cancelled the body, and nothing cancelled the request."""
+        task = asyncio.current_task()
+        return self._aborted and (task is None or not task.cancelling())
