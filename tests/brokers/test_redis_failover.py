@@ -56,49 +56,56 @@ async def published(hub: Hub, data: object) -> str:
             await asyncio.sleep(0.02)
 
 
-async def test_what_a_failover_lost_before_it_was_read_is_told(
+async def publish_unseen(replica: RedisServer, proxy: Proxy, hub: Hub) -> None:
+    """The replica stops following, and ``hub`` publishes to the primary, of which nobody reads any more."""
+    until(lambda: replica.admin.xlen(stream_key()) == 1)
+    proxy.hold_news()
+    replica.admin.replicaof("NO", "ONE")
+    for n in range(4, 9):
+        assert await hub.publish("t", n)
+
+
+def fail_over(primary: RedisServer, replica: RedisServer, proxy: Proxy) -> None:
+    """The replica takes over with what it has."""
+    primary.kill()
+    proxy.target = replica.port
+    proxy.reset()
+    proxy.restore()
+
+
+async def listen(hub: Hub, last: str) -> asyncio.Task[list[str]]:
+    """What a client sees up to ``last``; it has begun."""
+    begun = asyncio.Event()
+    client = asyncio.create_task(names(hub, last, begun=begun))
+    await asyncio.wait_for(begun.wait(), PATIENCE)
+    return client
+
+
+async def test_what_a_failover_lost_before_it_was_read_is_announced(
     primary: RedisServer, replica: RedisServer
 ) -> None:
     """The process holds acknowledged ids that the new primary does not have."""
     with Proxy(primary.port) as proxy:
         async with Hub(RedisBroker(proxy.url, timeout=2.0)) as hub:
-            begun = asyncio.Event()
-            client = asyncio.create_task(names(hub, "9", begun=begun))
-            await asyncio.wait_for(begun.wait(), PATIENCE)
+            client = await listen(hub, "9")
             await hub.publish("t", 3)
-            until(lambda: replica.admin.xlen(stream_key()) == 1)
-            proxy.hold_news()
-            replica.admin.replicaof("NO", "ONE")
-            for n in range(4, 9):
-                assert await hub.publish("t", n)
-            primary.kill()
-            proxy.target = replica.port
-            proxy.reset()
-            proxy.restore()
+            await publish_unseen(replica, proxy, hub)
+            fail_over(primary, replica, proxy)
             await published(hub, 9)
             assert await asyncio.wait_for(client, PATIENCE) == ["3", "stream-reset", "9"]
 
 
-async def test_who_read_nothing_of_what_a_failover_lost_is_told(
+async def test_a_client_that_read_nothing_of_what_a_failover_lost_is_reset(
     primary: RedisServer, replica: RedisServer
 ) -> None:
-    """Another process published it, and is gone. Who was away is told, too, and at a new process as well."""
+    """Another process published it, and is gone. A client that was away is reset, too."""
     with Proxy(primary.port) as proxy:
         async with Hub(RedisBroker(proxy.url, timeout=2.0)) as hub:
-            begun = asyncio.Event()
-            client = asyncio.create_task(names(hub, "9", begun=begun))
-            await asyncio.wait_for(begun.wait(), PATIENCE)
+            client = await listen(hub, "9")
             id = str(await hub.publish("t", 3))
-            until(lambda: replica.admin.xlen(stream_key()) == 1)
-            proxy.hold_news()
-            replica.admin.replicaof("NO", "ONE")
             async with Hub(primary.url) as other:
-                for n in range(4, 9):
-                    assert await other.publish("t", n)
-            primary.kill()
-            proxy.target = replica.port
-            proxy.reset()
-            proxy.restore()
+                await publish_unseen(replica, proxy, other)
+            fail_over(primary, replica, proxy)
             await published(hub, 9)
             assert await asyncio.wait_for(client, PATIENCE) == ["3", "stream-reset", "9"]
             assert "stream-reset" in await asyncio.wait_for(names(hub, "9", id), PATIENCE)
@@ -132,9 +139,7 @@ async def test_with_replicas_that_have_everything_nobody_is_reset(
 ) -> None:
     with Proxy(primary.port) as proxy:
         async with Hub(RedisBroker(proxy.url, timeout=2.0, min_replicas=1)) as hub:
-            begun = asyncio.Event()
-            client = asyncio.create_task(names(hub, "2", begun=begun))
-            await asyncio.wait_for(begun.wait(), PATIENCE)
+            client = await listen(hub, "2")
             await hub.publish("t", 1)
             assert replica.admin.xlen(stream_key()) == 1, "it has it when the publication is known"
             replica.admin.replicaof("NO", "ONE")
@@ -150,9 +155,7 @@ async def test_with_replicas_that_have_everything_nobody_is_reset(
 
 async def test_too_few_replicas_leave_the_outcome_unknown(primary: RedisServer) -> None:
     async with Hub(RedisBroker(primary.url, timeout=2.0, min_replicas=1)) as hub:
-        begun = asyncio.Event()
-        client = asyncio.create_task(names(hub, "1", begun=begun))
-        await asyncio.wait_for(begun.wait(), PATIENCE)
+        client = await listen(hub, "1")
         with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):
             await hub.publish("t", 1)
         assert await asyncio.wait_for(client, PATIENCE) == ["1"]
@@ -161,9 +164,7 @@ async def test_too_few_replicas_leave_the_outcome_unknown(primary: RedisServer) 
 @pytest.mark.parametrize("sync", ["always", "everysec"])
 async def test_a_restart_resets_unless_everything_is_on_disk_before_the_reply(sync: str) -> None:
     with RedisServer("--appendfsync", sync) as redis, Hub(redis.url) as hub:
-        begun = asyncio.Event()
-        client = asyncio.create_task(names(hub, "2", begun=begun))
-        await asyncio.wait_for(begun.wait(), PATIENCE)
+        client = await listen(hub, "2")
         await hub.publish("t", 1)
         redis.kill()
         redis.restart()

@@ -19,12 +19,11 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from redis_server import EntryId, RedisServer, entry_id, stream_key
-from redis_walker import NONE, TOPICS, Walker
+from redis_walker import NONE, TOPICS, Walker, check_all, walk_to_the_end
 from redis_workers import Pair
 from sse_hub import BrokerError, Hub, OutcomeUnknown, RedisBroker
 from waiting import PATIENCE
@@ -142,7 +141,7 @@ class Publisher:
             while n > self.truth.looked + 3000 and not self.over.wait(0.01):
                 pass
 
-    def settle(self) -> set[int]:
+    def resolve(self) -> set[int]:
         """The numbers of what was published for sure; each has the id it was told."""
         published = set()
         for n, outcome in enumerate(self.outcomes):
@@ -234,15 +233,7 @@ async def test_a_storm_over_two_workers_loses_nothing_silently(
         publisher.over.set()
         await asyncio.to_thread(thread.join)
         calm.set()
-        async with asyncio.timeout(2 * PATIENCE):
-            # More than once: it may fail, and who was cut before it had any id gets nothing of the past.
-            # One that is lost is a gap before the next.
-            pending = {*walks}
-            while pending:
-                publisher.one(end=True)
-                with suppress(BrokerError):
-                    await publisher.outcomes[-1]
-                _, pending = await asyncio.wait(pending, timeout=1)
+        await walk_to_the_end(walks, publisher)
         await asyncio.gather(*walks)
     finally:
         publisher.over.set()
@@ -261,15 +252,9 @@ def judge(walkers: list[Checked], truth: Truth, publisher: Publisher, seed: int)
     """All the records, and that it was a storm."""
     truth.index()
     assert len({*truth.numbers}) == len(truth.numbers), "something was published twice"
-    published = publisher.settle()
+    published = publisher.resolve()
     assert published <= {*truth.numbers}
-    failures = []
-    for n, walker in enumerate(walkers):
-        try:
-            walker.check(truth)
-        except AssertionError as error:
-            failures.append(f"client {n}: {error}")
-    assert not failures, f"STORM_SEED={seed}, {len(failures)} clients\n" + "\n".join(failures[:10])
+    check_all(walkers, lambda walker: walker.check(truth), seed)
     seen = happened(walkers)
     print(json.dumps({**seen, **publisher.results}))
     assert is_storm(seen), seen

@@ -17,12 +17,11 @@ import random
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from redis_server import EntryId, RedisServer, entry_id, stream_key
-from redis_walker import NONE, TOPICS, Walker
+from redis_walker import NONE, TOPICS, Walker, check_all, walk_to_the_end
 from redis_workers import Pair
 from sse_hub import BrokerError, Hub, HubFull, OutcomeUnknown, RedisBroker
 from waiting import PATIENCE
@@ -60,7 +59,7 @@ class Source:
             for _ in range(self.dice.choice([1, 5, 20, 60])):
                 self.one()
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         ids: set[EntryId] = set()
         for topics, outcome in zip(self.topics, self.outcomes, strict=True):
             try:
@@ -183,13 +182,7 @@ async def test_a_storm_over_a_redis_that_loses_things_is_silent_about_nothing(pa
             source.over.set()
             await asyncio.to_thread(thread.join)
             calm.set()
-            async with asyncio.timeout(2 * PATIENCE):
-                pending = {*walks}
-                while pending:
-                    source.one(end=True)
-                    with suppress(BrokerError):
-                        await source.outcomes[-1]
-                    _, pending = await asyncio.wait(pending, timeout=1)
+            await walk_to_the_end(walks, source)
         except TimeoutError:
             late = [number for number, walker in enumerate(walkers) if not walker.at_end]
             raise AssertionError(f"STORM_SEED={seed}: clients {late} never get to the end") from None
@@ -201,14 +194,8 @@ async def test_a_storm_over_a_redis_that_loses_things_is_silent_about_nothing(pa
             await asyncio.gather(*walks, return_exceptions=True)
             await asyncio.to_thread(thread.join)
             await source.hub.aclose()
-    source.settle()
-    failures = []
-    for number, walker in enumerate(walkers):
-        try:
-            source.check(walker)
-        except AssertionError as error:
-            failures.append(f"client {number}: {error}")
-    assert not failures, f"STORM_SEED={seed}, {len(failures)} clients\n" + "\n".join(failures[:10])
+    source.resolve()
+    check_all(walkers, source.check, seed)
     names = Counter(name for walker in walkers for name, _, _ in walker.record)
     sessions = sum(walker.visits for walker in walkers)
     print(json.dumps({"seed": seed, "sessions": sessions, **names, **source.results, "trouble": kinds}))

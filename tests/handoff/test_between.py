@@ -157,21 +157,25 @@ def test_a_request_inside_a_request_takes_no_connection(site: Site) -> None:
     assert found == [Stay.HIDDEN]
 
 
+class Hiding:
+    """Middleware that replaces ``receive`` and the scope."""
+
+    def __init__(self, app: ASGIApp, *, in_a_task: bool = False) -> None:
+        self.app = app
+        self.in_a_task = in_a_task
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        calls: list[Callable[[], Awaitable[Message]]] = [receive]
+
+        async def other() -> Message:
+            return await calls[0]()
+
+        served = self.app({**scope, "headers": [*scope["headers"]]}, other, send)
+        await (asyncio.ensure_future(served) if self.in_a_task else served)
+
+
 def test_it_is_found_where_middleware_replaces_receive_and_the_scope(site: Site) -> None:
     hub = site.hub()
-
-    class Hiding:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            calls: list[Callable[[], Awaitable[Message]]] = [receive]
-
-            async def other() -> Message:
-                return await calls[0]()
-
-            await self.app({**scope, "headers": [*scope["headers"]]}, other, send)
-
     site.app = Hiding(streams(hub))
     with site.raw("/response") as stream:
         stream.opened()
@@ -180,20 +184,7 @@ def test_it_is_found_where_middleware_replaces_receive_and_the_scope(site: Site)
 
 def test_where_it_cannot_be_found_the_stream_stays(site: Site) -> None:
     hub = site.hub()
-
-    class Hiding:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            calls: list[Callable[[], Awaitable[Message]]] = [receive]
-
-            async def other() -> Message:
-                return await calls[0]()
-
-            await asyncio.create_task(self.app(dict(scope), other, send))  # type: ignore[arg-type]
-
-    site.app = Hiding(streams(hub))
+    site.app = Hiding(streams(hub), in_a_task=True)
     with site.raw("/response") as stream:
         stream.opened()
         hub.publish("t", 1)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from redis_server import EntryId
 from redis_workers import WorkerHub
+from sse_hub import BrokerError
 from sse_hub._testing.event_parser import Event, EventParser
+from waiting import PATIENCE
 
 TOPICS = [f"t{n}" for n in range(40)]
 NONE: EntryId = (0, 0)
 
 
 class Walker:
-    """A client that leaves and comes back as it likes until told to listen. Its record is judged later."""
+    """A client that leaves and comes back as it likes until the storm is calm. Its record is judged later."""
 
     def __init__(self, seed: int, number: int) -> None:
         self.dice = random.Random(f"{seed}-{number}")
@@ -70,3 +74,40 @@ class Walker:
             if not calm.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(calm.wait(), self.dice.uniform(0, self.away))
+
+
+class Publisher(Protocol):
+    """A storm's publisher."""
+
+    outcomes: list[Any]
+
+    def one(self, *, end: bool) -> None: ...
+
+
+async def walk_to_the_end(walks: Iterable[asyncio.Task[None]], publisher: Publisher) -> None:
+    """Publish the last event until every client has it.
+
+    More than once: a publication may fail, and a client that was cut before it had any id gets nothing of the
+    past. One that is lost is a gap before the next.
+    """
+    pending = {*walks}
+    async with asyncio.timeout(2 * PATIENCE):
+        while pending:
+            publisher.one(end=True)
+            with suppress(BrokerError):
+                await publisher.outcomes[-1]
+            _, pending = await asyncio.wait(pending, timeout=1)
+
+
+_Walker = TypeVar("_Walker", bound=Walker)
+
+
+def check_all(walkers: list[_Walker], check: Callable[[_Walker], None], seed: int) -> None:
+    """Check every record, and name the clients that fail."""
+    failures = []
+    for number, walker in enumerate(walkers):
+        try:
+            check(walker)
+        except AssertionError as error:
+            failures.append(f"client {number}: {error}")
+    assert not failures, f"STORM_SEED={seed}, {len(failures)} clients\n" + "\n".join(failures[:10])

@@ -1,6 +1,7 @@
 //! Slow consumers, slow loops, and publishers that run ahead: who is cut, who waits, who is refused.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sse_hub::config::Config;
 use sse_hub::error::Error;
@@ -9,9 +10,9 @@ use sse_hub::identity::CloseReason;
 use sse_hub::queue::OverflowPolicy;
 use sse_hub::subscriber::Taken;
 
-use crate::support::{MS, SECOND, STALL, World, config, draft, request, topics};
+use crate::support::{MS, SECOND, STALL, Stream, World, config, draft, request, topics};
 
-fn with_policy(world: &World, overflow: OverflowPolicy) -> crate::support::Stream {
+fn with_policy(world: &World, overflow: OverflowPolicy) -> Stream {
     world.live_with(&Request { overflow: Some(overflow), ..request(&["a"]) })
 }
 
@@ -32,14 +33,21 @@ fn a_burst_never_cuts_a_healthy_client() {
     assert_eq!(stream.all(), numbers(1..=5000));
 }
 
-#[test]
-fn many_turns_in_a_short_time_are_no_unfinished_write() {
+/// A client whose consumer does not come for so many turns, in each of which `events` are published and `time` passes.
+fn away(turns: u64, events: u64, time: Duration) -> (World, Stream) {
     let world = World::new(config());
     let stream = world.live(&["a"]);
-    for n in 1..=100 {
-        publish(&world, n..=n);
+    for turn in 0..turns {
+        publish(&world, turn * events + 1..=(turn + 1) * events);
         world.turn();
+        world.advance(time);
     }
+    (world, stream)
+}
+
+#[test]
+fn many_turns_in_a_short_time_are_no_unfinished_write() {
+    let (world, stream) = away(100, 1, Duration::ZERO);
     world.advance(19 * MS);
     publish(&world, 101..=101);
     world.turn();
@@ -48,14 +56,8 @@ fn many_turns_in_a_short_time_are_no_unfinished_write() {
 
 #[test]
 fn a_long_time_in_few_turns_is_no_unfinished_write() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
     // The loop was blocked: its consumers had no turn to come back in.
-    for n in 1..=7 {
-        publish(&world, n * 10 - 9..=n * 10);
-        world.turn();
-        world.advance(SECOND);
-    }
+    let (_world, stream) = away(7, 10, SECOND);
     assert_eq!(stream.all(), numbers(1..=70));
 }
 
