@@ -1,4 +1,4 @@
-//! Who gets what from when on: the changes of that, which are in the log among the events.
+//! Changes of subscribers, which stand in the log among the events.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, ReaderId, SubscriberId};
 use crate::topic::{TopicId, TopicIds};
 
-/// Who is meant by a kick.
+/// Whose streams end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
     /// One subscriber.
@@ -16,12 +16,12 @@ pub enum Who {
     User(Arc<str>),
     /// All of a group.
     Group(GroupId),
-    /// Everybody.
+    /// Every subscriber.
     All,
 }
 
 impl Who {
-    /// Whether it is this subscriber.
+    /// Whether this subscriber is one of them.
     #[must_use]
     pub fn matches(&self, identity: &Identity) -> bool {
         match self {
@@ -34,7 +34,7 @@ impl Who {
 }
 
 impl Change {
-    /// Bytes that the change holds in the log, about.
+    /// About how many bytes the change holds in the log.
     #[must_use]
     pub fn size(&self) -> usize {
         let topics = match self {
@@ -47,10 +47,10 @@ impl Change {
     }
 }
 
-/// A change of who gets what, in the order of the log.
+/// A change of subscribers, in the order of the log.
 #[derive(Debug)]
 pub enum Change {
-    /// A subscriber begins.
+    /// A subscriber is attached to its reader.
     Attach {
         /// The reader it belongs to.
         reader: ReaderId,
@@ -61,18 +61,18 @@ pub enum Change {
         /// Its topics.
         topics: TopicIds,
     },
-    /// It gets more topics.
+    /// A subscriber joins topics.
     Join {
         /// Its number.
         subscriber: SubscriberId,
         /// The new ones.
         topics: TopicIds,
     },
-    /// It gets fewer topics.
+    /// A subscriber leaves topics.
     Leave {
         /// Its number.
         subscriber: SubscriberId,
-        /// The ones to leave.
+        /// The old ones.
         topics: TopicIds,
     },
     /// Streams end.

@@ -1,4 +1,4 @@
-//! One event in the hub's order: its place, its audience and its bytes. What log, history and queues share.
+//! One event in the hub's order: its place, its target and its bytes, shared by log, history and queues.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use crate::frame::Frame;
 use crate::ids::{EventId, SubscriberId};
 use crate::topic::{TopicId, TopicIds};
 
-/// A place in the hub's order, and what the wire calls it.
+/// A place in the hub's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// The number.
+    /// The sequence number.
     pub seq: u64,
-    /// The id.
+    /// The id on the wire.
     pub id: EventId,
 }
 
@@ -28,7 +28,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The rings of history that keep what goes to this target.
+    /// The rings of history that keep an event with this target.
     #[must_use]
     pub fn rings(&self) -> &[TopicId] {
         match self {
@@ -39,13 +39,13 @@ impl Target {
     }
 }
 
-/// An immutable event, shared by everything that still has to deliver or replay it.
+/// An immutable event.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its place in the hub's order if it carries an id. A client that has this id has seen everything of
-    /// its topics up to here.
+    /// Its place in the hub's order if it carries an id. A client that has this id has everything of its topics up to
+    /// here.
     pub seq: Option<u64>,
-    /// The same as the wire says it: what its frame carries.
+    /// The id in its frame.
     pub id: Option<EventId>,
     /// Who gets it.
     pub target: Target,
@@ -53,7 +53,7 @@ pub struct Entry {
     pub at: Duration,
     /// Its bytes.
     pub frame: Frame,
-    /// What was before does not lead up to it: a replay that is under way has nothing to go on with.
+    /// The order breaks here: a running replay cannot go on.
     pub is_break: bool,
     /// How many rings of history hold it: it counts once in the hub-wide budget. Relaxed: changed and read with the
     /// hub locked; an atomic because entries are shared.
@@ -61,19 +61,19 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry no ring holds yet.
+    /// An entry that no ring holds.
     #[must_use]
     pub fn new(seq: Option<u64>, target: Target, at: Duration, frame: Frame) -> Self {
         Self { seq, id: None, target, at, frame, is_break: false, rings: AtomicU32::new(0) }
     }
 
-    /// The same with the id that its frame carries.
+    /// The entry with the id that its frame carries.
     #[must_use]
     pub fn named(self, id: Option<EventId>) -> Self {
         Self { id, ..self }
     }
 
-    /// The same, where the order goes on somewhere else.
+    /// The entry as one at which the order breaks.
     #[must_use]
     pub fn breaking(self) -> Self {
         Self { is_break: true, ..self }
@@ -95,7 +95,7 @@ impl Entry {
         self.rings.store(u32::try_from(rings).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    /// One ring lets go; true when it was the last.
+    /// One ring evicted it; true when it was the last.
     pub(crate) fn released(&self) -> bool {
         self.rings.fetch_sub(1, Ordering::Relaxed) == 1
     }

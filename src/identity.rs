@@ -1,4 +1,4 @@
-//! What is known of a subscriber outside its reader, and why its stream ended.
+//! The identity of a subscriber, and the reasons for the end of a stream.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,18 +8,18 @@ use crate::outcome::Outcome;
 /// Why a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client went away.
+    /// The client left.
     Client,
     /// The application closed or dropped the subscription.
     Closed {
-        /// The application's own words.
+        /// The application's reason.
         text: Option<Arc<str>>,
         /// Whether what is queued still goes out.
         drains: bool,
     },
-    /// `disconnect` was called, with these words.
+    /// `disconnect` was called with this reason.
     Kicked(Arc<str>),
-    /// More waited behind an unfinished write than may, and the policy is to disconnect.
+    /// More waited behind an unfinished write than the capacity allows, and the policy is to disconnect.
     Overflow,
     /// The client took nothing for `stall_timeout`.
     Stalled,
@@ -29,19 +29,19 @@ pub enum CloseReason {
     HubClosed,
     /// The server is stopping.
     Shutdown,
-    /// The application's initial events could not be made.
+    /// The application failed to make its initial events.
     Failed,
-    /// The client missed something, and wants no control events by which it could be told.
+    /// The client missed events, and without control events the gap cannot be announced.
     Gap,
     /// All its topics have ended, and the client was given everything.
     Ended,
 }
 
 impl CloseReason {
-    /// The application closed the subscription and said no more.
+    /// The application closed the subscription without a reason.
     pub const CLOSED: Self = Self::Closed { text: None, drains: true };
 
-    /// The word for this kind of end. The application's words are never among these.
+    /// The kind of this end; never a text of the application's.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl CloseReason {
         }
     }
 
-    /// The text handed to `on_disconnect`: the application's words, or else the kind.
+    /// The text handed to `on_disconnect`: the application's reason, or else the kind.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -68,7 +68,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether the response breaks off instead of coming to its end, so that a client does not take it for complete.
+    /// Whether the body breaks off instead of ending, so that the client does not take it for complete.
     #[must_use]
     pub fn breaks_body(&self) -> bool {
         matches!(self, Self::Failed | Self::Gap)
@@ -84,9 +84,8 @@ impl CloseReason {
     }
 }
 
-/// What is known of a subscriber outside its reader.
+/// What other parts know of a subscriber.
 pub struct Identity {
-    /// Its number.
     pub id: SubscriberId,
     /// Whose it is, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
@@ -94,28 +93,27 @@ pub struct Identity {
     pub group: GroupId,
     /// The reader that delivers to it.
     pub reader: ReaderId,
-    /// Where it is at that reader.
+    /// Its place at that reader.
     pub key: usize,
-    /// Who it is now, once it was moved to another reader: what holds for it is said there.
+    /// Its identity after a transfer to another reader; this one then no longer changes.
     pub successor: OnceLock<Arc<Identity>>,
-    /// Whether it resumed completely; none for a newcomer. Set on joining.
+    /// Whether it resumed completely; `None` for a newcomer. Set when its start is resolved.
     pub recovered: OnceLock<Option<bool>>,
-    /// Why it was closed, once it is.
+    /// Why its stream ended.
     pub closed: OnceLock<CloseReason>,
-    /// The names of the topics it had, once it is gone.
+    /// The names of the topics it had when it was unregistered.
     pub last_topics: OnceLock<Vec<Arc<str>>>,
-    /// Done when it is known where it begins; none when that was known at once.
+    /// Completed when its start is resolved; unset when that happened at once.
     pub resolving: OnceLock<Arc<Outcome>>,
 }
 
 impl Identity {
-    /// Its public id.
     #[must_use]
     pub fn name(&self) -> PublicId {
         self.id.public()
     }
 
-    /// The same subscriber, at another reader and in another group.
+    /// The identity of the same subscriber at another reader and in another group.
     #[must_use]
     pub fn at(&self, reader: ReaderId, key: usize, group: GroupId) -> Self {
         Self {
@@ -132,7 +130,7 @@ impl Identity {
         }
     }
 
-    /// Who it is now.
+    /// The identity after all transfers.
     #[must_use]
     pub fn current(self: &Arc<Self>) -> &Arc<Self> {
         let mut now = self;

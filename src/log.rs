@@ -2,13 +2,13 @@
 //! holds a cursor and takes what lies after it, in batches.
 //!
 //! # Lagging
-//! What the slowest reader has not taken yet stays, and its bytes count: the hub refuses to publish beyond
-//! its limit, so nothing is ever overwritten under a reader. Changes to subscriptions travel in the same
-//! order as the events, so a subscriber's first event is exactly the first one after it joined. Their bytes
-//! count apart: publishers are not refused because of them, but newcomers are, beyond a limit of the hub's.
+//! Items stay until the slowest reader has read them, and their bytes count: beyond its limit the hub refuses to
+//! publish, so no item is overwritten before a reader has read it. Changes of subscribers stand in the same order as
+//! events, so a subscriber's first event is exactly the first one after it joined. The bytes of changes are counted
+//! apart: beyond a limit of their own the hub refuses newcomers, not publishers.
 //!
 //! # Closing
-//! A reader without subscribers takes its cursor away and holds nothing back. Without readers nothing is kept.
+//! A reader without subscribers has no cursor, and no item waits for it. Without cursors the log keeps nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use std::sync::Arc;
 use crate::change::Change;
 use crate::entry::Entry;
 
-/// What stands in the log.
+/// An item of the log.
 #[derive(Debug, Clone)]
 pub enum Item {
     /// An event to deliver.
     Event(Arc<Entry>),
-    /// A change of who gets what.
+    /// A change of subscribers.
     Change(Arc<Change>),
 }
 
@@ -47,7 +47,6 @@ pub struct Log {
     /// Position of `items[0]`.
     first: u64,
     items: VecDeque<Item>,
-    /// Of events.
     bytes: usize,
     change_bytes: usize,
     cursors: slab::Slab<u64>,
@@ -58,18 +57,18 @@ pub struct Log {
 pub struct CursorKey(usize);
 
 impl Log {
-    /// A new cursor, behind everything that stands in the log.
+    /// Add a cursor behind the last item.
     pub fn add_reader(&mut self) -> CursorKey {
         CursorKey(self.cursors.insert(self.head()))
     }
 
-    /// Take a cursor away; what only it held back goes.
+    /// Remove a cursor, and the items that waited for it alone.
     pub fn remove_reader(&mut self, key: CursorKey) {
         self.cursors.try_remove(key.0);
         self.trim();
     }
 
-    /// Append. Kept only while there are readers.
+    /// Append an item; without cursors it is not kept.
     pub fn push(&mut self, item: Item) {
         if self.cursors.is_empty() {
             self.first += 1;
@@ -80,7 +79,6 @@ impl Log {
         }
     }
 
-    /// Append a change, if there is one.
     pub fn extend_changes(&mut self, change: Option<Change>) {
         if let Some(change) = change {
             self.push(Item::Change(Arc::new(change)));
@@ -88,7 +86,7 @@ impl Log {
     }
 
     /// Move the reader's cursor over at most `max_items` items and about `max_bytes` bytes (always at least
-    /// one item), giving them in order; true when more is waiting.
+    /// one item), appending them to `out` in order; true when more is waiting.
     pub fn read(&mut self, key: CursorKey, max_items: usize, max_bytes: usize, out: &mut Vec<Item>) -> bool {
         let Some(cursor) = self.cursors.get_mut(key.0) else {
             return false;
@@ -108,19 +106,19 @@ impl Log {
         more
     }
 
-    /// What the reader has yet to take, in order; its cursor stays.
+    /// The items that the reader has yet to read, in order; its cursor stays.
     pub fn ahead_of(&self, key: CursorKey) -> impl Iterator<Item = &Item> {
         let cursor = self.cursors.get(key.0).copied().unwrap_or(self.head());
         self.items.iter().skip(usize::try_from(cursor - self.first).unwrap_or(usize::MAX))
     }
 
-    /// Bytes of events that the slowest reader has yet to take.
+    /// Bytes of events that the slowest reader has yet to read.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes of changes that the slowest reader has yet to take.
+    /// Bytes of changes that the slowest reader has yet to read.
     #[must_use]
     pub fn waiting_change_bytes(&self) -> usize {
         self.change_bytes

@@ -1,35 +1,34 @@
 //! How the hub's order is written on the wire, and read back.
 //!
-//! Inside, every event has a sequence number, one after the other. Outside, it has an id: of a hub of one
-//! process the hub's epoch and the number; of a hub that is fed by a broker the id that the broker's stream
-//! gave it, so that every process calls an event by the same name.
+//! Inside the hub, events have consecutive sequence numbers. On the wire, an event has an id: the hub's epoch and the
+//! number, or with a broker the id that the broker's log gave it, so that all processes use the same id.
 
 use std::collections::VecDeque;
 
 use crate::control::ResetReason;
 use crate::ids::{Epoch, EventId, StreamId};
 
-/// Ids of a stream that are remembered: a client that comes back with an older one is looked up at the broker, and
-/// a stream that lost more than these is not known again.
+/// Ids of a broker's log that are remembered. For an older one the broker is asked; a log that lost more than these is
+/// not recognized.
 const REMEMBERED: usize = 1 << 16;
 
-/// Where the id that a client came back with stands.
+/// Where the id stands with which a client comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In this hub's own order.
     Here(u64),
-    /// Not in what this process remembers: the broker has to be asked.
+    /// Not among the ids that this process remembers: the broker must be asked.
     Elsewhere(StreamId),
     /// Nowhere: the client's gap cannot be closed.
     Nowhere(ResetReason),
 }
 
-/// The names of a stream's entries, in the hub's order.
+/// The ids of a broker's entries, in the hub's order.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// What this process has read, ascending. Empty until the stream's end was found.
+    /// The ids that this process has read, ascending. Empty until the end of the log was found.
     ids: VecDeque<StreamId>,
-    /// Where in `ids` the order of now begins, which has no gap; what is before belongs to one that was broken.
+    /// Where the current order, which has no gap, begins in `ids`; the ids before it belong to a broken one.
     start: usize,
     /// The sequence number of `ids[start]`.
     first: u64,
@@ -40,7 +39,7 @@ pub struct Names {
 pub enum Numbering {
     /// By itself.
     Own(Epoch),
-    /// As the broker's stream does.
+    /// As the broker's log does.
     Stream(Names),
 }
 
@@ -52,7 +51,7 @@ impl Names {
 }
 
 impl Numbering {
-    /// The wire's name for what has the number `seq`; none when it is not remembered.
+    /// The id of the event with the number `seq`; `None` when it is not remembered.
     #[must_use]
     pub fn id(&self, seq: u64) -> Option<EventId> {
         match self {
@@ -89,8 +88,7 @@ impl Numbering {
         }
     }
 
-    /// The stream is followed from behind `id`, which gets the number `seq`; what was before is not followed
-    /// from here any more.
+    /// Follow the log from `id` on, which gets the number `seq`; the order before it is over.
     pub fn begin(&mut self, id: StreamId, seq: u64) {
         if let Self::Stream(names) = self {
             names.ids.truncate(names.ids.partition_point(|known| *known < id));
@@ -100,7 +98,7 @@ impl Numbering {
         }
     }
 
-    /// The next entry of the stream.
+    /// Append the next entry of the log.
     pub fn follow(&mut self, id: StreamId) {
         if let Self::Stream(names) = self {
             names.ids.push_back(id);
@@ -114,8 +112,7 @@ impl Numbering {
         }
     }
 
-    /// Whether the stream was followed up to `id` at some time: one that has it is the same still, whatever else it
-    /// lost.
+    /// Whether the log was once followed up to `id`: a log that has this id is the same log, whatever else it lost.
     #[must_use]
     pub fn has_followed(&self, id: StreamId) -> bool {
         match self {
@@ -124,7 +121,7 @@ impl Numbering {
         }
     }
 
-    /// The id of the stream up to which it was followed.
+    /// The id up to which the log was followed.
     #[must_use]
     pub fn end(&self) -> Option<StreamId> {
         match self {

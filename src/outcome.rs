@@ -1,4 +1,4 @@
-//! What became of a publication that a broker carries: known later, to any number of waiters.
+//! The outcome of a publication through a broker, which any number of waiters may await.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,16 +28,16 @@ pub enum Failure {
     Unknown(Arc<str>),
 }
 
-/// The id, none for what carries none, or why there is none.
+/// The id (`None` for an event without one), or why there is none.
 pub type Sent = Result<Option<EventId>, Failure>;
 
 #[derive(Debug)]
 struct State {
     sent: Option<Sent>,
     wakers: Vec<Waker>,
-    /// Somebody got it after it was known.
+    /// A caller has seen it.
     seen: bool,
-    /// How many may still ask, or wait.
+    /// How many callers may still ask or wait.
     askers: usize,
 }
 
@@ -47,7 +47,7 @@ impl Default for State {
     }
 }
 
-/// An outcome that is known later. Any thread may wait for it.
+/// An outcome that becomes known later. Any thread may wait for it.
 #[derive(Debug, Default)]
 pub struct Outcome {
     state: Mutex<State>,
@@ -61,7 +61,7 @@ impl Outcome {
         self.state.lock().sent.clone()
     }
 
-    /// As [`Outcome::get`], by somebody who deals with a failure.
+    /// As [`Outcome::get`], for a caller that handles a failure.
     #[must_use]
     pub fn look(&self) -> Option<Sent> {
         let mut state = self.state.lock();
@@ -69,7 +69,7 @@ impl Outcome {
         state.sent.clone()
     }
 
-    /// The outcome is known. True when it is a failure and nobody is left to see it.
+    /// Set the outcome, unless it is known. True when it is a failure that no caller is left to see.
     pub fn complete(&self, sent: Sent) -> bool {
         assert_unlocked();
         let mut state = self.state.lock();
@@ -92,7 +92,7 @@ impl Outcome {
         self.state.lock().seen = true;
     }
 
-    /// One who could ask is gone; the failure that nobody saw, with the last of them.
+    /// A caller that could ask is gone. With the last one, a failure that none has seen is returned.
     pub fn abandon(&self) -> Option<Failure> {
         let mut state = self.state.lock();
         state.askers -= 1;
@@ -100,7 +100,7 @@ impl Outcome {
         state.sent.clone().and_then(Result::err).filter(|_| unseen)
     }
 
-    /// Wait for it, at most until `deadline`; a thread that has to look up meanwhile waits in slices.
+    /// Wait for the outcome, at most until `deadline`.
     #[must_use]
     pub fn wait_until(&self, deadline: Instant) -> Option<Sent> {
         let mut state = self.state.lock();
@@ -114,20 +114,20 @@ impl Outcome {
     }
 }
 
-/// Reports a failure that no caller looked at.
+/// Reports failures that no caller has seen.
 pub trait ReportFailure: Send + Sync {
-    /// A publication failed, and nobody is left to see it.
+    /// Report a failed publication.
     fn report_unseen(&self, failure: &Failure);
 }
 
-/// Waits for an outcome in async code. When that is given up, a failure that nobody sees is told all the same.
+/// Awaits an outcome. When it is dropped before, a failure that no caller sees is reported.
 pub struct Waiting {
     outcome: Arc<Outcome>,
     reporter: Option<Arc<dyn ReportFailure>>,
 }
 
 impl Waiting {
-    /// Wait for an outcome. `reporter` reports a failure that nobody sees; `None` for an outcome that cannot fail.
+    /// Await an outcome. `reporter` is `None` for an outcome that cannot fail.
     #[must_use]
     pub fn new(outcome: Arc<Outcome>, reporter: Option<Arc<dyn ReportFailure>>) -> Self {
         outcome.state.lock().askers += 1;
@@ -181,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_nobody_sees_is_told_once() {
-        let told_on_drop = Outcome::default();
-        assert!(!told_on_drop.complete(refused()), "somebody may still look");
-        assert_eq!(told_on_drop.abandon(), Some(Failure::Refused("no".into())));
-        let told_when_known = Outcome::default();
-        assert_eq!(told_when_known.abandon(), None);
-        assert!(told_when_known.complete(refused()));
+    fn an_unseen_failure_is_reported_once() {
+        let reported_on_drop = Outcome::default();
+        assert!(!reported_on_drop.complete(refused()), "a caller may still ask");
+        assert_eq!(reported_on_drop.abandon(), Some(Failure::Refused("no".into())));
+        let reported_when_known = Outcome::default();
+        assert_eq!(reported_when_known.abandon(), None);
+        assert!(reported_when_known.complete(refused()));
         let seen = Outcome::default();
         let _ = seen.complete(refused());
         assert!(seen.look().is_some());

@@ -1,18 +1,18 @@
-//! What waits for one subscriber, and what happens when it is too much.
+//! The events that wait for one subscriber, and the policy where too many wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::entry::Entry;
 
-/// What to do when more waits behind an unfinished write than a subscriber may have waiting.
+/// The policy where more waits behind an unfinished write than the capacity allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverflowPolicy {
     /// End the stream; the browser comes back with its last id and loses nothing.
     Disconnect,
-    /// Drop what has waited longest, and say how much (`stream-lagged`).
+    /// Drop the oldest events, and announce their number (`stream-lagged`).
     DropOldest,
-    /// Drop what is new, and say how much (`stream-lagged`).
+    /// Drop new events, and announce their number (`stream-lagged`).
     DropNewest,
 }
 
@@ -39,11 +39,11 @@ pub enum Room {
 /// What became of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits.
+    /// The event waits.
     Queued,
-    /// It waits, or not, and this many were dropped.
+    /// This many events were dropped, the new one perhaps among them.
     Dropped(u64),
-    /// There is no room and the policy is to disconnect.
+    /// There is no room, and the policy is to disconnect.
     Overflow,
 }
 
@@ -65,11 +65,11 @@ impl Queue {
         Self { entries: VecDeque::new(), bytes: 0, capacity, policy, dropped_oldest: 0, dropped_newest: 0 }
     }
 
-    /// Put an entry at the end. The limits hold only where the queue waits behind an unfinished write, so that a
-    /// burst never cuts a healthy client.
+    /// Deliver an entry. The limits hold only for a queue that waits behind an unfinished write, so that a burst
+    /// disconnects no healthy client.
     pub fn push(&mut self, entry: &Arc<Entry>, room: Room) -> Pushed {
-        // Nothing gets past one that was dropped: its id would carry the client over a gap it is told of later.
-        // So until the queue is taken, which a replay may put off, what is newer is dropped too.
+        // An entry behind a dropped one would carry the client's id over a gap that is announced only later. So
+        // everything newer is dropped too until the queue is taken, which a replay may delay.
         if self.dropped_newest == 0 && self.has_room(entry, room) {
             self.bytes += entry.len();
             self.entries.push_back(entry.clone());
@@ -77,7 +77,7 @@ impl Queue {
         }
         match self.policy {
             OverflowPolicy::Disconnect => Pushed::Overflow,
-            // That nobody knows what is missing is never among what is missing, and covers all that was dropped.
+            // A reset marker is never dropped: it already says that events are missing, so it replaces the whole queue.
             OverflowPolicy::DropNewest if entry.is_break => {
                 let waiting = self.entries.len() as u64;
                 self.start_over();
@@ -104,8 +104,8 @@ impl Queue {
         }
     }
 
-    /// If there is no room for `entry`, and a replay that is under way reads it and all that waits from history,
-    /// let go of everything: the replay takes it over. True when it does.
+    /// If there is no room for `entry`, and a running replay will read it and all queued entries from history, empty
+    /// the queue: the replay delivers them instead. True when it does.
     pub fn give_to_history(&mut self, entry: &Entry, room: Room, reads: impl Fn(&Entry) -> bool) -> bool {
         let is_whole = self.dropped_oldest == 0 && self.dropped_newest == 0;
         let given = is_whole
@@ -118,8 +118,8 @@ impl Queue {
         given
     }
 
-    /// Room for one more. An event larger than the whole limit in bytes is let in alone: it was small enough
-    /// to be published, and refusing it could never succeed later.
+    /// Whether there is room for `entry`. An event larger than the whole limit in bytes is let in alone: it was small
+    /// enough to be published, and would never find more room than in an empty queue.
     fn has_room(&self, entry: &Entry, room: Room) -> bool {
         let in_bytes = || self.bytes + entry.len() <= self.capacity.bytes;
         match room {
@@ -130,27 +130,27 @@ impl Queue {
         }
     }
 
-    /// Take everything, with how many were dropped before the first and after the last.
+    /// Take all entries, and the numbers of entries dropped before the first and behind the last.
     pub fn take(&mut self) -> (u64, std::collections::vec_deque::Drain<'_, Arc<Entry>>, u64) {
         self.bytes = 0;
         let dropped = (std::mem::take(&mut self.dropped_oldest), std::mem::take(&mut self.dropped_newest));
         (dropped.0, self.entries.drain(..), dropped.1)
     }
 
-    /// Give the memory of a burst back.
+    /// Free the memory of a burst.
     pub fn shrink(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries = VecDeque::new();
         }
     }
 
-    /// Drop everything.
+    /// Empty the queue.
     pub fn clear(&mut self) {
         self.entries = VecDeque::new();
         self.bytes = 0;
     }
 
-    /// Drop everything, and forget that anything was dropped.
+    /// Empty the queue, and forget that entries were dropped.
     pub fn start_over(&mut self) {
         self.clear();
         self.dropped_oldest = 0;

@@ -1,4 +1,4 @@
-//! All the core knows of event loops and threads that deliver: they can be woken.
+//! Waking: all that the core knows of event loops and of threads that deliver.
 
 use crate::sync::{AtomicBool, Ordering, assert_unlocked};
 
@@ -20,7 +20,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// A bell nobody has rung.
+    /// A bell that was not rung.
     #[must_use]
     pub fn new(wake: Box<dyn Wake>) -> Self {
         Self { rung: AtomicBool::new(false), wake }
@@ -34,22 +34,22 @@ impl Bell {
         }
     }
 
-    /// Have whoever rings leave the waking to the caller, who is about to wake the reader for something else too:
-    /// it does so when it drops what this returns, or by other means and forgets it. For a moment only.
+    /// Suppress wake-ups while the caller prepares to wake the reader itself: by dropping the result, or by other means,
+    /// and then it forgets the result. For a moment only.
     #[must_use]
     pub fn hold(&self) -> Held<'_> {
         self.rung.store(true, Ordering::SeqCst);
         Held(self)
     }
 
-    /// The reader is about to look at the log: whatever is published from now on rings again. Must come
-    /// *before* the look, or a publication between the two is not heard.
+    /// The reader is about to read the log; publications from now on ring again. Must come *before* the reading, or a
+    /// publication between the two wakes nobody.
     pub fn heard(&self) {
         self.rung.store(false, Ordering::SeqCst);
     }
 }
 
-/// A bell that somebody is about to ring: see [`Bell::hold`].
+/// A bell whose wake-ups are suppressed: see [`Bell::hold`].
 pub struct Held<'a>(&'a Bell);
 
 impl Held<'_> {

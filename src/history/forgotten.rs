@@ -1,21 +1,21 @@
-//! What topics have lost that are no longer in use.
+//! What evicted topics have lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-/// How many forgotten topics are remembered.
+/// How many evicted topics are remembered by name.
 const REMEMBERED: usize = 1 << 16;
 
-/// What forgotten topics have lost: for each, the newest number.
+/// The newest number that each evicted topic has lost.
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
-    /// By the hash of the topic's name, which comes from users: with a key of its own.
+    /// By the keyed hash of the topic's name, because names come from users.
     by_name: HashMap<u64, u64>,
     order: VecDeque<u64>,
     hasher: RandomState,
-    /// Of those that are not remembered by their names.
+    /// Of all topics that are not remembered by name.
     others: u64,
-    /// Of all.
+    /// Of all topics.
     pub(super) newest: u64,
 }
 

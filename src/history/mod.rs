@@ -1,9 +1,8 @@
-//! Replay: what each topic keeps, by count, bytes and age, under one budget for the hub, and what was lost.
+//! History: a ring of events for each topic, limited by count, bytes and age, and by one budget for the hub.
 //!
-//! An entry published to several topics stands in several rings and counts once. Each ring remembers the
-//! newest entry it lost, so that "is what this client missed complete?" has an exact answer. For topics that
-//! were forgotten altogether the same is remembered by their names, of the last 65,536 that lost anything;
-//! one number answers for the others, on the safe side.
+//! An entry published to several topics stands in several rings and counts once. Each ring remembers the newest
+//! entry it lost, so that the hub knows exactly whether a client's gap can be filled. For evicted topics the same is
+//! remembered by name, for the last 65,536 that lost anything; one number, on the safe side, stands for all others.
 
 mod forgotten;
 mod replay;
@@ -21,7 +20,7 @@ use crate::topic::TopicId;
 use forgotten::Forgotten;
 pub use replay::{Page, Past, Replay};
 
-/// What one kept entry costs beside its bytes: the entry, its places in ring and budget, the allocator's part.
+/// Memory of one entry beside its bytes: the entry, its places in ring and budget, the allocator's share.
 const ENTRY_OVERHEAD: usize = 224;
 
 /// How much a topic keeps.
@@ -31,7 +30,7 @@ pub struct Retention {
     pub count: usize,
     /// At most this many bytes on the wire.
     pub bytes: usize,
-    /// None older than this.
+    /// No event older than this.
     pub age: Option<Duration>,
 }
 
@@ -40,7 +39,7 @@ struct Ring {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     retention: Retention,
-    /// The newest sequence number that is no longer here.
+    /// The newest sequence number that the ring has lost.
     lost: u64,
     /// Nothing that was lost up to this number belongs to the topic as it is now.
     begun: u64,
@@ -52,7 +51,7 @@ struct Ring {
 #[derive(Debug)]
 pub struct History {
     rings: FxHashMap<TopicId, Ring>,
-    /// Everything that some ring holds, oldest first; may hold entries no ring holds any more.
+    /// The entries of all rings, oldest first; some may no longer be in any ring.
     kept: VecDeque<Arc<Entry>>,
     stale: usize,
     bytes: usize,
@@ -61,7 +60,7 @@ pub struct History {
     pinned_bytes: usize,
     pinned_events: usize,
     forgotten: Forgotten,
-    /// Nothing was published up to this number: what is lost up to here never was.
+    /// Nothing was published up to this number, so nothing was lost up to it.
     beginning: u64,
 }
 
@@ -82,7 +81,7 @@ impl History {
         }
     }
 
-    /// Begin to keep a topic. What it may have lost before it was forgotten is assumed lost.
+    /// Add a topic's ring, or change its limits. What the topic lost before it was evicted counts as lost.
     pub fn open(&mut self, topic: TopicId, name: &str, retention: Retention) {
         let lost = self.forgotten.of(name);
         self.rings
@@ -120,7 +119,7 @@ impl History {
         self.rings.iter().filter(|(_, ring)| ring.is_pinned).map(|(&topic, _)| topic)
     }
 
-    /// Forget a topic, but not that it may have lost something.
+    /// Evict a topic. What it has lost is remembered.
     pub fn forget(&mut self, topic: TopicId, name: &str) {
         self.empty(topic);
         if let Some(ring) = self.rings.remove(&topic) {
@@ -128,7 +127,7 @@ impl History {
         }
     }
 
-    /// Nothing up to `seq` is here: a new order begins, `is_first` where there was none before it.
+    /// Begin a new order behind `seq`, up to which nothing can be replayed; `is_first` where there was none before.
     pub fn begin(&mut self, seq: u64, is_first: bool) {
         self.forgotten = Forgotten::all_lost(seq);
         if is_first {
@@ -159,7 +158,7 @@ impl History {
         }
     }
 
-    /// Keep an entry in the rings of its topics, which are all open.
+    /// Append an entry to the rings of its topics.
     pub fn append(&mut self, entry: &Arc<Entry>) {
         let Some(seq) = entry.seq else { return };
         let topics = entry.target.rings();
@@ -174,8 +173,8 @@ impl History {
                 continue;
             }
             if ring.retention.count == 0 || entry.len() > ring.retention.bytes {
-                // Too large for the ring, or nothing is kept: everything up to here is lost to a later replay,
-                // also what is here still, or a replay of it would have a hole.
+                // Too large for the ring, or nothing is kept. Everything up to here is lost to a later replay, also
+                // the entries still in the ring: their replay would have a gap.
                 ring.lost = seq;
                 self.empty(topic);
                 continue;
@@ -195,7 +194,7 @@ impl History {
         self.keep_budget();
     }
 
-    /// Whether everything of these topics after `seq` is still here.
+    /// Whether everything published to these topics after `seq` is still kept.
     pub fn reaches(&mut self, topics: &[TopicId], seq: u64, now: Duration) -> bool {
         for &topic in topics {
             self.shrink(topic, now);
@@ -205,7 +204,7 @@ impl History {
             .all(|topic| self.rings.get(topic).map_or(self.forgotten.newest, |ring| ring.lost) <= seq)
     }
 
-    /// Whether everything that was ever published to these topics is still here.
+    /// Whether everything ever published to these topics is still kept.
     pub fn is_whole(&mut self, topics: &[TopicId], now: Duration) -> bool {
         for &topic in topics {
             self.shrink(topic, now);
@@ -216,14 +215,14 @@ impl History {
         })
     }
 
-    /// A replay of what comes after `seq`, up to and including `until`.
+    /// A replay of the events after `seq`, up to and including `until`.
     #[must_use]
     pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
         let after = topics.iter().map(|&topic| (topic, seq)).collect();
         Replay { after, until, unclaimed: 0 }
     }
 
-    /// A replay of what these topics still keep after `seq`: for a client whose gap was announced already.
+    /// A replay of the events that these topics still keep after `seq`, for a client whose gap was announced.
     #[must_use]
     pub fn remains(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
         let after = |topic: &TopicId| {
@@ -266,7 +265,7 @@ impl History {
                 page.lost |= lost.min(replay.until) > unclaimed;
                 *after = lost;
             }
-            // One that was left, and forgotten since.
+            // The subscriber left this topic, and it was evicted since.
             let Some(ring) = ring else { continue };
             heads.push((ring, ring.entries.partition_point(|entry| entry.seq <= Some(*after))));
         }
@@ -299,7 +298,7 @@ impl History {
         page
     }
 
-    /// Let go of what a topic keeps too long.
+    /// Evict a topic's events that are too old.
     pub fn expire(&mut self, topic: TopicId, now: Duration) {
         self.shrink(topic, now);
     }
@@ -310,13 +309,12 @@ impl History {
         self.rings.get(&topic).is_none_or(|ring| ring.entries.is_empty())
     }
 
-    /// Bytes that are kept, with what keeping them costs.
+    /// Bytes of the kept events, with their overhead.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes + self.pinned_bytes + self.pinned_events * ENTRY_OVERHEAD
     }
 
-    /// How many events are kept.
     #[must_use]
     pub fn events(&self) -> usize {
         self.kept.len() - self.stale + self.pinned_events
@@ -346,7 +344,7 @@ impl History {
         if entry.released() {
             self.bytes -= entry.len() + ENTRY_OVERHEAD;
             self.stale += 1;
-            // A quiet topic's old entry at the front must not keep a busy topic's dead ones alive.
+            // A quiet topic's old entry at the front must not keep a busy topic's evicted entries in memory.
             if self.stale > 64 && self.stale * 2 > self.kept.len() {
                 self.kept.retain(|entry| entry.is_held());
                 self.stale = 0;
@@ -354,7 +352,7 @@ impl History {
         }
     }
 
-    /// Evict the oldest entries until the hub-wide budget is kept.
+    /// Evict the oldest entries until the hub's budget holds.
     fn keep_budget(&mut self) {
         while self.bytes > self.total_bytes {
             let Some(entry) = self.kept.pop_front() else { break };

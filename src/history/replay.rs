@@ -1,4 +1,4 @@
-//! What is read from history for one client.
+//! Reading from history for one client.
 
 use std::sync::Arc;
 
@@ -7,30 +7,30 @@ use smallvec::SmallVec;
 use crate::entry::Entry;
 use crate::topic::TopicId;
 
-/// Where a client's replay stands, topic by topic.
+/// A client's replay: how far it is in each topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
     pub(super) after: SmallVec<[(TopicId, u64); 4]>,
     pub(super) until: u64,
-    /// While nothing was given yet to a client without a claim to where it begins, a newcomer or one whose gap
-    /// was announced: what is evicted up to here is not missed.
+    /// Before its first page, the replay of a newcomer, or of a client whose gap was announced, may lose events up to
+    /// here: the client was not promised them.
     pub(super) unclaimed: u64,
 }
 
 impl Replay {
-    /// The lowest point from which something is replayed: an id below everything that is to come.
+    /// A number below everything that is replayed.
     #[must_use]
     pub fn from(&self) -> u64 {
         self.after.iter().map(|&(_, after)| after).min().unwrap_or(self.until)
     }
 
-    /// Whether it is of exactly these topics.
+    /// Whether it reads exactly these topics.
     #[must_use]
     pub fn covers(&self, topics: &[TopicId]) -> bool {
         self.after.len() == topics.len() && self.after.iter().all(|(topic, _)| topics.contains(topic))
     }
 
-    /// Whether an entry of now stands in history among what it reads.
+    /// Whether the replay will read this entry, which is published now.
     #[must_use]
     pub fn reads(&self, entry: &Entry) -> bool {
         entry.seq.is_some() && self.after.iter().any(|(topic, _)| entry.target.rings().contains(topic))
@@ -42,13 +42,13 @@ impl Replay {
         self.until
     }
 
-    /// Go on up to `until`.
+    /// Extend the replay up to `until`.
     pub fn extend(&mut self, until: u64) {
         self.until = self.until.max(until);
     }
 }
 
-/// How much of its topics' past a client gets that names no id.
+/// How much of its topics' past a client without an id gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
     /// At most this many events of each topic.
@@ -57,13 +57,13 @@ pub enum Past {
     All,
 }
 
-/// A piece of a replay.
+/// One piece of a replay.
 #[derive(Debug, Default)]
 pub struct Page {
     /// In order, each once.
     pub entries: Vec<Arc<Entry>>,
-    /// Something between the last piece and this one was evicted meanwhile.
+    /// Events between the last piece and this one were evicted.
     pub lost: bool,
-    /// There is nothing after this piece.
+    /// This is the last piece.
     pub done: bool,
 }

@@ -1,6 +1,5 @@
 //! The hub without Python: history and queues against naive models, streams on a clock moved by hand, and the
 //! storms of the core: on a hub's own log (`storm_core`), and on a broker's stream (`storm_stream`).
-#![allow(missing_docs)]
 #![expect(clippy::unchecked_time_subtraction, reason = "a test that subtracts too much fails, as it should")]
 
 mod closing;

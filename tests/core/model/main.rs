@@ -7,7 +7,6 @@
 //! the block that reads the log, `everything_published_is_delivered_without_another_ring` deadlocks within
 //! the first few dozen schedules, because a publication between the look and the hearing rings a bell that
 //! counts as rung already; eight of the other ten tests deadlock too.
-#![allow(missing_docs)]
 
 mod presence;
 mod transfer;
