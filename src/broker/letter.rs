@@ -1,4 +1,4 @@
-//! What the processes of a hub write to each other.
+//! The letters that the processes of a hub post to each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::topic::Topic;
 
-/// Who gets a letter.
+/// The subscribers that get an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum To {
     /// The subscribers of these topics.
@@ -28,12 +28,12 @@ pub enum Whose {
     User(Arc<str>),
 }
 
-/// What travels.
+/// A letter.
 #[derive(Debug)]
 pub enum Letter {
     /// An event.
     Event {
-        /// Who gets it.
+        /// Its subscribers.
         to: To,
         /// The event without its id.
         draft: Draft,
@@ -87,7 +87,7 @@ pub enum Fence {
     },
 }
 
-/// An entry of the stream.
+/// An entry of the broker's log.
 #[derive(Debug)]
 pub struct Arrived {
     /// Its id.
@@ -95,12 +95,12 @@ pub struct Arrived {
     /// The id of the entry before it, which proves that nothing is missing between the two; `None` in an entry that
     /// no hub wrote.
     pub before: Option<StreamId>,
-    /// What it carries; `None` when it cannot be read.
+    /// Its letter; `None` when it cannot be read.
     pub letter: Option<Letter>,
 }
 
 impl Letter {
-    /// Bytes that the letter holds, about.
+    /// About how many bytes the letter holds.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -116,7 +116,7 @@ impl Letter {
         self.len() == 0
     }
 
-    /// Whether the stream's id becomes the event's.
+    /// Whether the entry's id becomes the event's.
     #[must_use]
     pub fn carries_id(&self) -> bool {
         match self {

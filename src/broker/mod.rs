@@ -1,8 +1,7 @@
 //! The contract between a hub and what connects its processes.
 //!
-//! A hub with a broker delivers nothing of its own accord. [`Broker::post`] takes what is published; what the
-//! broker's log gives back, in the log's order, the broker hands to the hub, in the publishing process as in every
-//! other.
+//! A hub with a broker delivers only what its broker gives it. [`Broker::post`] takes publications; the broker hands
+//! the entries of its log to the hub, in the log's order, in the publishing process as in every other.
 //!
 //! # Threads and locks
 //! A broker runs on threads of its own and never touches Python. Every method may be called from any thread. Those

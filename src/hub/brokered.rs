@@ -1,4 +1,4 @@
-//! A hub whose order is a broker's stream: what the broker tells it, and what it asks the broker.
+//! A hub with a broker, whose log gives the hub its order: the calls between the two.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,20 +22,20 @@ use crate::sync::Ordering;
 use crate::topic::{Topic, TopicIds};
 use crate::waker::Wake;
 
-/// Where a client begins, as the broker found.
+/// Where a client starts, as the broker resolved it.
 pub enum Verdict {
-    /// This hub's own order has its place now, or it is a newcomer.
+    /// In this hub's own order, or at its end for a newcomer.
     Here,
-    /// The broker still has everything after this id, this process has not: what it missed is fetched, a
+    /// Behind this id. The broker still has everything after it, this process does not: the client's gap is fetched, a
     /// piece whenever the waker is woken.
     Kept(StreamId, Box<dyn Wake>),
-    /// Its gap cannot be closed.
+    /// The client's gap cannot be filled.
     Lost(ResetReason),
-    /// It will take a while: its stream opens.
+    /// Not known for a while: the stream opens.
     Later,
 }
 
-/// One entry of the stream, ready to be delivered.
+/// One entry of the broker's log, ready to be appended.
 enum Delivery {
     Event(EventId, To, Frame),
     Kick(Whose, Arc<str>),
@@ -62,16 +62,16 @@ impl Hub {
         let _ = self.broker.set(broker);
     }
 
-    /// Its broker, if it has one and it was started.
+    /// The broker, once it was started.
     #[must_use]
     pub fn broker(&self) -> Option<&Arc<dyn Broker>> {
         self.broker.get()
     }
 
-    /// Hand a letter to the broker. Its outcome is known later.
+    /// Post a letter through the broker. Its outcome becomes known later.
     ///
     /// # Errors
-    /// As [`Hub::publish`]; nothing was published then.
+    /// As [`Hub::publish`].
     pub fn post(&self, letter: Letter) -> Result<Arc<Outcome>> {
         self.post_fenced(letter, None)
     }
@@ -93,13 +93,13 @@ impl Hub {
         broker.post(letter, fence).inspect_err(|_| count(&self.counters.refused, 1))
     }
 
-    /// Nothing is published or joined any more.
+    /// Refuse publications and subscribers from now on.
     pub fn refuse(&self) {
         self.state.lock().closing = true;
     }
 
-    /// Where the stream was found to stand: the hub's order begins behind `base`. `kept` is what the stream
-    /// keeps behind that; it becomes history and is not delivered to anybody.
+    /// The position of the broker's log is known: the hub's order begins behind `base`. The entries that the log keeps
+    /// behind it, `kept`, become history and are not delivered.
     pub fn open_log(&self, base: StreamId, kept: Vec<(Arrived, Duration)>) {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -110,7 +110,7 @@ impl Hub {
         }
     }
 
-    /// Deliver what comes next in the stream. The caller has checked that nothing is missing.
+    /// Append the next entries of the broker's log. The caller has proven that none is missing.
     pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) {
         let now = self.clock.now();
         let deliveries: Vec<_> =
@@ -132,34 +132,33 @@ impl Hub {
         ring(&readers);
     }
 
-    /// What the stream has next does not follow what was delivered: everybody is told, and the hub's order
-    /// goes on behind `base`.
+    /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`.
     pub fn break_log(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let seq = state.restart_behind(base, false);
-        let told = state.subscribers.values().filter(|found| found.waits.is_none()).count();
+        let reset = state.subscribers.values().filter(|found| found.waits.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
         let readers = state.listening();
         drop(state);
-        count(&self.counters.resets, told as u64);
+        count(&self.counters.resets, reset as u64);
         ring(&readers);
     }
 
-    /// Whether this process knows the stream's `id`, up to which it followed it once.
+    /// Whether this process once followed the broker's log up to `id`.
     #[must_use]
     pub fn has_followed(&self, id: StreamId) -> bool {
         self.state.lock().numbering.has_followed(id)
     }
 
-    /// Whether readers are so far behind that nothing more should be read from the stream now.
+    /// Whether readers are so far behind that the broker should read no more of its log now.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.is_pressed(0)
     }
 
-    /// Whether a client that saw `id` last can go on from what this process has, whatever its topics.
+    /// Whether this process can resolve by itself where a subscriber starts.
     #[must_use]
     pub fn knows_start(&self, subscriber: SubscriberId) -> bool {
         let now = self.clock.now();
@@ -170,13 +169,13 @@ impl Hub {
         state.question(&request, &topics, now).is_none()
     }
 
-    /// Whether a subscriber is still there.
+    /// Whether a subscriber is registered.
     #[must_use]
     pub fn has(&self, subscriber: SubscriberId) -> bool {
         self.state.lock().subscribers.contains_key(&subscriber)
     }
 
-    /// Where a client begins was found out. Gives the end of what is to be fetched for it, if anything is.
+    /// Resolve where a client starts. Returns the end of the gap that must be fetched for it, if there is one.
     pub fn resolve(&self, subscriber: SubscriberId, verdict: Verdict) -> Option<StreamId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -218,7 +217,7 @@ impl Hub {
         end.filter(|_| fetches)
     }
 
-    /// A piece of what a client missed was fetched; false when nobody waits for it any more.
+    /// Deliver a piece of a client's gap; false when the client no longer waits for it.
     pub fn deliver_piece(
         &self,
         subscriber: SubscriberId,
@@ -235,16 +234,16 @@ impl Hub {
         let mut entries = Vec::new();
         for Arrived { id, letter, .. } in arrived {
             let Some(Letter::Event { to, draft }) = letter else { continue };
-            let is_meant = match &to {
+            let is_for_it = match &to {
                 To::All => true,
-                // What is sent to it waits in its queue since it joined.
+                // Events sent to it wait in its queue since it was registered.
                 To::One(_) => false,
                 To::Topics(names) => names.iter().any(|name| {
                     state.topics.find(name.as_str()).is_some_and(|id| registered.topics.contains(&id))
                 }),
             };
             let id = id.event_id();
-            if is_meant {
+            if is_for_it {
                 let frame = draft.seal(id);
                 entries.push(Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id)));
             }
@@ -260,7 +259,7 @@ impl Hub {
 }
 
 impl State {
-    /// The order goes on behind `base`, and nothing from before it can be replayed. Gives the number of `base`.
+    /// Begin a new order behind `base`, before which nothing can be replayed. Returns the number of `base`.
     fn restart_behind(&mut self, base: StreamId, is_first: bool) -> u64 {
         self.seq += 1;
         self.numbering.begin(base, self.seq);
@@ -268,7 +267,7 @@ impl State {
         self.seq
     }
 
-    /// The next entry of the stream, which has the next number. Gives what is to be delivered of it.
+    /// Append the next entry of the broker's log to the order. Returns the item that readers get.
     fn follow(&mut self, hub: &Hub, id: StreamId, delivery: Option<Delivery>, at: Duration) -> Option<Item> {
         self.seq += 1;
         self.numbering.follow(id);
@@ -300,7 +299,7 @@ impl State {
         SubscriberId::from_public(name).filter(|id| self.subscribers.contains_key(id))
     }
 
-    /// Whether the broker has to find out where a client begins: then the id it came back with.
+    /// The question for the broker where a client starts, if this process cannot resolve it by itself.
     pub(super) fn question(
         &mut self,
         request: &Request,
@@ -319,8 +318,7 @@ impl State {
         }
     }
 
-    /// The stream of a client whose missed events the broker keeps: they are fetched, up to here; what comes
-    /// meanwhile is in history.
+    /// The stream of a client whose gap the broker fetches, up to the current head; newer events come from history.
     fn plan_fetch(&mut self, id: StreamId, next: Box<dyn Wake>, topics: &TopicIds) -> Plan {
         let cursor = self.seq;
         Plan {

@@ -1,4 +1,4 @@
-//! Delivering: readers drain the log, and consumers take what is there for them.
+//! Delivery: readers drain the log, and consumers take entries from their subscriber.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use crate::sync::Ordering;
 /// A drain takes at most this many items and bytes, then lets the loop's other work run.
 const BATCH_ITEMS: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
-/// A piece of a replay.
+/// One page of a replay.
 const PAGE_ENTRIES: usize = 512;
 const PAGE_BYTES: usize = 64 << 10;
 
-/// What a drain found.
+/// The result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
     /// More is waiting: drain again after the loop's other work.
     pub more: bool,
-    /// When to come again at the latest, on the hub's clock.
+    /// When to drain again at the latest, on the hub's clock.
     pub next: Option<Duration>,
 }
 
 impl Hub {
-    /// Deliver what is new to the reader's subscribers, and do what is due.
+    /// Deliver a batch of the log to the reader's subscribers, and do what time has made due.
     pub fn drain(&self, reader: &Reader, effects: &mut Effects) -> Drained {
         let now = self.clock.now();
         reader.bell.heard();
@@ -44,20 +44,20 @@ impl Hub {
         Drained { more, next: self.tick(reader, effects) }
     }
 
-    /// Do what time has made due at the reader; when to come again. Part of a drain.
+    /// Do what time has made due at the reader; returns when to tick again. Part of a drain.
     pub fn tick(&self, reader: &Reader, effects: &mut Effects) -> Option<Duration> {
         let next = reader.tick(self.clock.now(), &self.counters, effects);
-        self.forget(effects.closed.iter().map(|(identity, _)| identity.id));
+        self.unregister_all(effects.closed.iter().map(|(identity, _)| identity.id));
         next
     }
 
-    /// What is there for a subscriber whose consumer is here.
+    /// Take entries for a subscriber's consumer.
     pub fn take(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
         self.take_for(reader, identity, out, false)
     }
 
-    /// The same for a consumer that writes at once, on the reader's own thread: it need not come again to be
-    /// parked. One that could not write everything says so ([`Reader::write_blocked`]) before the reader drains.
+    /// The same for a consumer that writes at once, on the reader's own thread: it is parked by the same visit. If it
+    /// could not write everything, it calls [`Reader::write_blocked`] before the reader drains again.
     pub fn take_last(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
         self.take_for(reader, identity, out, true)
     }

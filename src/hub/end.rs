@@ -1,4 +1,4 @@
-//! Ending: streams that are closed, subscribers that are gone, and a hub that closes.
+//! Closing streams, unregistering subscribers, and closing the hub.
 
 use std::sync::Arc;
 
@@ -14,32 +14,32 @@ use crate::stats::count;
 use crate::sync::Ordering;
 
 impl Hub {
-    /// End the streams of `who` after what was published so far; how many are meant.
+    /// Close the streams of `who` behind everything published so far. Returns their number.
     pub fn disconnect(&self, who: Who, reason: CloseReason) -> usize {
         let mut state = self.state.lock();
-        let meant = state.count_matching(&who);
-        if meant > 0 {
+        let matching = state.count_matching(&who);
+        if matching > 0 {
             state.log.push(Item::Change(Arc::new(Change::Close { who, reason })));
         }
         let readers = state.listening();
         drop(state);
         ring(&readers);
-        meant
+        matching
     }
 
-    /// How many subscribers are meant.
+    /// How many subscribers match.
     #[must_use]
     pub fn count_matching(&self, who: &Who) -> usize {
         self.state.lock().count_matching(who)
     }
 
-    /// Begin to close: nothing is published or joined any more, all streams end after what was published.
+    /// Begin to close: refuse publications and subscribers, and close all streams behind everything published so far.
     pub fn begin_close(&self) {
         self.state.lock().closing = true;
         self.disconnect(Who::All, CloseReason::HubClosed);
     }
 
-    pub(super) fn forget(&self, subscribers: impl Iterator<Item = SubscriberId>) {
+    pub(super) fn unregister_all(&self, subscribers: impl Iterator<Item = SubscriberId>) {
         let mut subscribers = subscribers.peekable();
         if subscribers.peek().is_none() {
             return;
@@ -60,7 +60,7 @@ impl Hub {
         Some(registered.identity)
     }
 
-    /// Let others know of subscribers that were unregistered. No lock is held.
+    /// Tell the broker and the waiters of subscribers that were unregistered. No lock is held.
     fn announce(&self, unregistered: &[Arc<Identity>]) {
         count(&self.counters.disconnected, unregistered.len() as u64);
         self.hand_over_presence();
@@ -69,9 +69,9 @@ impl Hub {
         }
     }
 
-    /// End one stream. Unless the reason drops what is queued, what was published so far still goes out. Returns
-    /// why the stream ended, which may be an end that was on its way, and whether its consumer is to be resumed;
-    /// `None` when it was closed before.
+    /// Close one stream. Unless the reason drops queued events, everything published so far still goes out. Returns the
+    /// reason, which may be that of a close already in the log, and whether the consumer must be resumed; `None` when
+    /// the stream was closed before.
     pub fn close(
         &self,
         reader: &Reader,
@@ -89,13 +89,13 @@ impl Hub {
             catch_up(self, subscriber, topics, pending, wakes)
         });
         if closed.is_some() {
-            self.forget(std::iter::once(identity.id));
+            self.unregister_all(std::iter::once(identity.id));
         }
         closed
     }
 
-    /// Hand the end of a stream to the broker, so that it comes after what was published so far. False when the
-    /// subscriber is gone, or the broker takes nothing: then the caller closes the stream.
+    /// Close a stream through the broker, so that its end comes behind everything published so far. False when the
+    /// subscriber is gone, or the broker refuses the letter: then the caller closes the stream.
     pub fn close_by_broker(&self, identity: &Identity, reason: &CloseReason) -> bool {
         let name = identity.name();
         {
@@ -107,7 +107,7 @@ impl Hub {
         self.post(letter).is_ok()
     }
 
-    /// End the streams that a letter names, whose way through the broker failed, in this process.
+    /// Close the streams of this process that a letter names, after the broker failed to deliver it.
     pub fn kick(&self, whose: &Whose, reason: &Arc<str>) {
         let mut state = self.state.lock();
         let Some(change) = state.kick(whose, reason) else { return };
@@ -117,17 +117,17 @@ impl Hub {
         ring(&readers);
     }
 
-    /// The consumer of a subscriber is gone: nothing of it stays. True when it was not closed before.
+    /// Remove a subscriber whose consumer is gone. True when its stream was not closed before.
     pub fn drop_subscriber(&self, reader: &Reader, identity: &Identity, reason: CloseReason) -> bool {
         let closed = reader.close(identity, reason, self.clock.now(), |_, _, _| None).is_some();
         if closed {
-            self.forget(std::iter::once(identity.id));
+            self.unregister_all(std::iter::once(identity.id));
         }
         reader.remove(identity);
         closed
     }
 
-    /// Forget a reader whose loop is gone, with its subscribers.
+    /// Remove a reader whose loop is gone, with its subscribers.
     pub fn remove_reader(&self, reader: &Reader) -> Vec<Arc<Identity>> {
         let mut state = self.state.lock();
         let lost: Vec<_> = state
@@ -148,7 +148,7 @@ impl Hub {
         lost
     }
 
-    /// What waited only for a reader that is gone does not hold publishers back.
+    /// Update the hint of waiting bytes: a removed reader no longer holds publishers back.
     fn note_waiting(&self, state: &State) {
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
     }
@@ -186,7 +186,7 @@ impl State {
         Some(registered)
     }
 
-    /// A reader has one subscriber less; one without any holds nothing back.
+    /// Count one subscriber less at a reader. Without any, it has no cursor.
     pub(super) fn remove_from_reader(&mut self, reader: ReaderId) {
         if let Some(slot) = self.readers.get_mut(&reader) {
             slot.subscribers -= 1;

@@ -1,4 +1,4 @@
-//! Joining: what a subscriber asks for, how its stream begins, and its topics after that.
+//! Registering subscribers: how their streams begin, and the topics they join and leave.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,13 +21,12 @@ use crate::stats::count;
 use crate::subscriber::{Plan, Snapshot, Subscriber, Terms};
 use crate::topic::{Topic, TopicId, TopicIds};
 
-/// Bytes of joins and leaves that may wait for a reader in any hub, however small its `backlog_bytes` is: about
-/// 10,000 of them.
+/// Bytes of joins and leaves that may wait for a reader however small `backlog_bytes` is: about 10,000 of them.
 const LEAST_CHANGES: usize = 1 << 20;
 
 impl Hub {
-    /// Join: from now on everything published to the topics is queued for the subscriber; what it missed is
-    /// read from history before that. Gap-free: the place in the log and the cursor are taken under one lock.
+    /// Register a subscriber. Everything published to its topics from now on is queued; events it missed are read from
+    /// history before that. There is no gap, because its place in the log and its cursor are taken under one lock.
     ///
     /// # Errors
     /// [`Error::HubClosed`], [`Error::TooManySubscribers`].
@@ -73,7 +72,7 @@ impl Hub {
         Ok(identity)
     }
 
-    /// It is known where a subscriber begins.
+    /// Open the stream of a subscriber whose start is resolved.
     pub(super) fn open(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
         let recovered = plan.recovered;
         match recovered {
@@ -88,8 +87,8 @@ impl Hub {
         });
     }
 
-    /// Do something to a subscriber that may be moved to another reader meanwhile, and wake the one it is at.
-    /// False when it is nowhere any more.
+    /// Act on a subscriber at its current reader, to which it may just be transferred, and wake that reader. False when
+    /// the subscriber is gone.
     pub(super) fn at_its_reader(
         &self,
         reader: &Arc<Reader>,
@@ -111,7 +110,7 @@ impl Hub {
         }
     }
 
-    /// A client's own `retry:`, in milliseconds; its number is random.
+    /// A client's own `retry:`, in milliseconds, spread by its random number.
     pub(super) fn retry_ms(&self, subscriber: SubscriberId) -> u64 {
         let (least, most) = self.config.reconnect_ms;
         least + (subscriber.0 >> 16) % (most - least + 1)
@@ -134,7 +133,7 @@ impl Hub {
         }
     }
 
-    /// How its stream begins; or, when the broker has to find out, the id it came back with.
+    /// Register a subscriber. Returns how its stream begins, or the question that the broker must answer first.
     pub(super) fn register(
         &self,
         identity: &Arc<Identity>,
@@ -176,7 +175,7 @@ impl Hub {
         if plan.is_ok() {
             self.queue_presence(&state, identity, &topics, true);
         }
-        // One that waits for the broker gets no topic's events yet, but heartbeats, what is sent to it, and its end.
+        // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
         state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
         if state.topics.len() >= state.next_sweep {
             state.sweep(now);
@@ -187,7 +186,7 @@ impl Hub {
     }
 
     /// Add topics to a subscriber, from the next event on; those that have ended give it nothing. False when it is not
-    /// there (any more).
+    /// registered.
     ///
     /// # Errors
     /// [`Error::HubClosed`].
@@ -208,7 +207,7 @@ impl Hub {
             registered.topics.extend_from_slice(&topics);
             let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
             self.queue_presence(&state, &identity, &topics, true);
-            // One that waits for the broker gets all its topics when it is known where it begins.
+            // While it waits for the broker, it is in no topic; it joins all when its start is resolved.
             if !waits {
                 state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
             }
@@ -218,7 +217,7 @@ impl Hub {
         Ok(true)
     }
 
-    /// Take topics from a subscriber, from the next event on. False when it is not there (any more).
+    /// Remove topics from a subscriber, from the next event on. False when it is not registered.
     pub fn leave(&self, subscriber: SubscriberId, topics: &[Topic]) -> bool {
         let mut state = self.state.lock();
         let mut topics: TopicIds =
@@ -241,7 +240,7 @@ impl Hub {
         true
     }
 
-    /// The application's initial events of a subscriber are complete. Its last one carries the cursor's id.
+    /// Deliver the application's initial events to a subscriber. The last one carries the cursor's id.
     ///
     /// # Errors
     /// [`Error::EventTooLarge`]; nothing was queued then.
@@ -262,7 +261,7 @@ impl State {
         self.log.extend_changes(finish);
     }
 
-    /// How a stream begins, by what this process has.
+    /// How a stream begins, from what this process keeps.
     pub(super) fn plan(&mut self, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
         let head = self.seq;
         let asked = request.given().map(|text| match self.numbering.find(text, head) {
@@ -288,8 +287,8 @@ impl State {
         self.plan_anew(request, asked.and_then(Result::err), topics, now)
     }
 
-    /// How a newcomer's stream begins, or that of one whose gap cannot be closed: why, and behind what number
-    /// what is left of it begins.
+    /// How the stream of a newcomer begins, or of a client whose gap cannot be filled. `gap` is the reason, and the number
+    /// behind which its remaining events begin.
     pub(super) fn plan_anew(
         &mut self,
         request: &Request,
@@ -302,7 +301,7 @@ impl State {
         let requested = || given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);
         let reset = gap.map(|(reason, _)| (reason, requested()));
         let replay = match gap {
-            // Its gap was announced; what is left of what it missed still comes, unless a snapshot does.
+            // The gap is announced; the events of it that are left still follow, unless a snapshot does.
             Some((ResetReason::Evicted, seq)) if !request.initial => {
                 Some(self.history.remains(topics, seq, head))
             }
@@ -315,13 +314,13 @@ impl State {
             cursor: (head, self.numbering.id(head)),
             since: self.history.resume(topics, head, head),
         });
-        // A snapshot stands for whatever is gone.
+        // A snapshot replaces everything that is lost.
         let complete =
             request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
         Plan { cursor, id, reset, replay, fetch: None, snapshot, recovered, complete }
     }
 
-    /// A reader has one subscriber more: from here on it reads the log.
+    /// Count one subscriber more at a reader, which has a cursor from now on.
     pub(super) fn add_to_reader(&mut self, reader: ReaderId) {
         let Self { readers, log, .. } = self;
         if let Some(slot) = readers.get_mut(&reader) {
@@ -331,7 +330,7 @@ impl State {
     }
 }
 
-/// 64 random bits: for ids nobody should guess, and for spreading.
+/// 64 random bits, for ids that cannot be guessed and for spreading.
 fn random() -> u64 {
     getrandom::u64().expect("the system gives random numbers")
 }

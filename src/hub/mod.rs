@@ -1,5 +1,5 @@
-//! The hub: topics, subscribers and publishing. It orders everything in one log, keeps what may be replayed,
-//! and wakes the readers that deliver, after it has unlocked.
+//! The hub: topics, subscribers and publishing. It appends events to one log and to history, and wakes the readers
+//! that deliver them once it is unlocked.
 //!
 //! # Threads
 //! Every method may be called from any thread. Locks are taken in one order, a reader's before the hub's
@@ -51,7 +51,7 @@ use ends::Ends;
 use presence_queue::PresenceQueue;
 pub use request::Request;
 
-/// Topics beyond which the table is looked through for idle ones, at first.
+/// Number of topics at which idle ones are evicted for the first time.
 const FIRST_SWEEP: usize = 1024;
 
 struct ReaderSlot {
@@ -63,9 +63,9 @@ struct ReaderSlot {
 struct Registered {
     identity: Arc<Identity>,
     topics: TopicIds,
-    /// What it asked for, while the broker finds out where it begins.
+    /// Its request, while the broker resolves where it starts.
     waits: Option<Box<Request>>,
-    /// Why it ends, while the broker carries its end.
+    /// Why its stream closes, while the broker delivers the close.
     closing: Option<Box<CloseReason>>,
 }
 
@@ -88,11 +88,8 @@ struct State {
 pub struct Hub {
     /// The part of its ids that no other hub shares.
     pub epoch: Epoch,
-    /// Its options.
     pub config: Config,
-    /// What it counts.
     pub counters: Counters,
-    /// Its clock.
     pub clock: Clock,
     /// Bytes that wait for the slowest reader, as of the last append or drain. Relaxed: written with the hub locked,
     /// read as a hint.
@@ -111,14 +108,14 @@ fn ring(readers: &Readers) {
 }
 
 impl Hub {
-    /// A new hub of this process.
+    /// A hub of this process alone.
     #[must_use]
     pub fn new(config: Config, clock: Clock) -> Self {
         let epoch = Epoch::random();
         Self::numbered(config, clock, epoch, Numbering::Own(epoch))
     }
 
-    /// A new hub that a broker's stream feeds.
+    /// A hub whose order is the log of a broker.
     #[must_use]
     pub fn of_stream(config: Config, clock: Clock) -> Self {
         Self::numbered(config, clock, Epoch::random(), Numbering::Stream(Names::default()))
@@ -153,15 +150,15 @@ impl Hub {
         }
     }
 
-    /// What a topic, or a family of topics, keeps. The newest rule that fits wins; a plain name beats any
-    /// pattern. What is kept already is brought within the new limits.
+    /// Set how much a topic, or a family of topics, keeps. The newest rule that fits wins; a plain name beats any
+    /// pattern. Events beyond the new limits are evicted.
     pub fn set_retention(&self, pattern: &TopicPattern, retention: Retention) {
         let mut state = self.state.lock();
         state.families.retain(|(other, _)| other != pattern);
         state.families.push((pattern.clone(), retention));
-        let meant = state.topics.iter().filter(|(_, info)| pattern.matches(&info.name));
-        let meant: Vec<(TopicId, Arc<str>)> = meant.map(|(id, info)| (id, info.name.clone())).collect();
-        for (id, name) in meant {
+        let matching = state.topics.iter().filter(|(_, info)| pattern.matches(&info.name));
+        let matching: Vec<(TopicId, Arc<str>)> = matching.map(|(id, info)| (id, info.name.clone())).collect();
+        for (id, name) in matching {
             let retention = state.retention(&self.config, &name);
             state.history.open(id, &name, retention);
         }
@@ -211,8 +208,8 @@ impl Hub {
         Ok(id)
     }
 
-    /// Send to one subscriber: in order with everything else, without an id, not replayed. False when it is
-    /// not there (any more).
+    /// Send an event to one subscriber, in order with all others, without an id and not replayed. False when it is not
+    /// registered.
     ///
     /// # Errors
     /// As [`Hub::publish`].
@@ -241,14 +238,14 @@ impl Hub {
         if size > limit { Err(Error::EventTooLarge { size, limit }) } else { Ok(()) }
     }
 
-    /// Whether `size` more bytes would be refused, without locking: a hint to look for readers that are dead.
+    /// Whether `size` more bytes would be refused, without locking: a hint to check for dead readers.
     #[must_use]
     pub fn is_pressed(&self, size: usize) -> bool {
         let waiting = usize::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         waiting > 0 && waiting.saturating_add(size) > self.config.backlog_bytes
     }
 
-    /// A new reader, which is woken through `wake`.
+    /// Add a reader, which is woken through `wake`.
     pub fn add_reader(&self, wake: Box<dyn Wake>) -> Arc<Reader> {
         let mut state = self.state.lock();
         state.last_reader += 1;
@@ -265,7 +262,7 @@ impl State {
             return Err(Error::HubClosed);
         }
         let (waiting, limit) = (self.log.waiting_bytes(), hub.config.backlog_bytes);
-        // One event is let in alone, or one larger than the whole backlog could never be published.
+        // An event is always let in alone: one larger than the whole backlog could never be published otherwise.
         if waiting > 0 && waiting + size > limit {
             count(&hub.counters.refused, 1);
             return Err(Error::HubFull { waiting, limit });
@@ -299,8 +296,8 @@ impl State {
         ids
     }
 
-    /// Forget the topics that nobody is in and that keep nothing. Its cost is spread over the topics that
-    /// were made since the last time.
+    /// Evict topics without subscribers and without events. The cost is spread over the topics that were added since
+    /// the last time.
     fn sweep(&mut self, now: Duration) {
         self.expire(now);
         let idle = self.topics.iter().filter(|(id, info)| {

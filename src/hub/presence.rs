@@ -1,4 +1,4 @@
-//! Presence: which subscribers are in which topics, for the broker that tells other processes.
+//! Presence: which subscribers are in which topics, for the broker that tells the other processes.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Hub {
         }
     }
 
-    /// Hand what is queued to the broker. No lock is held.
+    /// Hand queued changes to the broker. No lock is held.
     pub(super) fn hand_over_presence(&self) {
         if let Some(broker) = self.broker.get() {
             self.presence.hand_over(broker);

@@ -1,4 +1,4 @@
-//! Looking: who is there, what is counted, and what is due.
+//! Queries: subscribers, counters, and deadlines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Hub {
         }
     }
 
-    /// The topics of a subscriber, sorted; those it had when it is gone.
+    /// The topics of a subscriber, sorted; for one that is gone, those it had.
     #[must_use]
     pub fn topics_of(&self, identity: &Identity) -> Vec<Arc<str>> {
         let state = self.state.lock();
@@ -82,14 +82,14 @@ impl Hub {
         found.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1))
     }
 
-    /// How many consumers have not been told of the end of their stream.
+    /// How many consumers have not seen the end of their stream.
     #[must_use]
     pub fn unfinished(&self) -> usize {
         let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
         readers.iter().map(|reader| reader.unfinished()).sum()
     }
 
-    /// How long until a reader has to look at its subscribers again, on the hub's clock.
+    /// How long until a reader's next deadline, on the hub's clock.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
@@ -97,7 +97,7 @@ impl Hub {
         soonest.map(|at| at.saturating_sub(self.clock.now()))
     }
 
-    /// Wake every reader: time was moved by a test, or the hub ends.
+    /// Wake every reader: a test advanced the clock, or the hub ends.
     pub fn wake_all(&self) {
         let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
         ring(&readers);

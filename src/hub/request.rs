@@ -1,4 +1,4 @@
-//! What a subscriber asks for, and what the hub has to ask the broker for it.
+//! The request of a subscriber, and the hub's question to the broker about it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::ids::{GroupId, StreamId};
 use crate::queue::OverflowPolicy;
 use crate::topic::Topic;
 
-/// What a subscriber asks for.
+/// What a subscriber requests.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Its topics; may be empty, `broadcast` and `send` still reach it.
+    /// Its topics. Without any, `broadcast` and `send` still reach it.
     pub topics: Vec<Topic>,
-    /// The id it saw last, as the client gave it.
+    /// The last id of the client, unchecked.
     pub last_event_id: Option<String>,
     /// How much past a newcomer gets.
     pub past: Option<Past>,
     /// Whether the application will give initial events, unless it resumes completely.
     pub initial: bool,
-    /// Whose it is.
+    /// The user it belongs to, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
     /// Instead of the hub's.
     pub overflow: Option<OverflowPolicy>,
@@ -28,7 +28,7 @@ pub struct Request {
     pub capacity: Option<usize>,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
-    /// The group it ends with.
+    /// The group with which it is closed.
     pub group: GroupId,
     /// Whether the client gets none of the hub's own events.
     pub no_control: bool,
@@ -39,11 +39,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// The id it came back with, if it did.
+    /// The last id, unless it is empty.
     pub(super) fn given(&self) -> Option<&str> {
         self.last_event_id.as_deref().filter(|id| !id.is_empty())
     }
 }
 
-/// What the broker is to find out: where a newcomer begins, or one that came back with this id.
+/// Where does a newcomer start, or a client with this last id?
 pub(super) struct Question(pub Option<StreamId>);

@@ -1,10 +1,9 @@
-//! Moving a subscriber from one reader to another before its stream has begun: a subscription that was made on
-//! an event loop goes to a reactor when the socket does.
+//! Transferring a subscriber between readers before its stream has begun: a subscription that was made on an event
+//! loop goes to a reactor with its socket.
 //!
-//! A subscriber has exactly one place in the log at any moment, or it would lose events or get them twice. The
-//! reader it leaves has delivered to it up to that reader's cursor, and the one it comes to goes on from the
-//! head. So what lies between the two is put in its queue by the move itself, with both readers and the hub
-//! locked: nothing is published, dispatched or closed meanwhile.
+//! A subscriber has exactly one place in the log at any moment, or it would lose events or get them twice. The old
+//! reader has delivered to it up to its cursor; the new one goes on from the head. So the transfer itself delivers the
+//! items between the two, with both readers and the hub locked: nothing is published, delivered or closed meanwhile.
 
 use std::sync::Arc;
 
@@ -21,8 +20,8 @@ use crate::topic::{TopicId, TopicIds};
 
 impl Hub {
     /// Transfer a subscriber from which nothing was taken yet to another reader and to `group`. Returns its new
-    /// identity, which the old one leads to. A subscriber that was closed is transferred with what is left to
-    /// take. `None` when it is not at `from` (any more), or something was taken.
+    /// identity, the successor of the old one. A closed subscriber is transferred with the entries it still has.
+    /// `None` when it is not at `from`, or entries were taken.
     pub fn transfer(
         &self,
         from: &Reader,
@@ -30,16 +29,17 @@ impl Hub {
         identity: &Identity,
         group: GroupId,
     ) -> Option<Arc<Identity>> {
-        let moved = from.transfer(to, identity, group, self.clock.now(), |subscriber, topics, wakes| {
-            self.state.lock().resolve(self, subscriber, topics, from, wakes);
-        });
+        let transferred =
+            from.transfer(to, identity, group, self.clock.now(), |subscriber, topics, wakes| {
+                self.state.lock().resolve(self, subscriber, topics, from, wakes);
+            });
         to.bell.ring();
-        moved
+        transferred
     }
 }
 
 impl State {
-    /// Bring a subscriber that left `from` to the head of the log, and let its new reader go on from there.
+    /// Bring a subscriber of `from` to the head of the log, from where its new reader goes on.
     fn resolve(
         &mut self,
         hub: &Hub,
@@ -49,7 +49,7 @@ impl State {
         wakes: &mut BrokerWakes,
     ) {
         let identity = subscriber.identity.clone();
-        // One that was closed gets nothing new, and has left the registry, or is about to.
+        // A closed one gets nothing new, and is unregistered, or about to be.
         if identity.closed.get().is_some() {
             return;
         }
@@ -70,7 +70,7 @@ impl State {
             let (topics, _) = self.unfinished(id, topics);
             self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
         }
-        // Its end was on its way to the old reader. Nothing that came after it was given to the subscriber.
+        // Its close was in the log for the old reader. Nothing behind it was delivered to the subscriber.
         if let Some(reason) = end {
             self.log.push(Item::Change(Arc::new(Change::Close { who: Who::Id(id), reason })));
         }
@@ -117,11 +117,11 @@ pub(super) fn catch_up<'a>(
                 }
                 Change::Close { .. } => {}
                 Change::Finish { what, end } => {
-                    let is_meant = match what {
+                    let is_for_it = match what {
                         Finished::Topic(topic) => topics.contains(topic),
                         Finished::Subscriber(id) => *id == identity.id,
                     };
-                    if is_meant {
+                    if is_for_it {
                         topics.retain(|topic| *what != Finished::Topic(*topic));
                         if subscriber.end_topic(end, &topics) {
                             topics.clear();

@@ -1,4 +1,4 @@
-//! The visits of consumers, which take what their subscriber has, and what they report.
+//! The visits of consumers, which take entries from their subscriber, and their reports.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::stats::{Counters, count};
 use crate::subscriber::{BrokerWakes, Taken, wake_brokers};
 
 impl Reader {
-    /// The consumer of a subscriber is here: what is there for it? `page` reads history; it is called with
-    /// this reader locked. With `parks`, a consumer that writes at once is parked by the same visit
-    /// ([`Taken::Last`]); it must say when its write is [`Self::write_blocked`].
+    /// Take entries for a subscriber's consumer. `page` reads history, with this reader locked. With `parks`, a consumer
+    /// that writes at once is parked by the same visit ([`Taken::Last`]), and must report a write that is blocked
+    /// ([`Self::write_blocked`]).
     pub fn take(
         &self,
         identity: &Identity,
@@ -43,7 +43,7 @@ impl Reader {
         if is_last { Taken::Last } else { taken }
     }
 
-    /// What a subscriber took last did not go out whole.
+    /// The entries that a consumer took last were not written completely.
     pub fn write_blocked(&self, identity: &Identity, now: Duration) {
         let mut state = self.state.lock();
         let turn = state.turn;
@@ -52,35 +52,35 @@ impl Reader {
         }
     }
 
-    /// Have the subscriber's consumer asked what its client has not taken yet, rather than end the stream when a
-    /// write takes `stall_timeout`.
+    /// Ask the consumer for the unsent bytes of a long write, instead of closing the stream when a write takes
+    /// `stall_timeout`.
     pub fn ask_for_progress(&self, identity: &Identity) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
             subscriber.ask_for_progress();
         }
     }
 
-    /// The reader's driver finds out itself whether the subscriber's client has stalled, and closes the stream.
+    /// The reader's driver itself detects a stalled client, and closes the stream.
     pub fn leave_stalls_to_driver(&self, identity: &Identity) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
             subscriber.leave_stalls_to_driver();
         }
     }
 
-    /// So many bytes of what a subscriber took have not reached its client yet.
+    /// Report how many bytes of the current write have not reached the client.
     pub fn report_unsent(&self, identity: &Identity, unsent: usize, now: Duration) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
             subscriber.report_unsent(unsent, now);
         }
     }
 
-    /// Whether something was taken from a subscriber, or it is not here (any more).
+    /// Whether entries were taken from a subscriber, or it is not here.
     #[must_use]
     pub fn was_taken(&self, identity: &Identity) -> bool {
         self.state.lock().subscriber(identity).is_none_or(|found| found.was_taken())
     }
 
-    /// The initial events of a subscriber are complete; true when its consumer is to be resumed.
+    /// Deliver a subscriber's initial events; true when its consumer must be resumed.
     pub fn deliver_initial(&self, identity: &Identity, events: Vec<Draft>, now: Duration) -> bool {
         let mut state = self.state.lock();
         let turn = state.turn;

@@ -1,4 +1,4 @@
-//! Draining: what the log has for a reader's subscribers, and what time has made due.
+//! Draining: delivering batches of the log to subscribers' queues, and acting on deadlines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::subscriber::{BrokerWakes, Due, wake_brokers};
 use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
-    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch; it
-    /// is called with this reader locked, so that what it read is dispatched before anybody else sees the cursor:
-    /// a subscriber that leaves between the two would lose the batch. Returns what `read` does.
+    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch, with this
+    /// reader locked: a subscriber that was transferred between reading and delivery would lose the batch. Returns what
+    /// `read` does.
     pub fn deliver_batch(
         &self,
         read: impl FnOnce(&mut Vec<Item>) -> bool,
@@ -37,14 +37,14 @@ impl Reader {
                 Item::Change(change) => state.change(self.id, change, now, effects, &mut wakes),
             }
         }
-        // The last reference to an event may be among them: its memory is freed without the lock.
+        // They may be the last references to events, whose memory is then freed without the lock.
         drop(state);
         drop(items);
         wake_brokers(wakes);
         more
     }
 
-    /// Do what time has made due; when to come again.
+    /// Do what time has made due; returns when to tick again.
     pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
         let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
@@ -136,14 +136,14 @@ impl State {
                 }
             }
             Change::Close { who, reason } => {
-                let is_meant = |key: &usize| {
+                let is_one = |key: &usize| {
                     self.subscribers.get(*key).is_some_and(|found| who.matches(&found.identity))
                 };
-                let meant: Vec<usize> = match who {
+                let matching: Vec<usize> = match who {
                     Who::Id(id) => self.keys.get(id).copied().into_iter().collect(),
-                    _ => self.keys.values().copied().filter(is_meant).collect(),
+                    _ => self.keys.values().copied().filter(is_one).collect(),
                 };
-                for key in meant {
+                for key in matching {
                     self.end(key, reason.clone(), now, effects, wakes);
                 }
             }
@@ -181,7 +181,7 @@ impl State {
                 return self.end(key, reason, now, effects, wakes);
             }
         }
-        // One whose consumer is away may be due sooner than it looks: never in the past.
+        // While its consumer is away, a deadline may lie in the past: check again a little later.
         let at = subscriber.deadline(now).max(now + Duration::from_millis(10));
         self.deadlines.add(at, id, key);
     }

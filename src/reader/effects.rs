@@ -9,8 +9,8 @@ use crate::identity::{CloseReason, Identity};
 pub struct Effects {
     /// Consumers to resume, by key.
     pub resume: Vec<usize>,
-    /// Subscribers whose stream was ended, and why.
+    /// Subscribers whose stream was closed, and why.
     pub closed: Vec<(Arc<Identity>, CloseReason)>,
-    /// Subscribers whose consumer is to say what its client has not taken yet ([`Reader::report_unsent`]).
+    /// Subscribers whose consumer must report its unsent bytes ([`Reader::report_unsent`]).
     pub progress: Vec<Arc<Identity>>,
 }

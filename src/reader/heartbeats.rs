@@ -10,7 +10,7 @@ use crate::ids::EventId;
 /// Heartbeats, made once and shared.
 #[derive(Default)]
 pub(super) struct Heartbeats {
-    /// The newest number that was dispatched, and its id.
+    /// The newest number that was delivered, and its id.
     pub(super) cursor: u64,
     pub(super) id: Option<EventId>,
     comment: Option<Arc<Entry>>,
@@ -18,7 +18,7 @@ pub(super) struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// The heartbeat for a client that has seen everything up to `seen`.
+    /// The heartbeat for a client that has everything up to `seen`.
     pub(super) fn get(&mut self, seen: u64, now: Duration) -> Arc<Entry> {
         let Some(id) = self.id.filter(|_| self.cursor > seen) else {
             return self.comment.get_or_insert_with(|| control::heartbeat(now)).clone();

@@ -1,8 +1,8 @@
-//! A reader of the log: an event loop, or a thread that owns sockets. It holds the subscribers it delivers
-//! to, finds them by topic, and knows when each has to be looked at again.
+//! A reader of the log: an event loop, or a thread that owns sockets. It holds the subscribers to which it delivers,
+//! an index of them by topic, and their deadlines.
 //!
-//! Everything here happens under one lock that only the reader's own thread takes while events flow; a
-//! subscription from another thread takes it for a moment.
+//! One lock protects all of it. While events flow, only the reader's own thread takes the lock; a subscription from
+//! another thread takes it for a moment.
 
 mod consume;
 mod drain;
@@ -25,9 +25,8 @@ use state::State;
 
 /// A reader.
 pub struct Reader {
-    /// Its number.
     pub id: ReaderId,
-    /// How to make it drain.
+    /// Makes it drain.
     pub bell: Bell,
     state: RankedMutex<State>,
 }
@@ -39,7 +38,7 @@ impl Reader {
         Self { id, bell: Bell::new(wake), state: RankedMutex::new(Rank::Reader(id), State::default()) }
     }
 
-    /// Make room for a subscriber; `make` gets its key, the turn, and gives the subscriber.
+    /// Insert the subscriber that `make` returns for its key and the current turn.
     pub fn insert(&self, make: impl FnOnce(usize, u64) -> Subscriber) -> usize {
         let mut state = self.state.lock();
         let turn = state.turn;
@@ -49,8 +48,8 @@ impl Reader {
         key
     }
 
-    /// The hub let it join: begin as it decided. False, and the plan stays, when it is not here. The bell is
-    /// to be rung after this.
+    /// Open a subscriber's stream. False when the subscriber is not here; the plan then stays. The caller rings the bell
+    /// afterwards.
     pub fn open(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
         let mut wakes = BrokerWakes::new();
         let open = |found: &mut Subscriber, turn| {
@@ -61,14 +60,14 @@ impl Reader {
         found
     }
 
-    /// Open the stream of a subscriber of which is not known yet where it begins; false when it is not here. The
-    /// bell is to be rung after this.
+    /// Open a subscriber's stream before its start is resolved; false when the subscriber is not here. The caller rings
+    /// the bell afterwards.
     pub fn open_early(&self, identity: &Identity, retry_ms: u64, now: Duration) -> bool {
         self.with_subscriber(identity, |found, turn| found.open_early(retry_ms, now, turn))
     }
 
-    /// A piece of what a subscriber missed was fetched; false when it is not here. The piece stays when it does
-    /// not wait for it. The bell is to be rung after this.
+    /// Deliver a piece of a subscriber's gap; false when the subscriber is not here. The piece stays when it does not
+    /// wait for one. The caller rings the bell afterwards.
     pub fn deliver_piece(&self, identity: &Identity, piece: &mut Option<Fetched>, now: Duration) -> bool {
         let deliver = |found: &mut Subscriber, turn| {
             found.waits_for_piece() && piece.take().is_some_and(|piece| found.deliver_piece(piece, now, turn))
@@ -76,7 +75,7 @@ impl Reader {
         self.with_subscriber(identity, deliver)
     }
 
-    /// Do something to a subscriber on another thread than the reader's, which resumes the consumer.
+    /// Act on a subscriber from another thread. The reader's thread resumes the consumer where `act` returns true.
     fn with_subscriber(&self, identity: &Identity, act: impl FnOnce(&mut Subscriber, u64) -> bool) -> bool {
         let mut state = self.state.lock();
         let turn = state.turn;
@@ -87,10 +86,10 @@ impl Reader {
         true
     }
 
-    /// End one subscriber's stream. `catch_up` is called with this reader locked: it queues what was published
-    /// and not dispatched yet to the subscriber in these topics (`None` before it is in any), and returns the
-    /// reason of an end that stands there. Returns why the stream ended and whether its consumer is to be resumed;
-    /// `None` when it was closed before.
+    /// Close one stream. `catch_up`, called with this reader locked, queues the events that were published but not yet
+    /// delivered to the subscriber in these topics (`None` before it is attached), and returns the reason of a close
+    /// that it finds among them. Returns the reason, and whether the consumer must be resumed; `None` when the stream
+    /// was closed before.
     pub fn close(
         &self,
         identity: &Identity,
@@ -116,7 +115,7 @@ impl Reader {
         Some((reason, resumes))
     }
 
-    /// Forget a subscriber whose consumer is gone.
+    /// Remove a subscriber whose consumer is gone.
     pub fn remove(&self, identity: &Identity) {
         let mut state = self.state.lock();
         let removed = state.remove(identity);
@@ -128,9 +127,9 @@ impl Reader {
         wake_brokers(wakes);
     }
 
-    /// Give a subscriber that nothing was taken from to another reader. Both are locked while `arrive` gets the
-    /// subscriber, already there under the identity it has from then on. None when it is not here, something
-    /// was taken from it, or the other reader is this one.
+    /// Transfer a subscriber from which nothing was taken to another reader. Both are locked while `arrive` gets the
+    /// subscriber, already at the new reader under its new identity. `None` when it is not here, entries were taken
+    /// from it, or both readers are the same.
     pub fn transfer(
         &self,
         to: &Self,
@@ -140,7 +139,7 @@ impl Reader {
         arrive: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut BrokerWakes),
     ) -> Option<Arc<Identity>> {
         let mut wakes = BrokerWakes::new();
-        // In the order of their numbers, or two that give to each other would wait for ever.
+        // In the order of their numbers, or two transfers in opposite directions would wait for ever.
         let (mut own, mut other) = match self.id.0.cmp(&to.id.0) {
             std::cmp::Ordering::Less => {
                 let own = self.state.lock();
@@ -167,7 +166,7 @@ impl Reader {
         Some(arrived)
     }
 
-    /// How many consumers have not been told of the end of their stream.
+    /// How many consumers have not seen the end of their stream.
     #[must_use]
     pub fn unfinished(&self) -> usize {
         self.state.lock().subscribers.iter().filter(|(_, subscriber)| !subscriber.has_ended()).count()

@@ -19,17 +19,17 @@ pub(super) struct State {
     pub(super) subscribers: Slab<Subscriber>,
     pub(super) keys: FxHashMap<SubscriberId, usize>,
     pub(super) by_topic: FxHashMap<TopicId, Vec<usize>>,
-    /// Consumers that another thread has something for.
+    /// Consumers that another thread resumes.
     pub(super) resumed: Vec<usize>,
     pub(super) deadlines: Deadlines,
-    /// How often it drained: the measure of "has not come back".
+    /// How often it drained, by which a consumer that does not come back is noticed.
     pub(super) turn: u64,
-    /// How many events it dispatched.
+    /// How many events it delivered.
     pub(super) serial: u64,
     pub(super) heartbeats: Heartbeats,
 }
 
-/// The subscriber in its place, unless it is gone and the place was given away.
+/// The subscriber at its place, unless it is gone and another one has the place.
 #[inline]
 pub(super) fn find<'a>(
     subscribers: &'a mut Slab<Subscriber>,
@@ -46,7 +46,7 @@ impl State {
 
     pub(super) fn attach(&mut self, id: SubscriberId, key: usize, topics: &TopicIds, now: Duration) {
         let Some(subscriber) = self.subscribers.get(key) else { return };
-        // Gone, or closed, between the joining and now.
+        // Removed, or closed, since it was registered.
         if subscriber.identity.id != id || subscriber.identity.closed.get().is_some() {
             return;
         }
@@ -97,22 +97,22 @@ impl State {
         self.unindex(left);
     }
 
-    /// Take a subscriber that is not in these topics any more out of their lists. Whoever was last in one has its
-    /// place from then on: nothing is searched, or thousands that end at once would hold up everybody.
+    /// Remove a subscriber from the lists of topics that it left. The last one in a list takes its place: a search would
+    /// take too long when thousands end at once.
     fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {
         for Membership { topic, place } in left {
             let Some(keys) = self.by_topic.get_mut(&topic) else { continue };
             keys.swap_remove(place);
             if keys.is_empty() {
                 self.by_topic.remove(&topic);
-            } else if let Some(moved) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key)) {
-                let mut found = moved.topics.iter_mut().filter(|found| found.topic == topic);
+            } else if let Some(last) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key)) {
+                let mut found = last.topics.iter_mut().filter(|found| found.topic == topic);
                 found.by_ref().for_each(|found| found.place = place);
             }
         }
     }
 
-    /// Take a subscriber out; its place is free.
+    /// Remove a subscriber; its place is free.
     pub(super) fn remove(&mut self, identity: &Identity) -> Option<Subscriber> {
         self.subscriber(identity)?;
         self.detach(identity.key);
@@ -124,7 +124,7 @@ impl State {
         Some(removed)
     }
 
-    /// Take a subscriber out of dispatch; it keeps what is queued.
+    /// Deliver nothing more to a subscriber; its queue stays.
     pub(super) fn detach(&mut self, key: usize) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
         self.keys.remove(&subscriber.identity.id);

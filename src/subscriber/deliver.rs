@@ -1,4 +1,4 @@
-//! What is delivered to a subscriber's queue, and its place at a reader.
+//! Delivering events to a subscriber's queue, and its place at a reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn ids(topics: &[Membership]) -> TopicIds {
 }
 
 impl Subscriber {
-    /// Put a published event in its queue.
+    /// Deliver a published event to its queue.
     pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64, wakes: &mut BrokerWakes) -> Pushed {
         if entry.is_break {
             self.break_off(wakes);
@@ -28,8 +28,8 @@ impl Subscriber {
             return Pushed::Queued;
         }
         let room = self.room(now, turn);
-        // One that is busy with a replay takes what it can: what its queue has no room for, the replay reads
-        // from history. Cut instead, it would come back as far behind as before, and be cut again.
+        // A running replay takes over the events for which the queue has no room, and reads them from history. A
+        // client that was disconnected instead would come back as far behind as before.
         if room != Room::Any
             && let (Some(replay), Some(seq)) = (self.phase.replay(), entry.seq)
             && replay.covers(&ids(&self.topics))
@@ -41,13 +41,13 @@ impl Subscriber {
         self.queue.push(entry, room)
     }
 
-    /// The topics it is dispatched by.
+    /// The topics whose events are delivered to it.
     #[must_use]
     pub fn topic_ids(&self) -> TopicIds {
         ids(&self.topics)
     }
 
-    /// It is at another reader from now on. Its consumer is new, and counts as away as that of a newcomer.
+    /// Transfer it to another reader. Its consumer is new, and counts as away like a newcomer's.
     pub fn transfer_to(&mut self, identity: Arc<Identity>, now: Duration, turn: u64, serial: u64) {
         self.identity = identity;
         self.topics = SmallVec::new();
@@ -56,8 +56,8 @@ impl Subscriber {
         self.stall_rule = StallRule::default();
     }
 
-    /// Put an event in its queue that was published, and not dispatched yet, before it left its reader or was
-    /// closed: what the hub has yet to offer waits behind no write. How many events were dropped.
+    /// Deliver an event that was published before its transfer or close, and not delivered by its reader. It has not
+    /// waited behind a write, so the limits do not hold. Returns how many events were dropped.
     pub fn catch_up(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> u64 {
         if entry.is_break {
             self.break_off(wakes);
@@ -71,7 +71,7 @@ impl Subscriber {
         }
     }
 
-    /// Bytes that wait for the application's snapshot; `None` when it makes none.
+    /// Bytes that wait for the application's snapshot; `None` when none is awaited.
     #[must_use]
     pub fn waits_for_initial(&self) -> Option<usize> {
         matches!(self.phase, Phase::Initial(_)).then(|| self.queue.bytes())

@@ -1,4 +1,4 @@
-//! How far a subscriber's stream is. Every transition is in this file.
+//! A subscriber and the phases of its stream. Every transition is in this file.
 //!
 //! ```text
 //!            open                   deliver_initial
@@ -13,14 +13,14 @@
 //! Fetching, Replaying, Live  --- a gap, without control events --->  Broken
 //! every phase                --- close --->  Closed
 //! ```
-//! * *Opening*: where the stream begins is not known yet; with a broker that may take a while.
+//! * *Opening*: the start is not resolved yet; with a broker that may take a while.
 //! * *Initial*: the application makes its snapshot; nothing newer goes out before it.
-//! * *Fetching*: what this process does not keep comes from the broker, piece by piece.
-//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of joining.
-//! * *Live*: what was published since the joining, which was queued all the time.
+//! * *Fetching*: events that this process does not keep come from the broker, piece by piece.
+//! * *Replaying*: history is read by cursor, page by page, up to the head at the time of registering.
+//! * *Live*: events published since the registering, which were queued all the time.
 //! * *Finished*: the client was given everything, and the end. Its stream is to be closed.
-//! * *Broken*: a gap that the client cannot be told of, because it wants no control events. Its stream breaks off.
-//! * *Closed*: most reasons let what is queued go out first.
+//! * *Broken*: a gap that cannot be announced, because the client wants no control events. The stream breaks off.
+//! * *Closed*: most reasons let queued events go out first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::EventId;
 use crate::queue::Queue;
 
-/// The phase, with what only that phase has. Many thousands of subscribers are live, so what is rare is boxed.
+/// The phase, with its own data. Many thousands of subscribers are live, so data of rare phases is boxed.
 pub(super) enum Phase {
     Opening { is_open: bool },
     Initial(Box<Initial>),
@@ -52,25 +52,25 @@ pub(super) enum Phase {
     Closed { replay: Option<Box<Replay>>, has_ended: bool },
 }
 
-/// What waits for the application's snapshot.
+/// A stream that waits for the application's snapshot.
 pub(super) struct Initial {
-    /// The cursor that goes out where there are no initial events, and what follows it.
+    /// The cursor that goes out where there are no initial events, and the replay that follows it.
     id: Option<EventId>,
     past: Option<Replay>,
-    /// The snapshot's cursor, and what was published since then and found no room in the queue.
+    /// The snapshot's cursor, and the events since then that found no room in the queue.
     cursor: (u64, Option<EventId>),
     since: Option<Replay>,
 }
 
-/// What waits for the broker's pieces.
+/// A stream that waits for the broker's pieces.
 pub(super) struct Fetching {
     fetch: Fetch,
-    /// What follows the last piece.
+    /// The replay that follows the last piece.
     replay: Option<Replay>,
 }
 
 impl Phase {
-    /// Whether what is queued waits for somebody else than the client.
+    /// Whether queued events wait for the hub or the application, not for the client.
     pub(super) fn is_held_back(&self) -> bool {
         matches!(self, Self::Opening { .. } | Self::Initial(_))
     }
@@ -79,7 +79,7 @@ impl Phase {
         replay.map_or(Self::Live, |replay| Self::Replaying(Box::new(replay)))
     }
 
-    /// What is read from history before the queue's entries.
+    /// The replay that comes before the queue.
     pub(super) fn replay(&mut self) -> Option<&mut Replay> {
         match self {
             Self::Initial(initial) => initial.since.as_mut(),
@@ -96,32 +96,32 @@ impl Phase {
 
 /// One subscriber.
 pub struct Subscriber {
-    /// What is known of it outside.
+    /// What other parts know of it.
     pub identity: Arc<Identity>,
-    /// The topics it is dispatched by.
+    /// The topics whose events are delivered to it.
     pub topics: SmallVec<[Membership; 2]>,
-    /// The last event dispatched to it: one published to two of its topics is dispatched once.
+    /// The last event delivered to it: one published to two of its topics is delivered once.
     pub serial: u64,
     pub(super) terms: Terms,
-    /// What goes out before anything else.
+    /// Entries that go out before all others.
     pub(super) lead: Vec<Arc<Entry>>,
     pub(super) phase: Phase,
     pub(super) queue: Queue,
     pub(super) consumer: Consumer,
     pub(super) last_write: Duration,
-    /// When a part of an unfinished write was taken: it is slow, but not stalled.
+    /// When the client took a part of an unfinished write, and so had not stalled.
     pub(super) progress: Duration,
     pub(super) stall_rule: StallRule,
     pub(super) last_seq: u64,
     pub(super) owes_heartbeat: bool,
-    /// Its consumer came.
+    /// Whether its consumer ever came.
     pub(super) was_taken: bool,
     /// What it knows of the ends of its topics.
     pub(super) finish: Finish,
 }
 
 impl Subscriber {
-    /// A subscriber that has joined nothing yet.
+    /// A subscriber without topics, whose stream is not open.
     #[must_use]
     pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
         let queue = Queue::new(terms.capacity, terms.overflow);
@@ -144,7 +144,7 @@ impl Subscriber {
         }
     }
 
-    /// It joined: begin as the hub decided. True when the consumer is to be woken.
+    /// Open the stream as the hub planned it. True when the consumer must be resumed.
     pub fn open(
         &mut self,
         plan: Plan,
@@ -153,7 +153,8 @@ impl Subscriber {
         turn: u64,
         wakes: &mut BrokerWakes,
     ) -> bool {
-        // Without the snapshot, or the reset, an id would be a lie: a client cut before would resume past it.
+        // An id before the snapshot or the reset would be wrong: a client that lost its connection here would resume
+        // behind them.
         let id = plan.id.filter(|_| plan.snapshot.is_none());
         let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
         let is_open = !matches!(self.phase, Phase::Opening { is_open: false });
@@ -207,10 +208,10 @@ impl Subscriber {
         }
     }
 
-    /// Open the stream before its start position is known, without an id. True when the consumer is to be woken.
+    /// Open the stream before its start position is known, without an id. True when the consumer must be resumed.
     pub fn open_early(&mut self, retry_ms: u64, now: Duration, turn: u64) -> bool {
         let Phase::Opening { is_open: is_open @ false } = &mut self.phase else { return false };
-        // Without control events nothing is sent yet: the response's status may still tell of a gap.
+        // Without control events nothing is sent yet: the response's status may still announce a gap.
         if !self.terms.control {
             return false;
         }
@@ -219,22 +220,22 @@ impl Subscriber {
         self.resume(now, turn)
     }
 
-    /// Whether a piece of what it missed is to come.
+    /// Whether it waits for a piece of its gap.
     #[must_use]
     pub fn waits_for_piece(&self) -> bool {
         matches!(self.phase, Phase::Fetching(_))
     }
 
-    /// A piece of what it missed is here. True when the consumer is to be woken.
+    /// Deliver a piece of its gap. True when the consumer must be resumed.
     pub fn deliver_piece(&mut self, piece: Fetched, now: Duration, turn: u64) -> bool {
         let Phase::Fetching(fetching) = &mut self.phase else { return false };
         fetching.fetch.piece = Some(piece);
         self.resume(now, turn)
     }
 
-    /// The application's initial events are complete; true when the consumer is to be woken. The last one
-    /// carries the cursor's id: with it on an earlier one, a client cut between the two would resume past the
-    /// rest. Without any event the cursor goes out alone, and then what `replay` asked for.
+    /// Deliver the application's initial events; true when the consumer must be resumed. The last one carries the
+    /// cursor's id: with the id on an earlier one, a client that lost its connection between the two would resume
+    /// behind the rest. Without events the cursor goes out alone, and then the replay that was requested.
     pub fn deliver_initial(&mut self, events: Vec<Draft>, now: Duration, turn: u64) -> bool {
         let Phase::Initial(initial) = &mut self.phase else { return false };
         let (past, since) = (initial.past.take(), initial.since.take());
@@ -265,8 +266,8 @@ impl Subscriber {
         self.resume(now, turn)
     }
 
-    /// Where the order goes on somewhere else, nothing can be replayed any more, and what waits behind a replay does
-    /// not follow what the client has: of all that, the client is told by the `stream-reset` alone.
+    /// The order breaks. Nothing before the break can be replayed, and entries that wait behind a replay do not follow
+    /// what the client has: the `stream-reset` stands for all of them.
     pub(super) fn break_off(&mut self, wakes: &mut BrokerWakes) {
         if !self.terms.control && !matches!(self.phase, Phase::Closed { .. }) {
             self.leave_phase(Phase::Broken, wakes);
@@ -288,14 +289,14 @@ impl Subscriber {
         }
     }
 
-    /// Nothing more will be queued.
+    /// Close the stream: nothing more is queued.
     pub fn close(&mut self, reason: CloseReason, wakes: &mut BrokerWakes) {
         let drains = reason.drains();
         if !drains {
             self.lead = Vec::new();
         }
-        // A stream that ends does not wait for a snapshot, nor for the broker; what is newer, with its ids, would
-        // make the client resume past it.
+        // A stream that ends waits neither for a snapshot nor for the broker. Newer entries would make the client resume
+        // behind them, by their ids.
         if !drains || !matches!(self.phase, Phase::Replaying(_) | Phase::Live) {
             self.queue.clear();
             self.forget_end();
@@ -311,30 +312,31 @@ impl Subscriber {
         let _ = self.identity.closed.set(reason);
     }
 
-    /// Go on to `next`. A broker that prepares pieces is told that none is wanted any more.
+    /// Go on to `next`. The broker learns that no more pieces are needed.
     fn leave_phase(&mut self, next: Phase, wakes: &mut BrokerWakes) {
         if let Phase::Fetching(fetching) = std::mem::replace(&mut self.phase, next) {
             wakes.push(fetching.fetch.into_next());
         }
     }
 
-    /// The subscriber is no longer here: nothing is wanted from a broker any more.
+    /// The subscriber is removed: the broker learns that no more pieces are needed.
     pub fn abandon(self, wakes: &mut BrokerWakes) {
         if let Phase::Fetching(fetching) = self.phase {
             wakes.push(fetching.fetch.into_next());
         }
     }
 
-    /// Something is missing here. Without control events the stream breaks off, and what came before goes out.
-    fn announce_gap(&mut self, told: impl FnOnce() -> Arc<Entry>, out: &mut Vec<Arc<Entry>>) {
+    /// Events are missing here: announce it by this entry. Without control events the stream breaks off
+    /// behind what goes out before.
+    fn announce_gap(&mut self, announcement: impl FnOnce() -> Arc<Entry>, out: &mut Vec<Arc<Entry>>) {
         if self.terms.control {
-            out.push(told());
+            out.push(announcement());
         } else {
             self.phase = Phase::Broken;
         }
     }
 
-    /// What comes before the queue's entries. True when these come next.
+    /// Take the entries that come before the queue. True when the queue comes next.
     pub(super) fn take_before_queue(
         &mut self,
         now: Duration,
@@ -375,7 +377,7 @@ impl Subscriber {
         matches!(self.phase, Phase::Live | Phase::Closed { replay: None, .. })
     }
 
-    /// The queue's entries.
+    /// Take the queue's entries.
     pub(super) fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
         let (before, entries, after) = self.queue.take();
         if !self.terms.control && before > 0 {

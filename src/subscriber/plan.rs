@@ -1,4 +1,4 @@
-//! How a stream begins, and what is fetched from elsewhere for it.
+//! How a stream begins, and the gap that is fetched from a broker for it.
 
 use std::sync::Arc;
 
@@ -8,54 +8,55 @@ use crate::history::Replay;
 use crate::ids::EventId;
 use crate::waker::Wake;
 
-/// How a stream begins: what the hub decided on joining.
+/// How a stream begins, as the hub decided it.
 pub struct Plan {
-    /// The cursor at which it joined.
+    /// The number behind which it begins.
     pub cursor: u64,
-    /// The id of `stream-open`, or of the end of the initial events; none when it is not known.
+    /// The id of `stream-open`, or of the last initial event; `None` when it is not known.
     pub id: Option<EventId>,
     /// Why it cannot be resumed, with the id the client gave.
     pub reset: Option<(ResetReason, Option<Box<str>>)>,
-    /// What is read from history first.
+    /// The replay from history.
     pub replay: Option<Replay>,
-    /// What is fetched from elsewhere even before that.
+    /// The gap that is fetched before that.
     pub fetch: Option<Fetch>,
     /// Where the stream goes on after the application's snapshot, if one is awaited.
     pub snapshot: Option<Snapshot>,
     /// False for a newcomer that asked for all of its topics' past and cannot get all of it.
     pub complete: bool,
-    /// For `recovered`.
+    /// The value of `recovered`.
     pub recovered: Option<bool>,
 }
 
-/// Where a stream goes on after the application's snapshot, which contains everything that was published before the
-/// joining. Without initial events the stream begins as its [`Plan`] says otherwise.
+/// How a stream goes on after the application's snapshot, which contains everything published before the registering.
+/// Without initial events the stream goes on as its [`Plan`] says otherwise.
 pub struct Snapshot {
-    /// The cursor at which the subscriber joined, with its id if that is known.
+    /// The head when the subscriber was registered, with its id if that is known.
     pub cursor: (u64, Option<EventId>),
-    /// What was published since then and found no room in the queue. Empty at first.
+    /// The events since then that found no room in the queue. Empty at first.
     pub since: Replay,
 }
 
-/// A piece of what a client missed, from elsewhere.
+/// One piece of a client's gap, from a broker.
 #[derive(Default)]
 pub struct Fetched {
     /// In order.
     pub entries: Vec<Arc<Entry>>,
-    /// What comes between the last piece and this one is not to be had any more.
+    /// Events between the last piece and this one are lost.
     pub lost: bool,
-    /// There is nothing after this piece.
+    /// This is the last piece.
     pub done: bool,
 }
 
-/// What is being fetched for one subscriber.
+/// The gap that is being fetched for one subscriber.
 pub struct Fetch {
     next: Arc<dyn Wake>,
     pub(super) piece: Option<Fetched>,
 }
 
 impl Fetch {
-    /// Nothing was fetched yet. `next` is woken when the next piece is wanted, and when none is any more.
+    /// A gap of which nothing was fetched. `next` is woken when the next piece is needed, and when none is needed any
+    /// more.
     #[must_use]
     pub fn new(next: Box<dyn Wake>) -> Self {
         Self { next: next.into(), piece: Some(Fetched::default()) }

@@ -1,5 +1,5 @@
-//! What time makes due at a subscriber: heartbeats after silence, the end of a client that takes nothing, and of
-//! a stream that has lasted long enough.
+//! Deadlines of a subscriber: heartbeats after silence, and the ends of stalled clients and of streams at their
+//! `max_age`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::identity::CloseReason;
 pub enum Due {
     /// Nothing yet.
     Nothing,
-    /// It has been silent for too long, and is parked.
+    /// A heartbeat: its consumer is parked, and the stream was silent for too long.
     Heartbeat,
     /// Its consumer has been away with a write for a while: ask what the client has not taken yet, and answer
     /// with [`Subscriber::report_unsent`].
@@ -26,12 +26,12 @@ pub enum Due {
 }
 
 impl Subscriber {
-    /// When to look at it again.
+    /// The next deadline.
     #[must_use]
     pub fn deadline(&self, now: Duration) -> Duration {
         let beat = |heartbeat: Heartbeat| heartbeat.after(self.last_write);
         let silence = match self.consumer {
-            // It may go away unnoticed at any moment, but cannot have stalled before it was away for as long.
+            // A parked consumer may be resumed at any moment, but cannot have stalled before it was away for as long.
             Consumer::Parked => {
                 let questions = if matches!(self.stall_rule, StallRule::Asked(_)) { QUESTIONS } else { 1 };
                 let look = look_after(now, self.terms.stall_timeout / questions);
@@ -41,8 +41,8 @@ impl Subscriber {
                 let stall = self.stall_deadline(since.max(self.progress), now);
                 match self.terms.heartbeat {
                     Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
-                    // It may come back any moment, and be silent from then on: nothing tells of that, so look
-                    // at least this often.
+                    // The consumer may come back, and the stream be silent from then on, without any event here: so
+                    // check at least this often.
                     Some(heartbeat) => stall.min(heartbeat.after(now)),
                     None => stall,
                 }
@@ -51,7 +51,7 @@ impl Subscriber {
         self.terms.expires.map_or(silence, |expires| silence.min(expires))
     }
 
-    /// When to look at a consumer that is away, and whose client took something at `progress`.
+    /// The deadline of a consumer that is away, and whose client took bytes at `progress`.
     fn stall_deadline(&self, progress: Duration, now: Duration) -> Duration {
         let stall_timeout = self.terms.stall_timeout;
         match &self.stall_rule {
@@ -82,7 +82,7 @@ impl Subscriber {
                     return self.stall_due(progress, now);
                 }
                 if is_late {
-                    // Nothing was kept from it: the application is slow with what it took. Look again later.
+                    // Nothing waits for the client: the application is slow with what it took. Check again later.
                     self.consumer = Consumer::Away { since: now, turn: 0 };
                 }
                 Due::Nothing
@@ -90,8 +90,7 @@ impl Subscriber {
         }
     }
 
-    /// What is due for a consumer that is away while something waits, and whose client took something at
-    /// `progress`.
+    /// What is due for a consumer that is away while entries wait, and whose client took bytes at `progress`.
     fn stall_due(&mut self, progress: Duration, now: Duration) -> Due {
         let limit = progress + self.terms.stall_timeout;
         match &mut self.stall_rule {
@@ -107,23 +106,23 @@ impl Subscriber {
         }
     }
 
-    /// Have the consumer asked what its client has not taken yet, rather than count the time of a write.
+    /// Ask the consumer for its unsent bytes, instead of counting the time of a write.
     pub fn ask_for_progress(&mut self) {
         self.stall_rule = StallRule::Asked(Box::default());
     }
 
-    /// The consumer's driver finds out whether the client has stalled.
+    /// The consumer's driver detects a stalled client.
     pub fn leave_stalls_to_driver(&mut self) {
         self.stall_rule = StallRule::Driver;
     }
 
-    /// The consumer's answer: so many bytes of its write are unsent. A client that took something is alive.
+    /// The consumer's answer: so many bytes of its write are unsent. A client that took some is alive.
     pub fn report_unsent(&mut self, unsent: usize, now: Duration) {
         if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =
             (&mut self.stall_rule, &self.consumer)
         {
             let last = asked.unsent.replace((*since, unsent));
-            // Without an answer about this write, the client may have taken something a moment ago.
+            // Before the first answer about this write, the client may have taken bytes a moment ago.
             if last.is_none_or(|(begun, last)| begun != *since || unsent < last) {
                 self.progress = now;
             }

@@ -1,25 +1,25 @@
-//! How a client that takes nothing is found out.
+//! How a stalled client is detected.
 
 use std::time::Duration;
 
-/// How the hub learns that a client takes nothing of an unfinished write.
+/// How the hub learns that a client takes no bytes of an unfinished write.
 #[derive(Debug, Default)]
 pub(super) enum StallRule {
     /// The consumer has been away for `stall_timeout`.
     #[default]
     Away,
-    /// The consumer says what its client has not taken yet.
+    /// The consumer reports its unsent bytes.
     Asked(Box<Asked>),
-    /// The consumer's driver finds out, and closes the stream.
+    /// The consumer's driver detects it, and closes the stream.
     Driver,
 }
 
-/// What a consumer said.
+/// A consumer's reports.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     /// When it was asked last.
     pub(super) at: Option<Duration>,
-    /// What was unsent then, of the write that began at this time.
+    /// The unsent bytes at that time, of the write that began at this time.
     pub(super) unsent: Option<(Duration, usize)>,
 }
 

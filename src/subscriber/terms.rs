@@ -1,4 +1,4 @@
-//! What a subscriber is promised, where it is dispatched, and what a transition leaves to do.
+//! The terms of a subscriber, its place in a topic's list, and brokers to wake.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::sync::assert_unlocked;
 use crate::topic::TopicId;
 use crate::waker::Wake;
 
-/// Brokers to wake once the reader is unlocked: the next piece of what a client missed is wanted, or none is any
-/// more. What a transition leaves to do is returned or collected; nothing is called from inside.
+/// Brokers to wake once the reader is unlocked, because the next piece of a client's gap is needed, or no more pieces
+/// are. Transitions collect them here, and call nothing.
 pub type BrokerWakes = Vec<Arc<dyn Wake>>;
 
-/// Wake the brokers that the readers' subscribers ask for something. No lock is held.
+/// Wake the collected brokers. No lock is held.
 #[inline]
 pub fn wake_brokers(wakes: BrokerWakes) {
     assert_unlocked();
@@ -28,13 +28,13 @@ pub fn wake_brokers(wakes: BrokerWakes) {
 pub struct Terms {
     /// How much may wait behind an unfinished write.
     pub capacity: Capacity,
-    /// What happens beyond.
+    /// The policy beyond the capacity.
     pub overflow: OverflowPolicy,
-    /// When it gets heartbeats; none switches them off.
+    /// When it gets heartbeats; `None` for none.
     pub heartbeat: Option<Heartbeat>,
-    /// Longest time it may take nothing.
+    /// Longest time in which the client may take no bytes.
     pub stall_timeout: Duration,
-    /// When the stream ends of itself, on the hub's clock.
+    /// When the stream reaches its `max_age`, on the hub's clock.
     pub expires: Option<Duration>,
     /// Whether the client gets the hub's own events. Without them, a gap breaks the stream off.
     pub control: bool,
@@ -42,7 +42,7 @@ pub struct Terms {
     pub format: Option<Format>,
 }
 
-/// A topic that a subscriber is dispatched by, and its place in the reader's list of those who are.
+/// A topic of a subscriber, and the subscriber's place in the reader's list for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Membership {
     /// The topic.

@@ -1,5 +1,4 @@
-//! The consumer's visits: what it is given when it comes, and whether it waits, or is stuck behind an unfinished
-//! write.
+//! The consumer's visits: it takes entries, and is parked and resumed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +11,20 @@ use crate::history::{Page, Replay};
 use crate::queue::Room;
 
 impl Subscriber {
-    /// How much room there is for one more event.
+    /// The room for one more event.
     pub(super) fn room(&self, now: Duration, turn: u64) -> Room {
         match &self.phase {
-            // What is made ready for a newcomer is not its write, and may take long: a burst is let in, but memory
-            // has an end.
+            // The hub or the application may take long to prepare the beginning, and the client is not to blame: a burst
+            // is let in, but only the limit in bytes.
             Phase::Opening { .. } | Phase::Initial(_) => Room::InBytes,
-            // What is fetched for it comes first, however long that takes: history may take over.
+            // The gap that is fetched comes first, however long that takes: history may take over.
             Phase::Fetching(_) => Room::InAll,
             _ if self.consumer.is_stuck(now, turn) => Room::InAll,
             _ => Room::Any,
         }
     }
 
-    /// Whether the parked consumer has something to come for. It then counts as away.
+    /// Resume the consumer. True when it was parked; it then counts as away.
     pub fn resume(&mut self, now: Duration, turn: u64) -> bool {
         let parked = matches!(self.consumer, Consumer::Parked);
         if parked {
@@ -34,7 +33,7 @@ impl Subscriber {
         parked
     }
 
-    /// The consumer is here: give it what there is. `page` reads history.
+    /// Take entries for the consumer. `page` reads history.
     pub fn take(
         &mut self,
         now: Duration,
@@ -52,7 +51,7 @@ impl Subscriber {
         if !drains {
             return self.end();
         }
-        // With its memory: most clients have nothing of their own to say ever again.
+        // With its memory: most streams never have a lead again.
         out.extend(std::mem::take(&mut self.lead));
         if self.take_before_queue(now, page, out, wakes) {
             self.take_queue(now, out);
@@ -90,8 +89,8 @@ impl Subscriber {
         Taken::End
     }
 
-    /// The consumer took something and is about to write it all at once: have it wait for what comes next, unless
-    /// there is more, or the end. Whether it waits.
+    /// Park a consumer that is about to write all it took at once, unless there is more, or the end. Returns whether it
+    /// is parked.
     pub fn park(&mut self) -> bool {
         let is_last = matches!(self.phase, Phase::Opening { .. } | Phase::Initial(_) | Phase::Live);
         if is_last {
@@ -100,18 +99,18 @@ impl Subscriber {
         is_last
     }
 
-    /// The consumer was parked and could not write everything.
+    /// A parked consumer could not write everything.
     pub fn write_blocked(&mut self, now: Duration, turn: u64) {
         self.consumer = Consumer::Away { since: now, turn };
     }
 
-    /// Whether anything was ever taken, or asked for.
+    /// Whether the consumer ever came.
     #[must_use]
     pub fn was_taken(&self) -> bool {
         self.was_taken
     }
 
-    /// Whether it was told of its end.
+    /// Whether the consumer has seen the end.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Closed { has_ended: true, .. })
