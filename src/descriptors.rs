@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Descriptors beyond this number are not tracked: a forked child keeps them until it ends.
 const TRACKED: usize = 1 << 20;
 
-/// Relaxed: a forked child has all that its parent's thread had written, and bits of different descriptors do not depend
-/// on each other.
+/// Relaxed: a forked child has all that its parent's thread had written, and bits of different descriptors do not
+/// depend on each other.
 static OWNED: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
 
 fn place(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {

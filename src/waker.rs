@@ -34,8 +34,8 @@ impl Bell {
         }
     }
 
-    /// Suppress wake-ups while the caller prepares to wake the reader itself: by dropping the result, or by other means,
-    /// and then it forgets the result. For a moment only.
+    /// Suppress wake-ups while the caller prepares to wake the reader itself: by dropping the result, or by other
+    /// means, and then it forgets the result. For a moment only.
     #[must_use]
     pub fn hold(&self) -> Held<'_> {
         self.rung.store(true, Ordering::SeqCst);

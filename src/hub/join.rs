@@ -287,8 +287,8 @@ impl State {
         self.plan_anew(request, asked.and_then(Result::err), topics, now)
     }
 
-    /// How the stream of a newcomer begins, or of a client whose gap cannot be filled. `gap` is the reason, and the number
-    /// behind which its remaining events begin.
+    /// How the stream of a newcomer begins, or of a client whose gap cannot be filled. `gap` is the reason, and the
+    /// number behind which its remaining events begin.
     pub(super) fn plan_anew(
         &mut self,
         request: &Request,

@@ -1,4 +1,4 @@
-//! A reactor as others see it: they start it, give it sockets and stop it.
+//! The handle of a reactor, which starts it, gives it sockets and stops it.
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Reactor {
         Ok(this)
     }
 
-    /// Take over a client's socket. Its response head and a first chunk were sent before; `identity` was
+    /// Adopt a client's socket. Its response head and a first chunk were sent before; `identity` was
     /// subscribed with this reactor's reader.
     pub fn adopt(&self, socket: Socket, identity: Arc<Identity>) {
         self.shared.stream_opened(identity.group);

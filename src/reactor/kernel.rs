@@ -1,4 +1,4 @@
-//! What the kernel knows of a connection's peer, and what it is told for the close.
+//! What the kernel knows of a connection's peer, and how it closes the connection.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

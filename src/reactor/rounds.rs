@@ -11,7 +11,7 @@ pub struct Rounds {
     /// When the next round begins, on the hub's clock.
     pub next: Duration,
     period: Duration,
-    /// The connection that the round under way comes to next.
+    /// The next connection of the current round.
     token: Option<usize>,
 }
 
@@ -25,7 +25,7 @@ impl Rounds {
         self.token.is_some()
     }
 
-    /// Where the round under way goes on, or one that begins now.
+    /// The next connection of the current round, or of one that begins now.
     pub fn take(&mut self, now: Duration) -> Option<usize> {
         if self.token.is_none() && now >= self.next {
             self.next = now + self.period;

@@ -60,7 +60,7 @@ impl Shared {
         self.commands.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Refuse commands from now on; returns the last ones.
+    /// Refuse commands from now on. Returns the last ones.
     pub fn refuse(&self) -> Vec<Command> {
         self.commands.lock().take().unwrap_or_default()
     }

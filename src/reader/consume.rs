@@ -13,9 +13,9 @@ use crate::stats::{Counters, count};
 use crate::subscriber::{BrokerWakes, Taken, wake_brokers};
 
 impl Reader {
-    /// Take entries for a subscriber's consumer. `page` reads history, with this reader locked. With `parks`, a consumer
-    /// that writes at once is parked by the same visit ([`Taken::Last`]), and must report a write that is blocked
-    /// ([`Self::write_blocked`]).
+    /// Take entries for a subscriber's consumer. `page` reads history, with this reader locked. With `parks`, a
+    /// consumer that writes at once is parked by the same visit ([`Taken::Last`]), and must report a write that is
+    /// blocked ([`Self::write_blocked`]).
     pub fn take(
         &self,
         identity: &Identity,

@@ -17,8 +17,9 @@ use crate::subscriber::{BrokerWakes, Due, wake_brokers};
 use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
-    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch, with this
-    /// reader locked: a subscriber that was transferred between reading and delivery would lose the batch. Returns what
+    /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch, with
+    /// this reader locked: a subscriber that was transferred between reading and delivery would lose the batch. Returns
+    /// what
     /// `read` does.
     pub fn deliver_batch(
         &self,

@@ -48,8 +48,8 @@ impl Reader {
         key
     }
 
-    /// Open a subscriber's stream. False when the subscriber is not here; the plan then stays. The caller rings the bell
-    /// afterwards.
+    /// Open a subscriber's stream. False when the subscriber is not here; the plan then stays. The caller rings the
+    /// bell afterwards.
     pub fn open(&self, identity: &Identity, plan: &mut Option<Plan>, retry_ms: u64, now: Duration) -> bool {
         let mut wakes = BrokerWakes::new();
         let open = |found: &mut Subscriber, turn| {

@@ -97,8 +97,8 @@ impl State {
         self.unindex(left);
     }
 
-    /// Remove a subscriber from the lists of topics that it left. The last one in a list takes its place: a search would
-    /// take too long when thousands end at once.
+    /// Remove a subscriber from the lists of topics that it left. The last one in a list takes its place: a search
+    /// would take too long when thousands end at once.
     fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {
         for Membership { topic, place } in left {
             let Some(keys) = self.by_topic.get_mut(&topic) else { continue };

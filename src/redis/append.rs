@@ -14,7 +14,7 @@ use crate::broker::letter::Fence;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Append, AppendError};
 
-/// What a batch's script replies: each entry's id, or why it was refused.
+/// The reply of a batch's script: each entry's id, or why it was refused.
 type Replies = Vec<RedisResult<String>>;
 
 /// The same as the reply of a pipeline of one command.
@@ -37,7 +37,7 @@ impl Inner {
         if self.min_replicas == 0 {
             return Ok(());
         }
-        // In time for the reply.
+        // Soon enough for the reply to arrive in time.
         let patience = (self.server.timeout * 3 / 4).saturating_sub(since.elapsed()).as_millis().max(1);
         let mut command = redis::cmd("WAIT");
         command.arg(self.min_replicas).arg(patience.to_string());

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsConnector;
 
-/// Silence after which the kernel asks whether the other side is there.
+/// Silence after which the kernel probes the connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Where a server listens.
@@ -65,7 +65,7 @@ impl DerefMut for Connection {
 }
 
 impl Connection {
-    /// Connect, and sign in. Commands may take as long as they like.
+    /// Connect, and authenticate. Commands have no time limit.
     pub async fn open(address: &Address, login: &RedisConnectionInfo) -> RedisResult<Self> {
         match address {
             Address::Tcp { host, port, tls: None } => Self::over(connect(host, *port).await?, login).await,
@@ -99,7 +99,7 @@ async fn connect(host: &str, port: u16) -> io::Result<Tracked<TcpStream>> {
         attempts.spawn(async move {
             let socket = Tracked::new(TcpStream::connect(address).await?);
             socket.0.set_nodelay(true)?;
-            // A connection on which little happens must not be forgotten by what is in between.
+            // Middleboxes must not drop a quiet connection.
             let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
             SockRef::from(&socket.0).set_tcp_keepalive(&keepalive)?;
             Ok(socket)

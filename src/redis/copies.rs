@@ -18,7 +18,7 @@ pub struct Copy {
     pub replicated: String,
 }
 
-/// What a server says of itself. What it does not say, or refuses to, is `None`, or not so.
+/// What a server says of itself; `None` or false for what it does not say.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Its copy; `None` of one that is no primary.

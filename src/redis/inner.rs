@@ -1,4 +1,4 @@
-//! What the parts of a store share: where Redis is, its connections, and which server's copy is followed.
+//! The shared state of a store: the address of Redis, its connections, and the copy that is followed.
 
 use parking_lot::Mutex;
 use redis::RedisResult;
@@ -13,7 +13,7 @@ use crate::stream_broker::Kept;
 use crate::stream_broker::envelope;
 use crate::stream_broker::store::{Answer, StoreError};
 
-/// Redis, as all parts of a store share it.
+/// The shared state of a store.
 pub struct Inner {
     pub server: Server,
     pub keys: Keys,
@@ -27,19 +27,19 @@ pub struct Inner {
     pub copies: Mutex<Copies>,
 }
 
-/// What is remembered of servers' copies.
+/// The copies of servers that were followed.
 #[derive(Default)]
 pub struct Copies {
-    /// Those that were followed, the current one last.
+    /// All of them, the current one last.
     pub known: Vec<String>,
     /// A copy that was followed before has come back, which no server's does: something in between asks now one
     /// server, now another. Copies mean nothing then.
     pub is_unsteady: bool,
     /// Entries may be missing, and the log does not say so.
     pub is_doubtful: bool,
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
-    /// The operator knows that the stream may be evicted.
+    /// Whether the operator was warned that the stream may be evicted.
     pub eviction_reported: bool,
 }
 
@@ -110,7 +110,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Tell the operator of a server that may evict the stream; once.
+    /// Warn the operator once of a server that may evict the stream.
     fn warn_of_eviction(&self, policy: Option<String>) {
         let mut copies = self.copies.lock();
         if let Some(policy) = policy.filter(|_| !copies.eviction_reported) {

@@ -13,7 +13,7 @@ use super::options::Server;
 use super::scripts::Script;
 use crate::stream_broker::store::{Answer, StoreError, Trouble};
 
-/// Where a cluster has the hub's keys, once one of its nodes has said so.
+/// The node of a cluster that has the hub's keys, once another node has redirected here (`MOVED`).
 #[derive(Default)]
 pub struct Moved(parking_lot::Mutex<Option<(String, u16)>>);
 
@@ -27,7 +27,7 @@ impl Moved {
         true
     }
 
-    /// What an error of Redis's means for the connection it came from.
+    /// What an error of Redis means for its connection.
     pub fn judge(&self, error: &RedisError) -> StoreError {
         let trouble = match error {
             error if self.says(error) => Trouble::Elsewhere,
@@ -38,10 +38,10 @@ impl Moved {
     }
 }
 
-/// A new connection whose commands may take as long as they like.
+/// A new connection without a time limit for commands.
 pub async fn connect(server: &Server, moved: &Moved) -> Answer<Connection> {
     let moved_to = moved.0.lock().clone();
-    // A stopped server takes the connection and never answers.
+    // A stopped server accepts the connection and never answers.
     let made = match timeout(server.connect_timeout, server.connect(moved_to)).await {
         Ok(made) => made.map_err(|error| StoreError::connection(describe(&error))),
         Err(_) => Err(StoreError::connection(format!("no connection within {:?}", server.connect_timeout))),
@@ -53,7 +53,7 @@ pub async fn connect(server: &Server, moved: &Moved) -> Answer<Connection> {
     made
 }
 
-/// What an error says, in one line.
+/// The text of an error, in one line.
 pub fn describe(error: &RedisError) -> String {
     error.to_string().replace(['\r', '\n'], " ")
 }
@@ -71,9 +71,9 @@ pub struct Commands {
     current: Mutex<Current>,
     /// This user may not run `EVALSHA`. Relaxed, as the flags below: tasks of one thread share them.
     no_evalsha: AtomicBool,
-    /// The connection is new: nobody has looked yet which server answers.
+    /// The connection is new: the server behind it is not identified yet.
     is_new: AtomicBool,
-    /// The node before has sent this process to the next one, with all that it had.
+    /// The former node has redirected this process, and its data has moved with it.
     pub is_redirected: AtomicBool,
 }
 
@@ -102,18 +102,18 @@ impl Commands {
         }
     }
 
-    /// The connection, if there is one that somebody has looked at.
+    /// The connection, if there is one whose server is identified.
     pub async fn known(&self) -> Option<Connection> {
         let current = self.current.lock().await;
         current.connection.clone().filter(|_| !self.is_new.load(Ordering::Relaxed))
     }
 
-    /// Whether the connection is new; it is known from now on.
+    /// Whether the connection is new; it counts as identified from now on.
     pub fn take_new(&self) -> bool {
         self.is_new.swap(false, Ordering::Relaxed)
     }
 
-    /// The connection is of no more use.
+    /// Drop the connection.
     pub async fn forget(&self) {
         self.current.lock().await.connection.take();
     }
@@ -178,7 +178,7 @@ impl Commands {
         !self.no_evalsha.load(Ordering::Relaxed)
     }
 
-    /// What became of a command; a connection that is of no more use is forgotten.
+    /// The result of a command; a broken connection is dropped.
     async fn judge(
         &self,
         server: &Server,
@@ -197,7 +197,7 @@ impl Commands {
     }
 }
 
-/// Whether the connection an error came from is of no more use: it broke, or leads to a server that cannot do
+/// Whether an error means that its connection is useless: it broke, or leads to a server that cannot do
 /// what is asked of it, such as a primary that became a replica.
 pub fn is_useless(error: &RedisError) -> bool {
     match error.kind() {

@@ -1,4 +1,4 @@
-//! The stream, read.
+//! Reading the stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct RedisLog {
 }
 
 impl RedisLog {
-    /// Ask something to which the answer may be held back for so long.
+    /// Run a command whose reply may be delayed for so long.
     async fn ask(&mut self, command: &Cmd, held: Duration) -> Answer<Value> {
         let Inner { server, commands, moved, .. } = &*self.store;
         let Some(connection) = &mut self.own else { return commands.run(server, moved, command).await };

@@ -1,4 +1,4 @@
-//! Where Redis is, and what a hub keeps there.
+//! The address of Redis, and a hub's keys there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const SENTINEL_PORT: u16 = 26379;
 /// Certificates for a connection by TLS, in PEM.
 #[derive(Clone, Default)]
 pub struct Certificates {
-    /// Of the authority that signs the server's; `None` for those of the system.
+    /// The authority that signs the server's certificate; `None` for the system's authorities.
     pub ca: Option<Vec<u8>>,
     /// The client's own, and its key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
@@ -33,7 +33,7 @@ pub struct Certificates {
 pub struct Server {
     target: Target,
     login: RedisConnectionInfo,
-    /// Where it is, without the password: for messages.
+    /// Its address without the password, for messages.
     pub shown: String,
     /// Longest time that a publication may take.
     pub timeout: Duration,
@@ -56,7 +56,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What is wrong with a URL, without the URL: it may have a password in it.
+/// An error about a URL, without the URL itself, which may contain a password.
 fn unusable(scheme: &str, detail: impl fmt::Display) -> Error {
     Error::InvalidOption(format!("the broker's {scheme}:// URL cannot be used: {detail}"))
 }
@@ -168,7 +168,7 @@ fn parse(scheme: &str, url: &str) -> Result<ConnectionInfo> {
     if info.redis_settings().db() < 0 {
         return Err(unusable(scheme, "the database's number must not be negative"));
     }
-    // What a URL may say of the protocol is for other clients: replies are read as this one writes them.
+    // A protocol version in the URL is for other clients: this one always uses its own.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
     Ok(info.set_redis_settings(settings))
 }
@@ -182,7 +182,7 @@ fn address(info: &ConnectionInfo, tls: Option<Tls>) -> Result<Address> {
     }
 }
 
-/// What connections by TLS need. What is wrong with certificates is said now.
+/// The TLS connector. Errors in certificates are raised now.
 fn tls(scheme: &str, certificates: Certificates) -> Result<Tls> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = certificates.ca {
@@ -252,13 +252,13 @@ pub struct Keys {
     pub events: String,
     /// Which server's copy of the stream was the last that somebody wrote to.
     pub copy: String,
-    /// The workers that have subscribers, by when they are believed to be gone.
+    /// The workers that have subscribers, sorted by when they expire.
     pub workers: String,
-    /// What the key of a worker's subscribers begins with.
+    /// The prefix of the key of a worker's subscribers.
     pub presence: String,
     /// The topics that have ended, by when their names are free.
     pub ended: String,
-    /// What the key of a lease begins with.
+    /// The prefix of the key of a lease.
     pub lease: String,
 }
 

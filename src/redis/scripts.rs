@@ -1,4 +1,4 @@
-//! What Redis itself runs.
+//! The scripts that Redis runs.
 
 use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! The ids of entries that the log acknowledged to this process and that it has not read back: what the log lost
-//! although it had acknowledged it.
+//! Ids of entries that the log acknowledged to this process and that it has not read back. They show entries that the
+//! log lost although it had acknowledged it.
 
 use std::collections::VecDeque;
 

@@ -2,17 +2,17 @@
 
 use crate::broker::PresenceChange;
 
-/// Changes beyond which everything is written anew when the connection is back.
+/// Number of changes beyond which the whole table is written once the connection is back.
 const MOST_CHANGES: usize = 100_000;
 
 /// Changes that are not written yet.
 pub struct Changes {
     list: Vec<PresenceChange>,
-    /// The store may have anything: write everything anew.
+    /// The store's table is unknown: write all of it.
     is_stale: bool,
-    /// The store may have lost its table: ask it soon.
+    /// The store may have lost its table: check soon.
     is_doubted: bool,
-    /// This process ever had a subscriber.
+    /// Whether this process ever had a subscriber.
     pub is_used: bool,
 }
 
@@ -23,7 +23,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Write everything anew: the connection ended, and the next may lead to a server that has lost the newest changes.
+    /// The connection ended, and the next may lead to a server that has lost the newest changes: write the whole table.
     pub fn outdate(&mut self) {
         self.list = Vec::new();
         self.is_stale = true;
@@ -42,14 +42,14 @@ impl Changes {
         self.list.push(change);
     }
 
-    /// Take the changes that are to be written; `None` when everything is.
+    /// Take the changes that must be written; `None` for the whole table.
     pub fn take(&mut self) -> Option<Vec<PresenceChange>> {
         let none = Self { list: Vec::new(), is_stale: false, is_doubted: false, is_used: self.is_used };
         let Self { list, is_stale, .. } = std::mem::replace(self, none);
         (!is_stale).then_some(list)
     }
 
-    /// Look at the table: something else of the hub's was found missing.
+    /// Check the table: other data of the hub was found missing.
     pub fn doubt(&mut self) {
         self.is_doubted = true;
     }

@@ -1,4 +1,4 @@
-//! What a client missed, fetched from the store a piece at a time.
+//! A client's gap, fetched from the store piece by piece.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::ids::{StreamId, SubscriberId};
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 256 << 10;
 
-/// What time it was by the log's clock, which gave the ids.
+/// The time by the log's clock, which gives the ids.
 #[derive(Clone, Copy)]
 pub struct LogTime {
     ms: u64,
@@ -22,7 +22,7 @@ pub struct LogTime {
 }
 
 impl LogTime {
-    /// What the log has just said.
+    /// The log's time now.
     pub fn new(ms: u64) -> Self {
         Self { ms, at: Instant::now() }
     }
@@ -33,14 +33,14 @@ impl LogTime {
     }
 }
 
-/// What is fetched: the entries after one id, up to another. The time, where events grow too old.
+/// The entries after one id, up to another; and the time, where events have a greatest age.
 pub struct Gap {
     pub after: StreamId,
     pub end: StreamId,
     pub time: Option<LogTime>,
 }
 
-/// Fetch a gap for a subscriber, a piece whenever it is wanted.
+/// Fetch a gap for a subscriber, a piece whenever one is needed.
 pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: Gap, wanted: &Notify) {
     let Gap { after, end, time } = gap;
     let is_too_old = |entry: &Arrived| time.is_some_and(|time| shared.kept.is_too_old(entry.id, time.now()));
@@ -60,7 +60,7 @@ pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: 
                 count = index;
                 break;
             }
-            // What comes next grew too old while the client was slow to take what was before.
+            // The next entries grew too old while the client was slow to take the ones before.
             is_lost |= is_gap || (index < old && entry.id <= end);
             at = entry.id;
         }
@@ -73,7 +73,8 @@ pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: 
 }
 
 impl<S: Store> Shared<S> {
-    /// What follows `after`, as long as it takes; `None` when it cannot be read, or the client has left.
+    /// The entries that follow `after`, however long that takes; `None` when they cannot be read, or the client has
+    /// left.
     async fn page(
         &self,
         subscriber: SubscriberId,

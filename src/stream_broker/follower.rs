@@ -1,4 +1,4 @@
-//! The way from the log: one connection that follows it, and proves at every entry that none is missing.
+//! Following the log: one connection reads it, and proves at every entry that none is missing.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use crate::broker::letter::Arrived;
 use crate::hub::Hub;
 use crate::ids::StreamId;
 
-/// Entries asked for at once, at most, and about how many bytes.
+/// The most entries, and about the most bytes, that one read requests.
 const PAGE: usize = 512;
 const PAGE_BYTES: usize = 2 << 20;
 /// How long a read waits for new entries, and how often the log is compared with this process's position: a log that
@@ -20,7 +20,7 @@ const HELD: Duration = Duration::from_secs(1);
 /// How long the first reads on a connection wait. They show that the log can be followed; waiting for nothing would
 /// last for ever.
 const BRIEFLY: Duration = Duration::from_millis(1);
-/// How long nothing more is reported of gaps after one was.
+/// The shortest time between two reports of gaps.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Follow the log until the task is dropped.
@@ -47,11 +47,11 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 /// Follows the log, over any number of connections.
 pub struct Follower<S> {
     pub shared: Arc<Shared<S>>,
-    /// The end of the log when this process first saw it: what came before is history.
+    /// The end of the log when this process first saw it: entries before it are history.
     pub joined: Option<StreamId>,
     /// The id before the oldest entry when this process first saw the log, if that is known.
     pub found: Option<StreamId>,
-    /// Up to here everything was delivered; `None` before the first connection.
+    /// The last id that was delivered; `None` before the first connection.
     pub cursor: Option<StreamId>,
     /// When a gap was last reported.
     reported: Option<Instant>,
@@ -59,11 +59,11 @@ pub struct Follower<S> {
     /// the server has room for does.
     most: usize,
     backoff: Backoff,
-    /// Since when there is no connection, as far as the operator knows.
+    /// When the connection was lost, as reported to the operator.
     lost: Option<Instant>,
-    /// The place that was followed has sent this process to another one.
+    /// The server that was followed has redirected this process to another one.
     is_redirected: bool,
-    /// What this process has not read may be missing, and the log does not say so.
+    /// Entries that this process has not read may be missing, and the log does not announce it.
     is_doubtful: bool,
 }
 
@@ -83,7 +83,7 @@ impl<S: Store> Follower<S> {
         }
     }
 
-    /// Follow on this connection until it fails; why.
+    /// Follow on this connection until it fails. Returns the reason.
     async fn follow(&mut self, log: &mut S::Log) -> StoreError {
         if let Err(error) = self.start(log).await {
             return error;
@@ -127,7 +127,7 @@ impl<S: Store> Follower<S> {
         self.catch_up(log, is_idle).await
     }
 
-    /// The connection stands. Clients that came before it begin here, before anything is delivered.
+    /// The connection stands. The start of waiting clients is resolved now, before anything is delivered.
     fn set_connected(&mut self) {
         self.shared.connected.store(true, Ordering::Release);
         self.shared.connection_changed.notify_waiters();
@@ -166,7 +166,7 @@ impl<S: Store> Follower<S> {
         }
     }
 
-    /// Read what is new, for which the store waits so long; whether nothing came.
+    /// Read new entries, for which the store waits at most so long. Returns whether none came.
     async fn next(&mut self, log: &mut S::Log, wait: Duration) -> Answer<bool> {
         self.shared.until_delivered().await;
         let (cursor, count) = (self.cursor.unwrap_or_default(), self.page());
@@ -179,7 +179,7 @@ impl<S: Store> Follower<S> {
         Ok(false)
     }
 
-    /// Deliver entries, each of which has to name the one before it.
+    /// Deliver entries, each of which must name the one before it.
     fn deliver(&mut self, arrived: Vec<Arrived>, mut cursor: StreamId) {
         let shared = self.shared.clone();
         let Some(hub) = shared.hub.upgrade() else { return };
@@ -218,7 +218,7 @@ impl<S: Store> Follower<S> {
         self.set_cursor(cursor);
     }
 
-    /// Check what the log acknowledged after this process had read past it.
+    /// Check for entries that the log acknowledged but that this process read past without seeing.
     pub fn check_passed(&mut self, hub: &Hub, cursor: StreamId) {
         let passed = self.shared.acknowledged.take(cursor);
         if let Some(lost) = passed.into_iter().find(|id| !hub.has_followed(*id)) {
@@ -242,18 +242,18 @@ impl<S: Store> Follower<S> {
         }
     }
 
-    /// How many entries to ask for.
+    /// How many entries to request.
     pub fn page(&self) -> usize {
         self.shared.pages.entries(PAGE_BYTES, self.most)
     }
 
-    /// Note what came of a question for so many entries.
+    /// Note the result of a request for so many entries.
     pub fn read(&mut self, page: Answer<Vec<Arrived>>, count: usize) -> Answer<Vec<Arrived>> {
         match &page {
             Ok(page) => {
                 self.shared.pages.read(page);
                 if page.len() < count {
-                    // What had piled up is read.
+                    // The backlog is read.
                     self.most = PAGE;
                 }
             }

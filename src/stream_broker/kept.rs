@@ -1,4 +1,4 @@
-//! What the log keeps.
+//! How much the log keeps.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::ids::StreamId;
 /// What the log keeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Kept {
-    /// About so many entries, and not fewer.
+    /// At least this many entries, and not many more.
     pub count: usize,
-    /// None older than this.
+    /// No entry older than this.
     pub age: Option<Duration>,
-    /// None goes for the number before it has this age.
+    /// No entry is evicted for `count` before it has this age.
     pub min_age: Duration,
-    /// How many bytes of it a process takes over when it starts.
+    /// How many bytes of the log a starting process takes over as its history.
     pub bytes: usize,
 }
 

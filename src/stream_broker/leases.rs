@@ -1,6 +1,6 @@
-//! Leases: what one process at a time may do. The holder's process renews them; one that dies, or is paused, loses them,
-//! and the log refuses what it writes under them after that. Every process looks after the runs that it follows: one
-//! whose lease nobody holds is declared lost, once, by the log's order.
+//! Leases: what one process at a time may do. The holder's process renews them; one that dies, or is paused, loses
+//! them, and the log refuses what it writes under them after that. Every process looks after the runs that it follows:
+//! one whose lease nobody holds is declared lost, once, by the log's order.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

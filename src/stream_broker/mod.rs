@@ -1,11 +1,11 @@
 //! A broker over any append-only log: one thread, which never touches Python, follows the log and appends to it.
 //!
-//! One log is one hub. Every process reads all of it, in its order, which is therefore everybody's; what each entry
+//! One log is one hub. Every process reads all of it, in its order, which is therefore everybody's; and what each entry
 //! says of the one before proves that nothing is missing. What cannot be proven becomes a `stream-reset`.
 //!
 //! | file | |
 //! |---|---|
-//! | [`store`] | what a log has to give |
+//! | [`store`] | what a log must provide |
 //! | [`envelope`] | a letter as the fields of an entry |
 //! | `follower` | the log, from its connection to the hub |
 //! | `position` | where this process stands in a log that may have lost its end, or begun anew |
@@ -59,7 +59,7 @@ pub use shared::Observer;
 use shared::Shared;
 use store::Store;
 
-/// The longest a process waits for a worker's goodbye.
+/// The longest time a process waits until it is removed from the presence table.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// A hub's broker over a store.
 pub struct StreamBroker<S: Store> {
@@ -109,7 +109,7 @@ impl<S: Store> StreamBroker<S> {
         let tasks = shared.clone();
         let thread = std::thread::Builder::new().name(S::THREAD.into()).spawn(move || {
             runtime.block_on(run(tasks, asked));
-            // The name of a server is looked up in a thread that may take its time.
+            // A name look-up runs in a thread that may take long.
             runtime.shutdown_background();
         })?;
         let broker = Arc::new(Self { shared, questions, runtime: handle, thread: Mutex::new(Some(thread)) });

@@ -14,7 +14,7 @@ use crate::outcome::{Failure, Outcome};
 /// Letters appended at once, at most; and about how many bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
-/// What a letter costs beside its bytes, about: its topics, its place, its outcome, the allocator's part.
+/// About how much memory a letter takes beside its bytes: its topics, its place, its outcome, the allocator's share.
 const LETTER_OVERHEAD: usize = 320;
 
 /// A letter and its outcome.
@@ -32,7 +32,7 @@ impl Drop for Posted {
     }
 }
 
-/// What a letter that waits costs, about: small ones are many.
+/// About how much memory a waiting letter takes.
 fn size(letter: &Letter) -> usize {
     letter.len() + LETTER_OVERHEAD
 }
@@ -46,7 +46,7 @@ struct Queue {
     is_closed: bool,
 }
 
-/// What waits for the store.
+/// The letters that wait for the store.
 #[derive(Default)]
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -72,7 +72,7 @@ impl Outbox {
         Ok(outcome)
     }
 
-    /// Close, with whatever waits: its outcomes are unknown.
+    /// Close; the outcomes of waiting letters are unknown.
     pub fn abandon(&self) {
         let mut queue = self.queue.lock();
         queue.is_closed = true;
@@ -89,7 +89,7 @@ impl Outbox {
         queue.letters.len() + queue.taken
     }
 
-    /// Close, unless something waits; whether it is closed.
+    /// Close, unless letters wait. Returns whether it is closed.
     pub fn close(&self) -> bool {
         let mut queue = self.queue.lock();
         queue.is_closed = queue.letters.is_empty();
@@ -118,7 +118,7 @@ impl Outbox {
         batch
     }
 
-    /// Put a batch back, of which nothing was appended: it is appended elsewhere, in the same order.
+    /// Put a batch back of which nothing was appended; it will be appended elsewhere, in the same order.
     pub fn put_back(&self, batch: Vec<Posted>) {
         let mut queue = self.queue.lock();
         queue.taken -= batch.len();

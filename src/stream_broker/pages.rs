@@ -1,12 +1,12 @@
-//! How many entries to ask for at once: as many as make a page of a certain size, whatever the size of events.
+//! How many entries to request at once: as many as fill a page of a certain size, whatever the size of events.
 
 use parking_lot::Mutex;
 
 use crate::broker::letter::{Arrived, Letter};
 
-/// What an entry costs beside its letter, about: its id, its fields, the reply's own parts.
+/// About how many bytes an entry has beside its letter: its id, its fields, the reply's own parts.
 const OVERHEAD: usize = 512;
-/// How many entries the size of the next ones is guessed from.
+/// The number of entries from which the size of the next ones is estimated.
 const REMEMBERED: usize = 1024;
 
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ struct Measured {
     last: Seen,
 }
 
-/// What entries have measured.
+/// The sizes of entries so far.
 pub struct Pages(Mutex<Measured>);
 
 impl Default for Pages {
@@ -39,7 +39,7 @@ impl Default for Pages {
 }
 
 impl Pages {
-    /// How many entries have about so many bytes; at least one, at most `most`.
+    /// How many entries make about so many bytes; at least one, at most `most`.
     pub fn entries(&self, bytes: usize, most: usize) -> usize {
         let measured = self.0.lock();
         measured.lately.fit(bytes).min(measured.last.fit(bytes)).clamp(1, most)

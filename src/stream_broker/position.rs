@@ -104,7 +104,7 @@ impl<S: Store> Follower<S> {
         Ok(())
     }
 
-    /// What the log keeps up to `last`, as far as it is whole and this process has room for it.
+    /// The entries that the log keeps up to `last`, as far as they are complete and this process has room for them.
     async fn kept(&mut self, log: &mut S::Log, last: StreamId, now: u64) -> Answer<VecDeque<Arrived>> {
         let wanted = self.shared.kept;
         let mut kept: VecDeque<Arrived> = VecDeque::new();

@@ -8,11 +8,11 @@ use super::shared::Shared;
 use super::store::{PresenceWrite, Store};
 use crate::outcome::Failure;
 
-/// How long a worker is believed to be alive after it last said so.
+/// How long a worker counts as alive after it last wrote.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(15);
 /// How often changes are written.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long nothing is written after a failure.
+/// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Write changes, and that this worker is alive, until the broker stops.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
@@ -24,7 +24,7 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
         if !shared.presence.lock().is_used || !shared.connected.load(Ordering::Acquire) {
             continue;
         }
-        // After a failure everything is written anew, which is much: not again and again.
+        // After a failure the whole table is written, which is expensive: not too often.
         if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
             continue;
         }
@@ -43,7 +43,7 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 }
 
 impl<S: Store> Shared<S> {
-    /// Write what has changed, and that this worker is alive; everything, should the store have lost its table.
+    /// Write the changes, and that this worker is alive; the whole table if the store has lost it.
     async fn write_presence(&self) -> Result<(), String> {
         let _writing = self.writing_presence.lock().await;
         if self.write_changes().await? || self.write_changes().await? {
@@ -52,7 +52,7 @@ impl<S: Store> Shared<S> {
         Err("who is there at this process is deleted as soon as it is written".into())
     }
 
-    /// Whether the store's table is whole now; if not, everything is written the next time.
+    /// Write the changes. Returns whether the store's table is complete; if not, all of it is written the next time.
     async fn write_changes(&self) -> Result<bool, String> {
         let changes = self.presence.lock().take();
         let written = if let Some(changes) = changes {

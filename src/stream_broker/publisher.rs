@@ -1,4 +1,4 @@
-//! The way to the log: letters are appended in batches, and each learns what became of it.
+//! Appending to the log: letters are sent in batches, and each gets its outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,12 +15,12 @@ use crate::broker::letter::{Letter, Step};
 use crate::ids::StreamId;
 use crate::outcome::{Failure, Sent};
 
-/// How long to wait for the follower before another look at what waits.
+/// How long to wait for the follower before waiting letters are checked again.
 const JOINING: Duration = Duration::from_millis(250);
 /// The pause before a batch is appended at the place where the log has gone.
 const ELSEWHERE: Duration = Duration::from_millis(10);
 
-/// Append what is posted, until the broker stops and everything has its outcome.
+/// Append posted letters, until the broker stops and every letter has its outcome.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     while shared.until_posted().await {
         if !shared.until_ready().await {
@@ -47,7 +47,7 @@ fn entry(posted: &Posted) -> Append {
 }
 
 impl<S: Store> Shared<S> {
-    /// Wait until something is posted. False when the broker stops and nothing waits any more.
+    /// Wait for a letter. False when the broker stops and no letter waits.
     async fn until_posted(&self) -> bool {
         let mut stopping = self.stopping.subscribe();
         while self.outbox.is_empty() {
@@ -62,7 +62,7 @@ impl<S: Store> Shared<S> {
         true
     }
 
-    /// Wait until the store can be reached. False when what was posted waited for too long, all of it.
+    /// Wait until the store can be reached. False when all letters have waited for too long.
     async fn until_ready(&self) -> bool {
         let mut backoff = Backoff::new();
         loop {

@@ -1,5 +1,5 @@
 //! Clients that come back with an id this process does not know: another worker's newest, or one from before this
-//! process began. The store is asked where the log stands, and for what followed.
+//! process began. The store is asked where the id stands, and for the entries behind it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +17,10 @@ use crate::hub::Verdict;
 use crate::ids::{StreamId, SubscriberId};
 use crate::waker::Wake;
 
-/// How long this process gets to read what another delivered, before the log is looked at again.
+/// How long this process may take to read what another delivered, before the log is asked again.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// Where does a subscriber begin: it, and the id it came back with.
+/// The question where a subscriber starts, and its last id.
 pub type Question = (SubscriberId, Option<StreamId>);
 
 struct Next(Arc<Notify>);
@@ -31,18 +31,18 @@ impl Wake for Next {
     }
 }
 
-/// Answer the questions, each beside the others.
+/// Answer questions concurrently.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>, mut questions: mpsc::UnboundedReceiver<Question>) {
     while let Some((subscriber, id)) = questions.recv().await {
         tokio::spawn(resolve(shared.clone(), subscriber, id));
     }
 }
 
-/// What the log says of an id.
+/// What the log knows of an id.
 enum Standing {
-    /// Nothing is missing behind it, up to the log's last id. The time, where events grow too old.
+    /// All entries behind it are kept, up to the log's last id. The time, where events have a greatest age.
     Whole(StreamId, Option<LogTime>),
-    /// It is not of this log, or what followed is gone.
+    /// It is not of this log, or entries behind it are lost.
     Lost(ResetReason),
     /// The client has left.
     Gone,
@@ -122,7 +122,7 @@ impl<S: Store> Shared<S> {
                 changed.await;
                 continue;
             }
-            // A process that has just begun is about to be connected.
+            // A process that has just started is about to be connected.
             let patience = timeout(self.store.connect_timeout(), changed);
             if patience.await.is_err() || !self.connected.load(Ordering::Acquire) {
                 is_open = true;
@@ -131,7 +131,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Ask what the log has of an id, as long as it takes.
+    /// Ask the log about an id, however long that takes.
     async fn standing(&self, subscriber: SubscriberId, id: StreamId) -> Standing {
         let mut backoff = Backoff::new();
         loop {

@@ -1,4 +1,4 @@
-//! What the tasks of a broker share.
+//! The state that the tasks of a broker share.
 
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,29 +18,29 @@ use crate::broker::letter::Letter;
 use crate::hub::Hub;
 use crate::ids::{StreamId, SubscriberId};
 
-/// How long to wait for readers that are behind, at a time.
+/// The pause between two checks of readers that are behind.
 const BEHIND: Duration = Duration::from_millis(5);
-/// How long the log is not read because of readers that are behind, before they are checked: longer than a burst
+/// How long the log is not read because readers are behind, before dead ones are looked for: longer than a burst
 /// takes.
 const LAGGING: Duration = Duration::from_millis(250);
 
-/// Hears what an operator should know. Called on the broker's thread, which must not wait.
+/// Receives reports for the operator. Called on the broker's thread, so it must not wait.
 pub trait Observer: Send + Sync {
-    /// Something went wrong, or is right again.
+    /// Report that something failed, or works again.
     fn warn(&self, message: String);
 
-    /// Nothing more is read, because readers are behind. Readers that are dead should be removed from the hub.
+    /// The log is not read, because readers are behind. The observer should remove dead readers from the hub.
     fn lagging(&self);
 }
 
-/// What the broker's tasks share.
+/// The state that the broker's tasks share.
 pub struct Shared<S> {
     pub store: S,
     pub kept: Kept,
     pub backlog_bytes: usize,
     pub hub: Weak<Hub>,
     pub observer: Box<dyn Observer>,
-    /// This process among the workers.
+    /// The name of this process among the workers.
     pub worker: Box<str>,
     pub outbox: Outbox,
     /// Relaxed: a counter.
@@ -50,9 +50,9 @@ pub struct Shared<S> {
     pub connected: AtomicBool,
     /// Why the log could not be followed at the last attempt.
     pub why: Mutex<String>,
-    /// The connection came or went.
+    /// Notified when the connection is made or lost.
     pub connection_changed: Notify,
-    /// Whether the place from which this process delivers the log is known.
+    /// Whether the position from which this process delivers the log is known.
     pub joined: watch::Sender<bool>,
     pub pages: Pages,
     /// Up to where the log was delivered.
@@ -83,7 +83,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// A letter did not get through: streams that it was to end still end, those of this process.
+    /// A letter failed: the streams of this process that it would have closed are closed.
     pub fn fall_back(&self, letter: &Letter) {
         let Letter::Kick { whose, reason } = letter else { return };
         if let Some(hub) = self.hub.upgrade() {
@@ -91,12 +91,12 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Whether a client is still there.
+    /// Whether a subscriber is still registered.
     pub fn has(&self, subscriber: SubscriberId) -> bool {
         self.hub.upgrade().is_some_and(|hub| hub.has(subscriber))
     }
 
-    /// The store refuses to be asked: nothing can be proven.
+    /// The store refuses to be read, so nothing can be proven.
     pub fn report_refusal(&self, error: &StoreError) {
         if !self.refusal_reported.swap(true, Ordering::Relaxed) {
             self.warn(&format!("{} does not say what clients missed: {error}", self.store.place()));

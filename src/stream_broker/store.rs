@@ -1,4 +1,4 @@
-//! What an append-only log has to give so that [`super::StreamBroker`] can carry a hub over it.
+//! What an append-only log must provide for [`super::StreamBroker`] to carry a hub over it.
 //!
 //! # Ids and the chain
 //! An entry's id is greater than every id that the log gave before, for as long as the log exists. Each entry names
@@ -29,7 +29,7 @@ use crate::ids::StreamId;
 /// Why a request to a store has no answer.
 #[derive(Debug, Clone)]
 pub struct StoreError {
-    /// In words, in one line.
+    /// The error as text of one line.
     pub text: String,
     /// What can be done about it.
     pub trouble: Trouble,
@@ -38,16 +38,16 @@ pub struct StoreError {
 /// What can be done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The connection is of no more use; another one may be.
+    /// The connection is broken; another one may work.
     Connection,
-    /// The store understood the request and refused it: it would do so again.
+    /// The store refused the request, and would refuse it again.
     Refused,
     /// The log is at another place now, with all its entries. The next connection leads there.
     Elsewhere,
 }
 
 impl StoreError {
-    /// The connection is of no more use.
+    /// The connection is broken.
     pub fn connection(text: impl Into<String>) -> Self {
         Self { text: text.into(), trouble: Trouble::Connection }
     }
@@ -117,11 +117,11 @@ pub struct Opened<L> {
     pub log: L,
     /// Acknowledged entries may be missing, and the store could not append a gap: this process resets its clients.
     pub is_doubtful: bool,
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// A store: a log, and who is present. Shared by all tasks of a broker.
+/// A store: a log, and the presence table. Shared by all tasks of a broker.
 pub trait Store: Send + Sync + 'static {
     /// The store's log.
     type Log: Log;

@@ -1,4 +1,5 @@
-//! One subscriber, as a state machine: values in, values out; time is an argument. `phase` has its states and their diagram.
+//! One subscriber, as a state machine: values in, values out; time is an argument. `phase` has its states and their
+//! diagram.
 
 mod consumer;
 mod deliver;

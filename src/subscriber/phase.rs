@@ -295,8 +295,8 @@ impl Subscriber {
         if !drains {
             self.lead = Vec::new();
         }
-        // A stream that ends waits neither for a snapshot nor for the broker. Newer entries would make the client resume
-        // behind them, by their ids.
+        // A stream that ends waits neither for a snapshot nor for the broker. Newer entries would make the client
+        // resume behind them, by their ids.
         if !drains || !matches!(self.phase, Phase::Replaying(_) | Phase::Live) {
             self.queue.clear();
             self.forget_end();

@@ -14,8 +14,8 @@ impl Subscriber {
     /// The room for one more event.
     pub(super) fn room(&self, now: Duration, turn: u64) -> Room {
         match &self.phase {
-            // The hub or the application may take long to prepare the beginning, and the client is not to blame: a burst
-            // is let in, but only the limit in bytes.
+            // The hub or the application may take long to prepare the beginning, and the client is not to blame: a
+            // burst is let in, but only the limit in bytes.
             Phase::Opening { .. } | Phase::Initial(_) => Room::InBytes,
             // The gap that is fetched comes first, however long that takes: history may take over.
             Phase::Fetching(_) => Room::InAll,

@@ -11,8 +11,8 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, SubscriberId};
 use crate::reactor::connection::{Connection, Phase};
 
-/// How long a client has to close after the end of its stream, and may be quiet before nobody waits for it any
-/// longer.
+/// How long a client has to close after the end of its stream, and how long it may be quiet before the server no longer
+/// waits for it.
 const LINGER: Duration = Duration::from_secs(1);
 /// The first time between two checks of a client that has not taken the end of its stream; it doubles.
 const FIRST_CHECK: Duration = Duration::from_millis(20);
@@ -45,7 +45,7 @@ impl Worker {
         self.close_after(token, if end.is_taken { rest } else { end.waited.clamp(FIRST_CHECK, LINGER) });
     }
 
-    /// Nobody who waits for the streams to end waits for this one any longer.
+    /// This stream no longer counts as open for those that wait for all to end.
     fn stop_counting(&mut self, token: usize) {
         if let Some(connection) = self.connections.get_mut(token)
             && std::mem::take(&mut connection.is_counted)
@@ -117,7 +117,7 @@ impl Worker {
         self.remove(token);
     }
 
-    /// Unregister a subscriber, and tell the listener unless it was told before.
+    /// Unregister a subscriber, and report its end to the listener once.
     pub(super) fn unregister(&mut self, identity: &Arc<Identity>, reason: &CloseReason) {
         if self.hub.drop_subscriber(&self.reader, identity, reason.clone()) {
             self.listener.closed(identity, reason);

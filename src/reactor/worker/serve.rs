@@ -1,4 +1,4 @@
-//! Writing to clients: one after the other, each as much as its socket takes.
+//! Writing to clients, one after the other, as much as each socket takes.
 
 use std::time::Instant;
 
