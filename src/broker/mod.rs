@@ -54,6 +54,9 @@ pub trait Broker: ReportFailure {
     /// whether this token holds it. The future needs no runtime.
     fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool>;
 
+    /// Whether anybody holds a lease. The future needs no runtime.
+    fn is_leased(&self, name: Arc<str>) -> Answered<bool>;
+
     /// Whether a lease that was taken here is held still.
     fn holds(&self, name: &str, token: &str) -> bool;
 

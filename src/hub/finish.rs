@@ -67,13 +67,17 @@ impl Hub {
     }
 
     /// Whether everything of a topic is kept, or it has ended and its name is not free: there is something to follow.
+    /// `None` while a hub does not know its place in the broker's log.
     #[must_use]
-    pub fn is_followed(&self, topic: &str) -> bool {
+    pub fn is_followed(&self, topic: &str) -> Option<bool> {
         let now = self.clock.now();
         let mut state = self.state.lock();
+        if !state.numbering.has_started() {
+            return None;
+        }
         state.expire(now);
         let found = state.topics.find(topic);
-        found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id))
+        Some(found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id)))
     }
 
     /// How a topic ended, until its name is free.

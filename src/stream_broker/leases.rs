@@ -57,6 +57,12 @@ impl<S: Store> Shared<S> {
         Ok(true)
     }
 
+    pub async fn is_leased(&self, name: &str) -> Result<bool, Failure> {
+        self.store.is_leased(name).await.map_err(|error| {
+            Failure::Refused(format!("{} was asked who runs it: {error}", self.store.place()).into())
+        })
+    }
+
     async fn renew_leases(&self) {
         for (name, token) in self.leases.all() {
             let until = Instant::now() + LEASE;

@@ -161,6 +161,15 @@ impl<S: Store> Broker for StreamBroker<S> {
         Box::pin(async move { answered.await.ok() })
     }
 
+    fn is_leased(&self, name: Arc<str>) -> Answered<bool> {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let _ = answer.send(shared.is_leased(&name).await);
+        });
+        Box::pin(async move { answered.await.ok() })
+    }
+
     fn holds(&self, name: &str, token: &str) -> bool {
         self.shared.leases.holds(name, token)
     }

@@ -4,7 +4,8 @@
 
     running --the generator returns--> done
        |-- raises, or yields more than max_bytes --> failed
-       '-- stop, idle, the hub or the server closes --> stopped
+       |-- stop, idle, the hub or the server closes --> stopped
+       '-- its lease is not held any more --> lost
 
 No watcher drives it: watchers are subscribers of its topic, which keeps everything until it is forgotten.
 """
@@ -13,18 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeAlias
 
+from sse_hub._core import Publication
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.source import close_source
 from sse_hub._runs.states import RunState
-from sse_hub.exceptions import HubClosed, HubFull, RunTooLarge, TopicEnded
+from sse_hub.exceptions import HubClosed, HubError, HubFull, LeaseLost, RunTooLarge, TopicEnded
 
-__all__ = ["ErrorText", "OnFinish", "RunDriver", "RunOptions"]
+__all__ = ["ErrorText", "OnFinish", "RunDriver", "RunOptions", "lease_of"]
 
 logger = logging.getLogger("sse_hub")
 
@@ -32,7 +38,15 @@ OnFinish: TypeAlias = Callable[..., Awaitable[None] | None]
 ErrorText: TypeAlias = Callable[[Exception], str | None]
 
 _PATIENCE = 0.01  # seconds between two attempts to publish while delivery is behind
+_AHEAD = 64  # events that may wait for the broker's answer
+_LOOK = 0.1  # seconds between two looks at what other processes want
+_SOON = 5.0  # seconds in which this process follows what the broker has
 _BURST = 32  # events after which the loop's other tasks get a turn, however fast the generator is
+
+
+def lease_of(name: str) -> str:
+    """The lease of a run. The core calls it so, too."""
+    return f"run:{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +87,20 @@ class RunOptions:
 
 
 class RunDriver:
-    """One run. Every method is called on the loop that it was started on, but where it says otherwise."""
+    """One run. Every method is called on the loop that it was started on, but where it says otherwise.
+
+    ``token`` is that of the run's lease; None without a broker.
+    """
+
+    run: Any  # what `on_finish` gets
 
     def __init__(
-        self, hub: StreamingHub, name: str, source: AsyncIterator[Any], options: RunOptions, run: Any
+        self,
+        hub: StreamingHub,
+        name: str,
+        source: AsyncIterator[Any],
+        options: RunOptions,
+        token: str | None = None,
     ) -> None:
         self.name = name
         self.keep = options.keep
@@ -87,27 +111,35 @@ class RunDriver:
         self._hub = hub
         self._source = source
         self._options = options
-        self._run = run
+        self._token = token
         self._room = options.max_bytes
-        self._events: list[Any] | None = [] if options.on_finish is not None else None
+        self._events: list[Any] = []
+        self._unsettled: deque[Publication] = deque()
         self._is_stopping = False
-        self._timers: list[asyncio.TimerHandle] = []
-        self._watched = self.loop.time()
+        self._is_ending = threading.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
-        self._task = self.loop.create_task(self._drive(), context=copy_context())
+        self._task = self._spawn(self._drive())
         self._task.add_done_callback(self._driven)
         if self._options.idle is not None:
-            self._look_for_watchers()
+            self._spawn(self._watch_idle(self._options.idle))
+        if self._token is not None:
+            self._spawn(self._watch_others(self._token))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self.loop.create_task(work, context=copy_context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def stop(self, patience: float) -> None:
         """Cancel the generator where it waits. Watchers are told once it has closed, or after a while."""
-        if self.state is not RunState.RUNNING or self._is_stopping:
-            return
-        self._is_stopping = True
-        self._task.cancel()
-        self._timers.append(self.loop.call_later(patience, self._give_up))
+        if not self.finished.done() and not self._is_stopping:
+            self._is_stopping = True
+            self._task.cancel()
+            self.loop.call_later(patience, self._give_up)
 
     def stop_threadsafe(self, patience: float) -> None:
         """The same from any thread. A run whose loop is closed ends at once."""
@@ -118,20 +150,71 @@ class RunDriver:
 
     def end(self, state: RunState, error: Exception | None = None) -> None:
         """Tell the watchers, once. Any thread."""
-        if self.finished.done():
+        if not self._is_ending.acquire(blocking=False):
             return
         try:
-            self._hub._end_run(self.name, self._options.keep, state, self._text(error), None)
+            published = self._hub._end_run(self.name, self.keep, state, self._text(error), self._token)
         except TopicEnded:
-            ended = self._hub._ending(self.name)
-            state = RunState.STOPPED if ended in (None, "ended") else RunState(ended)
-        except HubClosed:
-            pass  # its watchers were told that
+            self._ended(self._state_in_log(state))
+        except HubError as failed:  # the hub has closed, and its watchers were told that
+            if not isinstance(failed, HubClosed):
+                logger.error(
+                    "hub %r: run %r: its end was not published: %s", self._hub.name, self.name, failed
+                )
+            self._ended(state)
+        else:
+            if self._token is None:
+                self._ended(state)
+                return
+            try:
+                self.loop.call_soon_threadsafe(lambda: self._spawn(self._settle(published, state)))
+            except RuntimeError:  # the loop is closed
+                self._ended(state)
+
+    async def _settle(self, published: Publication, state: RunState) -> None:
+        """The broker says what became of the end."""
+        try:
+            await published
+        except LeaseLost:
+            state = RunState.LOST
+        except TopicEnded:
+            until = self.loop.time() + _SOON
+            while self._hub._ending(self.name) is None and self.loop.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_PATIENCE)
+            state = self._state_in_log(RunState.LOST)
+        except HubError as failed:
+            # Nobody renews its lease: the other processes will say that it is lost.
+            logger.error("hub %r: run %r: its end was not published: %s", self._hub.name, self.name, failed)
+        finally:
+            while self._unsettled:  # of a run that failed or was stopped: what became of these is no news
+                with suppress(HubError):
+                    await self._unsettled.popleft()
+            self._ended(state)
+
+    def _ended(self, state: RunState) -> None:
         self.state = state
         self.finished.set_result(state)
+        if self._token is not None:
+            self._hub._release(lease_of(self.name), self._token)
+        if (on_finish := self._options.on_finish) is None:
+            return
+        call = partial(self._hub._call, on_finish, self.run, self._events)
+        try:
+            if asyncio.get_running_loop() is self.loop:
+                call()
+                return
+        except RuntimeError:
+            pass
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(call)
+
+    def _state_in_log(self, otherwise: RunState) -> RunState:
+        """How the topic was ended by another one."""
+        ended = self._hub._ending(self.name)
+        return otherwise if ended is None or ended == "ended" else RunState(ended)
 
     def _give_up(self) -> None:
-        if not self.finished.done():
+        if not self.finished.done() and not self._task.done():
             logger.warning(
                 "hub %r: run %r was stopped, and its function has not returned yet; its watchers are told",
                 self._hub.name,
@@ -145,7 +228,7 @@ class RunDriver:
         state, error = RunState.DONE, None
         try:
             await self._publish_all()
-        except (asyncio.CancelledError, HubClosed, TopicEnded):
+        except (asyncio.CancelledError, HubClosed, TopicEnded, LeaseLost):
             state = RunState.STOPPED
         except Exception as raised:
             state, error = RunState.FAILED, raised
@@ -170,11 +253,13 @@ class RunDriver:
             count += 1
             if count % _BURST == 0:
                 await asyncio.sleep(0)
+        while self._unsettled:
+            await self._unsettled.popleft()
 
     async def _publish(self, value: Any) -> None:
         while True:
             try:
-                published = self._hub._publish_part(self.name, value, self._room, None)
+                published = self._hub._publish_part(self.name, value, self._room, self._token)
                 break
             except HubFull:
                 await asyncio.sleep(_PATIENCE)
@@ -184,17 +269,18 @@ class RunDriver:
                 " not published"
             )
         self._room -= published[1]
-        if self._events is not None:
+        if self._options.on_finish is not None:
             self._events.append(value)
+        if self._token is not None:
+            # What the broker did not take would be a hole in the run: it fails then.
+            self._unsettled.append(published[0])
+            while self._unsettled and (len(self._unsettled) > _AHEAD or self._unsettled[0].done()):
+                await self._unsettled.popleft()
 
     def _driven(self, task: asyncio.Task[None]) -> None:
-        for timer in self._timers:
-            timer.cancel()
         self.end(RunState.STOPPED)  # one that was cancelled before its first step
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("hub %r: run %r: its end failed", self._hub.name, self.name, exc_info=error)
-        if (on_finish := self._options.on_finish) is not None:
-            self._hub._call(on_finish, self._run, self._events)
 
     def _log(self, error: Exception) -> None:
         trace = None if isinstance(error, RunTooLarge) else error
@@ -213,19 +299,41 @@ class RunDriver:
             return None
         return text
 
-    # Without watchers.
+    # What goes on beside it.
 
-    def _look_for_watchers(self) -> None:
-        idle = self._options.idle
-        if idle is None or self.finished.done() or self._is_stopping:
-            return
-        now = self.loop.time()
-        if self._hub.count(self.name):
-            self._watched = now
-        elif now - self._watched >= idle:
-            logger.info(
-                "hub %r: run %r is stopped: nobody has watched it for %s s", self._hub.name, self.name, idle
-            )
-            self.stop(self._hub.grace)
-            return
-        self._timers = [self.loop.call_later(min(idle / 4, 1.0), self._look_for_watchers)]
+    async def _watch_idle(self, idle: float) -> None:
+        """Stop it when nobody has watched it for so long."""
+        watched = self.loop.time()
+        while not self.finished.done():
+            await asyncio.sleep(min(idle / 4, 1.0))
+            now = self.loop.time()
+            try:
+                watchers = self._hub.count(self.name) or len(await self._watchers_elsewhere())
+            except HubError:  # nobody knows
+                watchers = 1
+            if watchers:
+                watched = now
+            elif now - watched >= idle:
+                logger.info(
+                    "hub %r: run %r is stopped: nobody has watched it for %s s",
+                    self._hub.name,
+                    self.name,
+                    idle,
+                )
+                self.stop(self._hub.grace)
+                return
+
+    async def _watchers_elsewhere(self) -> list[str]:
+        return [] if self._token is None else await self._hub._present(self.name)
+
+    async def _watch_others(self, token: str) -> None:
+        """Stop it when another process asks for that, has ended it, or may have: the lease is not held."""
+        while not self.finished.done():
+            await asyncio.sleep(_LOOK)
+            if (
+                self._hub._take_stop(self.name)
+                or self._hub._ending(self.name) is not None
+                or not self._hub._holds(lease_of(self.name), token)
+            ):
+                self.stop(self._hub.grace)
+                return

@@ -10,7 +10,9 @@ from starlette.types import Receive, Scope, Send
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.presence import is_there
 from sse_hub._runs.states import RunFormat
+from sse_hub.exceptions import HubError
 
 __all__ = ["RunResponse"]
 
@@ -41,7 +43,12 @@ class RunResponse(HubResponse):
             headers[header] = value
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self.hub._is_followed(self._name):
+        try:
+            found = scope["type"] != "http" or await is_there(self.hub, self._name)
+        except HubError:  # the broker does not answer
+            await self._refuse(send, 503)
+            return
+        if not found:
             await self._refuse(send, 204)
             if self.background is not None:
                 await self.background()

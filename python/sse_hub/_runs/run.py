@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Unpack
+from typing import Unpack
 
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._runs.driver import RunDriver, RunOptions
+from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.response import RunResponse
 from sse_hub._runs.states import RunFormat, RunState
 
@@ -21,9 +20,10 @@ class Run:
     The run goes on when the object is dropped.
     """
 
-    def __init__(self, hub: StreamingHub, name: str, source: AsyncIterator[Any], options: RunOptions) -> None:
+    def __init__(self, hub: StreamingHub, driver: RunDriver) -> None:
         self._hub = hub
-        self._driver = RunDriver(hub, name, source, options, self)
+        self._driver = driver
+        driver.run = self
 
     @property
     def id(self) -> str:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, Unpack
 
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._runs.driver import ErrorText, OnFinish, RunOptions
+from sse_hub._runs.driver import ErrorText, OnFinish, RunDriver, RunOptions, lease_of
+from sse_hub._runs.elsewhere import RunElsewhere
+from sse_hub._runs.presence import is_there
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.response import RunResponse
 from sse_hub._runs.run import Run
 from sse_hub._runs.source import open_source
 from sse_hub._runs.states import RunFormat
+from sse_hub.exceptions import TopicEnded
 
 __all__ = ["RunningHub"]
 
 _MIB = 1024 * 1024
+_LOOK = 0.02  # seconds between two looks at what other processes do
 
 
 class RunningHub(StreamingHub):
@@ -67,22 +73,58 @@ class RunningHub(StreamingHub):
             ValueError: the name or an option breaks a rule.
             TopicEnded: ``Hub.end`` ended the topic, and its name is not free.
             HubClosed: the hub is closing.
-            RuntimeError: the hub has a broker.
+            BrokerError: the broker does not answer.
         """
         check_asyncio()
         options = RunOptions.checked(keep, idle, max_bytes, on_finish, error)
-        if self.broker is not None:
-            raise RuntimeError("a hub with a broker has no runs yet")
         runs = self._runs_here()
+        if self.broker is not None:
+            return await self._run_over_broker(name, options, partial(open_source, function, args, kwargs))
         with runs.lock:
             known = runs.get(name)
             if known is not None and self._is_followed(name):
                 return known
-            run = Run(self, name, open_source(function, args, kwargs), options)
+            driver = RunDriver(self, name, open_source(function, args, kwargs), options)
             self._begin_run(name, None)
-            runs.add(run)
-            run._driver.start()
+            return self._start(driver)
+
+    def _start(self, driver: RunDriver) -> Run:
+        run = Run(self, driver)
+        self._runs_here().add(run)
+        driver.start()
         return run
+
+    async def _run_over_broker(
+        self, name: str, options: RunOptions, opens: Callable[[], AsyncIterator[Any]]
+    ) -> Run:
+        """One process takes the lease of the run, and begins it; the others follow."""
+        token = secrets.token_hex(16)
+        while True:
+            known = self._runs_here().get(name)
+            if known is not None and (known.state == "running" or self._is_followed(name)):
+                return known
+            if self._is_followed(name):
+                if self._ending(name) == "ended":
+                    raise TopicEnded(f"topic {name!r} has ended, and it was no run's")
+                return RunElsewhere(self, name)
+            if not await self._take_lease(lease_of(name), token):
+                await asyncio.sleep(_LOOK)
+                continue
+            try:
+                driver = RunDriver(self, name, opens(), options, token)
+                await self._begin_run(name, token)
+            except TopicEnded:  # one that this process has yet to follow
+                self._release(lease_of(name), token)
+                await asyncio.sleep(_LOOK)
+            except BaseException:
+                self._release(lease_of(name), token)
+                raise
+            else:
+                run = self._start(driver)
+                # Whoever asks here for the run finds it.
+                while run.state == "running" and not self._is_followed(name):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK)
+                return run
 
     def follow(
         self, name: str, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]
@@ -109,7 +151,11 @@ class RunningHub(StreamingHub):
         Returns False when no run of this name is running.
         """
         run = self._runs_here().get(name)
-        return run is not None and await run.stop()
+        if run is not None and run.state == "running":
+            return await run.stop()
+        if self.broker is None or not await is_there(self, name):
+            return False
+        return await RunElsewhere(self, name).stop()
 
     def _runs_here(self) -> Runs:
         """The registry. A forked child begins with none of its parent's runs."""

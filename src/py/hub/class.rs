@@ -13,8 +13,8 @@ use super::joining::Door;
 use super::publication::PyPublication;
 use super::reactors::HandedClient;
 use super::subscription::PySubscription;
-use crate::broker::Broker;
 use crate::broker::letter::{Fence, Letter, Step, To, Whose};
+use crate::broker::{Answered, Broker};
 use crate::change::Who;
 use crate::config::{Config, positive_seconds, seconds};
 use crate::ending::{EndState, Ending};
@@ -72,6 +72,18 @@ impl PyHub {
             _ => Err(PyTypeError::new_err("disconnect needs id= or user=, one of them")),
         }
     }
+}
+
+/// What a broker answers, as an awaitable; `alone` without a broker.
+fn answer_of(py: Python<'_>, answer: Option<Answered<bool>>, alone: bool) -> PyResult<Bound<'_, PyAny>> {
+    awaiting::into_python(py, async move {
+        let Some(answer) = answer else { return Ok(alone) };
+        match answer.await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+            None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+        }
+    })
 }
 
 /// The fence of a run's letters.
@@ -264,14 +276,7 @@ impl PyHub {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
         let answer = generations.broker().map(|broker| broker.take_lease(name.into(), token.into()));
-        awaiting::into_python(slf.py(), async move {
-            let Some(answer) = answer else { return Ok(true) };
-            match answer.await {
-                Some(Ok(is_held)) => Ok(is_held),
-                Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
-                None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
-            }
-        })
+        answer_of(slf.py(), answer, true)
     }
 
     // Whether a lease is held still.
@@ -310,9 +315,18 @@ impl PyHub {
         Ok(Some((published, size)))
     }
 
-    // Whether there is a run of this name, or it has ended and is kept.
-    fn _is_followed(&self, topic: &str) -> bool {
-        self.generations.hub().is_followed(topic)
+    // Whether there is a run of this name, or it has ended and is kept. None while the hub does not know where the
+    // broker's stream stands.
+    fn _is_followed(&self, py: Python<'_>, topic: &str) -> PyResult<Option<bool>> {
+        Ok(self.generations.connected(py)?.is_followed(topic))
+    }
+
+    // Whether anybody holds a lease: an awaitable.
+    fn _is_leased<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let generations = &slf.get().generations;
+        generations.connected(slf.py())?;
+        let answer = generations.broker().map(|broker| broker.is_leased(name.into()));
+        answer_of(slf.py(), answer, false)
     }
 
     // How a topic ended, until its name is free: its state.

@@ -158,6 +158,10 @@ impl Broker for Asked {
         Box::pin(async { None })
     }
 
+    fn is_leased(&self, _name: Arc<str>) -> Answered<bool> {
+        Box::pin(async { None })
+    }
+
     fn holds(&self, _name: &str, _token: &str) -> bool {
         false
     }

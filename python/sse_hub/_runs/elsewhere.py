@@ -1,0 +1,43 @@
+"""Runs of other processes, as this one follows them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.run import Run
+from sse_hub._runs.states import RunState
+
+__all__ = ["RunElsewhere"]
+
+_LOOK = 0.02  # seconds between two looks at what the broker's stream has said
+
+
+class RunElsewhere(Run):
+    """A run that another process drives, or drove."""
+
+    def __init__(self, hub: StreamingHub, name: str) -> None:
+        self._hub = hub
+        self._name = name
+        self._last = RunState.RUNNING
+
+    @property
+    def id(self) -> str:
+        return self._name
+
+    @property
+    def state(self) -> RunState:
+        if self._last is RunState.RUNNING and (ended := self._hub._ending(self._name)) is not None:
+            self._last = RunState.STOPPED if ended == "ended" else RunState(ended)
+        return self._last
+
+    async def wait(self) -> RunState:
+        while self.state is RunState.RUNNING:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+        return self.state
+
+    async def stop(self) -> bool:
+        if self.state is not RunState.RUNNING:
+            return False
+        await self._hub._ask_to_stop(self._name)
+        return await self.wait() is RunState.STOPPED

@@ -1,0 +1,94 @@
+"""An app whose hub is on Redis (``SSE_HUB_URL``), and whose runs yield as many words as they are told to.
+
+As a program it takes part in races: ``python -m runs_app NUMBER`` starts the same runs as others at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+from sse_hub import Hub
+
+hub = Hub(os.environ["SSE_HUB_URL"], history=20_000)
+said: dict[str, int] = {}
+calls: list[str] = []
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    print("lifespan started", flush=True)
+    yield
+    await hub.aclose()
+    print("lifespan ended", flush=True)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+async def words(name: str, total: int) -> AsyncIterator[str]:
+    calls.append(name)
+    try:
+        for word in range(total):
+            while word >= said.get(name, 0):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            yield f"{name} {word}"
+    finally:
+        print(f"finally of {name}", flush=True)
+
+
+@app.post("/runs/{name}")
+async def start(name: str, total: int = 10, keep: float = 300.0, format: Any = None) -> Response:
+    run = await hub.run(name, words, name, total, keep=keep)
+    return run.response(format=format)
+
+
+@app.get("/runs/{name}")
+async def follow(name: str, format: Any = None) -> Response:
+    return hub.follow(name, format=format)
+
+
+@app.delete("/runs/{name}")
+async def stop(name: str) -> bool:
+    return await hub.stop(name)
+
+
+@app.put("/runs/{name}")
+async def say(name: str, count: int) -> None:
+    said[name] = count
+
+
+@app.get("/here")
+async def here() -> dict[str, Any]:
+    return {"calls": calls, "pid": os.getpid(), "watchers": hub.count()}
+
+
+async def race(count: int) -> None:
+    async def once(name: str) -> AsyncIterator[int]:
+        calls.append(name)
+        yield os.getpid()
+
+    await hub.publish("warm", 1)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    limit = asyncio.Semaphore(25)
+
+    async def one(name: str) -> str:
+        async with limit:
+            run = await hub.run(name, once, name)
+            return await run.wait()
+
+    states = await asyncio.gather(*(one(f"race {n}") for n in range(count)))
+    print("won", len(calls), "done", states.count("done"), "of", len(set(calls)), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await hub.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(race(int(sys.argv[1])))
