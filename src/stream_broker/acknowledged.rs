@@ -1,5 +1,5 @@
 //! Ids of entries that the log acknowledged to this process and that it has not read back. They show entries that the
-//! log lost although it had acknowledged it.
+//! log lost although it had acknowledged them.
 
 use std::collections::VecDeque;
 

@@ -106,10 +106,10 @@ pub struct Link {
     name: String,
 }
 
-/// What a hub does when a broker finds that delivery lags.
+/// Called when a broker finds that delivery lags.
 pub type Lagging = Box<dyn Fn(Python<'_>) + Send + Sync>;
 
-/// Tells Python: its logging, and the hub.
+/// Reports to Python's logging and to the hub.
 struct PythonObserver {
     name: String,
     lagging: Arc<Lagging>,
@@ -151,13 +151,13 @@ impl Link {
     }
 }
 
-/// The longest the interpreter's end waits for a thread that starts a broker.
+/// The longest time that the interpreter's end waits for a thread that starts a broker.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Brokers that may have something to send.
+/// Brokers that may have unsent letters.
 static RUNNING: PerProcess<Vec<Arc<dyn Broker>>> = PerProcess::new();
 
-/// The interpreter ends: what was published is sent.
+/// At the interpreter's end: wait until published events are sent.
 pub fn end(py: Python<'_>) {
     py.detach(|| {
         let taken = RUNNING
@@ -170,7 +170,7 @@ pub fn end(py: Python<'_>) {
     });
 }
 
-/// The process may end without the interpreter's end: what was published until now is sent.
+/// Wait until events published so far are sent, in a process that may end without the interpreter's end.
 pub fn flush(py: Python<'_>) {
     py.detach(|| {
         let running = RUNNING.with(|running| running.try_lock_for(PATIENCE).map(|running| running.clone()));
@@ -178,7 +178,7 @@ pub fn flush(py: Python<'_>) {
     });
 }
 
-/// Wait for each, which says how many letters it is given up with.
+/// Wait for each broker, and report letters that are given up.
 fn wait_for(brokers: &[Arc<dyn Broker>], wait: fn(&dyn Broker) -> usize) {
     for broker in brokers {
         let left = wait(&**broker);

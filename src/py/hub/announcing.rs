@@ -1,4 +1,4 @@
-//! How an event loop's reader tells the application of streams that ended.
+//! An event loop's reader reports the ends of streams to the application.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::py::process::exit;
 use crate::py::values::end_reason::end_reason;
 
 impl LoopReader {
-    /// Tell the application that a stream ended, on its loop.
+    /// Report the end of a stream to the application, on the stream's loop.
     pub fn announce(slf: &Bound<'_, Self>, identity: &Arc<Identity>, reason: &CloseReason) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -50,14 +50,14 @@ impl LoopReader {
         let forget = Forget { reactors: reactors.clone(), id: identity.id };
         let told = outcome.and_then(|()| event_loop.call_method1(soon, (forget,)).map(drop));
         if told.is_err() {
-            // Nobody is left to be called.
+            // The loop is closed: no callback can run.
             drop(reactors.forget(identity.id));
         }
         unless_closed(py, told)
     }
 }
 
-/// A closed loop has nobody left to tell.
+/// Ignore the error of a closed loop, on which no callback can run.
 fn unless_closed(py: Python<'_>, outcome: PyResult<()>) -> PyResult<()> {
     match outcome {
         Err(error) if error.is_instance_of::<PyRuntimeError>(py) => Ok(()),
@@ -65,7 +65,7 @@ fn unless_closed(py: Python<'_>, outcome: PyResult<()>) -> PyResult<()> {
     }
 }
 
-/// Lets go of what the application gave with a handed-off stream, after its callbacks.
+/// Drops the application's objects of a handed-off stream, after its callbacks.
 #[pyclass(frozen, module = "sse_hub._core")]
 struct Forget {
     reactors: Arc<Reactors>,

@@ -1,4 +1,4 @@
-//! An awaitable that has its value already, for methods that are awaited but never wait.
+//! An awaitable with a value, for methods that are awaited but never wait.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;

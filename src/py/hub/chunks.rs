@@ -25,7 +25,7 @@ struct Cache {
 impl Chunks {
     /// One `bytes` for these entries, shared by all subscribers of the loop that get the same.
     pub fn join(&self, py: Python<'_>, entries: Vec<Arc<Entry>>) -> Py<PyBytes> {
-        // What only this subscriber gets would push out what others will ask for.
+        // A chunk of this subscriber alone would evict chunks that others need.
         let shared = entries.iter().all(|entry| Arc::strong_count(entry) > 1);
         if shared {
             let same = |known: &Vec<Arc<Entry>>| {
@@ -60,7 +60,7 @@ impl Chunks {
 }
 
 impl Cache {
-    /// Add a chunk; returns those that it pushes out.
+    /// Add a chunk. Returns the chunks that it evicts.
     fn add(
         &mut self,
         py: Python<'_>,

@@ -64,7 +64,7 @@ impl PyHub {
         self.generations.finish(py, &topic, keep, &ending)
     }
 
-    /// The subscribers meant by an id or a user; none when the id is nobody's here.
+    /// The subscribers with an id or a user; `None` when no subscriber here has the id.
     fn who(&self, id: Option<&str>, user: Option<&str>) -> PyResult<Option<Who>> {
         match (id, user) {
             (Some(id), None) => Ok(self.generations.hub().get(id).map(|found| Who::Id(found.id))),
@@ -91,7 +91,7 @@ fn held(topic: &Topic, token: Option<&str>) -> Option<Fence> {
     token.map(|token| Fence::Held { lease: lease_of_run(topic.as_str()), token: token.into() })
 }
 
-/// Most threads of one hub: more than any machine has use for.
+/// Most threads of one hub, more than any machine can use.
 const MAX_THREADS: i64 = 1024;
 
 #[pymethods]
@@ -409,7 +409,7 @@ impl PyHub {
         Self::door(slf).subscribe(&request.of(last_event_id, GroupId::NONE), info)
     }
 
-    // Have everything there that `_hand_over` needs, on the loop that runs here.
+    // Start everything that `_hand_over` needs, on the running loop.
     //
     // Raises OSError when there is no thread or descriptor for it, HubClosed while the hub closes.
     fn _prepare_hand_over(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -462,8 +462,8 @@ impl PyHub {
         self.generations.tell_of_disconnects();
     }
 
-    // Nothing is published or joined any more, streams go on. Returns how much has no answer from the
-    // broker yet, and whether some of it has yet to come back from there; None when there is nothing to close.
+    // Refuse publications and subscribers; streams go on. Returns how many letters have no answer from the
+    // broker yet, and whether some have yet to come back from there; None when there is nothing to close.
     fn _refuse(&self) -> Option<(usize, bool)> {
         self.generations.refuse()
     }
@@ -492,12 +492,12 @@ impl PyHub {
         self.generations.begin_close(py)
     }
 
-    // How many consumers have not been told of the end of their stream.
+    // How many consumers have not seen the end of their stream.
     fn _unfinished(&self, epoch: &str) -> usize {
         self.generations.unfinished(epoch)
     }
 
-    // The next use starts anew.
+    // Finish the close: the next use makes a new generation.
     fn _finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
         self.generations.finish_close(py, epoch)
     }

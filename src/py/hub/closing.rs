@@ -1,4 +1,4 @@
-//! How a hub's generation closes, and how readers of closed event loops are let go.
+//! Closing a hub's generation, and removing readers of closed event loops.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::identity::CloseReason;
 
 impl Generations {
-    /// Forget the readers whose loops are closed, with what they still held back.
+    /// Remove the readers whose loops are closed, with their subscribers and cursors.
     pub fn forget_closed_loops(&self, py: Python<'_>) {
         let (alive, dead): (Vec<_>, Vec<_>) =
             self.readers(py).into_iter().partition(|reader| reader.get().is_alive(py));
@@ -60,8 +60,8 @@ impl Generations {
         Ok(())
     }
 
-    /// Close, step 1: nothing is published or joined any more, streams go on. Returns how much has no answer from
-    /// the broker yet, and whether some of it has yet to come back from there; None when nothing is open.
+    /// Close, step 1: refuse publications and subscribers; streams go on. Returns how many letters have no answer from
+    /// the broker yet, and whether some have yet to come back from there; `None` when nothing is open.
     pub fn refuse(&self) -> Option<(usize, bool)> {
         let hub = self.open_hub()?;
         hub.refuse();
@@ -70,11 +70,11 @@ impl Generations {
         Some(hub.broker().map_or((0, false), left))
     }
 
-    /// Close, step 2: all streams end, after what was published. Returns the epoch of the hub that closes: another
-    /// one may follow it before the next steps. None when nothing is open.
+    /// Close, step 2: close all streams behind everything published. Returns the epoch of the hub that closes: another
+    /// one may follow it before the next steps. `None` when nothing is open.
     pub fn begin_close(&self, py: Python<'_>) -> Option<String> {
         let hub = self.open_hub()?;
-        // Nobody is left on a closed loop who could be told.
+        // A closed loop can report nothing.
         self.forget_closed_loops(py);
         hub.begin_close();
         Some(hub.epoch.to_string())
@@ -87,19 +87,19 @@ impl Generations {
         current.hub.unfinished() + handed_off
     }
 
-    /// Close, step 4: the next use starts anew.
+    /// Close, step 4: the next use makes a new generation.
     pub fn finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
         let Some(current) = self.open_with_epoch(epoch) else { return Ok(()) };
         if current.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        // A hub that was started since has its own.
+        // A generation that was made since has its own broker.
         let is_its =
             |broker: &mut Arc<dyn Broker>| current.hub.broker().is_some_and(|own| Arc::ptr_eq(own, broker));
         if let Some(broker) = self.broker.lock().take_if(is_its) {
             broker.stop();
         }
-        // Reactors that another thread has begun to start are there by the time of the lock.
+        // Reactors that another thread is starting are found here once it has released the lock.
         let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
         let reactors = self.reactors.lock().take_if(is_its);
         // Their threads end, and what is left of their connections is closed.

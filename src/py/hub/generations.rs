@@ -1,6 +1,6 @@
-//! The generations of a hub: the program makes `Hub` once, at import, and uses it in a forked child and after a
-//! close alike. Behind it stands one core hub at a time, with the readers of its loops, its reactors and its
-//! broker; the next use after a close or in a forked child makes the next one, with a new epoch.
+//! The generations of a hub: a program makes `Hub` once, at import, and uses it in a forked child and after a
+//! close alike. Behind it is one core hub at a time, with the readers of its loops, its reactors and its
+//! broker; the next use after a close, or in a forked child, makes the next one, with a new epoch.
 //!
 //! ```text
 //! open -- finish_close -----> closed -- next use --> open, a new generation
@@ -39,8 +39,8 @@ use crate::topic::{Topic, TopicPattern};
 pub(super) struct Generation {
     pub(super) hub: Arc<Hub>,
     process: Process,
-    /// Set once, by whoever finishes the close. Acquire and release: whoever makes the next generation sees all
-    /// that the close did before. Where a broker or reactors start, it is read under their lock, which
+    /// Set once, by the thread that finishes the close. Acquire and release: the thread that makes the next generation
+    /// sees all that the close did before. Where a broker or reactors start, it is read under their lock, which
     /// `finish_close` takes after it was set: they are not started, or found there and stopped.
     pub(super) closed: AtomicBool,
 }
@@ -55,14 +55,14 @@ impl Generation {
     }
 }
 
-/// What a hub is made of, again and again.
+/// The options from which each generation is made.
 pub struct Settings {
     pub name: String,
     pub config: Config,
     pub has_manual_clock: bool,
     /// How many reactor threads it starts.
     pub threads: usize,
-    /// How it is connected to other processes, if it is.
+    /// Its broker, if it has one.
     pub link: Option<Link>,
 }
 
@@ -94,7 +94,7 @@ impl Generations {
         }
     }
 
-    /// The current hub, made anew if the last one was closed or another process's.
+    /// The current hub; a new one if the last one was closed, or belongs to another process.
     pub fn hub(&self) -> Arc<Hub> {
         loop {
             let current = self.current.load();
@@ -110,7 +110,7 @@ impl Generations {
         }
     }
 
-    /// In a forked child: what it inherited may be locked for ever. It is left alone, never dropped.
+    /// In a forked child: locks that it inherited may be held for ever, so nothing inherited is touched or dropped.
     fn leave_to_parent(&self, inherited: Arc<Generation>) {
         if !self.has_broker() {
             self.inherited.note(&inherited.hub.counters);
@@ -123,7 +123,7 @@ impl Generations {
         std::mem::forget(self.broker.lock().take());
     }
 
-    /// The current hub if it is open: for what does not start another one.
+    /// The current hub if it is open, for callers that must not start another one.
     pub fn open_hub(&self) -> Option<Arc<Hub>> {
         let current = self.current.load();
         current.is_open().then(|| current.hub.clone())
@@ -151,7 +151,7 @@ impl Generations {
         self.broker.lock().clone()
     }
 
-    /// Keep `retention` for a topic or a family of topics, now and in the generations to come.
+    /// Set the retention of a topic or a family of topics, in this generation and in all that follow.
     pub fn set_retention(&self, pattern: TopicPattern, retention: Retention) {
         self.hub().set_retention(&pattern, retention);
         let mut families = self.families.lock();
@@ -163,7 +163,7 @@ impl Generations {
         self.tells_of_disconnects.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the application is told of streams that ended.
+    /// Whether the ends of streams are reported to the application.
     pub fn tells_of_disconnects(&self) -> bool {
         self.tells_of_disconnects.load(Ordering::Relaxed)
     }
@@ -175,7 +175,7 @@ impl Generations {
             return Ok(hub);
         };
         exit::watch_child(py)?;
-        // Locked while it starts, which needs no Python: whoever closes the hub meanwhile takes it out after that.
+        // Locked while it starts, which needs no Python: a close on another thread takes it out afterwards.
         let mut broker = self.broker.lock();
         if hub.broker().is_some() {
             return Ok(hub);
@@ -249,7 +249,7 @@ impl Generations {
         Ok(PyPublication::known(Some(id)))
     }
 
-    /// Somebody is about to subscribe: as [`Generations::connected`].
+    /// As [`Generations::connected`], for a subscriber.
     pub fn to_subscribe(self: &Arc<Self>, py: Python<'_>) -> PyResult<Arc<Hub>> {
         let hub = self.connected(py)?;
         self.inherited.subscribed(py, &self.settings.name);
@@ -271,7 +271,7 @@ impl Generations {
         if let Some(reactors) = self.reactors_of(hub) {
             return Ok(reactors);
         }
-        // Locked while they start, which needs no Python: whoever closes the hub meanwhile takes them out after that.
+        // Locked while they start, which needs no Python: a close on another thread takes them out afterwards.
         let mut current = self.reactors.lock();
         if !self.is_current(hub) {
             drop(current); // Python makes the exception.
@@ -300,7 +300,7 @@ impl Generations {
         readers.iter().try_for_each(|reader| visit.call(reader))
     }
 
-    /// The reader of `event_loop`, for this hub. `application` makes what tells the application of its ends.
+    /// The reader of `event_loop`, for this hub. `application` makes the object that reports ends to the application.
     pub fn reader_for<'py>(
         &self,
         hub: &Arc<Hub>,
@@ -319,7 +319,7 @@ impl Generations {
         let reader = LoopReader::start(hub.clone(), application()?, event_loop, is_here)?;
         self.readers.lock().push(reader.clone().unbind());
         if !self.is_current(hub) {
-            // Closed meanwhile, perhaps before the reader was there to be stopped.
+            // The hub was closed, perhaps before the reader could be stopped.
             self.stop_readers(py, Some(hub))?;
         }
         Ok(reader)
@@ -334,7 +334,7 @@ impl Drop for Generations {
             // It ends when everything was sent.
             broker.stop();
         }
-        // A loop that goes on would keep the descriptor of every hub it ever had.
+        // Otherwise a running loop would keep the descriptor of every hub it ever had.
         while_dropping(|py| self.stop_readers(py, None));
     }
 }

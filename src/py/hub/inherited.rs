@@ -1,5 +1,5 @@
-//! What a forked process is told, once, when a hub without a broker does not do there what its program seems to
-//! expect: a hub of one process does not span the fork.
+//! Warnings in a forked process, given once, where a hub without a broker cannot do what its program seems to
+//! expect: without a broker a hub does not span the fork.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,12 +22,12 @@ struct Before {
 #[derive(Default)]
 pub struct Inherited {
     before: Mutex<Option<Before>>,
-    /// Whether a publication is looked at. Relaxed: a warning may come one publication late.
+    /// Whether publications are checked. Relaxed: a warning may come one publication late.
     watches: AtomicBool,
 }
 
 impl Inherited {
-    /// This is a forked child: remember what its parent's hub had done.
+    /// This is a forked child: remember the counters of its parent's hub.
     pub fn note(&self, counters: &Counters) {
         let before = Before {
             published: counters.published.load(Ordering::Relaxed),
@@ -37,7 +37,7 @@ impl Inherited {
         self.watches.store(true, Ordering::Relaxed);
     }
 
-    /// Somebody subscribes here.
+    /// A subscriber is registered in this process.
     pub fn subscribed(&self, py: Python<'_>, name: &str) {
         if self.watches.swap(false, Ordering::Relaxed) {
             let before = self.before.lock().take();
@@ -45,7 +45,7 @@ impl Inherited {
         }
     }
 
-    /// Something was published here.
+    /// An event was published in this process.
     pub fn published(&self, py: Python<'_>, name: &str, hub: &Hub) {
         if !self.watches.load(Ordering::Relaxed) {
             return;
@@ -67,7 +67,7 @@ impl Inherited {
     }
 }
 
-/// Events that were published where nobody can subscribe any more, or by another process.
+/// Warn of events that reached no subscriber of this process.
 fn warn_of_lost(py: Python<'_>, name: &str, before: Option<Before>) {
     let Some(Before { published: lost @ 1.., connected: 0 }) = before else { return };
     let message = format!(

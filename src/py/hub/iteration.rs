@@ -1,4 +1,4 @@
-//! `async for` over a subscription, which notices that its loop was left by an exception.
+//! `async for` over a subscription. It notices when an exception leaves the loop.
 //!
 //! A consumer whose client left is cancelled, and the stream has to end then. Dropping the subscription would
 //! end it, but the exception's traceback keeps the consumer's frames, and in Starlette and anyio that is a

@@ -1,4 +1,4 @@
-//! How clients come: to the loop that runs here, or to a reactor.
+//! Subscribing at the running loop or at a reactor.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::py::process::{descriptors, exit};
 use crate::py::values::exceptions::OrRaise;
 use crate::reader::Reader;
 
-/// A hub that clients come to: its Python object, and what it stands for.
+/// A hub: its Python object, and its generations.
 pub struct Door<'a, 'py> {
     pub hub: &'a Bound<'py, PyAny>,
     pub generations: &'a Arc<Generations>,
@@ -41,7 +41,7 @@ impl<'py> Door<'_, 'py> {
         PySubscription::owner(self.hub, self.generations, &reader, identity, info, is_over)
     }
 
-    /// Start what `hand_over` needs, on the loop that runs here.
+    /// Start everything that `hand_over` needs, on the running loop.
     pub fn prepare_hand_over(&self) -> PyResult<()> {
         let py = self.hub.py();
         let _inside = exit::enter(py);

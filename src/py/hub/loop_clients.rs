@@ -1,9 +1,9 @@
-//! What Python holds for each subscriber of an event loop: whose turn it is to read the stream, and what the
+//! The Python objects of each subscriber of an event loop: the task that reads the stream, and the objects that the
 //! application gave with it.
 //!
 //! One task at a time reads a stream. From the moment it waits to its next turn on the loop the stream is its
-//! own, and every other task is refused: also between its wake-up and its turn, or the other could take the
-//! event, and the first would wait for ever.
+//! own, and every other task is refused, also between its wake-up and its turn: otherwise another task could take the
+//! event, and the first one would wait for ever.
 //!
 //! ```text
 //! Free -- wait --> Waiting -- wake --> Woken -- its turn, or it is dropped --> Free
@@ -25,19 +25,19 @@ pub struct LoopClients(Mutex<Vec<Client>>);
 
 #[derive(Default)]
 struct Client {
-    /// Whose this is: keys are used again.
+    /// The subscriber, because keys are reused.
     subscriber: Option<SubscriberId>,
     turn: Turn,
     /// Counts waits.
     waits: Wait,
     info: Info,
-    /// Called with the reason when somebody else than the consumer ends the stream.
+    /// Called with the reason when the stream is closed by anything but its consumer.
     on_close: Option<Py<PyAny>>,
-    /// Says how many bytes of what the consumer wrote its client has not taken yet.
+    /// Returns how many bytes that the consumer wrote are unsent.
     unsent: Option<Py<PyAny>>,
 }
 
-/// Where the object is that the application gave with a subscriber.
+/// The place of the object that the application gave with a subscriber.
 #[derive(Default)]
 enum Info {
     #[default]
@@ -52,7 +52,7 @@ enum Info {
 /// One task's wait, by its number: a later one has another.
 pub type Wait = u64;
 
-/// Whose turn it is.
+/// The task that may read the stream.
 #[derive(Default)]
 enum Turn {
     #[default]
@@ -73,13 +73,13 @@ impl Turn {
 }
 
 impl LoopClients {
-    /// None when the subscriber gave up its key, whoever has it now.
+    /// `None` when the key no longer belongs to the subscriber.
     fn with<T>(&self, identity: &Identity, act: impl FnOnce(&mut Client) -> T) -> Option<T> {
         let mut clients = self.0.lock();
         clients.get_mut(identity.key).filter(|client| client.subscriber == Some(identity.id)).map(act)
     }
 
-    /// Make room for a new subscriber.
+    /// Add a subscriber.
     pub fn add(&self, identity: &Identity) {
         let client = Client { subscriber: Some(identity.id), ..Client::default() };
         let mut clients = self.0.lock();
@@ -91,13 +91,13 @@ impl LoopClients {
         drop(old);
     }
 
-    /// Forget a subscriber.
+    /// Remove a subscriber.
     pub fn remove(&self, identity: &Identity) {
         let old = self.with(identity, std::mem::take);
         drop(old);
     }
 
-    /// Forget all.
+    /// Remove all subscribers.
     pub fn clear(&self) {
         let old = std::mem::take(&mut *self.0.lock());
         drop(old);
@@ -135,7 +135,7 @@ impl LoopClients {
         drop(old);
     }
 
-    /// The callback, which is called at most once. Of an ended stream nothing else is asked.
+    /// Take the callback, which is called at most once. After that, unsent bytes are not asked for either.
     pub fn take_on_close(&self, identity: &Identity) -> Option<Py<PyAny>> {
         let taken = self.with(identity, |client| (client.on_close.take(), client.unsent.take()));
         // The connection it refers to may be over long before the subscription is dropped.
@@ -148,7 +148,7 @@ impl LoopClients {
         drop(old);
     }
 
-    /// How many bytes a subscriber's client has not taken yet; None when that is not known.
+    /// How many bytes of a subscriber are unsent; `None` when that is not known.
     pub fn unsent(&self, py: Python<'_>, identity: &Identity) -> Option<usize> {
         let unsent = self.with(identity, |client| client.unsent.as_ref().map(|call| call.clone_ref(py)));
         let unsent = unsent.flatten()?;
@@ -170,14 +170,14 @@ impl LoopClients {
         wait.unwrap_or_default()
     }
 
-    /// That task has its turn, or does not want it any more.
+    /// The task has its turn, or gave it up.
     pub fn end_wait(&self, identity: &Identity, wait: Wait) {
         let end = |client: &mut Client| (client.waits == wait).then(|| std::mem::take(&mut client.turn));
         let old = self.with(identity, end);
         drop(old);
     }
 
-    /// Whether the turn is a task's. One whose future was cancelled does not want it any more.
+    /// Whether a task reads the stream. A task whose future was cancelled gave its turn up.
     pub fn is_read(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
         let future = self.with(identity, |client| client.turn.future().map(|future| future.clone_ref(py)));
         match future.flatten() {

@@ -22,11 +22,11 @@ use crate::sync::Mutex;
 use crate::waker::Wake;
 
 /// How many consumers are resumed in one turn of the loop. Resumed all at once, each would have a handle of the loop
-/// at the same time: with thousands, Python's garbage collector takes these for objects that stay, and soon
-/// looks at everything there is, for hundreds of milliseconds. It also lets others have their turns between.
+/// at the same time: with thousands, Python's garbage collector takes these for objects that stay, and
+/// pauses the loop for hundreds of milliseconds. Other tasks also get their turns in between.
 const RESUMED: usize = 128;
 
-/// Tells the application of streams that ended, by a call on `event_loop`. Implemented where handles to
+/// Reports the ends of streams to the application, by a call on `event_loop`. Implemented where handles to
 /// subscribers are made.
 pub trait TellOfEnds: Send + Sync {
     /// A stream of this loop ended.
@@ -52,9 +52,9 @@ pub trait TellOfEnds: Send + Sync {
 #[derive(Default)]
 struct Resuming {
     waiters: std::vec::IntoIter<Py<PyAny>>,
-    /// Not all of them had their turn yet.
+    /// Whether some of them have yet to get their turn.
     goes_on: bool,
-    /// What is new was put off until then: nobody falls behind who was not resumed yet.
+    /// Whether a drain was postponed until then, so that no consumer falls behind that was not resumed yet.
     owes_drain: bool,
 }
 
@@ -86,7 +86,7 @@ pub struct LoopReader {
     event_loop: Py<PyWeakrefReference>,
     signal: Arc<Signal>,
     process: Process,
-    /// Consumers that another thread has something for, by key.
+    /// Consumers that another thread resumes, by key.
     resume: Mutex<Vec<usize>>,
     resuming: Mutex<Resuming>,
     timer: Mutex<Timer>,
@@ -138,7 +138,7 @@ impl LoopReader {
         closed.is_some_and(|closed| closed.and_then(|closed| closed.is_truthy()).is_ok_and(|closed| !closed))
     }
 
-    /// A future that is done when there is something for this subscriber.
+    /// A future that is done when entries wait for this subscriber.
     pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<(Py<PyAny>, Wait)> {
         let Some(event_loop) = self.event_loop(py) else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
@@ -154,7 +154,7 @@ impl LoopReader {
         self.reader.bell.ring();
     }
 
-    /// The loop is closed: what Python holds for its subscribers is nobody's any more. Their consumers' tasks
+    /// The loop is closed: drop the Python objects of its subscribers. Their consumers' tasks
     /// hang on these futures, and hold the subscriptions in turn.
     pub fn forget_clients(&self) {
         self.clients.clear();
@@ -166,7 +166,7 @@ impl LoopReader {
         self.reports.release();
     }
 
-    /// Come again at `next`, on the loop's clock.
+    /// Tick at `next`, on the loop's clock.
     fn schedule(slf: &Bound<'_, Self>, next: Option<Duration>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -225,7 +225,7 @@ impl LoopReader {
         Ok(drained.more)
     }
 
-    /// Resume some of the consumers that have something to come for; those that are left in the loop's next turn.
+    /// Resume some of the consumers; the remaining ones in the loop's next turn.
     fn resume(slf: &Bound<'_, Self>, count: usize) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -238,7 +238,7 @@ impl LoopReader {
             (waiters, resuming.goes_on)
         };
         for waiter in waiters {
-            // One that was cancelled meanwhile has nobody to wake.
+            // A future that was cancelled wakes no task.
             let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
         }
         if goes_on && let Some(event_loop) = this.event_loop(py) {
@@ -260,15 +260,15 @@ impl LoopReader {
 /// time it counts from down. On Windows asyncio's clock goes in steps of 15.6 ms, and a timer is due a step before.
 const EARLY: u64 = if cfg!(windows) { 32 } else { 2 };
 
-/// A delay after which a loop's timer is not early. One that is finds nothing due and is set anew, again and again,
-/// at last without any delay at all.
+/// A delay after which a loop's timer is not early. An early timer finds nothing due and is set again and again,
+/// in the end without any delay.
 fn in_timer_ticks(delay: Duration) -> Duration {
     Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).saturating_add(EARLY))
 }
 
 #[pymethods]
 impl LoopReader {
-    /// Not what was given with streams that were handed off: it is theirs while they are open, whoever else is
+    /// Not the objects of handed-off streams: they live as long as their streams, whatever else is
     /// gone.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.clients.traverse(&visit)?;
@@ -293,7 +293,7 @@ impl LoopReader {
         Self::drain(slf).map(drop)
     }
 
-    /// Go on resuming consumers; when all had their turn, with what was put off.
+    /// Go on resuming consumers, and when all had their turn, with a postponed drain.
     fn _resume(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::resume(slf, RESUMED)?;
         let owes_drain = {
@@ -317,8 +317,8 @@ impl LoopReader {
     fn _stop(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        // A hub that closes without waiting, or a loop that was blocked meanwhile: what was published, and
-        // that the streams end, has not been heard yet.
+        // After a close that did not wait, or on a loop that was blocked, the last events and
+        // the ends of the streams are still in the log.
         Self::resume_all(slf)?;
         while Self::drain(slf)? {
             Self::resume_all(slf)?;

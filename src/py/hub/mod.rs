@@ -1,4 +1,4 @@
-//! A hub as Python sees it. From the bottom: `generations` holds the core hub and what delivers for it, `stream`
+//! A hub as Python sees it. From the bottom: `generations` holds the core hub and its deliverers, `stream`
 //! one subscriber's stream, `subscription` and `class` are the classes.
 
 mod announcing;

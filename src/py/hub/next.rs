@@ -1,6 +1,6 @@
-//! What `Subscription.__anext__` returns. It takes from the queue when the task runs, not before: what was
-//! published in between goes along, and one that is never awaited, or cancelled while it waits, loses nothing.
-//! A value that is there already takes no trip through the event loop.
+//! The result of `Subscription.__anext__`. It takes entries when the task runs, not before: events that were
+//! published in between are included, and a result that is never awaited, or cancelled while it waits, loses nothing.
+//! A value that waits already takes no trip through the event loop.
 
 use std::sync::Arc;
 
@@ -36,12 +36,12 @@ impl Next {
         Self { subscription, stream, state: Mutex::new(State::New) }
     }
 
-    /// What is to be done now; done afterwards.
+    /// Take the state, and leave `Done` in its place.
     fn finish(&self) -> State {
         std::mem::replace(&mut *self.state.lock(), State::Done)
     }
 
-    /// Let others read the stream.
+    /// Let other tasks read the stream.
     fn give_up(&self) {
         if let State::Waiting(wait) = self.finish() {
             self.stream.end_wait(wait);

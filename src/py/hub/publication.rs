@@ -1,4 +1,4 @@
-//! What `publish` returns.
+//! The result of `publish`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::py::process::awaiting;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, from_failure};
 
-/// How long a thread that waits is deaf to signals.
+/// How long a waiting thread does not check for signals.
 const SLICE: Duration = Duration::from_millis(50);
 
 enum State {
@@ -54,7 +54,7 @@ impl PyPublication {
     }
 }
 
-/// In a forked child, what its parent published: the outcome arrives there, and what it is kept in may be locked
+/// In a forked child, a publication of its parent: the outcome arrives there, and its lock may be held
 /// here for ever.
 fn inherited() -> Failure {
     Failure::Unknown("the process this one was forked from published it, and learns the outcome".into())

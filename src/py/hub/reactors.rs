@@ -1,4 +1,4 @@
-//! Streams that were handed to reactors, as Python sees them: nothing per client but what the application gave,
+//! Streams that were handed to reactors, as Python sees them: nothing per client but the objects of the application,
 //! and a way for the reactor's thread to report an end without touching Python.
 
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::sync::Mutex;
 
 type Ends = Vec<(Arc<Identity>, CloseReason)>;
 
-/// Ends that an event loop has to be told of.
+/// Ends of streams that an event loop must report to the application.
 pub struct Reports {
-    /// None once the loop is closed.
+    /// `None` once the loop is closed.
     queue: Mutex<Option<Ends>>,
-    /// Its bell makes the loop look.
+    /// Its bell makes the loop take the reports.
     reader: Arc<Reader>,
-    /// Whose streams they are: a hub that closes lets go of its reactors before the loop was told of the ends.
+    /// The reactors of these streams, which a closing hub drops before the loop has reported the ends.
     reactors: Mutex<Option<Arc<Reactors>>>,
 }
 
@@ -32,12 +32,12 @@ impl Reports {
         Self { queue: Mutex::new(Some(Vec::new())), reader, reactors: Mutex::default() }
     }
 
-    /// The reactors whose streams' ends are told here.
+    /// The reactors whose streams' ends are reported here.
     pub fn reactors(&self) -> Option<Arc<Reactors>> {
         self.reactors.lock().clone().filter(|reactors| reactors.is_ours())
     }
 
-    /// The loop was told of everything, or is closed.
+    /// The loop has reported everything, or is closed.
     pub fn release(&self) {
         let reactors = self.reactors.lock().take();
         drop(reactors);
@@ -47,7 +47,7 @@ impl Reports {
         self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The loop is closed: nobody is to be told any more. What it was not told of yet.
+    /// The loop is closed, and reports no more. Returns the ends that it has not reported.
     pub fn close(&self) -> Ends {
         self.queue.lock().take().unwrap_or_default()
     }
@@ -68,15 +68,15 @@ impl Reports {
     }
 }
 
-/// Which loop each handed-off stream came from.
+/// The event loop from which each handed-off stream came.
 struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
-    /// Streams with which the application gave something: it is their loop's to let go.
+    /// Streams with objects of the application, which their loop drops.
     given: Mutex<FxHashSet<SubscriberId>>,
     /// Whether the hub wants to know of streams that ended. Relaxed: as `Generations::tells_of_disconnects`.
     tells: Arc<AtomicBool>,
-    /// Streams that ended when their loop was closed. What the application gave with them is let go by the next
-    /// thread that has Python.
+    /// Streams that ended when their loop was closed. The objects of the application are dropped by the next
+    /// thread that is attached to Python.
     orphans: Mutex<Vec<SubscriberId>>,
 }
 
@@ -86,7 +86,7 @@ impl Listener for HomeListener {
     fn closed(&self, identity: &Arc<Identity>, reason: &CloseReason) {
         let home = self.0.loops.lock().remove(&identity.id);
         let given = self.0.given.lock().remove(&identity.id);
-        // A loop that has nothing to do about it is not woken.
+        // A loop that has nothing to report is not woken.
         if let Some(home) = home
             && (given || self.0.tells.load(Ordering::Relaxed))
             && !home.push(identity, reason)
@@ -96,7 +96,7 @@ impl Listener for HomeListener {
     }
 }
 
-/// What the application gave with a stream.
+/// The objects that the application gave with a stream.
 #[derive(Default)]
 pub struct HandedClient {
     pub info: Option<Py<PyAny>>,
@@ -173,7 +173,7 @@ impl Reactors {
         self.clients.lock().get(&id).and_then(|client| client.on_end.as_ref().map(|call| call.clone_ref(py)))
     }
 
-    /// The stream was closed by a call from Python: its loop is told like of any other end.
+    /// The stream was closed by a call from Python: its loop reports it like any other end.
     pub fn report(&self, identity: &Arc<Identity>, reason: &CloseReason) {
         HomeListener(self.homes.clone()).closed(identity, reason);
     }
@@ -184,7 +184,7 @@ impl Reactors {
         self.clients.lock().remove(&id).unwrap_or_default()
     }
 
-    /// Let go of what was given with streams whose loop was closed before they ended.
+    /// Drop the objects of streams whose loop was closed before they ended.
     pub fn forget_orphans(&self) {
         let orphans = std::mem::take(&mut *self.homes.orphans.lock());
         for id in orphans {
@@ -203,7 +203,7 @@ impl Reactors {
         }
     }
 
-    /// End the threads; a handle to a subscriber may keep `self`, but nothing of theirs.
+    /// End the threads. A handle to a subscriber may keep `self`, but nothing that belongs to the threads.
     pub fn stop(&self) {
         for reactor in &self.threads {
             reactor.stop();

@@ -1,17 +1,17 @@
-//! Finds the event loop of the thread that runs.
+//! The event loop of the current thread.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-/// An event loop that clients can come to.
+/// An event loop that can serve clients.
 pub struct Home<'py> {
     pub event_loop: Bound<'py, PyAny>,
-    /// Whether it runs in this thread, and not the loop whose worker thread this is.
+    /// Whether it runs in this thread; otherwise this is one of its worker threads.
     pub is_here: bool,
 }
 
-/// The loop that runs in this thread, or whose worker thread this is.
+/// The loop that runs in this thread, or the loop of this worker thread.
 pub fn running_loop(py: Python<'_>) -> PyResult<Home<'_>> {
     let asyncio = py.import(intern!(py, "asyncio"))?;
     match asyncio.call_method0(intern!(py, "get_running_loop")) {

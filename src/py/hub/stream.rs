@@ -1,5 +1,5 @@
-//! One subscriber's stream, as `Subscription` and what iterates it share it: who delivers, taking what is there,
-//! waiting, ending, and going on at a reactor.
+//! One subscriber's stream, shared by `Subscription` and its iterators: its deliverer, taking entries,
+//! waiting, closing, and the transfer to a reactor.
 
 use std::sync::Arc;
 
@@ -23,16 +23,16 @@ use crate::py::values::end_reason::end_reason;
 use crate::reader::Reader;
 use crate::subscriber::Taken;
 
-/// What a consumer finds.
+/// The result of a consumer's visit.
 pub enum Poll {
     Ready(Py<PyBytes>),
     Pending,
     Ended,
-    /// The client missed something and cannot be told.
+    /// The client missed events, and the gap cannot be announced.
     Broken,
 }
 
-/// Who delivers to a subscriber.
+/// The deliverer of a subscriber.
 pub enum Place {
     Loop(Py<LoopReader>),
     Reactor(Arc<Reactors>),
@@ -82,7 +82,7 @@ impl Stream {
         self.first.successor.get().is_some()
     }
 
-    /// Why the stream ended, if it has. One whose loop was closed ended, too: nobody can read it any more.
+    /// Why the stream ended, if it has. A stream whose loop was closed has ended, too: it cannot be read any more.
     pub fn closed(&self, py: Python<'_>) -> Option<&CloseReason> {
         let closed = &self.identity().closed;
         if closed.get().is_none()
@@ -90,13 +90,13 @@ impl Stream {
             && !reader.get().is_alive(py)
         {
             self.generations.forget_closed_loops(py);
-            // It may have been forgotten before, by a hub that closed.
+            // A hub that closed may have removed it before.
             let _ = closed.set(loop_closed());
         }
         closed.get()
     }
 
-    /// The loop's reader, of a stream that can be iterated.
+    /// The loop's reader, if the stream can be iterated.
     pub fn loop_reader(&self) -> Option<&Py<LoopReader>> {
         match &self.place {
             Place::Loop(reader) if !self.was_handed_off() => Some(reader),
@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// The reactors, of a stream that they deliver to; none once they have ended.
+    /// The reactors, if they deliver to the stream; `None` once they have ended.
     fn reactors(&self) -> Option<Arc<Reactors>> {
         match &self.place {
             Place::Reactor(reactors) => Some(reactors.clone()),
@@ -113,7 +113,7 @@ impl Stream {
         }
     }
 
-    /// Take what is there.
+    /// Take the entries that wait.
     pub fn poll(&self, py: Python<'_>) -> Poll {
         self.reading.go_on();
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
@@ -130,7 +130,7 @@ impl Stream {
                 Poll::Ended
             }
             Taken::Gap => {
-                // What went wrong with telling the application is not the reader's.
+                // An error in a callback of the application is not the consumer's.
                 let _ = self.end(py, &CloseReason::Gap);
                 Poll::Broken
             }
@@ -145,7 +145,7 @@ impl Stream {
         }
     }
 
-    /// Refuse a task that comes to read while the turn is another's.
+    /// Refuse a task that reads while another one does.
     pub fn check_turn(&self, py: Python<'_>) -> PyResult<()> {
         if self.is_read(py)? {
             return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
@@ -153,7 +153,7 @@ impl Stream {
         Ok(())
     }
 
-    /// A future that is done when there is something to take. The turn is the caller's until [`Stream::end_wait`].
+    /// A future that is done when entries wait. Only the caller may read the stream until [`Stream::end_wait`].
     pub fn wait(&self, py: Python<'_>) -> PyResult<(Py<PyAny>, Wait)> {
         match self.loop_reader() {
             Some(reader) => reader.get().wait(py, &self.first),
@@ -161,14 +161,14 @@ impl Stream {
         }
     }
 
-    /// The task that waited has its turn, or does not want it any more.
+    /// The task that waited has its turn, or gave it up.
     pub fn end_wait(&self, wait: Wait) {
         if let (Place::Loop(reader), true) = (&self.place, self.is_ours()) {
             reader.get().clients.end_wait(&self.first, wait);
         }
     }
 
-    /// End the stream; nothing when it has ended, or is another process's.
+    /// Close the stream. Does nothing when it has ended, or belongs to another process.
     pub fn end(&self, py: Python<'_>, reason: &CloseReason) -> PyResult<()> {
         if !self.is_ours() {
             return Ok(());
@@ -181,19 +181,19 @@ impl Stream {
             }
             return LoopReader::announce(reader.bind(py), &self.first, &reason);
         }
-        // At a reactor, perhaps since this moment; or closed before.
+        // The stream is at a reactor, perhaps since this moment, or was closed before.
         let (Some(reactors), identity) = (self.reactors(), self.identity()) else { return Ok(()) };
         if let Some(reactor) = reactors.find(identity.reader)
             && let Some((reason, _)) = self.hub.close(&reactor.reader, identity, reason.clone())
         {
-            // A reactor that is busy writing to it looks again, too: its client may never take the rest.
+            // A reactor whose write is unfinished must check, too: the client may never take the rest.
             reactor.resume(identity.key);
             reactors.report(identity, &reason);
         }
         Ok(())
     }
 
-    /// Wake whoever delivers: there is something for this subscriber.
+    /// Wake the deliverer for this subscriber.
     pub fn resume(&self) {
         match &self.place {
             Place::Loop(reader) => reader.get().resume_soon(self.first.key),
@@ -205,7 +205,7 @@ impl Stream {
         }
     }
 
-    /// Whether it can go on at a reactor, here and now; starts what that needs.
+    /// Whether the stream can be transferred to a reactor now. Starts everything that needs.
     pub fn can_hand_off(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Ok(false) };
         let is_new = !self.reader.was_taken(&self.first);
@@ -220,7 +220,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// Give the client's socket, and the subscriber with it, to a reactor. False, and the socket stays the
+    /// Transfer the subscriber to a reactor, with the client's socket. False, and the socket stays the
     /// caller's, when the stream has ended or cannot be iterated.
     pub fn hand_off(&self, py: Python<'_>, fd: i32, group: GroupId, client: HandedClient) -> PyResult<bool> {
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()).map(Py::get) else {
@@ -230,7 +230,7 @@ impl Stream {
         let reactor = reactors.pick();
         // The socket wakes its thread, once for both.
         let held = reactor.reader.bell.hold();
-        // Before the move: from then on its end may be reported at any moment.
+        // Before the transfer: from then on its end may be reported at any moment.
         reactors.remember(&self.first, reader.reports.clone(), client);
         let Some(identity) = self.hub.transfer(&self.reader, &reactor.reader, &self.first, group) else {
             drop(reactors.forget(self.first.id));

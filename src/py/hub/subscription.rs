@@ -30,7 +30,7 @@ pub struct PySubscription {
     /// The Python object of the hub.
     hub: Py<PyAny>,
     stream: Arc<Stream>,
-    /// The application's own: kept here, so that a handle still has it when the subscriber is gone.
+    /// The application's object, kept here so that a handle still has it when the subscriber is gone.
     info: Option<Py<PyAny>>,
     /// Whether the stream ends with this object: `get` and the callbacks give handles that do not.
     is_owner: bool,
@@ -39,7 +39,7 @@ pub struct PySubscription {
 }
 
 impl PySubscription {
-    /// The one that `subscribe` returns.
+    /// The object that `subscribe` returns.
     pub fn owner<'py>(
         hub: &Bound<'py, PyAny>,
         generations: &Arc<Generations>,
@@ -87,7 +87,7 @@ impl PySubscription {
         Self { hub: hub.clone().unbind(), stream: Arc::new(stream), info, is_owner: false, is_over: false }
     }
 
-    /// A handle to a subscriber of `core`, wherever it is; none when its reader is gone.
+    /// A handle to a subscriber of `core` at its current reader; `None` when the reader is gone.
     pub fn find<'py>(
         hub: &Bound<'py, PyAny>,
         generations: &Arc<Generations>,
@@ -218,7 +218,7 @@ impl PySubscription {
     fn close(&self, py: Python<'_>, drain: bool, reason: Option<&str>) -> PyResult<()> {
         let reason = CloseReason::Closed { text: reason.map(Into::into), drains: drain };
         let hub = &self.stream.hub;
-        // What was published so far has yet to come back from a broker, and the end comes behind it.
+        // Events published so far have yet to come back from the broker; the end comes behind them.
         if drain
             && self.stream.is_ours()
             && hub.broker().is_some()
@@ -239,14 +239,14 @@ impl PySubscription {
         Ok(Ready(py.None()))
     }
 
-    // Call `callback(reason)` on the subscription's loop when somebody else ends the stream.
+    // Call `callback(reason)` on the subscription's loop when the stream is closed by anything but its consumer.
     fn _on_close(&self, callback: Option<Py<PyAny>>) {
         if let Some(reader) = self.stream.loop_reader() {
             reader.get().clients.set_on_close(&self.stream.first, callback);
         }
     }
 
-    // Ask `callback()` how many bytes the client has not taken yet, rather than count the time of a write.
+    // Ask `callback()` for the unsent bytes, instead of counting the time of a write.
     fn _ask_unsent(&self, callback: Py<PyAny>) {
         if let Some(reader) = self.stream.loop_reader() {
             reader.get().clients.set_unsent(&self.stream.first, callback);
@@ -254,7 +254,7 @@ impl PySubscription {
         }
     }
 
-    // An awaitable that is done when it is known where the stream begins, and so `recovered`.
+    // An awaitable that is done when the start of the stream is resolved, and `recovered` known.
     fn _settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self
             .stream
@@ -274,7 +274,7 @@ impl PySubscription {
         }
     }
 
-    // The initial events are complete.
+    // Deliver the initial events.
     fn _initial<'py>(&self, py: Python<'py>, events: Vec<Bound<'py, PyAny>>) -> PyResult<()> {
         let drafts: PyResult<Vec<_>> =
             events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
@@ -290,7 +290,7 @@ impl PySubscription {
         Ok(())
     }
 
-    // Whether the client had everything that its topics will ever give before it came.
+    // Whether the client already had every event of its topics, which have ended, when it came.
     fn _is_over(&self) -> bool {
         self.is_over
     }
@@ -302,7 +302,7 @@ impl PySubscription {
         self.stream.can_hand_off(py)
     }
 
-    // Go on at a reactor, which gets the client's socket. `fd` is the hub's from here on, unless this
+    // Transfer the stream to a reactor, with the client's socket. `fd` belongs to the hub from here on, unless this
     // returns False or raises. To be called on the subscription's loop.
     //
     // `on_end(reason)` is called on that loop when the stream has ended.

@@ -1,4 +1,4 @@
-//! Python awaits what a broker does: a small runtime of its own, on which pyo3-async-runtimes resolves futures.
+//! A small runtime on which pyo3-async-runtimes completes the futures of a broker's answers for Python.
 //! It never touches delivery. A forked child starts its own, and the interpreter's end waits for it.
 
 use std::cell::OnceCell;
@@ -18,7 +18,7 @@ use tokio::task::{self, JoinHandle};
 use super::exit;
 use super::fork::PerProcess;
 
-/// The longest the interpreter's end waits for what is being told to event loops.
+/// The longest time that the interpreter's end waits for futures that are being completed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 static RUNTIME: PerProcess<Option<Runtime>> = PerProcess::new();
@@ -27,7 +27,7 @@ tokio::task_local! {
     static LOCALS: OnceCell<TaskLocals>;
 }
 
-/// The runtime of now, started on first use.
+/// The current runtime, started on first use.
 fn handle() -> Handle {
     RUNTIME.with(|runtime| runtime.lock().get_or_insert_with(start).handle().clone())
 }
@@ -124,8 +124,7 @@ where
     generic::future_into_py_with_locals::<Awaiting, _, _>(py, locals, future)
 }
 
-/// An event loop as the crate calls it: one that was closed meanwhile has nobody left to tell, of which the crate
-/// would print a traceback.
+/// An event loop as the crate calls it. A closed loop raises no error, for which the crate would print a traceback.
 #[pyclass(frozen, module = "sse_hub._core")]
 struct EventLoop(Py<PyAny>);
 
@@ -153,7 +152,7 @@ impl EventLoop {
     }
 }
 
-/// Call Python soon, from a thread that must not wait for it.
+/// Call Python soon, from a thread that must not wait for the GIL.
 pub fn soon(act: impl FnOnce(Python<'_>) -> PyResult<()> + Send + 'static) {
     if exit::is_ending() {
         return;

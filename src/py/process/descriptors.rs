@@ -15,13 +15,13 @@ pub fn _duplicate(fd: i32) -> PyResult<i32> {
     Ok(system::duplicate(fd)?)
 }
 
-// A forked child is to close this descriptor, too.
+// Have a forked child close this descriptor, too.
 #[pyfunction]
 pub fn _own(fd: i32) {
     system::own(fd);
 }
 
-// No longer. True unless this is a forked child, which has closed it.
+// Forget the descriptor. True unless this is a forked child, which has closed it.
 #[pyfunction]
 pub fn _release(fd: i32) -> bool {
     system::disown(fd)

@@ -8,7 +8,7 @@
 //! A child of `multiprocessing` ends without `atexit` (before Python 3.13 it is not run there, and what was
 //! registered before the fork never is): there `multiprocessing` itself is asked to call [`_flush`].
 //!
-//! What has to be finished first belongs to other rooms, which give it to [`watch`] as [`Steps`].
+//! What must be finished before that is given to [`watch`] as [`Steps`].
 
 use std::cell::Cell;
 use std::mem;
@@ -53,7 +53,7 @@ thread_local! {
     static ENDS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A thread's stay in Python code that is called from here.
+/// A thread is in Python code that was called from here.
 pub struct Inside(());
 
 impl Drop for Inside {

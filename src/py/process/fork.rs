@@ -18,22 +18,22 @@ use pyo3::prelude::*;
 /// store before whatever that thread does or starts.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What else happens in a forked child, first of all. Only async-signal-safe work is allowed there: atomic
+/// What a forked child does first. Only async-signal-safe work is allowed there: atomic
 /// operations and `close(2)`.
 #[cfg(unix)]
 static IN_CHILD: OnceLock<&'static [fn()]> = OnceLock::new();
 
-/// A process, as what was made in it remembers it.
+/// The process in which an object was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process(u64);
 
 impl Process {
-    /// The process that runs.
+    /// The current process.
     pub fn current() -> Self {
         Self(FORKS.load(Ordering::Relaxed))
     }
 
-    /// Whether it is the process that runs. If not, its locks must not be taken: this is a forked child.
+    /// Whether it is the current process. If not, this is a forked child, and locks of the object must not be taken.
     pub fn is_current(self) -> bool {
         self == Self::current()
     }
@@ -80,7 +80,7 @@ impl<T: Default> PerProcess<T> {
         Self(ArcSwapOption::const_empty())
     }
 
-    /// Act on this process's own.
+    /// Act on this process's value.
     pub fn with<R>(&self, act: impl FnOnce(&Mutex<T>) -> R) -> R {
         let current = self.0.load_full();
         if let Some(own) = &current

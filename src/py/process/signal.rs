@@ -1,4 +1,4 @@
-//! What an event loop watches to be woken from any thread: an eventfd, or a socket pair where there is none.
+//! The descriptor by which any thread wakes an event loop: an eventfd, or a socket pair where there is none.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -59,7 +59,7 @@ impl Signal {
         }
     }
 
-    /// On the loop's own thread: no longer.
+    /// Stop watching, on the loop's own thread.
     pub fn unwatch(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         event_loop
             .call_method1(intern!(event_loop.py(), "remove_reader"), (self.reader.as_raw_fd(),))
@@ -69,7 +69,7 @@ impl Signal {
     /// Make it unreadable again.
     pub fn clear(&self) {
         // An eventfd gives its 8 bytes at once; of a socket pair at most one byte is ever unread, because a
-        // bell rings once until it is heard. Empty is fine: somebody else was faster.
+        // bell rings once until it is heard. It may be empty already.
         let _ = (&self.reader).read(&mut [0; 8]);
     }
 

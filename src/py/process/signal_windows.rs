@@ -1,4 +1,4 @@
-//! How an event loop is woken from any thread on Windows, whose usual loop (the proactor) watches no descriptors:
+//! Waking an event loop from any thread on Windows, whose default loop (the proactor) watches no descriptors:
 //! by a call that it makes on its next turn.
 
 use std::io;
@@ -18,9 +18,9 @@ pub struct Signal {
 
 #[derive(Debug, Default)]
 struct State {
-    /// None before it is watched and afterwards.
+    /// `None` while it is not watched.
     watched: Option<Watched>,
-    /// It was set when nobody watched.
+    /// Whether it was set while it was not watched.
     is_set: bool,
 }
 
@@ -32,7 +32,7 @@ struct Watched {
 }
 
 impl Signal {
-    /// A new one, which nobody watches.
+    /// A signal that is not watched.
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it needs a descriptor")]
     pub fn new() -> io::Result<Self> {
         Ok(Self { state: Mutex::default() })
@@ -55,7 +55,7 @@ impl Signal {
         Ok(())
     }
 
-    /// No longer.
+    /// Stop watching.
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere a loop is called")]
     pub fn unwatch(&self, _: &Bound<'_, PyAny>) -> PyResult<()> {
         let old = self.state.lock().watched.take();
@@ -83,7 +83,7 @@ impl Signal {
             else {
                 return;
             };
-            // A loop that is closed needs nothing any more.
+            // A closed loop needs no wake-up.
             let _ = reader
                 .getattr(intern!(py, "_drain"))
                 .and_then(|drain| event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (drain,)));

@@ -30,7 +30,7 @@ use super::json_kinds::{self, Kind};
 use super::json_scalars::{write_float, write_string};
 use crate::frame;
 
-/// Containers inside each other. The interpreter's own encoder gives up at about as many.
+/// The deepest nesting. The interpreter's own encoder fails at about the same depth.
 const MAX_DEPTH: usize = 1000;
 
 /// Appends `value` as compact JSON of one line to `out`, by FastAPI's mapping (see the module's text).
@@ -42,7 +42,7 @@ const MAX_DEPTH: usize = 1000;
 pub fn write_json(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
     let start = out.len();
     Writer { out, stack: SmallVec::new(), strict: false }.value(value)?;
-    // Here and not string by string: one pass, which the JSON of pydantic's models needs as well.
+    // In one pass over everything, because the JSON of pydantic's models needs it as well.
     frame::escape_separators(out, start);
     Ok(())
 }
