@@ -307,7 +307,7 @@ class Hub(RunningHub):
         ``Subscription.close`` (default ``closed``) was given.
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
-        self._tell_of_disconnects()
+        self._report_disconnects()
         return callback
 
     async def presence(self, topic: str | None = None) -> Presence:

@@ -36,7 +36,7 @@ __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 # Seconds in which a broker has to say where a client begins whose status depends on it.
-_SETTLING = 10.0
+_RESOLVING = 10.0
 # Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
 _TURNS = 3
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
@@ -134,8 +134,8 @@ class HubResponse(Response):
             await self._refuse(send, 503)
             return False
         try:
-            async with asyncio.timeout(_SETTLING):
-                await subscription._settled()
+            async with asyncio.timeout(_RESOLVING):
+                await subscription._resolved()
         except TimeoutError:  # the broker does not say where the client begins
             subscription._end(EndKind.CLOSED)
             await self._refuse(send, 503)
@@ -313,7 +313,7 @@ class HubResponse(Response):
 
     async def _give_initial(self, subscription: Subscription) -> None:
         # With a broker, whether the client resumes may have to be asked first.
-        await subscription._settled()
+        await subscription._resolved()
         if subscription.recovered is True or subscription.closed is not None:
             return
         try:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from sse_hub._testing.event_parser import Event, EventParser
 from sse_hub._testing.exchange import Exchange, StreamEnded, make_scope
-from sse_hub._testing.turns import settle
+from sse_hub._testing.turns import run_until_idle
 
 __all__ = ["Connecting", "EventClient", "connect"]
 
@@ -161,7 +161,7 @@ class EventClient:
         Raises:
             AssertionError: an event arrived, or the response ended.
         """
-        await settle()
+        await run_until_idle()
         try:
             event = await self.next(seconds)
         except TimeoutError:

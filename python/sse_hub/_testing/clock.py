@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sse_hub._testing.turns import settle
+from sse_hub._testing.turns import run_until_idle
 from sse_hub.hub import Hub
 
 __all__ = ["Clock"]
@@ -36,7 +36,7 @@ class Clock:
         """
         if seconds < 0:
             raise ValueError(f"seconds must not be negative, not {seconds}")
-        await settle(sum(hub.count() for hub in self._hubs))
+        await run_until_idle(sum(hub.count() for hub in self._hubs))
         for hub in self._hubs:
             await self._advance(hub, seconds)
 
@@ -48,7 +48,7 @@ class Clock:
             step = min(seconds, due) if due else seconds
             step = max(step, _TICK)
             hub._advance(step)
-            await settle(hub.count())
+            await run_until_idle(hub.count())
             seconds -= step
             if seconds < _TICK:
                 return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["settle"]
+__all__ = ["run_until_idle"]
 
 # Turns of the event loop after which what was due has happened, through several middlewares too.
 _TURNS = 30
 
 
-async def settle(subscribers: int = 0) -> None:
+async def run_until_idle(subscribers: int = 0) -> None:
     """Let the event loop run what is ready, and what that makes ready."""
     # A hub resumes its clients 128 in a turn.
     crowds = subscribers // 64

@@ -458,8 +458,8 @@ impl PyHub {
     // From now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
     // when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
     // no garbage collector sees.
-    fn _tell_of_disconnects(&self) {
-        self.generations.tell_of_disconnects();
+    fn _report_disconnects(&self) {
+        self.generations.report_disconnects();
     }
 
     // Refuse publications and subscribers; streams go on. Returns how many letters have no answer from the

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::generations::Generations;
-use super::loop_reader::{LoopReader, TellOfEnds};
+use super::loop_reader::{LoopReader, ReportEnds};
 use super::reactors::Reactors;
 use super::subscription::PySubscription;
 use crate::identity::{CloseReason, Identity};
@@ -21,19 +21,19 @@ pub struct Ends {
 }
 
 impl Ends {
-    pub fn boxed(hub: &Bound<'_, PyAny>, generations: &Arc<Generations>) -> PyResult<Box<dyn TellOfEnds>> {
+    pub fn boxed(hub: &Bound<'_, PyAny>, generations: &Arc<Generations>) -> PyResult<Box<dyn ReportEnds>> {
         let hub = PyWeakrefReference::new(hub)?.unbind();
         Ok(Box::new(Self { hub, generations: Arc::downgrade(generations) }))
     }
 
     /// The hub, if its application wants to know of ends.
     fn hub<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Arc<Generations>)> {
-        let generations = self.generations.upgrade().filter(|it| it.tells_of_disconnects())?;
+        let generations = self.generations.upgrade().filter(|it| it.reports_disconnects())?;
         Some((self.hub.bind(py).upgrade()?, generations))
     }
 }
 
-impl TellOfEnds for Ends {
+impl ReportEnds for Ends {
     fn ended(
         &self,
         reader: &Bound<'_, LoopReader>,

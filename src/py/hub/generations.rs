@@ -16,7 +16,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::inherited::Inherited;
-use super::loop_reader::{LoopReader, TellOfEnds};
+use super::loop_reader::{LoopReader, ReportEnds};
 use super::publication::PyPublication;
 use super::reactors::Reactors;
 use crate::broker::Broker;
@@ -75,7 +75,7 @@ pub struct Generations {
     pub(super) reactors: Mutex<Option<Arc<Reactors>>>,
     pub(super) broker: Mutex<Option<Arc<dyn Broker>>>,
     /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
-    tells_of_disconnects: Arc<AtomicBool>,
+    reports_disconnects: Arc<AtomicBool>,
     inherited: Inherited,
 }
 
@@ -89,7 +89,7 @@ impl Generations {
             readers: Mutex::default(),
             reactors: Mutex::default(),
             broker: Mutex::default(),
-            tells_of_disconnects: Arc::default(),
+            reports_disconnects: Arc::default(),
             inherited: Inherited::default(),
         }
     }
@@ -159,13 +159,13 @@ impl Generations {
         families.push((pattern, retention));
     }
 
-    pub fn tell_of_disconnects(&self) {
-        self.tells_of_disconnects.store(true, Ordering::Relaxed);
+    pub fn report_disconnects(&self) {
+        self.reports_disconnects.store(true, Ordering::Relaxed);
     }
 
     /// Whether the ends of streams are reported to the application.
-    pub fn tells_of_disconnects(&self) -> bool {
-        self.tells_of_disconnects.load(Ordering::Relaxed)
+    pub fn reports_disconnects(&self) -> bool {
+        self.reports_disconnects.load(Ordering::Relaxed)
     }
 
     /// The current hub, connected to its broker if it has one: publishing and subscribing need that.
@@ -280,8 +280,8 @@ impl Generations {
         let (old, reactors) = match current.take() {
             Some(existing) if Arc::ptr_eq(&existing.hub, hub) => (None, Ok(existing)),
             old => {
-                let tells = self.tells_of_disconnects.clone();
-                (old, Reactors::start(hub.clone(), self.settings.threads, tells).map(Arc::new))
+                let reports_ends = self.reports_disconnects.clone();
+                (old, Reactors::start(hub.clone(), self.settings.threads, reports_ends).map(Arc::new))
             }
         };
         *current = reactors.as_ref().ok().cloned();
@@ -306,7 +306,7 @@ impl Generations {
         hub: &Arc<Hub>,
         event_loop: &Bound<'py, PyAny>,
         is_here: bool,
-        application: impl FnOnce() -> PyResult<Box<dyn TellOfEnds>>,
+        application: impl FnOnce() -> PyResult<Box<dyn ReportEnds>>,
     ) -> PyResult<Bound<'py, LoopReader>> {
         let py = event_loop.py();
         for reader in self.readers(py) {

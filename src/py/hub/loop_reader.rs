@@ -28,7 +28,7 @@ const RESUMED: usize = 128;
 
 /// Reports the ends of streams to the application, by a call on `event_loop`. Implemented where handles to
 /// subscribers are made.
-pub trait TellOfEnds: Send + Sync {
+pub trait ReportEnds: Send + Sync {
     /// A stream of this loop ended.
     fn ended(
         &self,
@@ -82,7 +82,7 @@ pub struct LoopReader {
     pub chunks: Chunks,
     /// Ends of streams that were handed off on this loop.
     pub reports: Arc<Reports>,
-    pub(super) application: Box<dyn TellOfEnds>,
+    pub(super) application: Box<dyn ReportEnds>,
     event_loop: Py<PyWeakrefReference>,
     signal: Arc<Signal>,
     process: Process,
@@ -96,7 +96,7 @@ impl LoopReader {
     /// A reader for `event_loop`, watched by it.
     pub fn start<'py>(
         hub: Arc<Hub>,
-        application: Box<dyn TellOfEnds>,
+        application: Box<dyn ReportEnds>,
         event_loop: &Bound<'py, PyAny>,
         is_here: bool,
     ) -> PyResult<Bound<'py, Self>> {

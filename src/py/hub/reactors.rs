@@ -73,8 +73,8 @@ struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
     /// Streams with objects of the application, which their loop drops.
     given: Mutex<FxHashSet<SubscriberId>>,
-    /// Whether the hub wants to know of streams that ended. Relaxed: as `Generations::tells_of_disconnects`.
-    tells: Arc<AtomicBool>,
+    /// Whether the hub wants to know of streams that ended. Relaxed: as `Generations::reports_disconnects`.
+    reports_ends: Arc<AtomicBool>,
     /// Streams that ended when their loop was closed. The objects of the application are dropped by the next
     /// thread that is attached to Python.
     orphans: Mutex<Vec<SubscriberId>>,
@@ -88,7 +88,7 @@ impl Listener for HomeListener {
         let given = self.0.given.lock().remove(&identity.id);
         // A loop that has nothing to report is not woken.
         if let Some(home) = home
-            && (given || self.0.tells.load(Ordering::Relaxed))
+            && (given || self.0.reports_ends.load(Ordering::Relaxed))
             && !home.push(identity, reason)
         {
             self.0.orphans.lock().push(identity.id);
@@ -116,11 +116,11 @@ pub struct Reactors {
 }
 
 impl Reactors {
-    pub fn start(hub: Arc<Hub>, threads: usize, tells: Arc<AtomicBool>) -> std::io::Result<Self> {
+    pub fn start(hub: Arc<Hub>, threads: usize, reports_ends: Arc<AtomicBool>) -> std::io::Result<Self> {
         let homes = Arc::new(Homes {
             loops: Mutex::default(),
             given: Mutex::default(),
-            tells,
+            reports_ends,
             orphans: Mutex::default(),
         });
         let start = |_| Reactor::start(hub.clone(), Box::new(HomeListener(homes.clone())));

@@ -255,7 +255,7 @@ impl PySubscription {
     }
 
     // An awaitable that is done when the start of the stream is resolved, and `recovered` known.
-    fn _settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn _resolved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self
             .stream
             .first
