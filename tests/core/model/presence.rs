@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use shuttle::sync::Mutex;
 use shuttle::thread;
-use sse_hub::broker::letter::Letter;
-use sse_hub::broker::{Broker, PresenceChange, Present};
+use sse_hub::broker::letter::{Fence, Letter};
+use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
 use sse_hub::clock::Clock;
 use sse_hub::error::Result;
 use sse_hub::hub::{Hub, Request};
@@ -32,9 +32,19 @@ impl Broker for Notes {
         self.0.lock().unwrap().push(change);
     }
 
-    fn post(&self, _letter: Letter) -> Result<Arc<Outcome>> {
+    fn post(&self, _letter: Letter, _fence: Option<Fence>) -> Result<Arc<Outcome>> {
         Ok(Arc::default())
     }
+
+    fn take_lease(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<bool> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn holds(&self, _name: &str, _token: &str) -> bool {
+        false
+    }
+
+    fn release(&self, _name: &str, _token: &str) {}
 
     fn resolve(&self, _subscriber: SubscriberId, _asked: Option<StreamId>) {}
 
