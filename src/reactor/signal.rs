@@ -1,54 +1,75 @@
-//! How another thread wakes the reactor's: a pair of sockets, one end for each. mio's own waker would do, but it
-//! hides its descriptor, and a forked child has to close that.
+//! How another thread wakes the reactor's: an eventfd, or a pair of sockets where there is none. mio's own waker would
+//! do, but it hides its descriptor, and a forked child has to close that.
+//!
+//! A write to an eventfd costs its caller, who may be publishing, half of what a write to a socket does. There are few
+//! of them: a bell rings once until it is heard, and only the first of several commands signals.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-
-use mio::net::UnixStream;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::descriptors;
 
 /// The end that wakes.
-pub struct Signal(UnixStream);
+pub struct Signal(Arc<End>);
 
 /// The end that the reactor's thread polls.
-pub struct Heard(UnixStream);
+pub struct Heard(Arc<End>);
 
+/// One descriptor, which a forked child closes. An eventfd's two ends are the same.
+struct End(File);
+
+impl End {
+    fn new(fd: OwnedFd) -> Arc<Self> {
+        descriptors::own(fd.as_raw_fd());
+        Arc::new(Self(File::from(fd)))
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        descriptors::disown(self.0.as_raw_fd());
+    }
+}
+
+#[cfg(target_os = "linux")]
 pub fn signal() -> io::Result<(Signal, Heard)> {
-    let (set, heard) = UnixStream::pair()?;
-    descriptors::own(set.as_raw_fd());
-    descriptors::own(heard.as_raw_fd());
-    Ok((Signal(set), Heard(heard)))
+    use std::os::fd::FromRawFd;
+    // SAFETY: eventfd takes no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let end = End::new(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok((Signal(end.clone()), Heard(end)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn signal() -> io::Result<(Signal, Heard)> {
+    let (set, heard) = std::os::unix::net::UnixStream::pair()?;
+    set.set_nonblocking(true)?;
+    heard.set_nonblocking(true)?;
+    Ok((Signal(End::new(set.into())), Heard(End::new(heard.into()))))
 }
 
 impl Signal {
     pub fn set(&self) {
-        // A full socket is a signal that is set already.
-        let _ = (&self.0).write(&[1]);
-    }
-}
-
-impl Drop for Signal {
-    fn drop(&mut self) {
-        descriptors::disown(self.0.as_raw_fd());
+        // Full means signalled already. A socket takes the eight bytes as well.
+        let _ = (&self.0.0).write(&1u64.to_ne_bytes());
     }
 }
 
 impl Heard {
     /// What the reactor's thread polls.
-    pub fn source(&mut self) -> &mut UnixStream {
-        &mut self.0
+    pub fn descriptor(&self) -> RawFd {
+        self.0.0.as_raw_fd()
     }
 
-    pub fn clear(&mut self) {
+    pub fn clear(&self) {
+        // An eventfd gives its eight bytes at once. A read that does not fill the buffer has emptied a socket.
         let mut scratch = [0; 64];
-        // A read that does not fill the buffer has emptied the socket.
-        while matches!(self.0.read(&mut scratch), Ok(n) if n == scratch.len()) {}
-    }
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        descriptors::disown(self.0.as_raw_fd());
+        while matches!((&self.0.0).read(&mut scratch), Ok(n) if n == scratch.len()) {}
     }
 }

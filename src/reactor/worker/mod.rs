@@ -69,12 +69,12 @@ impl Worker {
         hub: Arc<Hub>,
         reader: Arc<Reader>,
         shared: Arc<Shared>,
-        mut heard: Heard,
+        heard: Heard,
         listener: Box<dyn Listener>,
     ) -> io::Result<Self> {
         let rounds = Rounds::new(hub.config.stall_timeout, hub.clock.now());
         let poll = Poll::new()?;
-        poll.registry().register(heard.source(), SIGNAL, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&heard.descriptor()), SIGNAL, Interest::READABLE)?;
         descriptors::own(poll.as_raw_fd());
         Ok(Self {
             hub,
