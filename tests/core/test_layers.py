@@ -44,6 +44,7 @@ PYTHON = [
     "responses runs uvicorn _testing",
     "sse testing",
     "__init__",
+    "as_sse_starlette",
 ]
 
 # Strings and comments, in which no path counts; quoted characters, so that '"' opens no string.
