@@ -45,7 +45,7 @@ class Publication:
     Await it, or call ``result()`` in sync code, for the event's id (None for an event sent to one
     subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits. With
     one, it raises BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the
-    event may have been published or not, and was not sent a second time. A failure that nobody looks at is
+    event may have been published or not, and was not sent a second time. A failure that no caller sees is
     logged.
     """
 
@@ -101,7 +101,7 @@ class Subscription:
 
     @property
     def recovered(self) -> bool | None:
-        """True when the client resumed completely, False when it was told of a gap, None for a newcomer."""
+        """True when the client resumed completely, False when it was reset, None for a newcomer."""
 
     @property
     def closed(self) -> EndReason | None:
@@ -118,16 +118,16 @@ class Subscription:
     def join(self, topics: str | Iterable[str]) -> bool:
         """Get these topics too, from the next event on.
 
-        Returns False when the client is not there any more.
+        Returns False when the client is gone.
 
         Raises:
             ValueError: a name breaks a rule.
         """
 
     def leave(self, topics: str | Iterable[str]) -> bool:
-        """Do not get these topics any more, from the next event on.
+        """Leave these topics, from the next event on.
 
-        Returns False when the client is not there any more.
+        Returns False when the client is gone.
         """
 
     def send(
@@ -196,8 +196,9 @@ class RedisBroker:
             process that is no further behind is not overrun by a burst.
         min_replicas: how many replicas must have an event before it counts as published. If fewer have it
             within ``timeout``, awaiting the publication raises OutcomeUnknown. With 0, a failover may lose
-            published events, and resets every client, because nobody can tell.
-        ca_certs: a file with the certificates (PEM) of who signs the server's; None for the system's.
+            published events, and resets every client, because the loss cannot be excluded.
+        ca_certs: a file with the certificates (PEM) of the authority that signed the server's; None for those
+            of the system.
         certfile: a file with the client's own certificate (PEM).
         keyfile: a file with its key (PEM).
 
@@ -337,8 +338,8 @@ class Hub:
     def disconnect(self, *, id: str | None = None, user: str | None = None, reason: str = "kicked") -> int:
         """End the streams of one subscriber, or of all of a user's, after what was published so far.
 
-        Returns how many are meant; with a broker, how many of them are in this process, and those elsewhere
-        end too. Their browsers come back unless the endpoint refuses them.
+        Returns how many streams these are; with a broker, how many of them are in this process, and those
+        elsewhere end too. Their browsers come back unless the endpoint refuses them.
         """
 
     def end(self, topic: str, *, keep: float = 300.0) -> Publication:
@@ -369,7 +370,7 @@ class Hub:
         """The subscriber with this id, or None."""
 
     def stats(self) -> dict[str, Any]:
-        """Counters and sizes of now, by name; docs/operations.md explains each."""
+        """Current counters and sizes, by name; docs/operations.md explains each."""
 
     def _end_run(
         self, topic: str, keep: float, state: str, error: str | None, token: str | None

@@ -39,7 +39,7 @@ class EndReason(str):
     """Why a stream ended: a str with a ``kind``.
 
     The text is what the application gave to ``disconnect`` or ``close``, or else the kind's own word. A
-    client that was kicked with the text ``"stalled"`` is told from one that stalled by ``kind``.
+    client that was kicked with the text ``"stalled"`` differs from one that stalled by its ``kind``.
     """
 
     __slots__ = ("kind",)

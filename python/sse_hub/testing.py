@@ -13,7 +13,7 @@ reads events as they come::
             assert event.json() == {"eur": 1}
 
 What depends on time (heartbeats, ``stall_timeout``, ``max_age``, ``history_age``) is tested without waiting,
-on a hub whose clock stands still until it is moved::
+on a hub whose clock stands still until the test advances it::
 
     clock = Clock()
     hub = clock.hub(heartbeat=15)

@@ -204,7 +204,7 @@ impl<S: Store> Follower<S> {
             // The beginning that any log may have does not say which log this is.
             if before != cursor || before.is_any_beginning() {
                 hub.deliver(std::mem::take(&mut whole));
-                self.report(&format!("what followed {cursor} is not there any more, up to {before}"));
+                self.report(&format!("the entries after {cursor}, up to {before}, are gone"));
                 hub.break_log(before);
             } else if let Some(lost) = lost {
                 hub.deliver(std::mem::take(&mut whole));
@@ -238,7 +238,7 @@ impl<S: Store> Follower<S> {
         if self.reported.is_none_or(|at| at.elapsed() >= QUIET) {
             self.reported = Some(Instant::now());
             let log = self.shared.store.log_name();
-            self.shared.warn(&format!("clients are told of a gap in {log}: {why}"));
+            self.shared.warn(&format!("clients are reset, because of a gap in {log}: {why}"));
         }
     }
 
@@ -264,5 +264,5 @@ impl<S: Store> Follower<S> {
 }
 
 pub fn lost_although_acknowledged(id: StreamId) -> String {
-    format!("entry {id} was acknowledged and is not there any more: its end was lost")
+    format!("entry {id} was acknowledged and is gone: the log has lost its end")
 }

@@ -59,7 +59,9 @@ impl<S: Store> Shared<S> {
 
     pub async fn is_leased(&self, name: &str) -> Result<bool, Failure> {
         self.store.is_leased(name).await.map_err(|error| {
-            Failure::Refused(format!("{} was asked who runs it: {error}", self.store.place()).into())
+            Failure::Refused(
+                format!("{} did not say which process runs it: {error}", self.store.place()).into(),
+            )
         })
     }
 

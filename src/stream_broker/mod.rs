@@ -241,13 +241,12 @@ impl<S: Store> Broker for StreamBroker<S> {
 
     fn report_given_up(&self, letters: usize) {
         let place = self.shared.store.place();
-        self.shared
-            .warn(&format!("the process ends before {letters} of what was published were sent to {place}"));
+        self.shared.warn(&format!("the process ends before {letters} publications were sent to {place}"));
     }
 }
 
 impl<S: Store> ReportFailure for StreamBroker<S> {
     fn report_unseen(&self, failure: &Failure) {
-        self.shared.warn(&format!("1 of what was published failed: {failure}"));
+        self.shared.warn(&format!("1 publication failed: {failure}"));
     }
 }

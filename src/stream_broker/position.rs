@@ -27,7 +27,7 @@ impl<S: Store> Follower<S> {
             cursor
         } else if is_idle && last > cursor && log.after(cursor, 1).await?.is_empty() {
             // The next entry would show it, whenever it comes.
-            self.report(&format!("what followed {cursor} is not there any more, up to {last}"));
+            self.report(&format!("the entries after {cursor}, up to {last}, are gone"));
             last
         } else {
             return Ok(());

@@ -49,7 +49,7 @@ impl<S: Store> Shared<S> {
         if self.write_changes().await? || self.write_changes().await? {
             return Ok(());
         }
-        Err("who is there at this process is deleted as soon as it is written".into())
+        Err("the subscribers of this process are deleted there as soon as they are written".into())
     }
 
     /// Write the changes. Returns whether the store's table is complete; if not, all of it is written the next time.
@@ -71,7 +71,9 @@ impl<S: Store> Shared<S> {
     /// The public ids of the subscribers of a topic at all workers, sorted; `None` asks for the whole hub.
     pub async fn present(&self, topic: Option<String>) -> Result<Vec<String>, Failure> {
         let refuse = |reason: String| {
-            Failure::Refused(format!("{} was asked who is there: {reason}", self.store.place()).into())
+            Failure::Refused(
+                format!("{} did not say which subscribers there are: {reason}", self.store.place()).into(),
+            )
         };
         // Flush first, so that the caller sees its own subscribers.
         if self.presence.lock().is_used {

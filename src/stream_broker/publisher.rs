@@ -130,7 +130,7 @@ impl<S: Store> Shared<S> {
         self.outbox.done(count);
         self.failed.fetch_add(failed, Ordering::Relaxed);
         if let Some(why) = why.filter(|_| unseen > 0) {
-            self.warn(&format!("{unseen} of what was published failed: {why}"));
+            self.warn(&format!("{unseen} publications failed: {why}"));
         }
     }
 }

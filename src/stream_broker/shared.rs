@@ -99,7 +99,10 @@ impl<S: Store> Shared<S> {
     /// The store refuses to be read, so nothing can be proven.
     pub fn report_refusal(&self, error: &StoreError) {
         if !self.refusal_reported.swap(true, Ordering::Relaxed) {
-            self.warn(&format!("{} does not say what clients missed: {error}", self.store.place()));
+            self.warn(&format!(
+                "{} refuses to give what clients missed, so they are reset: {error}",
+                self.store.place()
+            ));
         }
     }
 }

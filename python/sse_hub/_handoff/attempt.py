@@ -108,7 +108,7 @@ class Attempt:
         """The connection's server.
 
         Raises:
-            RuntimeError: that server does not exist any more.
+            RuntimeError: that server no longer exists.
         """
         server = self._server()
         if server is None:

@@ -26,12 +26,12 @@ class Recorder:
         self._held = b""
 
     def put_back(self, left: bytes | None = None) -> None:
-        """Hold nothing back any more: write what was held, or ``left`` of it. Idempotent."""
+        """Stop holding back: write what was held, or ``left`` of it. Idempotent."""
         self._seen = None
         held, self._held = self._held, b""
         if left is None:
             left = held
-        # The client may have left meanwhile, and uvloop's transports raise when they are closed.
+        # The client may have left by now, and uvloop's transports raise when they are closed.
         if left and not self.transport.is_closing():
             self.transport.write(left)
 

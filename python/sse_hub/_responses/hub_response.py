@@ -35,7 +35,7 @@ from sse_hub.exceptions import GapError, HubClosed, HubFull
 __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
-# Seconds in which a broker has to say where a client begins whose status depends on it.
+# Seconds in which a broker must resolve where a client starts whose status depends on it.
 _RESOLVING = 10.0
 # Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
 _TURNS = 3

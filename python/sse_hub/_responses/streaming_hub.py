@@ -101,7 +101,7 @@ class StreamingHub(_core.Hub):
             )
 
     def stats(self) -> dict[str, Any]:
-        """Counters and sizes of now, by name; docs/operations.md explains each."""
+        """Current counters and sizes, by name; docs/operations.md explains each."""
         return {**super().stats(), "stayed": dict(self._stayed)}
 
     def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:

@@ -66,7 +66,7 @@ class _Pool:
             self._idle.append(worker)
 
     def retire(self, worker: _Worker) -> bool:
-        """Take an idle worker out; False if it is not idle any more."""
+        """Remove an idle worker; False if it is no longer idle."""
         with self._lock:
             if worker not in self._idle:
                 return False

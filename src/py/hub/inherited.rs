@@ -59,7 +59,7 @@ impl Inherited {
         // A process with an event loop serves, or is about to. Its parent does if it had clients before.
         let parent_serves = before.is_some_and(|before| before.connected > 0);
         if self.watches.swap(false, Ordering::Relaxed) && (parent_serves || running_loop(py).is_err()) {
-            let message = "published in a forked process in which nobody has subscribed. Without a broker an \
+            let message = "published in a forked process without subscribers. Without a broker an \
                 event reaches the subscribers of its own process only: publish in the process that serves the \
                 clients, or give the hub a broker, as Hub(\"redis://...\")";
             warn(py, name, message);

@@ -255,7 +255,7 @@ fn an_entry_that_is_deleted_before_it_is_read_is_a_gap() {
         memory.is_held = false;
     });
     assert_eq!(client.up_to(&worker, "3"), ["1", "stream-reset", "3"]);
-    assert!(worker.log.0.lock().iter().any(|text| text.contains("not there any more")));
+    assert!(worker.log.0.lock().iter().any(|text| text.contains("are gone")));
 }
 
 #[test]
