@@ -40,6 +40,10 @@ impl Broker for Notes {
         Box::pin(std::future::ready(None))
     }
 
+    fn is_leased(&self, _name: Arc<str>) -> Answered<bool> {
+        Box::pin(std::future::ready(None))
+    }
+
     fn holds(&self, _name: &str, _token: &str) -> bool {
         false
     }
