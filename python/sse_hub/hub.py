@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, RedisBroker, Subscription
+from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import (
@@ -292,6 +293,14 @@ class Hub(RunningHub):
         # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
         return Endpoint(lambda wanted: self.response(wanted, **options), topics, methods)
+
+    def client_js(self) -> ClientScript:
+        """The JavaScript module with ``connect``, for an endpoint to return or a ``Route`` to mount.
+
+        Browsers ask whether their copy is current (``ETag``), and keep it for a year where the URL names its
+        version: ``f"/sse-hub.js?v={hub.client_js().version}"``. It is the same for all hubs.
+        """
+        return ClientScript()
 
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""

@@ -1,5 +1,6 @@
 """The responses, and what they read of a request."""
 
+from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.event_source_response import (
     AsyncContentStream,
     Content,
@@ -12,6 +13,7 @@ from sse_hub._responses.last_event_id import last_event_id
 
 __all__ = [
     "AsyncContentStream",
+    "ClientScript",
     "Content",
     "ContentStream",
     "EventSourceResponse",

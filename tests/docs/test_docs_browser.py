@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from live import Server, serve
-from pages import find
+from pages import Block, exercises, find
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from waiting import PATIENCE
 
@@ -79,6 +79,15 @@ def test_the_first_example_shows_what_is_pushed(page: Page) -> None:
         open_stream(page, server.url, "/events")
         server.http.post("/push", json={"gold": 2411.5})
         expect(page.locator("li")).to_have_text(['{"gold":2411.5}'])
+
+
+@exercises("browser-client.md", "The first program")
+def test_the_browser_client_keeps_its_state(block: Block, page: Page) -> None:
+    with serve(block.run()["app"]) as server:
+        server.http.put("/prices/gold", params={"price": 1})
+        open_stream(page, server.url, "/events")
+        server.http.put("/prices/tin", params={"price": 2})
+        expect(page.locator("pre")).to_have_text('{"gold":1,"tin":2}')
 
 
 def test_the_ticker_moves(page: Page, recipe: Callable[[str], Server]) -> None:

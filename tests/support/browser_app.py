@@ -36,6 +36,7 @@ app = FastAPI()
 if origin := os.environ.get("ALLOW_ORIGIN"):
     app.add_middleware(CORSMiddleware, allow_origins=[origin])
 came_with: dict[str, list[str | None]] = defaultdict(list)
+state: dict[str, list[Any]] = defaultdict(list)
 
 
 class Push(BaseModel):
@@ -50,6 +51,17 @@ class Push(BaseModel):
 @app.get("/")
 async def page() -> HTMLResponse:
     return HTMLResponse(PAGE)
+
+
+@app.get("/sse-hub.js")
+async def client_js() -> Response:
+    return hub.client_js()
+
+
+@app.get("/state")
+async def get_state(topic: str) -> dict[str, Any]:
+    """Everything that was published on a topic, and the id of the last event."""
+    return {"items": [item for item, _ in state[topic]], "id": state[topic][-1][1] if state[topic] else None}
 
 
 @app.get("/events")
@@ -70,7 +82,9 @@ async def push(body: Push) -> list[str]:
         for subscriber in hub.subscribers(body.topic):
             hub.disconnect(id=subscriber.id)
     published = [hub.publish(body.topic, item, event=body.event) for item in body.items]
-    return [await publication for publication in published]
+    ids = [await publication for publication in published]
+    state[body.topic] += zip(body.items, ids, strict=True)
+    return ids
 
 
 if __name__ == "__main__":

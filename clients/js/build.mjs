@@ -1,0 +1,47 @@
+// Write the module that hubs serve: the source without comments and indentation, and with short local names.
+//
+//     node clients/js/build.mjs            write python/sse_hub/_client/sse-hub.min.js
+//     node clients/js/build.mjs --check    fail if that file is out of date, or larger than 3 KB gzipped
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { gzipSync } from "node:zlib";
+
+const SOURCE = new URL("sse-hub.js", import.meta.url);
+const TARGET = new URL("../../python/sse_hub/_client/sse-hub.min.js", import.meta.url);
+const MOST = 3 * 1024;
+
+// A regular expression is told from a division by what stands before it, as far as the source needs that.
+const TOKEN =
+  /\/\/[^\n]*|\/\*[^]*?\*\/|(?<=[(,=:?&|!]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/[a-z]*|`(?:\\.|[^`\\])*`|"(?:\\.|[^"\\\n])*"|[A-Za-z_$][\w$]*|\d[\w.]*|\s+|[^]/g;
+
+export const minify = (source) => {
+  let out = "";
+  let space = "";
+  for (const [token] of source.matchAll(TOKEN)) {
+    if (token.startsWith("//") || token.startsWith("/*")) continue;
+    if (/^\s/.test(token)) {
+      space = space || token.includes("\n") ? (token.includes("\n") || space === "\n" ? "\n" : " ") : " ";
+      continue;
+    }
+    const last = out.at(-1) ?? "";
+    const words = /[\w$]/.test(last) && /[\w$]/.test(token[0]);
+    const signs = /[+-]/.test(last) && last === token[0];
+    // The source ends every statement with a semicolon or a brace, so a line's end is only kept behind a brace
+    // that could end an expression.
+    if (space && (words || signs)) out += " ";
+    else if (space === "\n" && last === "}" && /[\w$([`"]/.test(token[0])) out += "\n";
+    if (token === "}" && last === ";") out = out.slice(0, -1);
+    out += token;
+    space = "";
+  }
+  return `${out}\n`;
+};
+
+if (process.argv[1] === new URL(import.meta.url).pathname) {
+  const made = minify(readFileSync(SOURCE, "utf8"));
+  const size = gzipSync(made, { level: 9 }).length;
+  if (size > MOST) throw new Error(`${size} bytes gzipped, more than ${MOST}`);
+  if (!process.argv.includes("--check")) writeFileSync(TARGET, made);
+  else if (readFileSync(TARGET, "utf8") !== made) throw new Error("out of date: node clients/js/build.mjs");
+  console.log(`${made.length} bytes, ${size} gzipped`);
+}

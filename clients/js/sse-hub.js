@@ -1,0 +1,277 @@
+// Server-Sent Events by fetch(): the client of sse-hub, which reads any event stream.
+// docs/browser-client.md explains it, and index.d.ts has its types. `build.mjs` writes what hubs serve.
+
+const LONGEST = 2 ** 31 - 1; // A longer timeout of setTimeout() fires at once.
+const LONGEST_BACKOFF = 60000;
+const HUB_HEARTBEAT = 15; // seconds, of a hub that was not told otherwise
+
+// Parse an event stream: the function takes text and returns the blocks that it completes.
+// A block without data has `data: undefined`: it is no event, but its id holds.
+const parser = (id, setRetry) => {
+  let rest = "";
+  let afterCR = false;
+  let type = "";
+  let data = [];
+  return (text) => {
+    const blocks = [];
+    if (!text) return blocks;
+    const skip = afterCR && text[0] === "\n" ? 1 : 0; // A CRLF was split: its CR has ended the line already.
+    afterCR = text.endsWith("\r");
+    const lines = (rest + text.slice(skip)).split(/\r\n|\n|\r/);
+    rest = lines.pop();
+    for (const line of lines) {
+      const [, field, value = ""] = /^([^:]*)(?:: ?([^]*))?$/.exec(line);
+      if (!line) {
+        blocks.push({ type: type || "message", data: data.length ? data.join("\n") : undefined, id });
+        type = "";
+        data = [];
+      } else if (field === "data") data.push(value);
+      else if (field === "event") type = value;
+      else if (field === "id" && !value.includes("\0")) id = value;
+      else if (field === "retry" && /^\d+$/.test(value)) setRetry(Math.min(+value, LONGEST));
+    }
+    return blocks;
+  };
+};
+
+// Milliseconds that a Retry-After header asks for: it has seconds or a date.
+const retryAfter = (value) => (/^\d+$/.test(value) ? value * 1000 : Date.parse(value) - Date.now()) || 0;
+
+// fetch() takes header values as bytes, one per character; an id may be any Unicode text.
+const asBytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
+
+export const connect = (url, options = {}) => {
+  const { headers, method = "GET", body, credentials, reset, keep, signal, heartbeat } = options;
+  const isAsked = typeof headers === "function";
+  // What is wrong with the arguments is an error here, not a failed attempt later.
+  const request = new Request(url, { method, body, credentials, headers: isAsked ? {} : headers });
+  if (heartbeat !== undefined && !(heartbeat >= 0)) throw new TypeError(`heartbeat: seconds, not ${heartbeat}`);
+  if (reset && typeof reset !== "function") throw new TypeError("reset: a function");
+
+  const key = `sse-hub ${request.method} ${request.url} ${typeof body === "string" ? body : ""}`;
+  const listeners = new Map();
+  const iterators = new Set();
+  const window = globalThis.addEventListener ? globalThis : undefined;
+  let position = options.lastEventId ?? (keep && sessionStorage.getItem(key)) ?? "";
+  let retry = 3000;
+  let isHub = false; // Names that start with "stream-" are control events of a hub only.
+  let stale = 0; // Before the next event, reset() has to load the state: 1 at `stream-open`, 2 at the head.
+  let hasJumped = false; // reset() named an id; if that is reset too, the next attempt waits.
+  let over;
+  let abort = new AbortController();
+  let wake = () => {};
+  let resolveClosed;
+  const closed = new Promise((resolve) => (resolveClosed = resolve));
+
+  const emit = (event) => {
+    for (const callback of [...(listeners.get(event.type) ?? [])]) {
+      try {
+        callback(event);
+      } catch (error) {
+        setTimeout(() => {
+          throw error; // as an error of the page, not of the stream
+        });
+      }
+    }
+  };
+
+  const remember = (id) => {
+    position = id;
+    if (keep && !stale) sessionStorage.setItem(key, id);
+  };
+
+  const forget = (since) => {
+    stale = reset ? since : 0;
+    position = "";
+    if (keep) sessionStorage.removeItem(key);
+  };
+
+  const finish = (result) => {
+    if (over) return;
+    over = result;
+    abort.abort();
+    wake();
+    window?.removeEventListener("online", online);
+    window?.removeEventListener("offline", offline);
+    signal?.removeEventListener("abort", close);
+    for (const iterator of iterators) iterator.end();
+    resolveClosed(result);
+  };
+  const close = () => finish({ reason: "closed" });
+
+  let isLost = false; // The last attempt failed without an answer: being online again is worth another one.
+  const online = () => isLost && wake();
+  const offline = () => abort.abort(new Error("offline"));
+
+  // Wait for bytes, but not longer than two heartbeats: a connection that is silent for that long is dead.
+  const alive = async (promise) => {
+    const quiet = (heartbeat ?? (isHub ? HUB_HEARTBEAT : 0)) * 2000;
+    const timer = quiet && setTimeout(() => abort.abort(new Error("silent for two heartbeats")), Math.min(quiet, LONGEST));
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+
+  // Have reset() load the state. The events wait in the connection, because nobody reads it meanwhile.
+  // True if the state has an id of its own, from which the stream has to go on.
+  const load = async (event) => {
+    const id = stale ? await reset(event) : undefined;
+    stale = 0;
+    if (over || typeof id !== "string" || id === position) return false;
+    position = id;
+    return true;
+  };
+
+  // Deliver a block. True if the stream has to begin anew from `position`.
+  const take = async ({ type, data, id }) => {
+    if (data === undefined) return void remember(id);
+    const event = { type, data, lastEventId: id };
+    isHub ||= type === "stream-open";
+    const isControl = isHub && type.startsWith("stream-");
+    if (isControl && type === "stream-reset") forget(1);
+    position = id;
+    emit(event);
+    if (!isControl) {
+      hasJumped = false;
+      await Promise.all([...iterators].map((iterator) => iterator.push(event)));
+    }
+    if (isControl && stale && (await load(event))) return true;
+    if (over) return false;
+    remember(id);
+    if (isControl && type === "stream-end") finish({ reason: "ended", event });
+    return false;
+  };
+
+  const run = async () => {
+    let failures = 0;
+    let wasRefused = false;
+    while (!over) {
+      let after = 0;
+      let hasOpened = false;
+      let status, error;
+      abort = new AbortController();
+      isLost = false;
+      try {
+        const sent = new Headers(isAsked ? await headers(wasRefused) : headers);
+        sent.set("Accept", "text/event-stream");
+        if (position) sent.set("Last-Event-ID", asBytes(position));
+        if (over) return;
+        isLost = true;
+        const answer = await alive(
+          fetch(request.url, { method, body, credentials, headers: sent, cache: "no-store", signal: abort.signal })
+        );
+        isLost = false;
+        status = answer.status;
+        const again = answer.headers.get("Retry-After");
+        if (status === 204) return finish({ reason: "ended", status });
+        if (status === 200 && /^text\/event-stream\s*(;|$)/i.test(answer.headers.get("Content-Type"))) {
+          hasOpened = true;
+          wasRefused = false;
+          if (!stale) failures = 0;
+          isLost = true;
+          emit({ type: "open", status });
+          const parse = parser(position, (ms) => (retry = ms));
+          const decoder = new TextDecoder(); // It drops a byte order mark.
+          const reader = answer.body.getReader();
+          let jump = stale > 1 && (await load());
+          while (!jump && !over) {
+            const { done, value } = await alive(reader.read());
+            if (done) break;
+            for (const block of parse(decoder.decode(value, { stream: true }))) {
+              if (over || (jump = await take(block))) break;
+              if (!stale) failures = 0;
+            }
+          }
+          abort.abort();
+          isLost = false;
+          if (jump) {
+            if (!hasJumped && (hasJumped = true)) continue;
+            failures += 1;
+          }
+        } else {
+          abort.abort();
+          if (status === 401 && isAsked && !wasRefused) {
+            wasRefused = true;
+            continue;
+          }
+          if (status === 409 && position) {
+            forget(2);
+            continue;
+          }
+          error = new Error(`${request.url} answered ${status} ${answer.headers.get("Content-Type") ?? ""}`.trim());
+          if (status < 500 && !again) return finish({ reason: "refused", status, error });
+          after = again ? retryAfter(again) : 0;
+        }
+      } catch (thrown) {
+        error = thrown;
+        if (stale) position = "";
+      }
+      if (over) return;
+      abort.abort();
+      if (!hasOpened || stale) failures += 1;
+      const backoff = Math.min(retry * 2 ** failures, Math.max(retry, LONGEST_BACKOFF));
+      const delay = Math.min(Math.max(backoff, after) * (1 + Math.random() / 4), LONGEST);
+      emit({ type: "error", error, status, delay });
+      if (over) return;
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, delay);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  };
+
+  // One event at a time: the next one is read when the consumer asks for it.
+  async function* iterate() {
+    let give;
+    const offer = () => new Promise((resolve) => (give = resolve));
+    let offered = offer();
+    const iterator = {
+      push: (event) => new Promise((taken) => give({ event, taken })),
+      end: () => give(),
+    };
+    iterators.add(iterator);
+    try {
+      while (!over) {
+        const given = await offered;
+        offered = offer();
+        if (!given) break;
+        try {
+          yield given.event;
+        } finally {
+          given.taken();
+        }
+      }
+    } finally {
+      iterators.delete(iterator);
+      close();
+    }
+    if (over.error) throw over.error;
+  }
+
+  window?.addEventListener("online", online);
+  window?.addEventListener("offline", offline);
+  signal?.addEventListener("abort", close);
+  if (signal?.aborted) close();
+  else queueMicrotask(run);
+
+  return {
+    url: request.url,
+    closed,
+    close,
+    get lastEventId() {
+      return position;
+    },
+    on(type, callback) {
+      if (typeof callback !== "function") throw new TypeError("on: a function to call");
+      if (!listeners.has(type)) listeners.set(type, new Set());
+      listeners.get(type).add(callback);
+      return () => listeners.get(type).delete(callback);
+    },
+    [Symbol.asyncIterator]: iterate,
+  };
+};
