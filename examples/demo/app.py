@@ -21,7 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from sse_hub import BrokerError, EventSourceResponse, Hub, HubClosed, Subscription
 
 from .answers import stream_answer
-from .exchange import run_market, share_market
+from .exchange import keep_market
 from .models import (
     Change,
     ChatMessage,
@@ -79,19 +79,16 @@ def report(task: asyncio.Task[None]) -> None:
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Run the market while the app runs; close the hub with it."""
     async with hub:
-        if settings.broker is None:
-            works = {"the market": run_market(hub, PRICES, settings.tick)}
-        else:
-            market = share_market(settings.broker, hub, PRICES, settings.tick)
-            works = {"the market": market, "the roll call": call_roll()}
+        works = {"the market": keep_market(hub, PRICES, settings.tick)}
+        if settings.broker is not None:
+            works["the roll call"] = call_roll()
         tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
         for task in tasks:
             task.add_done_callback(report)
         yield
-        while any(not task.done() for task in tasks):  # Once is not always enough: see share_market.
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=1.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1.0)
 
 
 app = FastAPI(title="sse-hub demo", lifespan=lifespan)
@@ -139,8 +136,10 @@ async def events(client: ClientId, name: Annotated[Name, Query()], prices: bool 
 @hub.on_connect
 def connected(subscriber: Subscription) -> None:
     """Tell the page its stream's id, and everybody that it is here."""
+    if subscriber.info is None:  # the market looks for its last tick
+        return
     # A line that broke without a word is noticed late: the page's new stream takes the old one's place.
-    for other in hub.subscribers():
+    for other in visitors():
         if other.info.client == subscriber.info.client and other.id != subscriber.id:
             hub.disconnect(id=other.id, reason="replaced")
     hello = Hello(
@@ -158,7 +157,14 @@ def connected(subscriber: Subscription) -> None:
 @hub.on_disconnect
 def disconnected(subscriber: Subscription, reason: str) -> None:
     """Tell everybody that it is gone."""
+    if subscriber.info is None:
+        return
     announce(Change(what="left", name=subscriber.user or "?", why=str(reason)), without=subscriber.id)
+
+
+def visitors() -> list[Subscription]:
+    """The streams of pages."""
+    return [one for one in hub.subscribers() if one.info is not None]
 
 
 def announce(change: Change | None, *, without: str | None = None) -> None:
@@ -171,7 +177,7 @@ def announce(change: Change | None, *, without: str | None = None) -> None:
             name=one.user or "?",
             recovered=one.recovered,
         )
-        for one in hub.subscribers()
+        for one in visitors()
         if one.id != without
     ]
     presence = Presence(

@@ -1,29 +1,39 @@
-"""Who keeps the market: this process, or one worker for all."""
+"""The market: one worker keeps it for all."""
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
-from sse_hub import BrokerError, Hub, OutcomeUnknown
+from sse_hub import BrokerError, Hub, OutcomeUnknown, Publication
 
 from .market import Market, Tick
 
 HEAD_START = 120  # ticks
-LOCK, LAST = "{sse-hub-demo}:market", "{sse-hub-demo}:tick"
-LOCK_SECONDS = 3.0  # at least
+PATIENCE = 2.0  # seconds in which the last tick is replayed, if there is one
 
 logger = logging.getLogger(__name__)
 
 
-async def run_market(hub: Hub, topic: str, pace: float) -> None:
-    """Publish prices for ever, whether anybody looks or not: publishing costs the same."""
+async def keep_market(hub: Hub, topic: str, pace: float) -> None:
+    """Publish prices for ever, in one of the workers. When it ends or dies, another goes on."""
 
-    async def publish(tick: Tick) -> None:
-        hub.publish(topic, tick, event="tick")
+    async def produce(publish: Callable[..., Publication]) -> None:
+        last = None if hub.broker is None else await last_tick(hub, topic)
 
-    await trade(Market(), publish, pace)
+        async def send(tick: Tick) -> None:
+            with suppress(OutcomeUnknown):  # It may be out: its number is not given again.
+                await publish(topic, tick, event="tick")
+
+        await trade(Market(last), send, pace)
+
+    while True:
+        try:
+            await hub.once("market", produce)
+        except BrokerError as error:
+            logger.warning("the market waits for Redis: %s", error)
+            await asyncio.sleep(min(1.0, pace))
 
 
 async def trade(market: Market, publish: Callable[[Tick], Awaitable[None]], pace: float) -> None:
@@ -33,40 +43,16 @@ async def trade(market: Market, publish: Callable[[Tick], Awaitable[None]], pace
             await publish(market.tick(ago=steps_ago * pace))
     while True:
         await publish(market.tick())
-        # redis-py waits with asyncio.wait_for, which in Python 3.11 may lose a cancellation. Without a second
-        # look this worker would never stop.
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError
         await asyncio.sleep(pace)
 
 
-async def share_market(broker: str, hub: Hub, topic: str, pace: float) -> None:
-    """The same with several workers: one of them trades for all. When it ends or dies, another goes on.
-
-    Who trades holds a lock in Redis, which runs out unless it is renewed. The last tick is kept there too, so
-    that numbers go on, and a page can prove that none is missing.
-    """
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-
-    # The same protocol; redis-py does not know the name.
-    url = broker.replace("valkey", "redis", 1) if broker.startswith("valkey") else broker
-    seconds = max(LOCK_SECONDS, 3 * pace)
-    while True:
-        try:
-            async with Redis.from_url(url) as store, store.lock(LOCK, timeout=seconds) as lock:
-                last: Any = await store.get(LAST)
-
-                async def publish(tick: Tick, store: Any = store, lock: Any = lock) -> None:
-                    await lock.reacquire()
-                    with suppress(OutcomeUnknown):  # It may be out: its number is not given again.
-                        await hub.publish(topic, tick, event="tick")
-                    await store.set(LAST, tick.model_dump_json())
-
-                market = Market(None if last is None else Tick.model_validate_json(last))
-                await trade(market, publish, pace)
-        except (RedisError, BrokerError) as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from error  # The lock could not be given back: it runs out.
-            logger.warning("the market waits for Redis: %s", error)
-            await asyncio.sleep(min(1.0, pace))
+async def last_tick(hub: Hub, topic: str) -> Tick | None:
+    """The newest tick of all workers, so that numbers go on, and a page can prove that none is missing."""
+    got = b""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE), hub.subscribe(topic, replay=1) as stream:
+            async for chunk in stream:
+                got += chunk
+                if found := re.search(rb"^event: tick\ndata: (.*)$", got, re.MULTILINE):
+                    return Tick.model_validate_json(found[1])
+    return None

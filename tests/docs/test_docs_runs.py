@@ -92,3 +92,10 @@ def test_progress_comes_to_its_end(block: Block) -> None:
             got = [(event.event, event.data) for event in events.rest() if event.event != "stream-open"]
     assert got[-2:] == [("file", "/files/7.pdf"), ("stream-end", '{"state":"done"}')]
     assert [json.loads(data)["percent"] for _, data in got[:-2]] == [25, 50, 75, 100]
+
+
+@exercises("scaling-out.md", "Once per hub")
+def test_the_market_ticks_once(block: Block) -> None:
+    with serve(block.run()["app"]) as server, server.stream("/prices") as events:
+        event = events.next()
+        assert (event.event, event.json()) == ("tick", {"gold": 2412.0})

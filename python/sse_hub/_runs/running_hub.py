@@ -13,6 +13,7 @@ from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import ErrorText, OnFinish, RunDriver, RunOptions, lease_of
 from sse_hub._runs.elsewhere import RunElsewhere
+from sse_hub._runs.once import Produce, run_once
 from sse_hub._runs.presence import is_there
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.response import RunResponse
@@ -156,6 +157,25 @@ class RunningHub(StreamingHub):
         if self.broker is None or not await is_there(self, name):
             return False
         return await RunElsewhere(self, name).stop()
+
+    async def once(self, name: str, produce: Produce) -> None:
+        """Run ``produce`` in one process of the hub: a ticker, a poller, what must not be published twice.
+
+        Await it in every process, as a task of the app's lifespan. With a broker, one of them holds a lease
+        and runs ``produce``; another takes over within 10 seconds when that process dies, and at once when it
+        is cancelled there or returns. A process that was paused for longer than its lease publishes nothing
+        more: its publications are refused, ``produce`` is cancelled, and it waits for its turn again. Without
+        a broker ``produce`` simply runs.
+
+        Args:
+            name: the lease's name.
+            produce: an async function of ``publish``, which is ``Hub.publish`` under the lease. What it
+                raises is raised here.
+
+        Raises:
+            HubClosed: the hub is closing.
+        """
+        await run_once(self, name, produce)
 
     def _runs_here(self) -> Runs:
         """The registry. A forked child begins with none of its parent's runs."""

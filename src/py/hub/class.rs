@@ -315,6 +315,28 @@ impl PyHub {
         Ok(Some((published, size)))
     }
 
+    // As `publish`, while a lease is held: the broker refuses it otherwise.
+    #[pyo3(signature = (lease, token, topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
+           text_signature = "($self, lease, token, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
+    fn _publish_held<'py>(
+        &self,
+        py: Python<'py>,
+        lease: &str,
+        token: &str,
+        topics: &Bound<'py, PyAny>,
+        data: Given<'py>,
+        raw_data: Option<Bound<'py, PyAny>>,
+        event: Option<Bound<'py, PyString>>,
+        retry: Option<Bound<'py, PyAny>>,
+        comment: Option<Bound<'py, PyString>>,
+    ) -> PyResult<PyPublication> {
+        let topics: Vec<Topic> = self::topics(topics)?;
+        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let fence = Some(Fence::Held { lease: lease.into(), token: token.into() });
+        self.generations.post_letter(py, Letter::Event { to: To::Topics(topics), draft }, fence)
+    }
+
     // Whether there is a run of this name, or it has ended and is kept. None while the hub does not know where the
     // broker's stream stands.
     fn _is_followed(&self, py: Python<'_>, topic: &str) -> PyResult<Option<bool>> {

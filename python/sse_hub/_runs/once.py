@@ -1,0 +1,70 @@
+"""What one process of a hub produces for all, and another takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+from sse_hub._core import Publication
+from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub.exceptions import BrokerError, LeaseLost
+
+__all__ = ["Produce", "run_once"]
+
+Produce: TypeAlias = Callable[[Callable[..., Publication]], Awaitable[None]]
+
+logger = logging.getLogger("sse_hub")
+
+_LOOK = 0.25  # seconds between two looks at the lease, whether it is held here or elsewhere
+_AFTER_FAILURE = 1.0  # seconds after which a broker that did not answer is asked again
+
+
+async def run_once(hub: StreamingHub, name: str, produce: Produce) -> None:
+    """Call ``produce`` while this process holds the lease of this name."""
+    if hub.broker is None:
+        await produce(hub.publish)
+        return
+    lease, token = f"once:{name}", secrets.token_hex(16)
+    waits = False
+    while True:
+        try:
+            is_held = await hub._take_lease(lease, token)
+        except BrokerError as error:
+            if not waits:
+                logger.warning("hub %r: %r waits for the broker: %s", hub.name, name, error)
+            waits = True
+            await asyncio.sleep(_AFTER_FAILURE)
+            continue
+        waits = False
+        if not is_held:
+            await asyncio.sleep(_LOOK)
+            continue
+        try:
+            with suppress(LeaseLost):
+                if await _produce(hub, lease, token, produce):
+                    return
+        finally:
+            hub._release(lease, token)
+        logger.warning("hub %r: %r is another process's now: its lease ran out here", hub.name, name)
+
+
+async def _produce(hub: StreamingHub, lease: str, token: str, produce: Produce) -> bool:
+    """Whether ``produce`` returned; False when the lease is not held any more, and it was cancelled."""
+    publish: Callable[..., Any] = partial(hub._publish_held, lease, token)
+    task = asyncio.ensure_future(produce(publish))
+    try:
+        while True:
+            await asyncio.wait([task], timeout=_LOOK)
+            if task.done():
+                task.result()
+                return True
+            if not hub._holds(lease, token):
+                return False
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
