@@ -6,12 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from loops import LOOP_TYPES
+from loops import on_each_loop
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
 from waiting import PATIENCE, until, until_async
-
-on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
 
 
 @on_each_loop

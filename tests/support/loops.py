@@ -3,6 +3,8 @@
 import asyncio
 import sys
 
+import pytest
+
 if sys.platform == "win32":
     LOOPS = ["asyncio"]
     LOOP_TYPES: list[type[asyncio.AbstractEventLoop]] = [asyncio.ProactorEventLoop]
@@ -11,3 +13,5 @@ else:
 
     LOOPS = ["asyncio", "uvloop"]
     LOOP_TYPES = [asyncio.SelectorEventLoop, uvloop.Loop]
+
+on_each_loop = pytest.mark.parametrize("new_loop", LOOP_TYPES)
