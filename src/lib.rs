@@ -10,7 +10,7 @@
 //! broker        the contract between a hub and what connects its processes
 //! hub           topics, subscribers, publishing
 //! stream_broker a broker over any append-only log
-//! drivers       redis reactor
+//! drivers       file redis reactor
 //! py            the Python module, the only place that knows Python
 //! ```
 
@@ -25,6 +25,8 @@ pub mod ending;
 pub mod entry;
 pub mod error;
 pub mod event;
+#[cfg(unix)]
+pub mod file;
 pub mod frame;
 pub mod heartbeat;
 pub mod history;

@@ -32,7 +32,7 @@ async def keep_market(hub: Hub, topic: str, pace: float) -> None:
         try:
             await hub.once("market", produce)
         except BrokerError as error:
-            logger.warning("the market waits for Redis: %s", error)
+            logger.warning("the market waits for the broker: %s", error)
             await asyncio.sleep(min(1.0, pace))
 
 

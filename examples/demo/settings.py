@@ -8,7 +8,7 @@ SSE_HUB_RECONNECT    "min,max" seconds a browser waits before it reconnects (def
 SSE_HUB_TICK         seconds between two price ticks (default 0.5)
 SSE_HUB_TOKEN        seconds between two tokens of an answer, about (default 0.045)
 SSE_HUB_TICK_HISTORY how many ticks are kept for those who join or come back (default 240)
-SSE_HUB_BROKER       redis://… makes all workers one hub; it needs redis-py (default: none, so one worker)
+SSE_HUB_BROKER       file:events or redis://… makes all workers one hub (default: none, so one worker)
 SSE_HUB_HISTORY      with a broker: how many events of all kinds are kept (default 5000)
 """
 

@@ -20,7 +20,7 @@
 from typing import TYPE_CHECKING
 
 from sse_hub._ends import EndKind, EndReason
-from sse_hub.brokers import RedisBroker
+from sse_hub.brokers import FileBroker, RedisBroker
 from sse_hub.event import JSONServerSentEvent, ServerSentEvent
 from sse_hub.exceptions import (
     BrokerError,
@@ -45,6 +45,7 @@ __all__ = [
     "EndReason",
     "EventSourceResponse",
     "EventTooLarge",
+    "FileBroker",
     "GapError",
     "Hub",
     "HubClosed",

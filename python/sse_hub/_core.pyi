@@ -12,6 +12,7 @@ from sse_hub._ends import EndKind, EndReason
 
 __all__ = [
     "EventEncoder",
+    "FileBroker",
     "Hub",
     "Publication",
     "Pump",
@@ -178,6 +179,46 @@ class Subscription:
     def __hash__(self) -> int: ...
 
 @final
+class FileBroker:
+    """Files in a directory as what connects the processes of a hub: all workers of one host, and no server.
+
+    ``Hub("file:events")`` is short for ``Hub(FileBroker("file:events"))``. Ids and history survive restarts,
+    deploys and crashes. Nothing is created before the hub's first use, and one broker may serve several hubs;
+    each has a directory of its own, called by its ``name``. For Linux and macOS.
+
+    A process that is frozen while it writes (SIGSTOP, a debugger) keeps the others from publishing: they get
+    BrokerError after ``timeout``, nothing is written, and their clients stay connected.
+
+    Args:
+        path_or_url: the directory, which is created with its parents; or ``file:path`` from the working
+            directory, or ``file:///path``. On a local disk: locks and notices do not work on a network file
+            system.
+        timeout: how long a publication may wait for another process that writes, in seconds.
+        min_age: how long the log keeps every event, in seconds, whatever the hub's ``history`` says: a
+            process that is no further behind is not overrun by a burst.
+        sync: whether an event is on disk before it counts as published. If not, a machine that loses its
+            power may lose the newest events, and then resets every client. A process that crashes loses
+            nothing either way.
+        mode: the mode of files; directories may be entered by those who may read files. 0o660 shares the
+            directory with the users of its group; otherwise it must be this user's own.
+
+    Raises:
+        ValueError: the URL or an option breaks a rule, the directory lies on a network or FUSE file system,
+            or the system is Windows.
+        PermissionError: the directory belongs to another user, or may not be written to.
+    """
+
+    def __new__(
+        cls,
+        path_or_url: str | PathLike[str],
+        *,
+        timeout: float = 5.0,
+        min_age: float = 10.0,
+        sync: bool = False,
+        mode: int = 0o600,
+    ) -> Self: ...
+
+@final
 class RedisBroker:
     """Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
 
@@ -265,7 +306,7 @@ class Hub:
         max_event_bytes: int,
         max_subscribers: int | None,
         threads: int,
-        broker: RedisBroker | None = None,
+        broker: FileBroker | RedisBroker | None = None,
         name: str = "default",
         manual_clock: bool = False,
     ) -> Self: ...

@@ -1,8 +1,22 @@
-"""What connects the processes of a hub: Redis Streams.
+"""What connects the processes of a hub: files that all workers of a host share, or Redis Streams.
 
-``Hub("redis://localhost:6379")`` is enough; ``RedisBroker`` is for what an URL does not say.
+``Hub("file:events")`` or ``Hub("redis://localhost:6379")`` is enough; ``FileBroker`` and ``RedisBroker`` are
+for what a URL does not say.
 """
 
-from sse_hub._core import RedisBroker
+from typing import TypeAlias
 
-__all__ = ["RedisBroker"]
+from sse_hub._core import FileBroker, RedisBroker
+
+__all__ = ["FileBroker", "RedisBroker"]
+
+Broker: TypeAlias = FileBroker | RedisBroker
+
+
+def make_broker(given: str | Broker | None) -> Broker | None:
+    """The broker that a hub was given, which may be a URL."""
+    if isinstance(given, str):
+        return FileBroker(given) if given.startswith("file:") else RedisBroker(given)
+    if given is not None and not isinstance(given, FileBroker | RedisBroker):
+        raise TypeError(f"broker must be a URL, a FileBroker, a RedisBroker or None, not {given!r}")
+    return given

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sse_hub._core import Publication, RedisBroker, Subscription
+from sse_hub._core import Publication, Subscription
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint
 from sse_hub._responses.hub_response import HubResponse
@@ -34,6 +34,7 @@ from sse_hub._responses.options import (
 from sse_hub._responses.streaming_hub import OnConnect, OnDisconnect
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.running_hub import RunningHub
+from sse_hub.brokers import Broker, make_broker
 
 __all__ = [
     "Hub",
@@ -83,9 +84,10 @@ class Hub(RunningHub):
     a duplicate of an event whose id the client reported.
 
     Args:
-        broker: None for a hub of this process. A URL (``"redis://localhost:6379"``) or a ``RedisBroker``
-            makes the hubs of the same ``name`` in all processes and on all hosts one hub, by a stream in
-            Redis.
+        broker: None for a hub of this process. ``"file:events"`` or a ``FileBroker`` makes the hubs of the
+            same ``name`` in all processes of a host one hub, by files in a directory: ids and history
+            survive restarts. ``"redis://localhost:6379"`` or a ``RedisBroker`` does that over several hosts,
+            by a stream in Redis.
         history: events each topic keeps for replay; 0 keeps none. With a broker: events that the stream
             keeps, about, of all topics together; at least 1.
         history_bytes: bytes each topic keeps.
@@ -113,7 +115,7 @@ class Hub(RunningHub):
             except from a uvicorn with ``--limit-concurrency``, which would count them no more. True: from
             that one too. False: never. A response's own ``handoff`` beats it. ``SSE_HUB_HANDOFF=0`` in the
             environment, read when the hub is made, beats both.
-        name: what the hub is called in the log; with a broker, also in Redis: hubs of different names share
+        name: what the hub is called in the log; with a broker, also there: hubs of different names share
             nothing.
 
     Raises:
@@ -122,7 +124,7 @@ class Hub(RunningHub):
 
     def __new__(
         cls,
-        broker: str | RedisBroker | None = None,
+        broker: str | Broker | None = None,
         *,
         history: int = 1024,
         history_bytes: int = 8 * _MIB,
@@ -144,10 +146,7 @@ class Hub(RunningHub):
         name: str = "default",
         _manual_clock: bool = False,
     ) -> Self:
-        if isinstance(broker, str):
-            broker = RedisBroker(broker)
-        if broker is not None and not isinstance(broker, RedisBroker):
-            raise TypeError(f"broker must be a URL, a RedisBroker or None, not {broker!r}")
+        broker = make_broker(broker)
         if broker is not None and history < 1:
             raise ValueError(f"history must be at least 1 with a broker, not {history}")
         _check_grace(grace)
@@ -323,11 +322,11 @@ class Hub(RunningHub):
         """The subscribers of ``topic``, or of the hub, in all processes.
 
         ``count`` and ``subscribers`` give those of this process without waiting. With a broker, every process
-        writes its own subscribers to Redis a few times a second, and they expire there 15 seconds after a
-        process died.
+        writes its own subscribers there a few times a second. In Redis they expire 15 seconds after a process
+        died; in files they end with their process.
 
         Raises:
-            BrokerError: Redis did not answer.
+            BrokerError: the broker did not answer.
         """
         if self.broker is None:
             ids = sorted(subscriber.id for subscriber in self.subscribers(topic))

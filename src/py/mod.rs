@@ -25,6 +25,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
+    use super::brokers::file::PyFileBroker;
+    #[pymodule_export]
     use super::brokers::redis::PyRedisBroker;
     #[pymodule_export]
     use super::hub::class::PyHub;
@@ -45,14 +47,16 @@ mod _core {
 
     use pyo3::prelude::*;
 
-    use super::brokers::redis;
+    use super::brokers::running;
     use super::process::{awaiting, descriptors, exit, fork};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         // Brokers first: what they have to say of what could not be sent is logged by the runtime of `awaiting`.
-        let steps =
-            exit::Steps { at_end: &[redis::end, awaiting::end], at_flush: &[redis::flush, awaiting::end] };
+        let steps = exit::Steps {
+            at_end: &[running::end, awaiting::end],
+            at_flush: &[running::flush, awaiting::end],
+        };
         exit::watch(module, steps)?;
         #[cfg(unix)]
         let in_child: &[fn()] = &[exit::in_child, descriptors::close_inherited];

@@ -118,6 +118,12 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
 #[must_use]
 pub fn read(id: StreamId, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
     let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(&text).ok()?));
+    read_behind(id, before, get)
+}
+
+/// Reads an entry of a log that keeps the id before it elsewhere than in a field.
+#[must_use]
+pub fn read_behind(id: StreamId, before: Option<StreamId>, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
     Arrived { id, before, letter: letter(get) }
 }
 

@@ -91,6 +91,11 @@ impl<S: Store> Follower<S> {
         self.set_connected();
         let (mut wait, mut compared) = (BRIEFLY, Instant::now());
         loop {
+            if !self.shared.has_hub() {
+                // What it published is still sent; there is nobody to deliver to.
+                tokio::time::sleep(HELD).await;
+                continue;
+            }
             let is_idle = match self.next(log, std::mem::replace(&mut wait, HELD)).await {
                 Ok(is_idle) => is_idle,
                 Err(error) => return error,

@@ -97,6 +97,7 @@ impl<S: Store> StreamBroker<S> {
             connection_changed: Notify::new(),
             joined: watch::Sender::new(false),
             pages: Pages::default(),
+            newcomers: shared::Newcomers::default(),
             progress: watch::Sender::new(None),
             acknowledged: Acknowledged::default(),
             presence: Mutex::default(),
@@ -145,6 +146,7 @@ async fn run<S: Store>(shared: Arc<Shared<S>>, questions: mpsc::UnboundedReceive
         shared.outbox.abandon();
     }
     let _ = tokio::time::timeout(GOODBYE, async { (presence.await, leases.await) }).await;
+    let _ = tokio::time::timeout(GOODBYE, shared.store.close()).await;
 }
 
 impl<S: Store> Broker for StreamBroker<S> {
@@ -182,6 +184,9 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
+        if asked.is_none() {
+            self.shared.newcomers.ask();
+        }
         let _ = self.questions.send((subscriber, asked));
     }
 

@@ -26,6 +26,10 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
         if !shared.until_ready().await {
             continue;
         }
+        if shared.connected.load(Ordering::Acquire) {
+            // A client gets what its process publishes after it came: it begins before that is in the log.
+            shared.newcomers.settled(JOINING).await;
+        }
         let batch = shared.outbox.take();
         let entries = batch.iter().map(entry).collect();
         let appended = shared.store.append(entries).await;

@@ -34,7 +34,13 @@ impl Wake for Next {
 /// Answer questions concurrently.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>, mut questions: mpsc::UnboundedReceiver<Question>) {
     while let Some((subscriber, id)) = questions.recv().await {
-        tokio::spawn(resolve(shared.clone(), subscriber, id));
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            resolve(shared.clone(), subscriber, id).await;
+            if id.is_none() {
+                shared.newcomers.answer();
+            }
+        });
     }
 }
 

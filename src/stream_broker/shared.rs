@@ -33,6 +33,35 @@ pub trait Observer: Send + Sync {
     fn lagging(&self);
 }
 
+/// How many newcomers asked where they begin, and how many of them have their answer.
+#[derive(Default)]
+pub struct Newcomers {
+    asked: AtomicU64,
+    answered: watch::Sender<u64>,
+}
+
+impl Newcomers {
+    /// One asks. Release: whatever this thread publishes next is taken by a publisher that sees it.
+    pub fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::Release);
+    }
+
+    /// One has its answer, or has left.
+    pub fn answer(&self) {
+        self.answered.send_modify(|count| *count += 1);
+    }
+
+    /// Wait until those that have asked have their answers, but not for long.
+    pub async fn settled(&self, patience: Duration) {
+        let asked = self.asked.load(Ordering::Acquire);
+        let mut answered = self.answered.subscribe();
+        if *answered.borrow_and_update() < asked {
+            let all = answered.wait_for(|count| *count >= asked);
+            let _ = tokio::time::timeout(patience, all).await;
+        }
+    }
+}
+
 /// The state that the broker's tasks share.
 pub struct Shared<S> {
     pub store: S,
@@ -55,6 +84,8 @@ pub struct Shared<S> {
     /// Whether the position from which this process delivers the log is known.
     pub joined: watch::Sender<bool>,
     pub pages: Pages,
+    /// Newcomers that have yet to be let in: what was published after them comes after them.
+    pub newcomers: Newcomers,
     /// Up to where the log was delivered.
     pub progress: watch::Sender<Option<StreamId>>,
     pub acknowledged: Acknowledged,
@@ -69,6 +100,11 @@ pub struct Shared<S> {
 impl<S: Store> Shared<S> {
     pub fn warn(&self, message: &str) {
         self.observer.warn(message.to_owned());
+    }
+
+    /// Whether there is a hub to deliver to.
+    pub fn has_hub(&self) -> bool {
+        self.hub.strong_count() > 0
     }
 
     /// Wait until the readers have room for more.

@@ -184,6 +184,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The public ids of the subscribers of a topic at all workers that are alive; `""` is the hub itself.
     fn present(&self, topic: &str) -> impl Future<Output = Answer<Vec<String>>> + Send;
+
+    /// This process ends its use of the store: note what helps the next one. Should it take too long, it is dropped.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// A log that is read. Reads give entries in the log's order unless they say otherwise.

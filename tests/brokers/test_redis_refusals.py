@@ -147,3 +147,20 @@ async def test_the_outcome_is_not_late_when_many_clients_wait_for_redis() -> Non
         for client in clients:
             client.close()
     silent.close()
+
+
+async def test_what_redis_refuses_is_refused_for_each(redis: RedisServer) -> None:
+    async with Hub(redis.url, grace=0.0) as hub:
+        client = hub.subscribe("prices")
+        first = await hub.publish("prices", 1)
+        redis.admin.config_set("maxmemory", "1")
+        publications = [hub.publish("prices", number) for number in range(3)]
+        for publication in publications:
+            with pytest.raises(BrokerError, match=r"OOM.*memory"):
+                await publication
+        redis.admin.config_set("maxmemory", "0")
+        ids = [first, await hub.publish("prices", 2)]
+        assert redis.ids() == ids
+        async with asyncio.timeout(PATIENCE):
+            while b"data: 2\n" not in await anext(client):
+                pass

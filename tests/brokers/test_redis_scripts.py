@@ -383,3 +383,10 @@ def test_scripts_are_sent_once(redis: RedisServer) -> None:
         redis.admin.script_flush()
         hub.publish("t", 10).result(PATIENCE)
     assert published(redis) == 11
+
+
+def test_nothing_of_an_end_stays_in_redis(redis: RedisServer) -> None:
+    with Hub(redis.url) as hub:
+        for n in range(50):
+            hub.end(f"t{n}", keep=0.2).result(PATIENCE)
+        until(lambda: not redis.admin.keys("*:ended"))

@@ -1,4 +1,4 @@
-"""An app whose hubs are on Redis, for uvicorn workers in processes of their own.
+"""An app whose hubs have brokers, for uvicorn workers in processes of their own.
 
 Tests create hubs by name (``redis_workers.Worker.hub``), so that one worker serves many tests. With
 ``SSE_HUB_URL`` the app starts with one hub, named ``default``, as a user's app does.
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI
 from fastapi.responses import Response
-from sse_hub import BrokerError, Hub, HubFull, OutcomeUnknown, RedisBroker
+from sse_hub import BrokerError, FileBroker, Hub, HubFull, OutcomeUnknown, RedisBroker
 
 logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.INFO)
 
@@ -42,7 +42,11 @@ async def make(
     broker: Annotated[dict[str, Any], Body()],
     hub: Annotated[dict[str, Any], Body()],
 ) -> None:
-    hubs[name] = Hub(RedisBroker(url, **broker), name=name, **hub)
+    if url.startswith("file:"):
+        broker.pop("connect_timeout", None)
+        hubs[name] = Hub(FileBroker(url, **broker), name=name, **hub)
+    else:
+        hubs[name] = Hub(RedisBroker(url, **broker), name=name, **hub)
 
 
 @app.delete("/{name}")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from servers import HOST, free_port
+from sse_hub import RedisBroker
 from waiting import until
 
 import redis
@@ -47,12 +48,16 @@ def entry_id(text: str) -> EntryId:
 class RedisServer:
     """redis-server on a free port, with a data directory of its own; every write is on disk at once.
 
+    What ``FileServer`` has, too, is what the tests of every broker ask for.
+
     Args:
         options: arguments of the command line, such as ``"--requirepass", "secret"``.
         username, password: the credentials of ``admin``.
         db: the database that ``admin`` selects.
         tls: a directory from ``certificates``; the port then speaks only TLS.
     """
+
+    kind = "redis"
 
     def __init__(
         self,
@@ -163,6 +168,46 @@ class RedisServer:
     def ids(self, name: str = "default", prefix: str = "sse-hub") -> list[str]:
         """The ids of all entries in a hub's stream."""
         return [id for id, _ in self.admin.xrange(stream_key(name, prefix))]
+
+    def broker(self, **options: Any) -> RedisBroker:
+        """A broker of this server."""
+        return RedisBroker(self.url, **options)
+
+    def content(self, name: str = "default") -> str:
+        """What the entries carry, for a look whether something is among it."""
+        return str(self.admin.xrange(stream_key(name)))
+
+    def last_id(self, name: str = "default") -> str:
+        """The last id that the stream gave."""
+        last: str = self.admin.xinfo_stream(stream_key(name))["last-generated-id"]
+        return last
+
+    def trim(self, name: str = "default", *, keep: int) -> None:
+        """Delete all entries but the newest."""
+        self.admin.xtrim(stream_key(name), maxlen=keep, approximate=False)
+
+    def remove(self, id: str, name: str = "default") -> None:
+        """Delete one entry."""
+        self.admin.xdel(stream_key(name), id)
+
+    def delete(self, name: str = "default") -> None:
+        """Delete a hub's stream."""
+        self.admin.delete(stream_key(name))
+
+    def grow_old(self, name: str, seconds: float) -> dict[str, str]:
+        """Make everything in a hub's stream so much older; what became of each id."""
+        key = stream_key(name)
+        entries = self.admin.xrange(key)
+        self.admin.delete(key)
+        aged: dict[str, str] = {}
+
+        def older(id: str) -> str:
+            ms, number = entry_id(id)
+            return aged.setdefault(id, f"{ms - int(seconds * 1000)}-{number}")
+
+        for id, fields in entries:
+            self.admin.xadd(key, {**fields, "p": older(fields["p"])}, id=older(id))
+        return aged
 
     def clients(self) -> int:
         """The number of TCP connections."""

@@ -14,12 +14,13 @@ from starlette.background import BackgroundTask
 from starlette.types import Receive, Scope
 
 from sse_hub import _core, _servers
-from sse_hub._core import RedisBroker, Subscription
+from sse_hub._core import Subscription
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.taking import make_attempt
 from sse_hub._servers.stay import Stay, log_once
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
+from sse_hub.brokers import Broker
 
 __all__ = ["OnConnect", "OnDisconnect", "StreamingHub", "check_asyncio"]
 
@@ -46,7 +47,7 @@ class StreamingHub(_core.Hub):
 
     name: str
     grace: float
-    broker: RedisBroker | None
+    broker: Broker | None
     _warned_of_workers: bool
     _handoff: bool | None
     _refused_by_environment: bool
@@ -65,7 +66,8 @@ class StreamingHub(_core.Hub):
             if (workers := _servers.workers(receive)) > 1:
                 logger.warning(
                     "hub %r has no broker, so in each of the server's %d workers it reaches only its own"
-                    ' clients: run one worker, or give it a broker: Hub("redis://…")',
+                    ' clients: run one worker, or give it a broker: Hub("file:events"), or Hub("redis://…")'
+                    " for several hosts",
                     self.name,
                     workers,
                 )

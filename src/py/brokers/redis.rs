@@ -1,23 +1,14 @@
-//! `RedisBroker`: where a hub's broker is, and the brokers that run in this process.
+//! `RedisBroker`: which Redis connects the processes of a hub, and how.
 
-use std::mem;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::broker::Broker;
 use crate::config::{positive_seconds, seconds};
-use crate::hub::Hub;
-use crate::py::process::awaiting;
-use crate::py::process::fork::PerProcess;
-use crate::py::process::log;
 use crate::py::values::exceptions::OrRaise;
-use crate::redis;
 use crate::redis::options::{Certificates, Keys, Server};
-use crate::stream_broker::{Kept, Observer};
 
 /// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
 ///
@@ -39,10 +30,10 @@ use crate::stream_broker::{Kept, Observer};
 /// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
 #[pyclass(frozen, name = "RedisBroker", module = "sse_hub._core")]
 pub struct PyRedisBroker {
-    server: Server,
-    prefix: String,
+    pub server: Server,
+    pub prefix: String,
     pub min_age: Duration,
-    min_replicas: u32,
+    pub min_replicas: u32,
 }
 
 /// The content of a file, if one is named; the error names it too.
@@ -94,96 +85,5 @@ impl PyRedisBroker {
 
     fn __repr__(&self) -> String {
         format!("<RedisBroker {} prefix={:?}>", self.server.shown, self.prefix)
-    }
-}
-
-/// How one hub uses a broker.
-pub struct Link {
-    server: Server,
-    keys: Keys,
-    kept: Kept,
-    min_replicas: u32,
-    name: String,
-}
-
-/// Called when a broker finds that delivery lags.
-pub type Lagging = Box<dyn Fn(Python<'_>) + Send + Sync>;
-
-/// Reports to Python's logging and to the hub.
-struct PythonObserver {
-    name: String,
-    lagging: Arc<Lagging>,
-}
-
-impl Observer for PythonObserver {
-    fn warn(&self, message: String) {
-        let hub = self.name.clone();
-        awaiting::soon(move |py| log::warn(py, &hub, &message));
-    }
-
-    fn lagging(&self) {
-        let lagging = self.lagging.clone();
-        awaiting::soon(move |py| {
-            lagging(py);
-            Ok(())
-        });
-    }
-}
-
-impl Link {
-    pub fn new(py: Python<'_>, broker: &PyRedisBroker, name: &str, kept: Kept) -> PyResult<Self> {
-        let keys = Keys::new(&broker.prefix, name).or_raise(py)?;
-        let (server, min_replicas) = (broker.server.clone(), broker.min_replicas);
-        Ok(Self { server, keys, kept, min_replicas, name: name.into() })
-    }
-
-    /// Connect a hub.
-    pub fn start(&self, hub: &Arc<Hub>, lagging: Lagging) -> std::io::Result<Arc<dyn Broker>> {
-        let observer = PythonObserver { name: self.name.clone(), lagging: Arc::new(lagging) };
-        let (server, keys) = (self.server.clone(), self.keys.clone());
-        let broker = redis::start(hub, server, keys, self.kept, self.min_replicas, Box::new(observer))?;
-        RUNNING.with(|running| {
-            let mut running = running.lock();
-            running.retain(|broker| !broker.has_ended());
-            running.push(broker.clone());
-        });
-        Ok(broker)
-    }
-}
-
-/// The longest time that the interpreter's end waits for a thread that starts a broker.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Brokers that may have unsent letters.
-static RUNNING: PerProcess<Vec<Arc<dyn Broker>>> = PerProcess::new();
-
-/// At the interpreter's end: wait until published events are sent.
-pub fn end(py: Python<'_>) {
-    py.detach(|| {
-        let taken = RUNNING
-            .with(|running| running.try_lock_for(PATIENCE).map(|mut running| mem::take(&mut *running)));
-        let running = taken.unwrap_or_default();
-        for broker in &running {
-            broker.stop();
-        }
-        wait_for(&running, |broker| broker.finish());
-    });
-}
-
-/// Wait until events published so far are sent, in a process that may end without the interpreter's end.
-pub fn flush(py: Python<'_>) {
-    py.detach(|| {
-        let running = RUNNING.with(|running| running.try_lock_for(PATIENCE).map(|running| running.clone()));
-        wait_for(&running.unwrap_or_default(), |broker| broker.wait_sent());
-    });
-}
-
-/// Wait for each broker, and report letters that are given up.
-fn wait_for(brokers: &[Arc<dyn Broker>], wait: fn(&dyn Broker) -> usize) {
-    for broker in brokers {
-        let left = wait(&**broker);
-        if left > 0 {
-            broker.report_given_up(left);
-        }
     }
 }

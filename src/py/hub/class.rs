@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::frame::Draft;
 use crate::identity::CloseReason;
 use crate::ids::GroupId;
-use crate::py::brokers::redis::{Link, PyRedisBroker};
+use crate::py::brokers::link::{GivenBroker, Link};
 use crate::py::process::awaiting;
 use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
@@ -117,7 +117,7 @@ impl PyHub {
         max_event_bytes: Whole,
         max_subscribers: Option<Whole>,
         threads: Whole,
-        broker: Option<&PyRedisBroker>,
+        broker: Option<GivenBroker<'_>>,
         name: &str,
         manual_clock: bool,
     ) -> PyResult<Self> {
@@ -143,10 +143,10 @@ impl PyHub {
         let kept = Kept {
             count: config.retention.count,
             age: config.retention.age,
-            min_age: broker.map_or(Duration::ZERO, |broker| broker.min_age),
+            min_age: broker.as_ref().map_or(Duration::ZERO, GivenBroker::min_age),
             bytes: config.history_total_bytes,
         };
-        let link = broker.map(|broker| Link::new(py, broker, name, kept)).transpose()?;
+        let link = broker.map(|broker| Link::new(py, &broker, name, kept)).transpose()?;
         let threads = between("threads", threads, 1, MAX_THREADS)?;
         let settings = Settings { name: name.into(), config, has_manual_clock: manual_clock, threads, link };
         Ok(Self { generations: Arc::new(Generations::new(settings)) })

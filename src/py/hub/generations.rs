@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::frame::Draft;
 use crate::history::Retention;
 use crate::hub::Hub;
-use crate::py::brokers::redis::Link;
+use crate::py::brokers::link::Link;
 use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};

@@ -61,7 +61,7 @@ impl Inherited {
         if self.watches.swap(false, Ordering::Relaxed) && (parent_serves || running_loop(py).is_err()) {
             let message = "published in a forked process without subscribers. Without a broker an \
                 event reaches the subscribers of its own process only: publish in the process that serves the \
-                clients, or give the hub a broker, as Hub(\"redis://...\")";
+                clients, or give the hub a broker, as Hub(\"file:events\")";
             warn(py, name, message);
         }
     }
@@ -73,7 +73,7 @@ fn warn_of_lost(py: Python<'_>, name: &str, before: Option<Before>) {
     let message = format!(
         "{lost} events were published before this process was forked, as at import under gunicorn --preload. \
          They stayed in the parent process, and no subscriber of this one gets them: publish in a lifespan or \
-         startup handler, or give the hub a broker, as Hub(\"redis://...\")"
+         startup handler, or give the hub a broker, as Hub(\"file:events\")"
     );
     warn(py, name, &message);
 }

@@ -1,4 +1,4 @@
-"""Topics that end over Redis: the stream's order decides, and every process follows."""
+"""Topics that end over a broker: the stream's order decides, and every process follows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
-from redis_server import RedisServer
 from redis_workers import Pair, listening
 from sse_hub import Hub, TopicEnded
 from sse_hub.testing import connect
+from stores import Store
 from waiting import PATIENCE, until, until_async
 from wire import names
 
 
-def test_the_streams_of_every_worker_end(redis: RedisServer, pair: Pair) -> None:
-    a, b = pair.hubs(redis.url)
-    with Hub(redis.url, name=pair.name) as hub, listening(a.listen(), b.listen()) as clients:
+def test_the_streams_of_every_worker_end(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    with Hub(store.url, name=pair.name) as hub, listening(a.listen(), b.listen()) as clients:
         hub.publish("t", 1)
         end = hub.end("t").result(PATIENCE)
         for client in clients:
@@ -33,11 +33,11 @@ def test_the_streams_of_every_worker_end(redis: RedisServer, pair: Pair) -> None
             assert names(late.rest()) == ["1", "stream-end"]
 
 
-async def test_a_process_that_starts_later_knows_what_has_ended(redis: RedisServer) -> None:
-    async with Hub(redis.url) as hub:
+async def test_a_process_that_starts_later_knows_what_has_ended(store: Store) -> None:
+    async with Hub(store.url) as hub:
         await hub.publish("t", 1)
         end = await hub.end("t", keep=60)
-        async with Hub(redis.url) as later:
+        async with Hub(store.url) as later:
             with pytest.raises(TopicEnded):
                 await later.publish("t", 2)
             await until_async(lambda: later._ending("t") == "ended")
@@ -46,8 +46,8 @@ async def test_a_process_that_starts_later_knows_what_has_ended(redis: RedisServ
                 assert client.last_event_id == end
 
 
-async def test_ends_that_race_with_publications_are_decided_by_the_stream(redis: RedisServer) -> None:
-    async with Hub(redis.url) as a, Hub(redis.url) as b:
+async def test_ends_that_race_with_publications_are_decided_by_the_stream(store: Store) -> None:
+    async with Hub(store.url) as a, Hub(store.url) as b:
         await asyncio.gather(a.publish("warm", 1), b.publish("warm", 1))
         for race in range(30):
             topic = f"race {race}"
@@ -65,17 +65,10 @@ async def test_ends_that_race_with_publications_are_decided_by_the_stream(redis:
                 assert got == ["stream-open", *expected, "stream-end"]
 
 
-def test_a_name_is_free_for_every_process(redis: RedisServer) -> None:
+def test_a_name_is_free_for_every_process(store: Store) -> None:
     with ExitStack() as stack:
-        hubs = [stack.enter_context(Hub(redis.url)) for _ in range(2)]
+        hubs = [stack.enter_context(Hub(store.url)) for _ in range(2)]
         for round in range(3):
             hubs[round % 2].end("t", keep=0).result(PATIENCE)
             hubs[1].publish("t", round).result(PATIENCE)
         until(lambda: all(hub._ending("t") is None for hub in hubs))
-
-
-def test_nothing_of_an_end_stays_in_redis(redis: RedisServer) -> None:
-    with Hub(redis.url) as hub:
-        for n in range(50):
-            hub.end(f"t{n}", keep=0.2).result(PATIENCE)
-        until(lambda: not redis.admin.keys("*:ended"))

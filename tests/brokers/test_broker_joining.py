@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-from redis_server import RedisServer
-from sse_hub import BrokerError, Hub
+from sse_hub import Hub
+from stores import Store
 from waiting import PATIENCE
 
 
-async def test_what_is_sent_to_a_client_at_once_reaches_it(redis: RedisServer) -> None:
+async def test_what_is_sent_to_a_client_at_once_reaches_it(store: Store) -> None:
     # A past that takes a while to read: what the newcomers are sent must not be taken for part of it.
-    async with Hub(redis.url) as writer:
+    async with Hub(store.url) as writer:
         for number in range(1000):
             last = writer.publish("prices", number)
         await last
     for number in range(20):
-        async with Hub(redis.url, grace=0.0) as hub:
+        async with Hub(store.url, grace=0.0) as hub:
             client = hub.subscribe("prices")
             hub.send(client.id, raw_data=f"hello {number}")
             hub.publish("prices", raw_data=f"price {number}")
@@ -30,9 +29,9 @@ async def test_what_is_sent_to_a_client_at_once_reaches_it(redis: RedisServer) -
             assert received.index(f"hello {number}".encode()) < received.index(f"price {number}".encode())
 
 
-async def test_a_kick_at_once_ends_the_stream(redis: RedisServer) -> None:
+async def test_a_kick_at_once_ends_the_stream(store: Store) -> None:
     for _ in range(20):
-        async with Hub(redis.url, grace=0.0) as hub:
+        async with Hub(store.url, grace=0.0) as hub:
             client = hub.subscribe("prices", user="ann")
             hub.disconnect(user="ann", reason="banned")
             async with asyncio.timeout(PATIENCE):
@@ -41,9 +40,9 @@ async def test_a_kick_at_once_ends_the_stream(redis: RedisServer) -> None:
             assert client.closed
 
 
-async def test_many_at_once_each_have_their_own_id_and_keep_their_order(redis: RedisServer) -> None:
+async def test_many_at_once_each_have_their_own_id_and_keep_their_order(store: Store) -> None:
     numbers = [str(number) for number in range(1000)]
-    async with Hub(redis.url, grace=0.0) as hub:
+    async with Hub(store.url, grace=0.0) as hub:
         client = hub.subscribe("prices")
         publications = [hub.publish("prices", raw_data=number) for number in numbers]
         ids = await asyncio.gather(*publications)
@@ -54,20 +53,3 @@ async def test_many_at_once_each_have_their_own_id_and_keep_their_order(redis: R
         frames = received.decode().split("\n\n")
         got = [frame.splitlines() for frame in frames if "\ndata: " in frame and "event:" not in frame]
         assert got == [[f"id: {id}", f"data: {number}"] for id, number in zip(ids, numbers, strict=True)]
-
-
-async def test_what_redis_refuses_is_refused_for_each(redis: RedisServer) -> None:
-    async with Hub(redis.url, grace=0.0) as hub:
-        client = hub.subscribe("prices")
-        first = await hub.publish("prices", 1)
-        redis.admin.config_set("maxmemory", "1")
-        publications = [hub.publish("prices", number) for number in range(3)]
-        for publication in publications:
-            with pytest.raises(BrokerError, match=r"OOM.*memory"):
-                await publication
-        redis.admin.config_set("maxmemory", "0")
-        ids = [first, await hub.publish("prices", 2)]
-        assert redis.ids() == ids
-        async with asyncio.timeout(PATIENCE):
-            while b"data: 2\n" not in await anext(client):
-                pass

@@ -1,0 +1,92 @@
+//! Entries, appended in batches: those that may not be are refused, the others are written together.
+
+use std::io;
+
+use super::format;
+use super::inner::Inner;
+use super::journal::{Appended, Journal};
+use super::life::Life;
+use crate::broker::letter::Fence;
+use crate::ids::StreamId;
+use crate::stream_broker::store::{Append, AppendError};
+
+/// What becomes of one entry: it is written, with these bytes, or refused.
+type Verdict = Result<Vec<u8>, AppendError>;
+
+fn refused(text: &str) -> AppendError {
+    AppendError::Refused(format!("nothing was written: {text}"))
+}
+
+/// Decide on one entry; `life` becomes what it is behind it.
+fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
+    if let Some(topic) = entry.open.iter().find(|topic| life.has_ended(topic, now)) {
+        return Err(AppendError::Ended(topic.clone()));
+    }
+    let is_open = match &entry.fence {
+        None => true,
+        Some(Fence::Held { lease, token }) => life.holder(lease, now) == Some(token),
+        Some(Fence::Free { lease }) => life.holder(lease, now).is_none(),
+    };
+    if !is_open {
+        return Err(AppendError::Fenced);
+    }
+    let bytes = format::encode(&entry.fields)
+        .ok_or_else(|| refused("an event has no room in a record, which has 4 GiB"))?;
+    if let (Some(keep), Some(topic)) = (entry.ends, entry.open.first()) {
+        life.end(topic, now, keep);
+    }
+    Ok(bytes)
+}
+
+/// Decide on a batch, and write what may be. The log is locked.
+fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result<(Vec<Verdict>, Appended)> {
+    let (now, is_synced) = (journal.now(), journal.settings.is_synced);
+    let not_open = || io::Error::other("the log is not open");
+    life.read(journal.directory().ok_or_else(not_open)?)?;
+    let before = life.clone();
+    let verdicts: Vec<_> = batch.iter().map(|entry| judge(entry, life, now)).collect();
+    let bodies: Vec<_> = verdicts.iter().filter_map(|one| one.as_ref().ok()).collect();
+    let appended = journal.append(&bodies);
+    if appended.ids.len() < bodies.len() {
+        // Nothing ends by an entry that was not written.
+        *life = before;
+        let mut left = appended.ids.len();
+        for entry in batch {
+            if left == 0 {
+                break;
+            }
+            left -= usize::from(judge(entry, life, now).is_ok());
+        }
+    }
+    // The entries are written. On a full disk the next batch tries again to note what they ended.
+    let _ = life.write(journal.directory().ok_or_else(not_open)?, now, is_synced);
+    Ok((verdicts, appended))
+}
+
+impl Inner {
+    /// Append entries; each one's id, or why it has none.
+    pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
+        tokio::task::yield_now().await;
+        let all = |text: String| batch.iter().map(|_| Err(refused(&text))).collect();
+        let written = match self.exclusive().await {
+            Ok(_exclusive) => write(&mut self.journal.lock(), &mut self.life.lock(), batch),
+            Err(error) => return all(format!("{}: {error}", self.place)),
+        };
+        let (verdicts, mut appended) = match written {
+            Ok(written) => written,
+            Err(error) => return all(format!("{}: {error}", self.place)),
+        };
+        let synced = match appended.unsynced.take() {
+            Some(segment) => self.sync(segment).await,
+            None => Ok(()),
+        };
+        let why = format!("{}: {}", self.place, appended.refused);
+        let mut ids = appended.ids.into_iter();
+        let id = |verdict: Verdict| match (verdict.map(|_| ids.next())?, &synced) {
+            (Some(id), Ok(())) => Ok(id),
+            (Some(_), Err(why)) => Err(AppendError::Unknown(why.clone())),
+            (None, _) => Err(refused(&why)),
+        };
+        verdicts.into_iter().map(id).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! Open files that a forked child closes, and what tells one file from another.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{FlockOperation, Stat, flock};
+
+use crate::descriptors;
+
+/// An open file. A lock on it belongs to the open file description, which a forked child shares; so the child
+/// closes its copy at once, and the lock ends with this process.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Held {
+    pub fn new(file: impl Into<OwnedFd>) -> Self {
+        let file = File::from(file.into());
+        descriptors::own(file.as_raw_fd());
+        Self(file)
+    }
+
+    /// Which file it is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity::of(&rustix::fs::fstat(&self.0)?))
+    }
+
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.0)?.st_size).unwrap_or_default())
+    }
+
+    /// Lock it for this process alone; false when another process has it locked.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        self.try_flock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Lock it beside others that do the same; false when another process has it for itself.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn try_share(&self) -> io::Result<bool> {
+        self.try_flock(FlockOperation::NonBlockingLockShared)
+    }
+
+    fn try_flock(&self, operation: FlockOperation) -> io::Result<bool> {
+        match flock(self.0.as_fd(), operation) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Unlock it, whatever copies of the descriptor another process may have for a moment.
+    pub fn unlock(&self) {
+        // It fails for no descriptor that is open.
+        let _ = flock(self.0.as_fd(), FlockOperation::Unlock);
+    }
+}
+
+impl Deref for Held {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Held {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Before it is closed: from then on its number may be another's.
+        descriptors::disown(self.0.as_raw_fd());
+    }
+}
+
+/// Which file a descriptor or a path leads to. As long as it is open, no other file is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity(u64, u64);
+
+impl Identity {
+    #[must_use]
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "the types differ between systems")]
+    pub fn of(stat: &Stat) -> Self {
+        Self(stat.st_dev as u64, stat.st_ino as u64)
+    }
+}

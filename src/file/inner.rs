@@ -1,0 +1,184 @@
+//! What the parts of a store share: the log and its lock. Everything here runs on the broker's thread, and nothing of it
+//! waits for another process but with pauses; only what waits for the disk runs elsewhere.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::task::coop::consume_budget;
+
+use super::directory::open_at;
+use super::held::Held;
+use super::journal::{End, Journal};
+use super::life::Life;
+use super::reading::{Cursor, Page};
+use super::segment::Segment;
+use super::workers::Mine;
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
+use crate::stream_broker::store::{Answer, StoreError};
+
+/// How often a lock that another process has is tried at once; then after pauses, which the runtime rounds up to a
+/// millisecond. A batch takes some microseconds.
+const AT_ONCE: u32 = 8;
+pub const PAUSE: Duration = Duration::from_micros(500);
+
+/// What the parts of a store share.
+pub struct Inner {
+    pub place: String,
+    pub timeout: Duration,
+    pub mode: u32,
+    pub journal: Mutex<Journal>,
+    /// The lock file is locked for a process: this orders its tasks.
+    pub exclusive: AsyncMutex<()>,
+    pub workers: Mutex<Workers>,
+    /// Which topics have ended and who holds leases, as it was read last.
+    pub life: Mutex<Life>,
+}
+
+#[derive(Default)]
+pub struct Workers {
+    pub mine: Option<Mine>,
+    /// The operator knows that the system gives no notices.
+    pub is_warned: bool,
+}
+
+/// The log is locked and settled, until this is dropped.
+pub struct Exclusive<'a> {
+    _locked: Locked,
+    _order: MutexGuard<'a, ()>,
+}
+
+/// A locked lock file.
+struct Locked(Arc<Held>);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
+/// An error of the system's: it may go away.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+pub fn failed(error: io::Error) -> StoreError {
+    StoreError::connection(error.to_string())
+}
+
+impl Inner {
+    /// Lock the log, and bring its end in order. Other processes have it for microseconds; one that was stopped while
+    /// it had it keeps it.
+    pub async fn exclusive(&self) -> Answer<Exclusive<'_>> {
+        self.locked(self.timeout).await?.ok_or_else(|| {
+            StoreError::connection(format!(
+                "another process has had the log locked for {:?}: a process of the hub is stopped, or hangs",
+                self.timeout
+            ))
+        })
+    }
+
+    /// The same, for so long at most; `None` when another process has it.
+    pub async fn locked(&self, patience: Duration) -> Answer<Option<Exclusive<'_>>> {
+        let since = Instant::now();
+        let Ok(order) = tokio::time::timeout(patience.max(PAUSE), self.exclusive.lock()).await else {
+            return Ok(None);
+        };
+        let mut tries = 0;
+        loop {
+            let lock = self.journal.lock().lock_file().map_err(failed)?;
+            if lock.try_lock().map_err(failed)? {
+                let locked = Locked(lock);
+                if self.journal.lock().settle().map_err(failed)? {
+                    return Ok(Some(Exclusive { _locked: locked, _order: order }));
+                }
+                // Another directory has its place now, with another lock.
+            }
+            if since.elapsed() >= patience {
+                return Ok(None);
+            }
+            tries += 1;
+            if tries < AT_ONCE {
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// The log's last id; a log that does not exist is created.
+    pub async fn end(&self) -> Answer<StreamId> {
+        consume_budget().await;
+        let end = self.journal.lock().look(true).map_err(failed)?;
+        if let End::At(last) = end {
+            return Ok(last);
+        }
+        let settled = match end {
+            End::Missing => Some(self.exclusive().await?),
+            // The process that has the lock is about to finish, or to mend.
+            _ => self.locked(Duration::ZERO).await?,
+        };
+        drop(settled);
+        self.journal.lock().last().ok_or_else(|| StoreError::connection("the log is not there"))
+    }
+
+    /// Read entries after `id`; what only the lock can tell from damage is judged with it, should it be free.
+    pub async fn after(&self, at: &mut Option<Cursor>, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
+        consume_budget().await;
+        let read = |at: &mut Option<Cursor>, is_locked| {
+            self.journal.lock().read_after(at, id, count, is_locked).map_err(failed)
+        };
+        let Page { entries, is_unsettled } = read(at, false)?;
+        if !is_unsettled || !entries.is_empty() {
+            return Ok(entries);
+        }
+        let Some(_settled) = self.locked(Duration::ZERO).await? else { return Ok(entries) };
+        Ok(read(at, true)?.entries)
+    }
+
+    /// Put on disk what was appended.
+    pub async fn sync(&self, segment: Arc<Segment>) -> Result<(), String> {
+        let written = tokio::task::spawn_blocking(move || segment.file.sync_data());
+        let why = match tokio::time::timeout(self.timeout, written).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not within {:?}", self.timeout),
+        };
+        Err(format!("{} did not have it on disk: {why}", self.place))
+    }
+
+    /// Act on which topics have ended and who holds leases, by the log's clock; what is changed is written. The log is
+    /// locked, or nothing is changed.
+    pub fn with_life<T>(&self, act: impl FnOnce(&mut Life, u64) -> T) -> io::Result<T> {
+        let mut journal = self.journal.lock();
+        journal.lock_file()?;
+        let (now, is_synced) = (journal.now(), journal.settings.is_synced);
+        let Some(directory) = journal.directory() else {
+            return Err(io::Error::other("the log is not open"));
+        };
+        let mut life = self.life.lock();
+        life.read(directory)?;
+        let done = act(&mut life, now);
+        if let Err(error) = life.write(directory, now, is_synced) {
+            *life = Life::default();
+            return Err(error);
+        }
+        Ok(done)
+    }
+
+    /// Who is present, in the directory of the log.
+    pub fn with_workers<T>(&self, act: impl FnOnce(&Held, &mut Workers) -> io::Result<T>) -> Answer<T> {
+        let dir = {
+            let mut journal = self.journal.lock();
+            journal.lock_file().map_err(failed)?;
+            journal.directory().map(|directory| directory.dir.clone())
+        };
+        let dir = dir.ok_or_else(|| StoreError::connection("the log is not open"))?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+        let opened = open_at(&dir, "workers", flags, 0).map_err(failed)?;
+        act(&opened, &mut self.workers.lock()).map_err(failed)
+    }
+}

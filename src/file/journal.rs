@@ -1,0 +1,376 @@
+//! The log itself: where it ends, what is appended, what is mended and trimmed. Blocking and small; nothing here
+//! waits, not even for the lock: the caller takes it.
+//!
+//! # What is at the end
+//! A writer that dies leaves a record that is not whole: it was never acknowledged, and is cut. Anything else that is
+//! no record is damage: the log goes on in a new segment, behind an id that no entry has, so that nobody takes what
+//! follows for the continuation of what was read before.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::directory::Directory;
+use super::format::{self, HEAD};
+use super::held::Held;
+use super::place::Place;
+use super::salt::Salt;
+use super::segment::{CHUNK, Segment, Stop};
+use super::system::System;
+use crate::ids::StreamId;
+use crate::stream_broker::Kept;
+
+/// The history is kept in about so many segments: one of them is what is kept too much.
+const SEGMENTS: usize = 8;
+/// A segment that is not old has at least so many bytes.
+pub const LEAST_BYTES: u64 = 16 << 10;
+/// A segment has at most so many bytes.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// How a log is kept.
+pub struct Settings {
+    /// The broker's directory.
+    pub place: Place,
+    /// The log's own directory.
+    pub dir: PathBuf,
+    /// What is kept.
+    pub kept: Kept,
+    /// Whether an entry is on disk before it is acknowledged.
+    pub is_synced: bool,
+    /// A segment that is not old has at least so many bytes; [`LEAST_BYTES`].
+    pub least_bytes: u64,
+    /// The clock, and writing.
+    pub system: Box<dyn System>,
+}
+
+/// The end of the log, as far as this process has read.
+#[derive(Debug, Clone)]
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    pub(super) offset: u64,
+    pub(super) last: StreamId,
+    /// Records of the segment.
+    count: u64,
+    /// When its first record was written.
+    began: Option<u64>,
+}
+
+impl Tail {
+    pub(super) fn of(segment: Arc<Segment>) -> Self {
+        let last = segment.head.base;
+        Self { segment, offset: HEAD as u64, last, count: 0, began: None }
+    }
+
+    pub(super) fn given(&self) -> u64 {
+        self.segment.head.given + self.count
+    }
+}
+
+/// The open directory, and the log's end in it.
+pub(super) struct Attached {
+    pub(super) directory: Directory,
+    pub(super) tail: Option<Tail>,
+    /// It is known whether the machine stopped before the log was on disk.
+    is_checked: bool,
+}
+
+/// Where the log ends, without its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Here.
+    At(StreamId),
+    /// Perhaps here: what follows is being written, or has to be mended by somebody who has the lock.
+    Unsettled(StreamId),
+    /// There is no log yet.
+    Missing,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// The ids of the entries that were written: of all, or of the first ones.
+    pub ids: Vec<StreamId>,
+    /// Why the others were not.
+    pub refused: String,
+    /// What has to be on disk before they are acknowledged.
+    pub unsynced: Option<Arc<Segment>>,
+}
+
+/// One log.
+pub struct Journal {
+    /// How it is kept.
+    pub settings: Settings,
+    pub(super) attached: Option<Attached>,
+    pub(super) salt: Salt,
+    /// The greatest id that this process saw, in any files that were here: none up to it is given again.
+    pub(super) seen: StreamId,
+    /// What was read last.
+    pub(super) buffer: Vec<u8>,
+    /// Which opening of the directory this is: places in an earlier one mean nothing.
+    pub generation: u64,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+    /// Entries may be missing, and the log does not say so.
+    pub is_doubtful: bool,
+}
+
+impl Journal {
+    /// A log that is not open yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            attached: None,
+            salt: Salt::draw(0),
+            seen: StreamId::default(),
+            buffer: Vec::new(),
+            generation: 0,
+            warnings: Vec::new(),
+            is_doubtful: false,
+        }
+    }
+
+    /// Close all files; the next call opens them again.
+    pub fn detach(&mut self) {
+        self.attached = None;
+    }
+
+    /// Whether its files are open.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// The open directory.
+    #[must_use]
+    pub fn directory(&mut self) -> Option<&mut Directory> {
+        self.attached.as_mut().map(|attached| &mut attached.directory)
+    }
+
+    pub(super) fn attach(&mut self) -> io::Result<&mut Attached> {
+        if self.attached.is_none() {
+            let directory = Directory::open(&self.settings.place, self.settings.dir.clone())?;
+            self.attached = Some(Attached { directory, tail: None, is_checked: false });
+            self.generation += 1;
+            self.draw_salt();
+        }
+        self.attached.as_mut().ok_or_else(|| io::Error::other("the log is not open"))
+    }
+
+    pub(super) fn draw_salt(&mut self) {
+        self.salt = Salt::draw(self.settings.system.now());
+    }
+
+    /// The file to lock for a batch.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn lock_file(&mut self) -> io::Result<Arc<Held>> {
+        Ok(self.attach()?.directory.lock.clone())
+    }
+
+    /// Read on to the end. `is_thorough` also looks whether the files are still the same.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn look(&mut self, is_thorough: bool) -> io::Result<End> {
+        let buffer = &mut std::mem::take(&mut self.buffer);
+        let mut found = self.look_once(is_thorough, buffer)?;
+        if found.is_none() {
+            // Replaced, or cut by somebody else: everything anew.
+            self.detach();
+            found = self.look_once(true, buffer)?;
+        }
+        if buffer.len() > CHUNK {
+            buffer.truncate(CHUNK);
+            buffer.shrink_to_fit();
+        }
+        self.buffer = std::mem::take(buffer);
+        self.seen = self.seen.max(self.last().unwrap_or_default());
+        found.ok_or_else(|| io::Error::other("the log's files are being replaced"))
+    }
+
+    fn look_once(&mut self, is_thorough: bool, buffer: &mut Vec<u8>) -> io::Result<Option<End>> {
+        let is_new = self.attached.is_none();
+        let attached = self.attach()?;
+        let directory = &mut attached.directory;
+        let known = attached.tail.as_ref().map(|tail| tail.segment.clone());
+        if is_thorough && !is_new && !directory.is_current(known.as_deref()) {
+            return Ok(None);
+        }
+        let noted = directory.noted();
+        if is_thorough || known.as_ref().is_none_or(|known| noted != Some(known.head.base)) {
+            directory.list()?;
+        }
+        let Some(newest) = directory.newest().cloned() else { return Ok(Some(End::Missing)) };
+        if attached.tail.as_ref().is_none_or(|tail| !Arc::ptr_eq(&tail.segment, &newest)) {
+            attached.tail = Some(Tail::of(newest.clone()));
+        }
+        let is_broken = directory.broken().last().is_some_and(|broken| *broken > newest.head.base);
+        let Some(tail) = &mut attached.tail else { return Ok(Some(End::Missing)) };
+        if newest.file.len()? < tail.offset {
+            return Ok(None);
+        }
+        let Tail { offset, last, count, began, .. } = tail;
+        let (end, stop) = newest.scan(*offset, buffer, |record| {
+            // What goes back is not the log's.
+            let follows = record.header.id > *last;
+            if follows {
+                *last = record.header.id;
+                *count += 1;
+                began.get_or_insert(record.header.id.ms);
+            }
+            follows
+        })?;
+        *offset = end;
+        let is_settled = stop == Stop::End && !is_broken;
+        Ok(Some(if is_settled { End::At(*last) } else { End::Unsettled(*last) }))
+    }
+
+    /// Bring the log's end in order. The log is locked by the file that [`Journal::lock_file`] gave; false when it is
+    /// not the log's any more, and has to be taken anew.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn settle(&mut self) -> io::Result<bool> {
+        let generation = self.generation;
+        let newest = self.attached.as_ref().and_then(|it| it.tail.as_ref()).map(|tail| tail.segment.clone());
+        let is_current = self.directory().is_some_and(|directory| directory.is_current(newest.as_deref()));
+        if !is_current {
+            self.detach();
+            return Ok(false);
+        }
+        let is_first = self.attached.as_ref().is_some_and(|attached| !attached.is_checked);
+        let end = self.look(is_first)?;
+        if self.generation != generation {
+            return Ok(false);
+        }
+        match end {
+            End::At(_) => {}
+            End::Missing => self.begin()?,
+            End::Unsettled(_) => self.mend()?,
+        }
+        if is_first {
+            // On a disk that is full, the log can still be read; the next batch tries again.
+            let is_checked = self.check_boot().is_ok();
+            if let Some(attached) = &mut self.attached {
+                attached.directory.mend_note()?;
+                attached.is_checked = is_checked;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The last id, as far as this process has read.
+    #[must_use]
+    pub fn last(&self) -> Option<StreamId> {
+        Some(self.attached.as_ref()?.tail.as_ref()?.last)
+    }
+
+    /// The newest segment.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Segment>> {
+        Some(self.attached.as_ref()?.tail.as_ref()?.segment.clone())
+    }
+
+    /// The time by the log's clock, which never goes back.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.settings.system.now().max(self.last().unwrap_or_default().ms)
+    }
+
+    /// Append a batch of encoded fields. The log is locked and settled.
+    pub fn append(&mut self, batch: &[impl AsRef<[u8]>]) -> Appended {
+        let mut appended = Appended::default();
+        if let Err(error) = self.append_to(batch, &mut appended) {
+            appended.refused = error.to_string();
+        }
+        appended
+    }
+
+    fn append_to(&mut self, batch: &[impl AsRef<[u8]>], appended: &mut Appended) -> io::Result<()> {
+        let now = self.settings.system.now();
+        self.rotate(now)?;
+        let (mut salt, seen, is_synced) = (self.salt, self.seen, self.settings.is_synced);
+        let Some(Attached { tail: Some(tail), .. }) = &mut self.attached else {
+            return Err(io::Error::other("the log is not open"));
+        };
+        let key = tail.segment.head.key;
+        let (mut bytes, mut last, mut ends) = (Vec::new(), tail.last, Vec::with_capacity(batch.len()));
+        for fields in batch {
+            let id = salt.next_id(last.max(seen), now).ok_or_else(too_late)?;
+            let offset = tail.offset + bytes.len() as u64;
+            if !format::put(&mut bytes, key, offset, id, last, fields.as_ref()) {
+                return Err(too_late());
+            }
+            ends.push((bytes.len(), id));
+            last = id;
+        }
+        let (written, failed) = write(&*self.settings.system, tail, &bytes);
+        let whole = ends.partition_point(|(end, _)| *end <= written);
+        let end = whole.checked_sub(1).map_or(0, |at| ends[at].0);
+        if end < written {
+            // Nobody takes a record that is not whole. If this fails too, the next one mends it.
+            let _ = tail.segment.file.set_len(tail.offset + end as u64);
+        }
+        if let Some((_, id)) = whole.checked_sub(1).map(|at| ends[at]) {
+            (tail.last, tail.offset) = (id, tail.offset + end as u64);
+            tail.count += whole as u64;
+            tail.began.get_or_insert(id.ms);
+            appended.ids = ends[..whole].iter().map(|(_, id)| *id).collect();
+            appended.unsynced = is_synced.then(|| tail.segment.clone());
+            (self.seen, self.salt) = (self.seen.max(id), salt);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Begin a segment when the newest is large or old enough, and delete those that are not kept.
+    fn rotate(&mut self, now: u64) -> io::Result<()> {
+        let (kept, is_synced) = (self.settings.kept, self.settings.is_synced);
+        let Some(Attached { directory, tail: Some(tail), .. }) = &mut self.attached else { return Ok(()) };
+        if is_due(tail, kept, self.settings.least_bytes, now) {
+            let segment = directory.create(tail.last, tail.given(), is_synced)?;
+            *tail = Tail::of(segment);
+        }
+        loop {
+            let mut oldest = directory.segments().values();
+            let (Some(first), Some(next)) = (oldest.next(), oldest.next()) else { return Ok(()) };
+            let age = Duration::from_millis(now.saturating_sub(next.head.base.ms));
+            let is_over = tail.given().saturating_sub(next.head.given) >= kept.count as u64;
+            if !(is_over && age >= kept.min_age || kept.age.is_some_and(|most| age > most)) {
+                return Ok(());
+            }
+            let base = first.head.base;
+            directory.remove(base);
+        }
+    }
+}
+
+fn is_due(tail: &Tail, kept: Kept, least_bytes: u64, now: u64) -> bool {
+    let Some(began) = tail.began else { return false };
+    let age = Duration::from_millis(now.saturating_sub(began));
+    let parts = u32::try_from(SEGMENTS).unwrap_or(1);
+    let is_large = tail.count >= (kept.count / SEGMENTS) as u64
+        && tail.offset >= least_bytes
+        && age >= kept.min_age / parts;
+    is_large || tail.offset >= MOST_BYTES || kept.age.is_some_and(|most| age >= most / parts)
+}
+
+/// Write all of it; how much was written, and why no more.
+fn write(system: &dyn System, tail: &Tail, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match system.write_at(&tail.segment.file, &bytes[done..], tail.offset + done as u64) {
+            Ok(0) => return (done, Some(io::Error::from(io::ErrorKind::WriteZero))),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Some(error)),
+        }
+    }
+    (done, None)
+}
+
+pub(super) fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the clock says a year after 2248, for which ids have no room")
+}

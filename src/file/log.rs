@@ -1,0 +1,82 @@
+//! The log, read as a store's.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::inner::{Inner, failed};
+use super::reading::Cursor;
+use super::watch::Watch;
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
+use crate::stream_broker::store::{Answer, Log};
+
+/// The log, read.
+pub struct FileLog {
+    pub(super) inner: Arc<Inner>,
+    pub(super) at: Option<Cursor>,
+    /// The watch of a follower, and which opening of the directory it is for.
+    pub(super) watch: Option<(Watch, u64)>,
+}
+
+impl FileLog {
+    /// Watch the directory; why it cannot be watched.
+    pub(super) fn watch(&mut self) -> Option<io::Error> {
+        let (generation, dir) = {
+            let journal = self.inner.journal.lock();
+            (journal.generation, journal.settings.dir.clone())
+        };
+        let (watch, error) = Watch::new(&dir);
+        self.watch = Some((watch, generation));
+        error
+    }
+}
+
+impl Log for FileLog {
+    async fn last(&mut self) -> Answer<Option<StreamId>> {
+        self.inner.end().await.map(Some)
+    }
+
+    async fn begin(&mut self) -> Answer<StreamId> {
+        self.inner.end().await
+    }
+
+    async fn after(&mut self, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
+        self.inner.after(&mut self.at, id, count).await
+    }
+
+    async fn wait_after(&mut self, id: StreamId, count: usize, wait: Duration) -> Answer<Vec<Arrived>> {
+        let end = tokio::time::Instant::now() + wait;
+        loop {
+            // Files answer at once: a reader of a long log would keep the thread from everything else.
+            tokio::task::yield_now().await;
+            let generation = self.inner.journal.lock().generation;
+            if self.watch.as_ref().is_none_or(|(_, of)| *of != generation) {
+                self.watch();
+            }
+            if let Some((watch, _)) = &mut self.watch {
+                watch.forget();
+            }
+            let entries = self.inner.after(&mut self.at, id, count).await?;
+            let Some((watch, _)) = self.watch.as_mut().filter(|_| entries.is_empty()) else {
+                return Ok(entries);
+            };
+            if tokio::time::timeout_at(end, watch.changed()).await.is_err() {
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn backwards(&mut self, end: StreamId, is_included: bool, count: usize) -> Answer<Vec<Arrived>> {
+        tokio::task::coop::consume_budget().await;
+        self.inner.journal.lock().read_backwards(end, is_included, count).map_err(failed)
+    }
+
+    async fn now(&mut self) -> Answer<u64> {
+        Ok(self.inner.journal.lock().now())
+    }
+
+    async fn is_doubtful(&mut self) -> Answer<bool> {
+        Ok(false)
+    }
+}

@@ -1,0 +1,146 @@
+//! The log, read: what follows an id, and what comes before one.
+//!
+//! Readers take no lock. What is not whole at the end of the newest segment may be in the middle of being written;
+//! only a reader that has the lock can tell it from damage.
+
+use std::io;
+use std::sync::Arc;
+
+use super::format::HEAD;
+use super::journal::Journal;
+use super::segment::{Segment, Stop};
+use crate::broker::letter::Arrived;
+use crate::ids::StreamId;
+
+/// Behind which id a reader stands, and where that is.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    segment: Arc<Segment>,
+    offset: u64,
+    id: StreamId,
+    generation: u64,
+}
+
+/// Entries that were read.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Those that can be judged.
+    pub entries: Vec<Arrived>,
+    /// Something stands behind them that only a reader who has the lock can judge.
+    pub is_unsettled: bool,
+}
+
+impl Journal {
+    /// The place behind `id`, or what comes next if it is not in the log; `None` when there is no log.
+    fn find(&mut self, id: StreamId) -> io::Result<Option<Cursor>> {
+        self.look(true)?;
+        let generation = self.generation;
+        let Some(directory) = self.directory() else { return Ok(None) };
+        let segment = directory.holding(id).cloned();
+        Ok(segment.map(|segment| {
+            let offset = segment.place_before(id);
+            Cursor { segment, offset, id, generation }
+        }))
+    }
+
+    /// Read at most `count` entries after `id`; `at` is where the last read ended. `is_locked`: nobody writes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read_after(
+        &mut self,
+        at: &mut Option<Cursor>,
+        id: StreamId,
+        count: usize,
+        is_locked: bool,
+    ) -> io::Result<Page> {
+        let known =
+            at.take().filter(|at| at.id == id && at.generation == self.generation && self.is_attached());
+        let mut page = Page::default();
+        let Some(mut cursor) = (if known.is_some() { known } else { self.find(id)? }) else {
+            return Ok(page);
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            // Before the segment is read: what was written to it before the next one began is read first.
+            let next = self.next_segment(&cursor.segment)?;
+            let is_final = is_locked || next.is_some();
+            let (key, mut last) = (cursor.segment.head.key, cursor.id);
+            let (offset, stop) = cursor.segment.scan(cursor.offset, &mut buffer, |record| {
+                if record.header.id <= last {
+                    return true;
+                }
+                let is_wanted =
+                    page.entries.len() < count && (is_final || record.header.is_sound(record.fields, key));
+                if is_wanted {
+                    last = record.header.id;
+                    page.entries.push(record.header.arrived(record.fields, key));
+                }
+                is_wanted
+            })?;
+            (cursor.offset, cursor.id) = (offset, last);
+            if page.entries.len() >= count {
+                break;
+            }
+            let Some(next) = next else {
+                page.is_unsettled = stop != Stop::End;
+                break;
+            };
+            cursor = Cursor { segment: next, offset: HEAD as u64, ..cursor };
+        }
+        self.buffer = buffer;
+        *at = Some(cursor);
+        Ok(page)
+    }
+
+    fn next_segment(&mut self, segment: &Segment) -> io::Result<Option<Arc<Segment>>> {
+        let base = segment.head.base;
+        let Some(directory) = self.directory() else { return Ok(None) };
+        if directory.noted() == Some(base) {
+            return Ok(None);
+        }
+        if directory.next(base).is_none() {
+            directory.list()?;
+        }
+        Ok(directory.next(base).cloned())
+    }
+
+    /// Read at most `count` entries up to `end`, the newest first.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read_backwards(
+        &mut self,
+        end: StreamId,
+        is_included: bool,
+        count: usize,
+    ) -> io::Result<Vec<Arrived>> {
+        self.look(true)?;
+        let Some(directory) = self.directory() else { return Ok(Vec::new()) };
+        let segments: Vec<_> = directory.segments().range(..=end).rev().map(|(_, it)| it.clone()).collect();
+        let is_wanted = |id: StreamId| id < end || (is_included && id == end);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut found = Vec::new();
+        'segments: for segment in segments {
+            let places = segment.places_before(end, &mut buffer)?;
+            let mut until = u64::MAX;
+            for place in places.into_iter().rev() {
+                let mut part = Vec::new();
+                segment.scan(place, &mut buffer, |record| {
+                    let is_here = record.offset < until && is_wanted(record.header.id);
+                    if is_here {
+                        part.push(record.header.arrived(record.fields, segment.head.key));
+                    }
+                    is_here
+                })?;
+                until = place;
+                found.extend(part.into_iter().rev().take(count - found.len()));
+                if found.len() >= count {
+                    break 'segments;
+                }
+            }
+        }
+        self.buffer = buffer;
+        Ok(found)
+    }
+}

@@ -1,0 +1,174 @@
+//! One file of a log: `<id before the first>.log`, its records from one end to the other.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::format::{self, HEAD, Head, HeadError, Header, Parsed, RECORD};
+use super::held::{Held, Identity};
+use crate::ids::StreamId;
+
+/// What the names of segments end with.
+pub const SUFFIX: &str = ".log";
+/// Bytes that are read at once.
+pub const CHUNK: usize = 64 << 10;
+/// Bytes between two places of a segment that are remembered.
+const MARKED: u64 = 64 << 10;
+
+/// The name of the segment behind `base`.
+#[must_use]
+pub fn name(base: StreamId) -> String {
+    format!("{base}{SUFFIX}")
+}
+
+/// The id in a segment's name; `None` for another file's.
+#[must_use]
+pub fn base_of(name: &str) -> Option<StreamId> {
+    let id = StreamId::parse(name.strip_suffix(SUFFIX)?)?;
+    format::pack(id).map(|_| id)
+}
+
+/// A segment that is open.
+#[derive(Debug)]
+pub struct Segment {
+    /// The file.
+    pub file: Held,
+    /// Its head.
+    pub head: Head,
+    /// Which file it is.
+    pub identity: Identity,
+    /// Places of records and the id before each, ascending; found as the segment is read.
+    marks: Mutex<Vec<(StreamId, u64)>>,
+}
+
+/// Why a segment was read no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It ends here.
+    End,
+    /// The last record is not whole: it is being written, or its writer died.
+    Torn,
+    /// What stands here is no record.
+    Damaged,
+    /// The caller has enough.
+    Enough,
+}
+
+/// A record that was read.
+pub struct Record<'a> {
+    /// Its first bytes.
+    pub header: Header,
+    /// Where it begins.
+    pub offset: u64,
+    /// Its fields, as they were encoded.
+    pub fields: &'a [u8],
+}
+
+impl Segment {
+    /// A segment whose head was read.
+    ///
+    /// # Errors
+    /// What the system says, or the head cannot be read.
+    pub fn open(file: Held) -> io::Result<Result<Arc<Self>, HeadError>> {
+        let mut bytes = [0; HEAD];
+        let count = read_full(&file, &mut bytes, 0)?;
+        let head = match Head::read(&bytes[..count]) {
+            Ok(head) => head,
+            Err(error) => return Ok(Err(error)),
+        };
+        let identity = file.identity()?;
+        Ok(Ok(Arc::new(Self { file, head, identity, marks: Mutex::default() })))
+    }
+
+    /// Where to begin to read for what follows `id`.
+    #[must_use]
+    pub fn place_before(&self, id: StreamId) -> u64 {
+        let marks = self.marks.lock();
+        let at = marks.partition_point(|(before, _)| *before <= id);
+        at.checked_sub(1).map_or(HEAD as u64, |at| marks[at].1)
+    }
+
+    /// Places from which on to read, ascending, for all that comes before `end` a part at a time. A segment that was
+    /// not read yet is read once for that.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn places_before(&self, end: StreamId, buffer: &mut Vec<u8>) -> io::Result<Vec<u64>> {
+        if self.marks.lock().is_empty() && self.file.len()? > 2 * MARKED {
+            self.scan(HEAD as u64, buffer, |record| record.header.id < end)?;
+        }
+        let marks = self.marks.lock();
+        let before = marks.iter().take_while(|(before, _)| *before < end).map(|(_, place)| *place);
+        Ok(std::iter::once(HEAD as u64).chain(before).collect())
+    }
+
+    fn mark(&self, before: StreamId, offset: u64) {
+        let mut marks = self.marks.lock();
+        let last = marks.last().map_or(HEAD as u64, |mark| mark.1);
+        if offset >= last + MARKED {
+            marks.push((before, offset));
+        }
+    }
+
+    /// Give the records from `offset` on to `visit`, which says whether it took the record and wants more. Gives the
+    /// place behind the last one that was taken, and why it went no further.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn scan(
+        &self,
+        mut offset: u64,
+        buffer: &mut Vec<u8>,
+        mut visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> io::Result<(u64, Stop)> {
+        buffer.resize(CHUNK.max(buffer.len()), 0);
+        loop {
+            let count = read_full(&self.file, buffer, offset)?;
+            let (bytes, is_end) = (&buffer[..count], count < buffer.len());
+            let mut at = 0;
+            let wanted = loop {
+                let rest = &bytes[at..];
+                let here = offset + at as u64;
+                let header = match format::header(rest, self.head.key, here) {
+                    Parsed::Header(header) => header,
+                    Parsed::Short if is_end => {
+                        return Ok((here, if rest.is_empty() { Stop::End } else { Stop::Torn }));
+                    }
+                    Parsed::Short => break 0,
+                    Parsed::Damaged => return Ok((here, Stop::Damaged)),
+                };
+                let Some(fields) = rest.get(RECORD..header.len) else {
+                    if is_end {
+                        return Ok((here, Stop::Torn));
+                    }
+                    break header.len;
+                };
+                self.mark(header.before, here);
+                if !visit(&Record { header, offset: here, fields }) {
+                    return Ok((here, Stop::Enough));
+                }
+                at += header.len;
+            };
+            offset += at as u64;
+            if wanted > buffer.len() {
+                buffer.resize(wanted, 0);
+            }
+        }
+    }
+}
+
+/// Read until the buffer is full or the file ends.
+fn read_full(file: &Held, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

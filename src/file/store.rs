@@ -1,0 +1,150 @@
+//! A log in files as a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::inner::{Inner, PAUSE, failed};
+use super::journal::{Journal, Settings};
+use super::log::FileLog;
+use super::workers::{self, Mine};
+use crate::ids::StreamId;
+use crate::stream_broker::store::{Answer, Append, AppendError, Opened, PresenceWrite, Store};
+
+/// The longest that opening a log may keep a client's stream from being opened.
+const OPENING: Duration = Duration::from_millis(1500);
+
+/// A log in files, as the store of one hub.
+pub struct FileStore(Arc<Inner>);
+
+impl FileStore {
+    /// A log, which is opened later.
+    #[must_use]
+    pub fn new(settings: Settings, timeout: Duration) -> Self {
+        let place = settings.dir.display().to_string();
+        let mode = settings.place.mode;
+        let journal = Mutex::new(Journal::new(settings));
+        let inner = Inner {
+            place,
+            timeout,
+            mode,
+            journal,
+            exclusive: AsyncMutex::default(),
+            workers: Mutex::default(),
+            life: Mutex::default(),
+        };
+        Self(Arc::new(inner))
+    }
+}
+
+impl Store for FileStore {
+    type Log = FileLog;
+
+    const THREAD: &'static str = "sse-hub-file";
+
+    fn place(&self) -> &str {
+        &self.0.place
+    }
+
+    fn log_name(&self) -> &str {
+        &self.0.place
+    }
+
+    fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        self.0.timeout.min(OPENING)
+    }
+
+    async fn open(&self, _is_redirected: bool) -> Answer<Opened<FileLog>> {
+        drop(self.0.exclusive().await?);
+        let mut log = self.log();
+        let mut warnings = std::mem::take(&mut self.0.journal.lock().warnings);
+        if let Some(error) = log.watch()
+            && !std::mem::replace(&mut self.0.workers.lock().is_warned, true)
+        {
+            warnings.push(format!(
+                "{} cannot be watched ({error}): it is looked at every 20 ms instead; raise \
+                 fs.inotify.max_user_instances or the limit of open files",
+                self.0.place
+            ));
+        }
+        let is_doubtful = std::mem::take(&mut self.0.journal.lock().is_doubtful);
+        Ok(Opened { log, is_doubtful, warnings })
+    }
+
+    fn log(&self) -> FileLog {
+        FileLog { inner: self.0.clone(), at: None, watch: None }
+    }
+
+    async fn connect(&self) -> Answer<()> {
+        if self.0.journal.lock().is_attached() {
+            return Ok(());
+        }
+        self.0.exclusive().await.map(drop)
+    }
+
+    async fn disconnect(&self) {
+        self.0.journal.lock().detach();
+    }
+
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
+        self.0.append(&batch).await
+    }
+
+    async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Answer<bool> {
+        let _exclusive = self.0.exclusive().await?;
+        self.0.with_life(|life, now| life.lease(name, token, now, ttl)).map_err(failed)
+    }
+
+    async fn release(&self, name: &str, token: &str) -> Answer<()> {
+        let _exclusive = self.0.exclusive().await?;
+        self.0.with_life(|life, now| life.release(name, token, now)).map_err(failed)
+    }
+
+    async fn is_leased(&self, name: &str) -> Answer<bool> {
+        self.0.with_life(|life, now| life.holder(name, now).is_some()).map_err(failed)
+    }
+
+    async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {
+        self.0.with_workers(|dir, workers| match write {
+            PresenceWrite::Replace(all) => {
+                workers.mine = Some(Mine::write(dir, self.0.mode, worker, all)?);
+                Ok(true)
+            }
+            PresenceWrite::Update(changes) => {
+                workers.mine.as_mut().map_or(Ok(false), |mine| mine.update(dir, worker, changes))
+            }
+        })
+    }
+
+    async fn remove_presence(&self, worker: &str) -> Answer<()> {
+        self.0.with_workers(|dir, workers| {
+            workers.mine = None;
+            workers::remove(dir, worker)
+        })
+    }
+
+    async fn present(&self, topic: &str) -> Answer<Vec<String>> {
+        self.0.with_workers(|dir, _| workers::present(dir, topic))
+    }
+
+    async fn close(&self) {
+        let (newest, last) = {
+            let journal = self.0.journal.lock();
+            (journal.newest(), journal.last())
+        };
+        if let (Some(newest), Some(last)) = (newest, last)
+            && self.0.sync(newest).await.is_ok()
+            && let Ok(Some(_exclusive)) = self.0.locked(PAUSE).await
+        {
+            // Without the note, a machine that stops now looks as if it had lost something: nothing worse.
+            let _ = self.0.journal.lock().note_closed(last);
+        }
+        self.0.journal.lock().detach();
+    }
+}

@@ -1,0 +1,153 @@
+//! Presence: a file for each worker, which is locked while its process lives. The system unlocks it when the process
+//! ends, however that comes; whoever finds it unlocked deletes it.
+//!
+//! A line says that a subscriber is in a topic, `+TOPIC TAB ID`, or no longer, `-TOPIC TAB ID`; topics have no control
+//! characters. The last one holds.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::directory::open_at;
+use super::held::{Held, Identity};
+use crate::broker::PresenceChange;
+
+/// What a file begins as, until it is locked and has its name.
+const NEW: &str = ".new";
+/// Beyond so many bytes, and this many times what it began with, a file is written anew.
+const ROOM: u64 = 64 << 10;
+const TIMES: u64 = 4;
+/// Nobody needs this long to write a file.
+const LEFT: Duration = Duration::from_secs(60);
+
+/// This process's file.
+pub struct Mine {
+    file: Held,
+    identity: Identity,
+    len: u64,
+    /// How long it was when it was written anew.
+    whole: u64,
+}
+
+fn lines(changes: &[PresenceChange]) -> String {
+    let mut text = String::new();
+    for change in changes {
+        for topic in &change.topics {
+            let sign = if change.is_in { '+' } else { '-' };
+            let _ = writeln!(text, "{sign}{topic}\t{}", change.subscriber);
+        }
+    }
+    text
+}
+
+impl Mine {
+    /// Write the file of `worker` anew; readers see the former one until all is written.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(workers: &Held, mode: u32, worker: &str, all: &[PresenceChange]) -> io::Result<Self> {
+        let new = format!("{worker}{NEW}");
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR;
+        let file = open_at(workers, &new, flags, mode)?;
+        let text = lines(all);
+        file.write_all_at(text.as_bytes(), 0)?;
+        if !file.try_lock()? {
+            return Err(io::Error::other(format!("{new} is locked by another process")));
+        }
+        rustix::fs::renameat(workers, &*new, workers, worker)?;
+        let len = text.len() as u64;
+        Ok(Self { identity: file.identity()?, file, len, whole: len })
+    }
+
+    /// Append changes. Gives whether the file is still this worker's whole table; one that has grown too long is to be
+    /// written anew.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn update(&mut self, workers: &Held, worker: &str, changes: &[PresenceChange]) -> io::Result<bool> {
+        let text = lines(changes);
+        self.file.write_all_at(text.as_bytes(), self.len)?;
+        self.len += text.len() as u64;
+        let there = rustix::fs::statat(workers, worker, AtFlags::SYMLINK_NOFOLLOW);
+        let is_mine = there.is_ok_and(|stat| Identity::of(&stat) == self.identity);
+        Ok(is_mine && self.len <= ROOM.max(self.whole * TIMES))
+    }
+}
+
+/// Delete a worker's file.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(workers: &Held, worker: &str) -> io::Result<()> {
+    match rustix::fs::unlinkat(workers, worker, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The subscribers of a topic at all workers whose processes live.
+///
+/// # Errors
+/// What the system says.
+pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for entry in rustix::fs::Dir::read_from(workers)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        if name.ends_with(NEW) {
+            remove_left(workers, name);
+            continue;
+        }
+        let Some(text) = alive(workers, name)? else { continue };
+        // A line without its end is being written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        for line in whole.lines() {
+            let (sign, rest) = line.split_at_checked(1).unwrap_or_default();
+            match rest.split_once('\t') {
+                Some((named, id)) if named == topic && sign == "+" => drop(found.insert(id.to_owned())),
+                Some((named, id)) if named == topic => drop(found.remove(id)),
+                _ => {}
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Delete what a worker left that ended while it wrote its file anew.
+fn remove_left(workers: &Held, name: &str) {
+    let found = rustix::fs::statat(workers, name, AtFlags::SYMLINK_NOFOLLOW);
+    let since = found
+        .ok()
+        .and_then(|stat| u64::try_from(stat.st_mtime).ok())
+        .map(|at| UNIX_EPOCH + Duration::from_secs(at));
+    if since.is_some_and(|since| since.elapsed().is_ok_and(|age| age > LEFT)) {
+        // Another process may have done it.
+        let _ = remove(workers, name);
+    }
+}
+
+/// The content of a worker's file; `None` when its process has ended: then the file is deleted.
+fn alive(workers: &Held, name: &str) -> io::Result<Option<String>> {
+    let file = match rustix::fs::openat(workers, name, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Held::new(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // Others may look at the same time: a lock that excluded them would make the worker look alive to them.
+    if file.try_share()? {
+        let there = rustix::fs::statat(workers, name, AtFlags::SYMLINK_NOFOLLOW);
+        // Unless it was given this name just now, by a worker that writes its file anew.
+        if there.is_ok_and(|stat| file.identity().is_ok_and(|mine| mine == Identity::of(&stat))) {
+            remove(workers, name)?;
+            return Ok(None);
+        }
+    }
+    io::read_to_string(&*file).map(Some)
+}

@@ -1,0 +1,78 @@
+//! `FileBroker`: the directory by which the processes of a host are one hub.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyPermissionError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::config::{positive_seconds, seconds};
+use crate::py::values::exceptions::OrRaise;
+
+#[pyclass(frozen, name = "FileBroker", module = "sse_hub._core")]
+pub struct PyFileBroker {
+    pub options: Options,
+}
+
+/// What a hub's log needs of it.
+#[derive(Clone)]
+pub struct Options {
+    #[cfg(unix)]
+    pub place: crate::file::place::Place,
+    pub timeout: Duration,
+    pub min_age: Duration,
+    pub is_synced: bool,
+}
+
+#[pymethods]
+impl PyFileBroker {
+    #[new]
+    #[pyo3(signature = (path_or_url, *, timeout=5.0, min_age=10.0, sync=false, mode=0o600),
+           text_signature = "(path_or_url, *, timeout=5.0, min_age=10.0, sync=False, mode=0o600)")]
+    #[allow(clippy::needless_pass_by_value, reason = "Python gives it so")]
+    fn new(
+        py: Python<'_>,
+        path_or_url: PathBuf,
+        timeout: f64,
+        min_age: f64,
+        sync: bool,
+        mode: u32,
+    ) -> PyResult<Self> {
+        let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
+        let min_age = seconds("min_age", min_age).or_raise(py)?;
+        Self::made(py, &path_or_url, Times { timeout, min_age }, sync, mode)
+    }
+
+    #[cfg(unix)]
+    fn __repr__(&self) -> String {
+        format!("<FileBroker {}>", self.options.place.root.display())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    timeout: Duration,
+    min_age: Duration,
+}
+
+impl PyFileBroker {
+    #[cfg(unix)]
+    fn made(py: Python<'_>, path: &Path, times: Times, is_synced: bool, mode: u32) -> PyResult<Self> {
+        use crate::file::place::{Place, Refusal};
+
+        let place = Place::new(path, mode, &std::env::current_dir()?).or_raise(py)?;
+        place.check().map_err(|refusal| match refusal {
+            Refusal::Wrong(text) => PyValueError::new_err(text),
+            Refusal::Denied(text) => PyPermissionError::new_err(text),
+        })?;
+        let Times { timeout, min_age } = times;
+        Ok(Self { options: Options { place, timeout, min_age, is_synced } })
+    }
+
+    #[cfg(not(unix))]
+    fn made(_: Python<'_>, _: &Path, _: Times, _: bool, _: u32) -> PyResult<Self> {
+        Err(PyValueError::new_err(
+            "a file broker needs Linux or macOS: run one worker with Hub(), or use RedisBroker",
+        ))
+    }
+}

@@ -1,0 +1,114 @@
+"""Who is there, over all processes; and reaching one of them from any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis_workers import Listener, Pair, listening, takes
+from sse_hub import Hub
+from stores import Store
+from waiting import PATIENCE
+
+
+def eventually(look: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
+    """What others see of a process lags a little."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) != expected:
+        assert time.monotonic() < deadline, f"stays {seen}, not {expected}"
+        time.sleep(0.02)
+
+
+def who(*clients: Listener) -> dict[str, Any]:
+    return {"count": len(clients), "ids": sorted(client.id for client in clients)}
+
+
+async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    async with Hub(store.url, name=pair.name) as hub:
+        there = await hub.presence()
+        assert (there.count, there.ids) == (0, ())
+        with listening(a.listen("x"), b.listen("x,y"), b.listen("y")) as (one, two, three):
+            for worker in (a, b):
+                eventually(lambda worker=worker: worker.presence(), who(one, two, three))
+                eventually(lambda worker=worker: worker.presence("x"), who(one, two))
+                eventually(lambda worker=worker: worker.presence("y"), who(two, three))
+                assert worker.presence("z") == who()
+            there = await hub.presence("y")
+            assert (there.count, there.ids) == (2, tuple(who(two, three)["ids"]))
+            two.close()
+            eventually(lambda: a.presence("x"), who(one))
+            eventually(lambda: a.presence(), who(one, three))
+
+
+def test_a_hub_that_closes_takes_its_clients_along(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    with listening(a.listen(), b.listen()) as (one, two):
+        eventually(a.presence, who(one, two))
+        pair.workers[1].hubs.popitem()[1].close()
+        eventually(a.presence, who(one))
+
+
+def test_two_hubs_on_one_redis_see_their_own_only(store: Store, pair: Pair) -> None:
+    a, b = pair.workers[0].hub(store.url, pair.name), pair.workers[1].hub(store.url, pair.name + "-other")
+    with listening(a.listen(), b.listen()) as (one, two):
+        eventually(a.presence, who(one))
+        eventually(b.presence, who(two))
+
+
+def test_send_reaches_one_client_wherever_it_is(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    with Hub(store.url, name=pair.name) as hub, listening(a.listen(), b.listen()) as (one, two):
+        for sender, client in ((a, two), (b, one), (a, one), (b, two)):
+            assert sender.send(client.id, "for you")["id"] is None
+        hub.send(one.id, "from elsewhere").result()
+        hub.send(two.id, "from elsewhere").result()
+        hub.send("nobody", "at all").result()
+        hub.publish("t", "for all").result()
+        takes([one, two], ["for you", "for you", "from elsewhere", "for all"])
+
+
+def test_what_is_sent_keeps_its_place_and_is_not_replayed(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    with Hub(store.url, name=pair.name) as hub:
+        with listening(b.listen()) as (client,):
+            for n in range(50):
+                hub.publish("t", n)
+                hub.send(client.id, f"after {n}")
+            hub.publish("t", "end").result()
+            expected = [data for n in range(50) for data in (n, f"after {n}")]
+            last, seen = "", []
+            for _ in expected:
+                event = client.event()
+                seen.append(event.json())
+                if isinstance(seen[-1], str):
+                    assert event.id == last, "it moved the client's position"
+                last = event.id
+            assert seen == expected
+            first = store.ids(pair.name)[0]
+        for worker in (a, b):
+            with listening(worker.listen(last_event_id=first)) as (client,):
+                assert client.until("end") == [*range(1, 50), "end"]
+
+
+@pytest.mark.parametrize("sender", [0, 1, 2])
+def test_disconnect_reaches_clients_wherever_they_are(store: Store, pair: Pair, sender: int) -> None:
+    a, b = pair.hubs(store.url)
+    with (
+        Hub(store.url, name=pair.name) as hub,
+        listening(a.listen(user="u"), b.listen(user="u"), a.listen(user="v"), b.listen()) as clients,
+    ):
+        ann, ann_too, bob, nobody = clients
+        kick: Any = [a.disconnect, b.disconnect, hub.disconnect][sender]
+        hub.publish("t", "before").result()
+        kick(user="u")
+        kick(id=nobody.id)
+        takes(clients, ["before"] * 1)
+        for client in (ann, ann_too, nobody):
+            assert [event for event in client.rest() if event.event == "message"] == []
+            assert client.ended
+        hub.publish("t", "after").result()
+        takes([bob], ["after"])
+        eventually(a.presence, who(bob))
