@@ -28,7 +28,7 @@ const parser = (id, setRetry) => {
       } else if (field === "data") data.push(value);
       else if (field === "event") type = value;
       else if (field === "id" && !value.includes("\0")) id = value;
-      else if (field === "retry" && /^\d+$/.test(value)) setRetry(Math.min(+value, LONGEST));
+      else if (field === "retry" && /^\d+$/.test(value)) setRetry(+value);
     }
     return blocks;
   };
@@ -63,21 +63,24 @@ export const connect = (url, options = {}) => {
   let resolveClosed;
   const closed = new Promise((resolve) => (resolveClosed = resolve));
 
-  const emit = (event) => {
-    for (const callback of [...(listeners.get(event.type) ?? [])]) {
-      try {
-        callback(event);
-      } catch (error) {
-        setTimeout(() => {
-          throw error; // as an error of the page, not of the stream
-        });
-      }
+  // What throws here is an error of the page, not of the stream.
+  const attempt = (action) => {
+    try {
+      action();
+    } catch (error) {
+      setTimeout(() => {
+        throw error;
+      });
     }
+  };
+
+  const emit = (event) => {
+    for (const callback of [...(listeners.get(event.type) ?? [])]) attempt(() => callback(event));
   };
 
   const remember = (id) => {
     position = id;
-    if (keep && !stale) sessionStorage.setItem(key, id);
+    if (keep && !stale) attempt(() => sessionStorage.setItem(key, id)); // It may be full.
   };
 
   const forget = (since) => {
@@ -175,7 +178,7 @@ export const connect = (url, options = {}) => {
           const parse = parser(position, (ms) => (retry = ms));
           const decoder = new TextDecoder(); // It drops a byte order mark.
           const reader = answer.body.getReader();
-          let jump = stale > 1 && (await load());
+          let jump = stale > 1 && !over && (await load());
           while (!jump && !over) {
             const { done, value } = await alive(reader.read());
             if (done) break;
@@ -211,7 +214,7 @@ export const connect = (url, options = {}) => {
       if (over) return;
       abort.abort();
       if (!hasOpened || stale) failures += 1;
-      const backoff = Math.min(retry * 2 ** failures, Math.max(retry, LONGEST_BACKOFF));
+      const backoff = Math.min(Math.max(retry, 1) * 2 ** failures, Math.max(retry, LONGEST_BACKOFF));
       const delay = Math.min(Math.max(backoff, after) * (1 + Math.random() / 4), LONGEST);
       emit({ type: "error", error, status, delay });
       if (over) return;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from pages import ROOT
 
 CLIENT = ROOT / "clients" / "js"
 HERE = Path(__file__).parent
+NODE = Path(sys.prefix) / "node"
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -43,5 +45,10 @@ def test_the_package_is_complete(tmp_path: Path) -> None:
         "sse-hub.js",
     ]
     package.rename(package.with_name(manifest["name"]))
+    (tmp_path / "types.mts").write_text((HERE / "js_client_types.ts").read_text())
+    settings = {"strict": True, "noEmit": True, "target": "es2022", "module": "nodenext", "types": []}
+    settings["lib"] = ["es2022", "dom", "dom.iterable"]
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": settings, "files": ["types.mts"]}))
+    run("node", NODE / "node_modules" / "typescript" / "bin" / "tsc", cwd=tmp_path)
     program = 'import { connect } from "sse-hub"; console.log(typeof connect)'
     assert run("node", "--input-type=module", "-e", program, cwd=tmp_path) == "function\n"
