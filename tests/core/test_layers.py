@@ -34,7 +34,7 @@ RUST = [
 PYTHON = [
     "_ends",
     "_core",
-    "exceptions event",
+    "exceptions event log",
     "brokers",
     "_servers",
     "_stopping _handoff",

@@ -1,0 +1,186 @@
+"""Look at a log of ``Hub("file:…")``: ``python -m sse_hub.log PATH``.
+
+``PATH`` is a log's directory, such as ``events/default``. Nothing is locked and nothing is changed, so it may
+be read while hubs use it. The format is described in ``src/file/format.rs``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+_HEAD = struct.Struct("<8sIIIIqQ")
+_RECORD = struct.Struct("<IIqqI")
+_MAGIC = b"sse-hub\n"
+_VERSION = 1
+_POLL = 0.2  # seconds between two looks of --follow
+_SHOWN = 100  # characters of an event
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of a log, and where it stands."""
+
+    id: int
+    before: int
+    fields: dict[str, bytes]
+    end: int
+
+
+def _text(id: int) -> str:
+    return f"{id >> 20}-{id & (1 << 20) - 1}"
+
+
+def _split(content: bytes) -> dict[str, bytes]:
+    fields = {}
+    while content:
+        name, content = content[1 : 1 + content[0]], content[1 + content[0] :]
+        (size,) = struct.unpack_from("<I", content)
+        fields[name.decode()], content = content[4 : 4 + size], content[4 + size :]
+    return fields
+
+
+class Segment:
+    """One file of a log, read from its beginning."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage = ""
+
+    def records(self, at: int = 0) -> Iterator[Record]:
+        """The records from a place on; ``damage`` says afterwards why it went no further."""
+        content = self.path.read_bytes()
+        self.damage = ""
+        if len(content) < _HEAD.size or content[:8] != _MAGIC:
+            self.damage = "its head is damaged"
+            return
+        _, version, crc, key, _, _, _ = _HEAD.unpack_from(content)
+        if version != _VERSION:
+            self.damage = f"its format is {version}, which this version of sse-hub does not know"
+            return
+        if crc != crc32(content[16 : _HEAD.size], version):
+            self.damage = "its head is damaged"
+            return
+        at = at or _HEAD.size
+        while at < len(content):
+            head = content[at : at + _RECORD.size]
+            if len(head) < _RECORD.size:
+                self.damage = f"at byte {at}, the last record is not whole"
+                return
+            size, check, id, before, crc = _RECORD.unpack(head)
+            if check != crc32(head[8:], crc32(head[:4], crc32(struct.pack("<Q", at), key))):
+                self.damage = f"at byte {at} is no record"
+                return
+            content_of = content[at + _RECORD.size : at + size]
+            if at + size > len(content):
+                self.damage = f"at byte {at}, the last record is not whole"
+                return
+            if crc != crc32(content_of, key):
+                self.damage = f"at byte {at}, the fields of {_text(id)} are damaged"
+                return
+            at += size
+            yield Record(id, before, _split(content_of), at)
+
+
+def _segments(log: Path) -> list[Segment]:
+    def base(path: Path) -> tuple[int, ...]:
+        return tuple(int(part) for part in path.stem.split("-"))
+
+    found = [path for path in log.glob("*.log") if path.stem.replace("-", "", 1).isdigit()]
+    return [Segment(path) for path in sorted(found, key=base)]
+
+
+_KINDS = {
+    "a": "to all",
+    "o": "to one",
+    "i": "kick",
+    "u": "kick",
+    "b": "begins",
+    "s": "stops",
+    "e": "ends",
+    "g": "gap",
+}
+
+
+def _line(record: Record) -> str:
+    kind = record.fields.get("k", b"").decode()
+    to = record.fields.get("t", b"").decode().replace("\n", ",")
+    data = record.fields.get("d", b"").decode(errors="replace").strip().replace("\n", " | ")
+    shown = data if len(data) <= _SHOWN else f"{data[:_SHOWN]}… ({len(data)} characters)"
+    return "  ".join(filter(None, [_text(record.id), _KINDS.get(kind, ""), to, shown]))
+
+
+def _show(log: Path) -> int:
+    for segment in _segments(log):
+        for record in segment.records():
+            print(_line(record))
+    return 0
+
+
+def _check(log: Path) -> int:
+    """Say what is damaged, and where entries are missing; 0 when nothing is."""
+    count, problems, last = 0, 0, None
+    for segment in _segments(log):
+        for record in segment.records():
+            if last is not None and record.before != last:
+                problems += 1
+                print(
+                    f"{segment.path.name}: entries are missing between {_text(last)} and {_text(record.id)}"
+                )
+            elif record.fields.get("k") == b"g":
+                problems += 1
+                print(f"{segment.path.name}: entries may be missing before {_text(record.id)}")
+            last = record.id
+            count += 1
+        if segment.damage:
+            problems += 1
+            print(f"{segment.path.name}: {segment.damage}")
+    print(f"{count} entries, {problems} problems" if problems else f"{count} entries, all whole")
+    return 1 if problems else 0
+
+
+def _follow(log: Path) -> int:
+    """Print what is appended from now on, until interrupted."""
+    last = 0
+    for segment in _segments(log):
+        last = max([last, *(record.id for record in segment.records())])
+    while True:
+        for segment in _segments(log)[-2:]:
+            for record in segment.records():
+                if record.id > last:
+                    last = record.id
+                    print(_line(record), flush=True)
+        time.sleep(_POLL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code: 1 when ``--check`` finds damage, 2 when there is no log."""
+    parser = argparse.ArgumentParser("python -m sse_hub.log", description="Look at a log of Hub('file:…').")
+    parser.add_argument("path", type=Path, help="the log's directory: events/default for Hub('file:events')")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--follow", action="store_true", help="print what is appended from now on")
+    mode.add_argument(
+        "--check", action="store_true", help="say what is damaged or missing; exit code 1 if anything"
+    )
+    given = parser.parse_args(arguments)
+    if not _segments(given.path):
+        print(
+            f"there is no log in {given.path}: give the directory that has the *.log files", file=sys.stderr
+        )
+        return 2
+    if given.follow:
+        try:
+            return _follow(given.path)
+        except KeyboardInterrupt:
+            return 0
+    return _check(given.path) if given.check else _show(given.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
