@@ -41,7 +41,8 @@ const retryAfter = (value) => (/^\d+$/.test(value) ? value * 1000 : Date.parse(v
 const asBytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
 
 export const connect = (url, options = {}) => {
-  const { headers, method = "GET", body, credentials, reset, keep, signal, heartbeat } = options;
+  const { headers, method = "GET", body, credentials, lastEventId, reset, keep, signal, heartbeat, ...others } = options;
+  for (const name in others) throw new TypeError(`${name}: no such option`);
   const isAsked = typeof headers === "function";
   // What is wrong with the arguments is an error here, not a failed attempt later.
   const request = new Request(url, { method, body, credentials, headers: isAsked ? {} : headers });
@@ -52,7 +53,7 @@ export const connect = (url, options = {}) => {
   const listeners = new Map();
   const iterators = new Set();
   const window = globalThis.addEventListener ? globalThis : undefined;
-  let position = options.lastEventId ?? (keep && sessionStorage.getItem(key)) ?? "";
+  let position = lastEventId ?? (keep && sessionStorage.getItem(key)) ?? "";
   let retry = 3000;
   let isHub = false; // Names that start with "stream-" are control events of a hub only.
   let stale = 0; // Before the next event, reset() has to load the state: 1 at `stream-open`, 2 at the head.

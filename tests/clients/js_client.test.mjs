@@ -83,7 +83,10 @@ const readParts = async (...bodies) => {
     });
   };
   try {
-    return { events: await read(connect("http://h/")), reported };
+    const connection = connect("http://h/");
+    const delays = [];
+    connection.on("error", ({ delay }) => delays.push(delay));
+    return { events: await read(connection), reported, delays };
   } finally {
     globalThis.fetch = fetched;
   }
@@ -92,11 +95,10 @@ const readParts = async (...bodies) => {
 test("the event stream is parsed as the standard says", async () => {
   const bytes = Buffer.from(HARD);
   for (const parts of [[bytes], Array.from(bytes, (byte) => Buffer.of(byte))]) {
-    const began = performance.now();
-    const { events, reported } = await readParts(parts);
+    const { events, reported, delays } = await readParts(parts);
     assert.deepEqual(events.map(({ type, data, lastEventId }) => [type, data, lastEventId]), READ);
     assert.deepEqual(reported, [null, null], "an unfinished block has no id");
-    assert.ok(performance.now() - began < 2500, "retry: 1 was taken");
+    assert.ok(delays[0] <= 1.25, "retry: 1 was taken");
   }
 });
 
@@ -160,14 +162,14 @@ for (const [name, answer, status] of [
 }
 
 test("it waits as long as Retry-After says, also for a status of 4xx", async () => {
-  const date = new Date(Date.now() + 5000).toUTCString();
-  for (const [status, value, least] of [[503, "1", 1000], [429, date, 3000], [502, undefined, 0]]) {
+  const date = new Date(Date.now() + 120000).toUTCString();
+  for (const [status, value, least] of [[503, "1", 1000], [429, date, 60000], [502, undefined, 0]]) {
     const { url } = await serve(refuse(status, value ? { "Retry-After": value } : {}));
     const connection = connect(url);
     const { delay, status: said } = await once(connection, "error");
     connection.close();
     assert.equal(said, status);
-    assert.ok(delay >= least && delay <= 1.25 * 6000, `${value}: ${delay}`);
+    assert.ok(delay >= least && delay <= 1.25 * 120000, `${value}: ${delay}`);
   }
 });
 
@@ -273,10 +275,10 @@ test("names of another server that begin with stream- are its own", async () => 
 
 test("two heartbeats without a byte mean that the connection is dead", async () => {
   const { url } = await serve(stream((response) => response.write("id: 1\ndata: 1\nretry: 1\n\n")), "data: 2\n\n", END);
-  const connection = connect(url, { heartbeat: 0.5 });
+  const connection = connect(url, { heartbeat: 1.5 });
   const [failure, events] = await Promise.all([once(connection, "error"), read(connection)]);
   assert.match(failure.error.message, /silent/);
-  assert.deepEqual(events.map(({ data }) => data), ["1", "2"]);
+  assert.equal(events.at(-1).data, "2");
 });
 
 test("a slow consumer makes the server wait, and is not taken for a dead connection", async () => {
@@ -292,9 +294,9 @@ test("a slow consumer makes the server wait, and is not taken for a dead connect
     })
   );
   let count = 0;
-  for await (const { data } of connect(url, { heartbeat: 0.05 })) {
+  for await (const { data } of connect(url, { heartbeat: 0.25 })) {
     assert.equal(data.length, 60000);
-    if (++count === 1) await new Promise((resolve) => setTimeout(resolve, 300));
+    if (++count === 1) await new Promise((resolve) => setTimeout(resolve, 800));
     if (count === 20) break;
   }
   assert.ok(written < 1000, `${written} were taken`);
@@ -336,6 +338,7 @@ test("wrong arguments are errors of the call", () => {
     ["http://h/", { headers: { "a b": "c" } }],
     ["http://h/", { heartbeat: "soon" }],
     ["http://h/", { reset: "load" }],
+    ["http://h/", { withCredentials: true }],
   ]) assert.throws(() => connect(url, options), TypeError, JSON.stringify(options));
   const connection = connect("http://h/");
   assert.throws(() => connection.on("message"), TypeError);
