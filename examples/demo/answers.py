@@ -25,9 +25,9 @@ ANSWERS = {
         "Server-Sent Events are one long HTTP response to which the server keeps adding lines. "
         "In the browser, new EventSource(url) is the whole client.\n\n"
         "That is enough for live prices, notifications, a chat room, a progress bar, or an answer that "
-        "appears word by word, like this one. This stream is an ordinary async generator handed to "
-        "EventSourceResponse; every token carries an id, so even a cut in the middle of a sentence can "
-        "be mended."
+        "appears word by word, like this one. This answer is an ordinary async generator that the hub "
+        "runs: reload the page, or open another, and it goes on; every token carries an id, so even a cut "
+        "in the middle of a sentence can be mended."
     ),
 }
 
@@ -41,14 +41,8 @@ def tokens_for(question: str) -> list[str]:
     return re.findall(r"\s*\S{1,7}|\s+", answer)
 
 
-async def stream_answer(question: str, start: int, pace: float) -> AsyncIterator[ServerSentEvent]:
-    """Yield the tokens from number `start` on, one about every `pace` seconds, and `done` at the end.
-
-    A token's id is the number of the one after it, so the browser's Last-Event-ID is where to go on.
-    """
-    tokens = tokens_for(question)
-    yield ServerSentEvent(comment="one moment", retry=500)
-    for number, token in enumerate(tokens[start:], start + 1):
+async def write_answer(question: str, pace: float) -> AsyncIterator[ServerSentEvent]:
+    """Yield the tokens, one about every `pace` seconds."""
+    for token in tokens_for(question):
         await asyncio.sleep(random.uniform(0.4, 1.6) * pace)
-        yield JSONServerSentEvent(token, event="token", id=str(number))
-    yield JSONServerSentEvent({"tokens": len(tokens)}, event="done", id=str(len(tokens)))
+        yield JSONServerSentEvent(token, event="token")

@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from sse_hub import BrokerError, EventSourceResponse, Hub, HubClosed, Subscription
+from sse_hub import BrokerError, Hub, HubClosed, Subscription
 
-from .answers import stream_answer
+from .answers import write_answer
 from .exchange import keep_market
 from .models import (
     Change,
@@ -35,12 +35,13 @@ from .models import (
     Notice,
     Person,
     Presence,
+    Question,
     Whisper,
     now,
 )
 from .settings import Settings
 
-STATIC = Path(__file__).parent / "static"
+STATIC = FilePath(__file__).parent / "static"
 PRICES, NOTICES, LOBBY, PRESENCE = "prices", "notices", "chat:lobby", "presence"
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 BEAT = 5.0  # seconds after which a worker says anew who is there, so that one that died is noticed
@@ -136,7 +137,7 @@ async def events(client: ClientId, name: Annotated[Name, Query()], prices: bool 
 @hub.on_connect
 def connected(subscriber: Subscription) -> None:
     """Tell the page its stream's id, and everybody that it is here."""
-    if subscriber.info is None:  # the market looks for its last tick
+    if subscriber.info is None:  # who watches an answer, or the market that looks for its last tick
         return
     # A line that broke without a word is noticed late: the page's new stream takes the old one's place.
     for other in visitors():
@@ -232,13 +233,25 @@ async def cut(body: Cut) -> Delivered:
     return Delivered(id=None, online=(await hub.presence()).count)
 
 
-# --- A stream of one's own: an answer, token by token ------------------------------------------------
+# --- A run: an answer, token by token, that belongs to no connection ---------------------------------
+
+AnswerId = Annotated[str, Path(pattern=r"^[a-f0-9]{16,32}$")]
 
 
-@app.get("/api/answer")
-async def answer(
-    question: Annotated[str, Query(min_length=1, max_length=200)],
-    last_event_id: Annotated[int, Header(ge=0)] = 0,
-) -> EventSourceResponse:
-    """What sse-starlette's users know: an async generator, streamed."""
-    return EventSourceResponse(stream_answer(question, last_event_id, settings.token))
+@app.post("/api/answers/{id}")
+async def ask(id: AnswerId, body: Question) -> dict[str, str]:
+    """Begin to answer, whoever watches."""
+    run = await hub.run(f"answer:{id}", write_answer, body.question, settings.token, idle=60)
+    return {"state": run.state}
+
+
+@app.get("/api/answers/{id}")
+async def watch(id: AnswerId) -> Response:
+    """The answer from its beginning, or from the browser's last id."""
+    return hub.follow(f"answer:{id}")
+
+
+@app.delete("/api/answers/{id}")
+async def stop(id: AnswerId) -> dict[str, bool]:
+    """Stop it, wherever it runs."""
+    return {"stopped": await hub.stop(f"answer:{id}")}

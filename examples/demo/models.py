@@ -25,6 +25,12 @@ class Level(StrEnum):
     warning = "warning"
 
 
+class Question(BaseModel):
+    """What the form of the answer posts."""
+
+    question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
 class NewNotice(BaseModel):
     """What the form posts; `Notice` is what everybody gets."""
 

@@ -156,7 +156,43 @@ def test_an_answer_arrives_token_by_token(demo: Server, visit: Callable[..., Pag
     text = page.locator("#words").text_content() or ""
     assert text.startswith("Choose Server-Sent Events when the server does the talking")
     assert text.endswith("many small messages, as in a game.")
-    assert int(page.locator("#fact-answer-id").inner_text()) > 50
+    assert int(page.locator("#fact-answer-tokens").inner_text()) > 50
+
+
+@pytest.fixture
+def slow(serve: Callable[..., Server]) -> Server:
+    """A server whose answers take half a minute."""
+    return serve(*DEMO, **QUICK | {"SSE_HUB_TOKEN": "0.3"})
+
+
+def test_an_answer_survives_the_reload_and_is_stopped_from_another_tab(
+    slow: Server, visit: Callable[..., Page]
+) -> None:
+    page = visit(slow.url, "Ada")
+    page.click("#chips button >> nth=0")
+    expect(page.locator("#words")).to_contain_text("Server-Sent")
+    page.reload()
+    expect(page.locator("#words")).to_have_attribute("data-state", "writing")
+    tab = page.context.new_page()
+    tab.goto(slow.url)
+    for one in (page, tab):
+        expect(one.locator("#words")).to_contain_text("Server-Sent Events")
+    tab.click("#ask")
+    for one in (page, tab):
+        expect(one.locator("#words")).to_have_attribute("data-state", "stopped")
+    assert page.locator("#words").text_content() == tab.locator("#words").text_content()
+
+
+def test_an_answer_of_a_server_that_was_killed_is_lost(slow: Server, visit: Callable[..., Page]) -> None:
+    page = visit(slow.url, "Ada")
+    page.click("#chips button >> nth=0")
+    expect(page.locator("#words")).to_contain_text("Server-Sent")
+    slow.kill()
+    slow.start()
+    expect(page.locator("#words")).to_have_attribute("data-state", "lost")
+    expect(page.locator("#ask")).to_have_text("Ask again")
+    page.click("#ask")
+    expect(page.locator("#words")).to_contain_text("Server-Sent")
 
 
 def test_an_answer_cut_in_the_middle_is_the_same_answer(
@@ -164,12 +200,12 @@ def test_an_answer_cut_in_the_middle_is_the_same_answer(
 ) -> None:
     proxy = proxy_for(demo)
     page, other = visit(proxy.url, "Ada"), visit(demo.url, "Bob")
-    proxy.stop_at = b"id: 20\r\n"
+    proxy.stop_at = b'data: " carries"'
     for one in (page, other):
         one.click("#chips button >> nth=1")
     assert proxy.stopped.wait(PATIENCE)
-    # The twentieth token has begun, so it does not count.
-    expect(page.locator("#fact-answer-id")).to_have_text("19")
+    # The third token has begun, so it does not count.
+    expect(page.locator("#fact-answer-tokens")).to_have_text("2")
     proxy.cut()
     state(page, "waiting")
     proxy.mend()

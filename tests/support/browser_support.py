@@ -83,6 +83,14 @@ class Server:
             self.process.stdout.close()
         assert "Traceback" not in self.output, self.output
 
+    def kill(self) -> None:
+        """Send SIGKILL: the program ends without a word."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.reader.join(STOP_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def restart(self) -> None:
         """Stop the program and start it again on the same port."""
         self.stop()
