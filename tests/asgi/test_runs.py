@@ -64,7 +64,10 @@ class Model:
         return JSONResponse(await self.hub.stop(request.path_params["id"]))
 
     def start(self, id: str = "a") -> Stream:
-        return Stream(self.site.port, f"/{id}", method="POST")
+        """A watcher of a run that has begun."""
+        stream = Stream(self.site.port, f"/{id}", method="POST")
+        stream.opened()
+        return stream
 
     def watch(self, id: str = "a", **options: Any) -> Stream:
         return Stream(self.site.port, f"/{id}", **options)

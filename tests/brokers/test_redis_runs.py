@@ -41,8 +41,11 @@ class Worker:
         return found
 
     def start(self, name: str, **query: Any) -> Stream:
+        """A watcher of a run that has begun."""
         path = str(httpx.URL(f"/runs/{name}", params=query))
-        return Stream(self.server.port, path, method="POST")
+        stream = Stream(self.server.port, path, method="POST")
+        stream.opened()
+        return stream
 
     def watch(self, name: str, last_event_id: str = "") -> Stream:
         return Stream(self.server.port, f"/runs/{name}", last_event_id=last_event_id)
@@ -207,7 +210,7 @@ async def test_idle_counts_the_watchers_of_every_process(redis: RedisServer) -> 
 
     async with Hub(redis.url) as hub, Hub(redis.url) as other:
         watcher = other.subscribe("r")
-        await watcher._settled()
+        await watcher._resolved()
         run = await hub.run("r", source, idle=0.5)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run.wait(), 1.5)

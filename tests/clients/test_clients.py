@@ -274,9 +274,10 @@ def test_a_reload_in_mid_run_and_three_at_once(client: tuple[str, Open, Model]) 
 
 def test_a_stop_ends_every_reader(client: tuple[str, Open, Model], site: tuple[Model, Server]) -> None:
     name, open_reader, _ = client
-    readers = [open_reader(f"{name}:stop")[0], open_reader(f"{name}:stop", again=True)[0]]
-    for reader in readers:
-        reader.wait("".join(WORDS[:3]))
+    readers = [open_reader(f"{name}:stop")[0]]
+    readers[0].wait("".join(WORDS[:3]))  # the run has begun
+    readers.append(open_reader(f"{name}:stop", again=True)[0])
+    readers[1].wait("".join(WORDS[:3]))
     assert site[1].http.delete(f"/run/{name}:stop").json() is True
     for reader in readers:
         ended = reader.ended()
@@ -289,9 +290,10 @@ def test_a_source_that_fails_fails_every_reader(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("sse_hub"), "propagate", False)
     name, open_reader, model = client
-    readers = [open_reader(f"{name}:fail")[0], open_reader(f"{name}:fail", again=True)[0]]
-    for reader in readers:
-        reader.wait("".join(WORDS[:3]))
+    readers = [open_reader(f"{name}:fail")[0]]
+    readers[0].wait("".join(WORDS[:3]))  # the run has begun
+    readers.append(open_reader(f"{name}:fail", again=True)[0])
+    readers[1].wait("".join(WORDS[:3]))
     model.error = RuntimeError("the key is 1234")
     for reader in readers:
         ended = reader.ended()
