@@ -10,49 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from run_sources import Gate, end, one, transcript
 from sse_hub import Hub, HubClosed, Run, RunState, RunTooLarge, ServerSentEvent, TopicEnded
 from sse_hub.testing import connect
 
 PATIENCE = 30
 
 who = contextvars.ContextVar("who", default="nobody")
-
-
-class Gate:
-    """A source that a test opens step by step."""
-
-    def __init__(self) -> None:
-        self.steps: asyncio.Queue[Any] = asyncio.Queue()
-        self.closed = asyncio.Event()
-        self.calls = 0
-
-    async def source(self, *given: Any) -> AsyncIterator[Any]:
-        self.calls += 1
-        for value in given:
-            yield value
-        try:
-            while (step := await self.steps.get()) is not None:
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-        finally:
-            self.closed.set()
-
-
-async def transcript(hub: Hub, name: str, last_event_id: str | None = None, format: Any = None) -> list[Any]:
-    """The data of every event that a watcher gets, to the end of its stream."""
-    async with connect(
-        hub.follow(name, format=format), "/", last_event_id=last_event_id, control=True
-    ) as client:
-        got = []
-        async for event in client:
-            if event.event not in (":", "stream-open"):
-                got.append(event.data if event.event == "message" else f"{event.event} {event.data}")
-        return got
-
-
-def end(state: str) -> str:
-    return f'stream-end {{"state":"{state}"}}'
 
 
 async def test_a_run_goes_on_without_a_watcher_and_is_kept() -> None:
@@ -297,104 +261,6 @@ async def test_on_finish_gets_the_run_and_what_it_yielded(caplog: pytest.LogCapt
         await (await hub.run("c", gate.source, on_finish=broken)).wait()
         await asyncio.sleep(0)
         assert "database" in caplog.text
-
-
-async def test_a_hub_that_closes_stops_its_runs_and_tells_their_watchers() -> None:
-    hub = Hub()
-    gate = Gate()
-    run = await hub.run("r", gate.source, 1)
-    watcher = asyncio.create_task(transcript(hub, "r"))
-    while not hub.count("r"):  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    await hub.aclose()
-    assert gate.closed.is_set()
-    assert run.state is RunState.STOPPED
-    assert await watcher == ["1", end("stopped")]
-    assert await (await hub.run("r", one)).wait() is RunState.DONE, "the next use starts anew"
-    await hub.aclose()
-
-
-async def one() -> AsyncIterator[int]:
-    yield 1
-
-
-async def test_close_stops_runs_of_other_loops_and_of_its_own() -> None:
-    hub = Hub()
-    gates = [Gate(), Gate()]
-    own = await hub.run("own", gates[0].source)
-    started, ended = threading.Event(), []
-
-    def other() -> None:
-        async def main() -> None:
-            run = await hub.run("other", gates[1].source)
-            started.set()
-            ended.append(await run.wait())
-
-        asyncio.run(main())
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    await asyncio.to_thread(started.wait, PATIENCE)
-    await asyncio.to_thread(hub.close)
-    thread.join(PATIENCE)
-    assert ended == [RunState.STOPPED]
-    assert await own.wait() is RunState.STOPPED
-    run = await hub.run("own", Gate().source)
-    hub.close()  # on its own loop, which cannot run meanwhile
-    assert run.state is RunState.STOPPED
-    await asyncio.sleep(0)
-
-
-async def test_another_loop_may_wait_and_stop() -> None:
-    async with Hub() as hub:
-        run = await hub.run("r", Gate().source)
-        assert await asyncio.to_thread(lambda: asyncio.run(run.stop())) is True
-        assert await asyncio.to_thread(lambda: asyncio.run(run.wait())) is RunState.STOPPED
-
-
-async def test_a_run_of_a_loop_that_ends_is_stopped() -> None:
-    hub = Hub()
-    closed = threading.Event()
-
-    async def source() -> AsyncIterator[int]:
-        try:
-            yield 1
-            await asyncio.sleep(PATIENCE)
-        finally:
-            closed.set()
-
-    def other() -> Run:
-        async def main() -> Run:
-            run = await hub.run("r", source)
-            await asyncio.sleep(0)
-            return run
-
-        return asyncio.run(main())
-
-    run = await asyncio.to_thread(other)
-    assert closed.is_set()
-    assert run.state is RunState.STOPPED
-    assert await transcript(hub, "r") == ["1", end("stopped")]
-    await hub.aclose()
-
-
-async def test_cancelled_waiting_stops_nothing() -> None:
-    async with Hub() as hub:
-        gate = Gate()
-        run = await hub.run("r", gate.source)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(run.wait(), 0.01)
-        gate.steps.put_nowait(None)
-        assert await run.wait() is RunState.DONE
-
-
-async def test_the_hub_holds_its_runs() -> None:
-    async with Hub() as hub:
-        gate = Gate()
-        await hub.run("r", gate.source, 1)
-        gc.collect()
-        gate.steps.put_nowait(None)
-        assert await transcript(hub, "r") == ["1", end("done")]
 
 
 async def test_nothing_is_published_to_a_run_that_has_ended() -> None:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 from sse_hub import EventSourceResponse, Hub, Subscription
 from sse_hub.sse import AppStatus
@@ -337,78 +336,3 @@ def test_the_switch_of_sse_starlette_ends_it(site: Site, monkeypatch: pytest.Mon
         monkeypatch.setattr(AppStatus, "should_exit", False)
         other.publish("t", 1)
         assert stays.take(1) == [1], "a hub's own response is none of its streams"
-
-
-# --- When it steps back ----------------------------------------------------------------------------
-
-
-async def _nothing(*args: Any) -> None:
-    await asyncio.sleep(3600)
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ping": {"ping": 30},
-    "sep": {"sep": "\n"},
-    "ping_message_factory": {"ping_message_factory": lambda: "ping"},
-    "data_sender_callable": {"data_sender_callable": _nothing},
-    "send_timeout": {"send_timeout": 5.0},
-    "client_close_handler_callable": {"client_close_handler_callable": lambda message: asyncio.sleep(0)},
-    "shutdown_event": {"shutdown_event": anyio.Event()},
-    "shutdown_grace_period": {"shutdown_grace_period": 0.1},
-    "cleanup_timeout": {"cleanup_timeout": 1.0},
-}
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_with_an_option_of_sse_starlette_it_stays_with_the_server(site: Site, option: str) -> None:
-    hub = site.hub()
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t"), **OPTIONS[option]))
-    stays_with_the_server(site, hub)
-
-
-def stays_with_the_server(site: Site, hub: Hub, **options: Any) -> None:
-    hub.publish("t", "before")
-    with site.raw(**options) as stream:
-        stream.opened()
-        hub.publish("t", 1)
-        assert stream.take(1) == [1]
-        assert (only(hub).path, hub.stats()["handed_off"]) == ("loop", 0)
-        only(hub).close()
-        assert [event for event in stream.rest() if not event.is_comment] == []
-        assert stream.ended
-    until(lambda: hub.count() == 0)
-
-
-def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site) -> None:
-    hub = site.hub()
-
-    class Changing:
-        def __init__(self, app: Any) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def changed(message: Any) -> None:
-                if message.get("body"):
-                    message = {**message, "body": b": changed\n\n" + message["body"]}
-                await send(message)
-
-            await self.app(scope, receive, changed)
-
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Changing))
-    stays_with_the_server(site, hub)
-
-
-def test_one_that_was_iterated_stays_with_the_server(site: Site) -> None:
-    hub = site.hub()
-
-    async def endpoint(request: Request) -> Response:
-        subscription = hub.subscribe("t")
-        assert b"stream-open" in await anext(subscription)
-        return EventSourceResponse(subscription)
-
-    site.app = Starlette(routes=[Route("/", endpoint)])
-    with site.raw() as stream:
-        until(lambda: hub.count() == 1)
-        hub.publish("t", 1)
-        assert stream.take(1) == [1]
-        assert only(hub).path == "loop"

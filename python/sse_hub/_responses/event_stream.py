@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
@@ -30,6 +30,7 @@ from sse_hub._core import Pump, Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import close_content
 from sse_hub._responses.sending import SendTimeoutError, send_within
+from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_closing, find_departure, find_unsent
 from sse_hub._servers.uvicorn_writing import connection_of
@@ -43,25 +44,6 @@ logger = logging.getLogger("sse_hub.sse")
 _LAST_SEND = 0.5
 # Three years, for streams that do not end with their server: uvloop's timers take no infinity.
 _FOR_EVER = 10.0**8
-
-
-class Streamed(Protocol):
-    """What a stream needs of its response. Attributes without an underscore may be assigned while it runs."""
-
-    active: bool
-    body_iterator: AsyncIterable[Any]
-    client_close_handler_callable: Callable[[Message], Awaitable[None]] | None
-    data_sender_callable: Callable[[], Coroutine[None, None, None]] | None
-    ping_message_factory: Callable[[], Any] | None
-    send_timeout: float | None
-    sep: str
-    _cleanup_timeout: float | None
-    _pings: bool
-    _shutdown_event: anyio.Event | None
-    _shutdown_grace_period: float
-
-    @property
-    def ping_interval(self) -> int | float: ...
 
 
 class EventStream:

@@ -1,4 +1,6 @@
 //! `Hub`, the native base of `sse_hub.Hub`.
+//!
+//! Longer than other files, because PyO3 takes all methods of a class in one block.
 
 use std::sync::Arc;
 use std::time::Duration;

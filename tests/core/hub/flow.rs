@@ -3,24 +3,23 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sse_hub::config::Config;
 use sse_hub::error::Error;
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::queue::OverflowPolicy;
 use sse_hub::subscriber::Taken;
 
-use crate::support::{MS, SECOND, STALL, Stream, World, config, draft, request, topics};
+use crate::support::{MS, SECOND, Stream, World, config, draft, request, topics};
 
-fn with_policy(world: &World, overflow: OverflowPolicy) -> Stream {
+pub fn with_policy(world: &World, overflow: OverflowPolicy) -> Stream {
     world.live_with(&Request { overflow: Some(overflow), ..request(&["a"]) })
 }
 
-fn numbers(of: impl Iterator<Item = u64>) -> Vec<String> {
+pub fn numbers(of: impl Iterator<Item = u64>) -> Vec<String> {
     of.map(|n| format!("{n} #{n}")).collect()
 }
 
-fn publish(world: &World, numbers: impl Iterator<Item = u64>) {
+pub fn publish(world: &World, numbers: impl Iterator<Item = u64>) {
     numbers.for_each(|n| assert_eq!(world.publish(&["a"], &n.to_string()), n));
 }
 
@@ -34,7 +33,7 @@ fn a_burst_never_cuts_a_healthy_client() {
 }
 
 /// A client whose consumer does not come for so many turns, in each of which `events` are published and `time` passes.
-fn away(turns: u64, events: u64, time: Duration) -> (World, Stream) {
+pub fn away(turns: u64, events: u64, time: Duration) -> (World, Stream) {
     let world = World::new(config());
     let stream = world.live(&["a"]);
     for turn in 0..turns {
@@ -203,119 +202,6 @@ fn a_replay_does_not_take_over_what_is_not_of_its_topics() {
     world.publish(&["a"], "too much");
     world.drain();
     assert_eq!(stream.closed(), Some("overflow"), "or the event of c would be missing without a word");
-}
-
-#[test]
-fn who_takes_nothing_for_the_stall_timeout_is_ended() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
-    let idle = world.live(&["b"]);
-    publish(&world, 1..=1);
-    world.drain();
-    assert!(world.pass(STALL - SECOND).is_empty());
-    while idle.take() == Taken::Some {}
-    let closed = world.pass(SECOND + MS);
-    assert_eq!(closed.len(), 1);
-    assert_eq!((closed[0].0.id, &closed[0].1), (stream.identity.id, &CloseReason::Stalled));
-    assert_eq!(stream.take(), Taken::End);
-    assert_eq!(world.stat("stalled"), 1);
-}
-
-#[test]
-fn who_was_idle_before_it_stalls_is_ended_as_soon() {
-    for heartbeat in [None, Some(STALL / 2), Some(10 * STALL)] {
-        let world = World::new(Config { heartbeat, ..config() });
-        let stream = world.live(&["a"]);
-        for _ in 0..70 {
-            world.pass(SECOND);
-            stream.all();
-        }
-        publish(&world, 1..=1);
-        world.drain();
-        assert!(world.pass(STALL - MS).is_empty());
-        assert_eq!(world.pass(2 * MS).len(), 1, "{heartbeat:?}");
-    }
-}
-
-#[test]
-fn a_subscription_nobody_takes_from_is_ended() {
-    let world = World::new(config());
-    let stream = world.subscribe(&request(&["a"]));
-    world.drain();
-    assert_eq!(world.pass(STALL + MS).len(), 1);
-    assert_eq!((stream.closed(), world.hub.count(None)), (Some("stalled"), 0));
-}
-
-#[test]
-fn who_takes_slowly_but_takes_is_not_stalled() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
-    for n in 1..=20 {
-        publish(&world, n..=n);
-        world.drain();
-        assert!(world.pass(STALL - SECOND).is_empty());
-        assert_eq!(stream.take(), Taken::Some);
-    }
-    assert_eq!(stream.closed(), None);
-}
-
-/// Between two questions the client of a long write may take as little as one byte.
-#[test]
-fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
-    world.reader.ask_for_progress(&stream.identity);
-    publish(&world, 1..=1);
-    world.drain();
-    assert_eq!(stream.take(), Taken::Some);
-    publish(&world, 2..=2);
-    let mut unsent = 1000;
-    let mut quarter = |takes: usize| {
-        world.advance(STALL / 4);
-        let (_, effects) = world.turn();
-        for identity in &effects.progress {
-            unsent -= takes;
-            world.reader.report_unsent(identity, unsent, world.hub.clock.now());
-        }
-        effects.closed.len()
-    };
-    for _ in 0..40 {
-        assert_eq!(quarter(1), 0, "it takes something");
-    }
-    let quiet = (1..100).find(|_| quarter(0) > 0).unwrap();
-    assert!((4..=6).contains(&quiet), "ended after {quiet} quarters");
-    assert_eq!((stream.closed(), world.stat("stalled")), (Some("stalled"), 1));
-}
-
-#[test]
-fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
-    world.reader.ask_for_progress(&stream.identity);
-    publish(&world, 1..=1);
-    world.drain();
-    assert_eq!(stream.take(), Taken::Some);
-    publish(&world, 2..=2);
-    let ended = (1..10).find(|_| {
-        world.advance(STALL / 4);
-        !world.turn().1.closed.is_empty()
-    });
-    assert!(ended.is_some_and(|quarters| (4..=6).contains(&quarters)), "{ended:?}");
-}
-
-#[test]
-fn a_consumer_from_which_nothing_is_kept_is_not_stalled() {
-    let mut config = config();
-    config.heartbeat = None;
-    let world = World::new(config);
-    let stream = world.live(&["a"]);
-    publish(&world, 1..=1);
-    world.drain();
-    assert_eq!(stream.once(), ["1 #1"]);
-    assert!(world.pass(STALL * 3).is_empty(), "it works on what it took");
-    publish(&world, 2..=2);
-    world.drain();
-    assert_eq!(stream.all(), ["2 #2"]);
 }
 
 #[test]

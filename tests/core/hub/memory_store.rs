@@ -1,4 +1,6 @@
 //! A store in memory, with the faults that stores have: the second one beside Redis.
+//!
+//! Longer than other files, because a store implements every method of the contract, and each of its faults.
 
 use std::collections::HashMap;
 use std::sync::Arc;

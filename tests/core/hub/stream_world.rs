@@ -1,4 +1,6 @@
 //! A stream in memory that plays the broker, and processes that follow it, one step at a time.
+//!
+//! Longer than other files, because a `Broker` implements every method of the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
