@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! values        descriptors ids event frame entry identity outcome topic, error stats clock sync waker
-//! pure parts    change log history queue heartbeat control numbering config
+//! pure parts    change log history queue deadlines control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
 //! broker        the contract between a hub and what connects its processes
@@ -19,6 +19,7 @@ pub mod change;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod deadlines;
 #[cfg(unix)]
 pub mod descriptors;
 pub mod ending;
@@ -28,7 +29,6 @@ pub mod event;
 #[cfg(unix)]
 pub mod file;
 pub mod frame;
-pub mod heartbeat;
 pub mod history;
 pub mod hub;
 pub mod identity;

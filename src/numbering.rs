@@ -12,7 +12,7 @@ use crate::ids::{Epoch, EventId, StreamId};
 /// not recognized.
 const REMEMBERED: usize = 1 << 16;
 
-/// Where the id stands with which a client comes back.
+/// Where a reconnecting client's id lies in the hub's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In this hub's own order.

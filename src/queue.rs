@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::entry::Entry;
 
-/// The policy where more waits behind an unfinished write than the capacity allows.
+/// What to do when more than the capacity waits behind an unfinished write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverflowPolicy {
     /// End the stream; the browser comes back with its last id and loses nothing.

@@ -2,7 +2,7 @@
 //! waits, not even for the lock: the caller takes it.
 //!
 //! # What is at the end
-//! A writer that dies leaves a record that is not whole: it was never acknowledged, and is cut. Anything else that is
+//! A writer that dies leaves a partial record. It was never acknowledged, so it is cut. Anything else that is
 //! no record is damage: the log goes on in a new segment, behind an id that no entry has, so that nobody takes what
 //! follows for the continuation of what was read before.
 
@@ -311,7 +311,7 @@ impl Journal {
         let whole = ends.partition_point(|(end, _)| *end <= written);
         let end = whole.checked_sub(1).map_or(0, |at| ends[at].0);
         if end < written {
-            // Nobody takes a record that is not whole. If this fails too, the next one mends it.
+            // Readers ignore a partial record. If cutting it fails too, the next append repairs it.
             let _ = tail.segment.file.set_len(tail.offset + end as u64);
         }
         if let Some((_, id)) = whole.checked_sub(1).map(|at| ends[at]) {

@@ -1,4 +1,4 @@
-//! Bringing the end of a log in order, by a process that has its lock: a log that is new, one whose writer died, one that
+//! Puts the end of a log in order; the caller holds its lock: a log that is new, one whose writer died, one that
 //! is damaged, and one of a machine that stopped.
 
 use std::io;
@@ -12,7 +12,7 @@ use crate::ids::StreamId;
 use crate::stream_broker::envelope;
 
 impl Journal {
-    /// The log's first segment. Its beginning is no other log's.
+    /// The log's first segment. It starts at an id at which no other log starts.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let now = self.settings.system.now();
         let is_synced = self.settings.is_synced;

@@ -18,9 +18,8 @@ use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
     /// Deliver a batch of the log to the subscribers' queues. `read` moves the reader's cursor over the batch, with
-    /// this reader locked: a subscriber that was transferred between reading and delivery would lose the batch. Returns
-    /// what
-    /// `read` does.
+    /// this reader locked: a subscriber that was transferred between reading and delivery would lose the batch.
+    /// Returns what `read` returns.
     pub fn deliver_batch(
         &self,
         read: impl FnOnce(&mut Vec<Item>) -> bool,

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::effects::Effects;
 use super::heartbeats::Heartbeats;
-use crate::heartbeat::Deadlines;
+use crate::deadlines::Deadlines;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
 use crate::subscriber::{BrokerWakes, Membership, Subscriber};

@@ -24,11 +24,11 @@ macro_rules! script {
     };
 }
 
-/// A function that gives the last id that the stream gave, or why that is refused. A stream that does not exist gets
+/// A function that returns the last id that the stream gave, or the error if Redis refuses. A stream that does not exist gets
 /// a beginning of its own first, without an entry.
 ///
-/// Without that, every stream would begin at `0-0`: a client cut before the first event could not say which of two
-/// it was in, should one be deleted and another written. No entry has such an id: it is before what the next
+/// Without that, every stream would begin at `0-0`: a client cut before the first event could not tell its
+/// stream from a later one in its place. No entry has such an id: it is before what the next
 /// gets, with a counter that entries do not reach. Where a beginning is refused, as by a replica or to a user who may
 /// not, it is `0-0` after all, which proves nothing.
 ///

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::consumer::Consumer;
 use super::phase::{Phase, Subscriber};
 use super::stall::{QUESTIONS, StallRule};
+use crate::deadlines::{Heartbeat, look_after};
 use crate::entry::Entry;
-use crate::heartbeat::{Heartbeat, look_after};
 use crate::identity::CloseReason;
 
 /// What is due at a subscriber.
@@ -31,7 +31,7 @@ impl Subscriber {
     pub fn deadline(&self, now: Duration) -> Duration {
         let beat = |heartbeat: Heartbeat| heartbeat.after(self.last_write);
         let silence = match self.consumer {
-            // A parked consumer may be resumed at any moment, but cannot have stalled before it was away for as long.
+            // A parked consumer may be resumed at any moment, but cannot have stalled until it has been away for that long.
             Consumer::Parked => {
                 let questions = if matches!(self.stall_rule, StallRule::Asked(_)) { QUESTIONS } else { 1 };
                 let look = look_after(now, self.terms.stall_timeout / questions);

@@ -1,4 +1,5 @@
-//! How a stalled client is detected.
+//! How a stalled client is detected. The decision is in `silence.rs` for clients of an event loop, and in
+//! `reactor/worker/watch.rs` for handed-off ones; a queue that is full is `queue.rs`'s.
 
 use std::time::Duration;
 

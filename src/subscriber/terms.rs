@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::deadlines::Heartbeat;
 use crate::ending::Format;
-use crate::heartbeat::Heartbeat;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::sync::assert_unlocked;
 use crate::topic::TopicId;

@@ -1,4 +1,4 @@
-"""What a process publishes at once, and while its hub is only about to join the stream in a real Redis."""
+"""What a process publishes at once, and while its hub is only about to join the broker's stream."""
 
 from __future__ import annotations
 

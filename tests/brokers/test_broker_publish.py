@@ -1,4 +1,4 @@
-"""Publishing through Redis: one hub over several processes, one order, and what a Publication tells."""
+"""Publishing through a broker: one hub over several processes, one order, and what a Publication tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming through Redis: on any worker, from its memory or from the stream, complete or said not to be."""
+"""Resuming over a broker: on any worker, from its memory or from the stream, complete or announced as not."""
 
 from __future__ import annotations
 

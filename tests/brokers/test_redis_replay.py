@@ -1,4 +1,4 @@
-"""Resuming through Redis: on any worker, from its memory or from the stream, complete or said not to be."""
+"""How the pages of a long replay are fetched from Redis."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pages import ROOT
 # The lowest layer first. Modules of one layer may name each other, in one direction.
 RUST = [
     "clock descriptors ending entry error event frame identity ids outcome stats sync topic waker",
-    "change config control heartbeat history log numbering queue",
+    "change config control deadlines history log numbering queue",
     "subscriber",
     "reader",
     "broker",

@@ -151,7 +151,10 @@ class Attempt:
         return descriptor
 
     def end(self) -> None:
-        """The response asks no more: what was not decided stays, what was taken is closed. Idempotent."""
+        """The response is done. Idempotent.
+
+        An undecided connection stays with the server; a descriptor that nobody collected is closed.
+        """
         self._keep(Stay.LATE)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -186,7 +189,7 @@ class Attempt:
         connection, self._connection = self._connection, None
         recorder, self._recorder = self._recorder, None
         if recorder is not None and connection is not None:
-            # Should anything else stand in its place by now, it goes on below that and passes all on.
+            # If something has wrapped it meanwhile, it stays underneath and passes everything through.
             if connection.transport is recorder:
                 connection.transport = recorder.transport
             recorder.put_back(left)

@@ -22,7 +22,7 @@ COME_BACK_LATER = b"retry: 30000\n\n"
 
 
 def make_attempt(scope: Scope, receive: Receive, *, insist: bool = False) -> Attempt | Stay:
-    """An attempt to take the connection that this response runs on, or why that makes no sense.
+    """An attempt to take the connection that this response runs on, or the reason not to try.
 
     ``insist``: also from a server that limits its connections.
     """

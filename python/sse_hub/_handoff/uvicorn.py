@@ -1,4 +1,7 @@
-"""uvicorn's side of the hand-off: one of its connections, and two names that earlier versions needed."""
+"""uvicorn's side of the hand-off: one of its connections, and two names that earlier versions needed.
+
+The rules by which a connection stays with uvicorn are in ``_servers/uvicorn_handoff.py``.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class CycleConnection:
         self._cycle.transport = transport
 
     def reason_to_begin(self, insist: bool) -> Stay | None:
-        """Why an attempt makes no sense, seen before anything is sent."""
+        """The reason not to try, seen before anything is sent."""
         cycle = self._cycle
         try:
             if cycle.response_started or type(cycle.transport) is Recorder:

@@ -266,7 +266,10 @@ class HubResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _begins(self, scope: Scope) -> asyncio.Future[None] | None:
-        """What is done once the stream needs the endpoint's dependencies no more; None if there are none."""
+        """A future that is done once the stream no longer needs the endpoint's dependencies.
+
+        None if there are none.
+        """
         if self.hold_dependencies or not has_dependencies(scope):
             return None
         return asyncio.get_running_loop().create_future()

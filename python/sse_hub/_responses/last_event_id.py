@@ -1,4 +1,7 @@
-"""The id from which a client wants to resume."""
+"""The id from which a client wants to resume, as its request has it.
+
+``Numbering::find`` in ``src/numbering.rs`` checks it and finds its place.
+"""
 
 from __future__ import annotations
 

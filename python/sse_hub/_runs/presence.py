@@ -10,7 +10,7 @@ from sse_hub._runs.driver import lease_of
 __all__ = ["is_there"]
 
 _LOOK = 0.02  # seconds between two looks at what the broker's stream has said
-_SOON = 5.0  # seconds in which this process finds its place in the stream, and follows what is in it
+_SOON = 5.0  # seconds in which this process catches up with the stream
 
 
 async def is_there(hub: StreamingHub, name: str) -> bool:

@@ -50,7 +50,7 @@ pub struct Pump {
     sink: Sink,
     /// When the oldest event that is gathered came; `None` where the next one is the first since the content waited.
     since: Option<Instant>,
-    /// The stream ends: content that was cancelled, and goes on all the same, is not sent any more.
+    /// The stream ends: if content that was cancelled keeps yielding, nothing more is sent.
     is_ending: bool,
 }
 

@@ -56,7 +56,7 @@ impl Sink {
     }
 
     /// Write what is gathered, as one chunk. What the socket does not take goes to the transport, which writes it
-    /// before anything that comes later. A connection that is closing takes nothing, as uvicorn has it.
+    /// before anything that comes later. As in uvicorn, writes to a connection that is closing are dropped.
     pub fn flush(&mut self, py: Python<'_>) -> PyResult<()> {
         let size = self.gathered();
         let mut chunk = std::mem::take(&mut self.chunk);

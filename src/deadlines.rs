@@ -1,4 +1,5 @@
-//! Who has been silent too long: one queue of deadlines for all subscribers of a reader, so one timer.
+//! When heartbeats and stall checks are due: one queue of deadlines for all subscribers of a reader, so one timer.
+//! What a heartbeat contains is decided in `reader/heartbeats.rs`.
 //!
 //! A deadline is not moved when a subscriber is written to; when it comes up, the subscriber says when it is
 //! really due and is put back. That is one entry a subscriber and no work on the delivery path.
@@ -56,13 +57,13 @@ impl Deadlines {
     }
 }
 
-/// Deadlines are moved back to the moments of a grid, this part of the time they stand for apart: so that those of
-/// thousands of clients, which are hardly a millisecond apart, come due in groups that cost one wake-up.
+/// Deadlines are rounded down to a grid whose spacing is this part of the interval, so that those of thousands of
+/// clients, which are hardly a millisecond apart, come due in groups that cost one wake-up each.
 const PART: u32 = 256;
-/// At most this far apart: a group is then a few clients of a thousand.
+/// The widest spacing: a group is then a few clients of a thousand.
 const APART: Duration = Duration::from_millis(100);
 
-/// The moments at which deadlines come due that stand for the same time; in 4 bytes, for each client has one.
+/// The grid for one interval. Four bytes, because every client stores one.
 #[derive(Debug, Clone, Copy)]
 struct Grid(NonZeroU32);
 
@@ -79,8 +80,8 @@ impl Grid {
     }
 }
 
-/// When to look at what is due `time` after `now`, with others for which this is about as long: never too late, and
-/// at most a 256th too soon.
+/// The deadline for something that is due `time` after `now`, grouped with others of a similar interval: never too
+/// late, and at most a 256th too soon.
 #[must_use]
 pub fn look_after(now: Duration, time: Duration) -> Duration {
     Grid::of(time).before(now + time)
@@ -98,7 +99,7 @@ impl Heartbeat {
     /// silent from the same moment, is not followed by all heartbeats at the same moment.
     #[must_use]
     pub fn spread(longest: Duration, random: u64) -> Self {
-        // What the grid, which is the same for all clients, takes from it is within those 75 %.
+        // 75.4 %, because rounding down to the grid takes up to 0.4 %.
         let thousandth = u32::try_from(754 + random % 247).unwrap_or(1000);
         let own = longest * thousandth / 1000;
         Self { nanos: u64::try_from(own.as_nanos()).unwrap_or(u64::MAX), grid: Grid::of(longest) }
