@@ -54,8 +54,15 @@ class Runs:
         return [driver for driver in drivers if not driver.finished.done()]
 
     def stop_here(self, patience: float, then: Callable[[], None]) -> None:
-        """Stop the runs of the loop that runs here, and call ``then`` when they have ended."""
-        loop = asyncio.get_running_loop()
+        """Stop the runs of the loop that runs here, and call ``then`` when they have ended.
+
+        On a thread without a loop, as where ``AppStatus.should_exit`` is set, ``then`` is called at once.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            then()
+            return
         waiting = {driver for driver in self.running() if driver.loop is loop}
         if not waiting:
             then()
