@@ -75,7 +75,7 @@ else:
     def __getattr__(name: str) -> str:
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # Not at import: reading the metadata takes milliseconds, and few ask for it.
+        # Not at import: reading the metadata takes milliseconds, and few programs ask for it.
         from importlib.metadata import version
 
         found = globals()["__version__"] = version("sse-hub")

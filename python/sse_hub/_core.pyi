@@ -44,30 +44,29 @@ class Publication:
     """The outcome of a publication.
 
     Await it, or call ``result()`` in sync code, for the event's id (None for an event sent to one
-    subscriber, which carries no id). In a hub without a broker it is known at once, so neither waits. With
-    one, it raises BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the
-    event may have been published or not, and was not sent a second time. A failure that no caller sees is
-    logged.
+    subscriber, which carries no id). Without a broker the id is known at once, so neither waits. With one,
+    both raise BrokerError when nothing was published, and OutcomeUnknown when the reply was lost: the event
+    may have been published or not, and is not sent again. A failure that no caller sees is logged.
     """
 
     @property
     def id(self) -> str | None:
-        """The event's id once it is known: opaque, never reused, what a browser sends as Last-Event-ID.
+        """The event's id once it is known: opaque and never reused. Browsers send it as Last-Event-ID.
 
-        None before, for an event to one subscriber, and when publishing failed.
+        None until then, for an event sent to one subscriber, and when publishing failed.
         """
 
     def done(self) -> bool:
         """Whether the outcome is known."""
 
     def result(self, timeout: float | None = None) -> str | None:
-        """The event's id, waiting for it at most ``timeout`` seconds.
+        """Return the event's id, waiting for it at most ``timeout`` seconds.
 
-        None waits as long as it takes, which is bounded by the broker's own timeouts. Not for the thread of
-        an event loop, which it would stop: await it there.
+        None waits as long as it takes, which is bounded by the broker's own timeouts. Do not call it on the
+        thread of an event loop, which it would block: await the publication there.
 
         Raises:
-            TimeoutError: it is not known after ``timeout`` seconds.
+            TimeoutError: the outcome is not known after ``timeout`` seconds.
             BrokerError: nothing was published.
             OutcomeUnknown: the broker's reply was lost.
         """
@@ -79,26 +78,26 @@ class Subscription:
     """One client's stream: an async iterator of bytes ready to be written, and a handle to the client.
 
     Iterate it on the event loop it was made on, from one task at a time. Every other method may be called
-    from any thread. Dropping the one that ``subscribe`` returned ends the stream. So does an ``async for``
-    that an exception leaves, 0.1 s after its task has ended, unless the stream is read on by then; a timeout
-    around ``anext`` ends nothing.
+    from any thread. Dropping the object that ``subscribe`` returned ends the stream. So does an exception
+    that leaves an ``async for``, 0.1 s after the task has ended, unless something reads on by then; a timeout
+    around ``anext`` does not.
     """
 
     @property
     def id(self) -> str:
-        """The client's id: what ``send`` and ``disconnect`` take. Opaque and not to be guessed."""
+        """The client's id, for ``send`` and ``disconnect``. Opaque and unguessable."""
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The names of its topics, sorted; those it had, once it is closed."""
+        """The names of its topics, sorted; once it is closed, those that it had."""
 
     @property
     def user(self) -> str | None:
-        """The user it was given, or None."""
+        """The ``user`` that the application passed, or None."""
 
     @property
     def info(self) -> Any:
-        """The object the application gave, or None."""
+        """The ``info`` object that the application passed, or None."""
 
     @property
     def recovered(self) -> bool | None:
@@ -106,7 +105,7 @@ class Subscription:
 
     @property
     def closed(self) -> EndReason | None:
-        """Why the stream ended, or None while it has not: a str with a ``kind``."""
+        """Why the stream ended: a str with a ``kind``. None while it is open."""
 
     @property
     def path(self) -> Literal["loop", "reactor"]:
@@ -117,7 +116,7 @@ class Subscription:
     @property
     def _loop(self) -> AbstractEventLoop | None: ...
     def join(self, topics: str | Iterable[str]) -> bool:
-        """Get these topics too, from the next event on.
+        """Join these topics too, from the next event on.
 
         Returns False when the client is gone.
 
@@ -142,21 +141,22 @@ class Subscription:
     ) -> Publication:
         """Send an event to this client alone: in order with everything else, without an id, not replayed.
 
-        Arguments and errors as ``Hub.publish``.
+        Arguments and errors are those of ``Hub.publish``.
         """
 
     def close(self, *, drain: bool = True, reason: str | None = None) -> None:
         """End the stream after what was published or sent so far.
 
-        With a broker the end travels through it, behind what was published; ``closed`` is None until then.
+        With a broker the end travels through it, behind what was published; ``closed`` is None until the end
+        arrives.
 
         Args:
-            drain: False drops what is queued, and the stream ends at once.
-            reason: a text for ``closed`` and ``on_disconnect``; default ``"closed"``.
+            drain: False drops what is queued and ends the stream at once.
+            reason: the text for ``closed`` and ``on_disconnect``; default ``"closed"``.
         """
 
     def aclose(self) -> Awaitable[None]:
-        """``close()``, to be awaited: what ``contextlib.aclosing`` expects."""
+        """``close()`` as an awaitable, for ``contextlib.aclosing``."""
 
     def _end(self, kind: EndKind) -> None: ...
     def _on_close(self, callback: Callable[[EndReason], object] | None) -> None: ...
@@ -180,32 +180,32 @@ class Subscription:
 
 @final
 class FileBroker:
-    """Files in a directory as what connects the processes of a hub: all workers of one host, and no server.
+    """Connects the processes of a hub through files in a directory: all workers of one host, and no server.
 
     ``Hub("file:events")`` is short for ``Hub(FileBroker("file:events"))``. Ids and history survive restarts,
     deploys and crashes. Nothing is created before the hub's first use, and one broker may serve several hubs;
-    each has a directory of its own, called by its ``name``. For Linux and macOS.
+    each has its own directory, named after the hub's ``name``. For Linux and macOS.
 
     A process that is frozen while it writes (SIGSTOP, a debugger) keeps the others from publishing: they get
     BrokerError after ``timeout``, nothing is written, and their clients stay connected.
 
     Args:
-        path_or_url: the directory, which is created with its parents; or ``file:path`` from the working
-            directory, or ``file:///path``. On a local disk: locks and notices do not work on a network file
-            system.
-        timeout: how long a publication may wait for another process that writes, in seconds.
-        min_age: how long the log keeps every event, in seconds, whatever the hub's ``history`` says: a
-            process that is no further behind is not overrun by a burst.
-        sync: whether an event is on disk before it counts as published. If not, a machine that loses its
-            power may lose the newest events, and then resets every client. A process that crashes loses
-            nothing either way.
-        mode: the mode of files; directories may be entered by those who may read files. 0o660 shares the
-            directory with the users of its group; otherwise it must be this user's own.
+        path_or_url: the directory, which is created with its parents; or ``file:path``, relative to the
+            working directory, or ``file:///path``. It must be on a local disk: locks and notifications do not
+            work on a network file system.
+        timeout: how long a publication may wait for another process that is writing, in seconds.
+        min_age: how long the log keeps every event, in seconds, whatever the hub's ``history`` says, so that
+            a burst does not overrun a process that is no further behind.
+        sync: whether an event must be on disk before it counts as published. If not, a power failure may lose
+            the newest events, and every client is then reset. A process that crashes loses nothing either
+            way.
+        mode: the mode of the files; users who may read the files may enter the directories. 0o660 shares the
+            directory with the users of its group; otherwise it must belong to this user.
 
     Raises:
         ValueError: the URL or an option breaks a rule, the directory lies on a network or FUSE file system,
             or the system is Windows.
-        PermissionError: the directory belongs to another user, or may not be written to.
+        PermissionError: the directory belongs to another user, or is not writable.
     """
 
     def __new__(
@@ -220,26 +220,27 @@ class FileBroker:
 
 @final
 class RedisBroker:
-    """Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
+    """Connects the processes of a hub through Redis (6.2 or newer) or Valkey, with Redis Streams.
 
-    ``Hub("redis://localhost:6379")`` is short for ``Hub(RedisBroker("redis://localhost:6379"))``. Nothing is
-    connected before the hub's first use, and one broker may serve several hubs.
+    ``Hub("redis://localhost:6379")`` is short for ``Hub(RedisBroker("redis://localhost:6379"))``. It does not
+    connect before the hub's first use, and one broker may serve several hubs.
 
     Args:
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` for TLS, or
             ``unix:///path?db=0&user=&pass=``. Valkey's names ``valkey://`` and ``valkeys://`` mean the same.
-            By sentinels: ``redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]``, or
-            ``rediss+sentinel://`` for TLS to the sentinels and the servers. In a cluster: any node's.
-        prefix: what the keys begin with, after the brace of their hash tag.
+            Through sentinels: ``redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]``,
+            or ``rediss+sentinel://`` for TLS to the sentinels and the servers. For a cluster: the URL of any
+            node.
+        prefix: the prefix of the keys, after the opening brace of their hash tag.
         timeout: how long a publication may wait to be sent, and then for its reply, in seconds.
         connect_timeout: how long connecting may take, in seconds.
-        min_age: how long the stream keeps every event, in seconds, whatever the hub's ``history`` says: a
-            process that is no further behind is not overrun by a burst.
+        min_age: how long the stream keeps every event, in seconds, whatever the hub's ``history`` says, so
+            that a burst does not overrun a process that is no further behind.
         min_replicas: how many replicas must have an event before it counts as published. If fewer have it
             within ``timeout``, awaiting the publication raises OutcomeUnknown. With 0, a failover may lose
-            published events, and resets every client, because the loss cannot be excluded.
-        ca_certs: a file with the certificates (PEM) of the authority that signed the server's; None for those
-            of the system.
+            published events, and resets every client, because a loss cannot be ruled out.
+        ca_certs: a file with the certificates (PEM) of the authority that signed the server's certificate;
+            None for the system's.
         certfile: a file with the client's own certificate (PEM).
         keyfile: a file with its key (PEM).
 
@@ -264,7 +265,7 @@ class RedisBroker:
 
 @final
 class _Request:
-    """What a subscriber asks for, but the id it saw last.
+    """What a subscriber asks for, except the last id it saw.
 
     Raises:
         ValueError: a topic's name or an option breaks a rule.
@@ -287,7 +288,7 @@ class _Request:
 
 @disjoint_base
 class Hub:
-    """The native part of a hub: ``sse_hub.Hub`` has the options' defaults and everything of Python's."""
+    """The native part of a hub; ``sse_hub.Hub`` adds the options' defaults and the Python side."""
 
     def __new__(
         cls,
@@ -322,16 +323,16 @@ class Hub:
     ) -> Publication:
         """Publish an event to the subscribers of ``topics``.
 
-        Never waits; may be called from any thread. The cost does not depend on how many subscribers there
-        are. A subscriber to several of the topics gets the event once.
+        Never waits; may be called from any thread. The cost does not depend on the number of subscribers. A
+        subscriber to several of the topics gets the event once.
 
         Args:
-            topics: one name, or some.
-            data: goes out as compact JSON, also a str or None: anything ``json`` knows, pydantic models,
-                dataclasses, datetimes, UUIDs, Decimals, enums. A ``ServerSentEvent``, FastAPI's or ours,
-                means what it means there.
-            raw_data: goes out as it is: a str, or UTF-8 bytes. Instead of ``data``.
-            event: the event's name; None is a browser's ``message``.
+            topics: one name, or several.
+            data: sent as compact JSON, including a str or None: anything that ``json`` accepts, pydantic
+                models, dataclasses, datetimes, UUIDs, Decimals, enums. A ``ServerSentEvent``, FastAPI's or
+                ours, means what it means in its own library.
+            raw_data: sent as it is, instead of ``data``: a str, or UTF-8 bytes.
+            event: the event's name; None means a browser's ``message``.
             retry: how long the browser waits before it reconnects, in milliseconds.
             comment: comment lines, which browsers ignore.
 
@@ -343,7 +344,7 @@ class Hub:
             ValueError: a topic's name breaks a rule.
             TypeError: ``data`` has no JSON form, or an argument is of the wrong type.
 
-        Nothing was published when it raises.
+        When it raises, nothing was published.
         """
 
     def broadcast(
@@ -355,9 +356,9 @@ class Hub:
         retry: int | None = None,
         comment: str | None = None,
     ) -> Publication:
-        """Publish an event to every subscriber, whatever its topics; it is replayed like a topic's.
+        """Publish an event to every subscriber, whatever its topics; it is replayed like a topic's events.
 
-        Arguments and errors as ``publish``.
+        Arguments and errors are those of ``publish``.
         """
 
     def send(
@@ -372,37 +373,38 @@ class Hub:
     ) -> Publication:
         """Send an event to one subscriber: in order with everything else, without an id, not replayed.
 
-        A subscriber that is gone is no error: without a broker ``stats()["undeliverable"]`` counts it; with
-        one, it may be in another process. Arguments and errors as ``publish``.
+        Sending to a subscriber that is gone is not an error: without a broker ``stats()["undeliverable"]``
+        counts it; with one, the subscriber may be in another process. Arguments and errors are those of
+        ``publish``.
         """
 
     def disconnect(self, *, id: str | None = None, user: str | None = None, reason: str = "kicked") -> int:
-        """End the streams of one subscriber, or of all of a user's, after what was published so far.
+        """End the stream of one subscriber, or all streams of a user, after what was published so far.
 
-        Returns how many streams these are; with a broker, how many of them are in this process, and those
+        Returns the number of these streams; with a broker, the number of those in this process, though those
         elsewhere end too. Their browsers come back unless the endpoint refuses them.
         """
 
     def end(self, topic: str, *, keep: float = 300.0) -> Publication:
         """End a topic, after what was published so far.
 
-        The end is an entry of the log. The topic's subscribers get what waits for them, then ``stream-end``,
-        then the end of the body; a stream in several topics ends when all of them have ended. Later clients
-        get what the topic keeps, then the end. A client that returns with an id at or behind the end is
-        answered with 204, at which a browser's ``EventSource`` stops. Any thread may call it.
+        The end is an entry in the log. The topic's subscribers get what is queued for them, then
+        ``stream-end``, then the end of the body; a stream in several topics ends when all of them have ended.
+        Later clients get what the topic keeps, then the end. A client that returns with an id at or after the
+        end gets a 204, at which a browser's ``EventSource`` stops. May be called from any thread.
 
         Args:
-            topic: its name; it may never have been used.
-            keep: seconds until the name is free again, and what the topic kept is forgotten.
+            topic: the topic's name; the topic need not have been used before.
+            keep: seconds until the name is free again and what the topic kept is forgotten.
 
         Raises:
-            TopicEnded: it has ended already.
+            TopicEnded: the topic has already ended.
             HubClosed: the hub is closing.
             ValueError: the name or ``keep`` breaks a rule.
         """
 
     def count(self, topic: str | None = None) -> int:
-        """How many subscribers ``topic`` has, or the hub."""
+        """The number of subscribers of ``topic``, or of the hub."""
 
     def subscribers(self, topic: str | None = None) -> list[Subscription]:
         """The subscribers of ``topic``, or of the hub, in no particular order."""
@@ -469,23 +471,23 @@ class Hub:
     def _advance(self, by: float) -> None: ...
 
 def dumps(value: Any) -> str:
-    """The JSON text of a value: what ``json.dumps`` gives, compact and with non-ASCII characters kept.
+    """The JSON text of a value: what ``json.dumps`` returns, compact and with non-ASCII characters kept.
 
-    Raises TypeError, ValueError and RecursionError as ``json.dumps`` does, UnicodeEncodeError for lone
+    Raises TypeError, ValueError and RecursionError as ``json.dumps`` does, and UnicodeEncodeError for lone
     surrogates.
     """
 
 def json_text(value: Any) -> str:
     """The JSON text of a value by the hub's rules: as FastAPI publishes it.
 
-    Raises TypeError for a class without a JSON form, ValueError for NaN, infinity and a value inside itself,
-    UnicodeEncodeError for lone surrogates, RecursionError beyond a depth of 1,000.
+    Raises TypeError for a class without a JSON form, ValueError for NaN, infinity and a value that contains
+    itself, UnicodeEncodeError for lone surrogates, RecursionError beyond a depth of 1,000.
     """
 
 def encode_fields(
     comment: object, id: str | None, event: str | None, data: object, retry: int | None, sep: str
 ) -> bytes:
-    """Encodes an event of these fields, the lines ended by ``sep``; None is a field that is not sent."""
+    """Encodes an event with these fields, its lines ended by ``sep``; fields that are None are not sent."""
 
 @final
 class EventEncoder:
@@ -496,7 +498,7 @@ class EventEncoder:
         """Encodes one item, as ``sse_hub.event.ensure_bytes`` documents."""
 
     def plain_json(self, event: object, data: object) -> str | None:
-        """The JSON text for a JSON event under construction, or None when its parent has to be called."""
+        """The JSON text for a JSON event under construction, or None if its parent class must be called."""
 
 @final
 class Pump:

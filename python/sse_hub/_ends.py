@@ -18,9 +18,9 @@ class EndKind(StrEnum):
     KICKED = "kicked"
     """``Hub.disconnect`` was called."""
     OVERFLOW = "overflow"
-    """More waited behind an unfinished write than may, and the policy is to disconnect."""
+    """More events waited behind an unfinished write than allowed, and the policy is to disconnect."""
     STALLED = "stalled"
-    """The client took nothing for ``stall_timeout``."""
+    """The client accepted nothing for ``stall_timeout``."""
     MAX_AGE = "max_age"
     """The stream reached its ``max_age``."""
     HUB_CLOSED = "hub_closed"
@@ -30,16 +30,16 @@ class EndKind(StrEnum):
     ERROR = "error"
     """``initial`` raised an exception."""
     GAP = "gap"
-    """The client missed something, and its stream has ``control=False``."""
+    """The client missed events, and its stream has ``control=False``."""
     ENDED = "ended"
-    """All topics of the stream have ended, and the client was given everything."""
+    """All topics of the stream have ended, and the client was sent everything."""
 
 
 class EndReason(str):
     """Why a stream ended: a str with a ``kind``.
 
-    The text is what the application gave to ``disconnect`` or ``close``, or else the kind's own word. A
-    client that was kicked with the text ``"stalled"`` differs from one that stalled by its ``kind``.
+    The text is what the application passed to ``disconnect`` or ``close``, or else the kind's own name. The
+    ``kind`` distinguishes a client that was kicked with the text ``"stalled"`` from one that stalled.
     """
 
     __slots__ = ("kind",)

@@ -6,7 +6,7 @@ this module before them, first thing in the program::
     import sse_hub.as_sse_starlette  # noqa: F401
     from mcp.server.fastmcp import FastMCP
 
-or start the program through it, which needs no change of the program::
+or start the program through it, which needs no change to the program::
 
     python -m sse_hub.as_sse_starlette -m uvicorn main:app
 
@@ -15,7 +15,7 @@ of the same names in this process, whether sse-starlette is installed or not. ``
 worker processes that the program starts with multiprocessing, as uvicorn's ``--workers`` and ``--reload`` do.
 
 Raises:
-    ImportError: sse_starlette was imported before. What has its classes already would keep them.
+    ImportError: sse_starlette was imported before. Code that has its classes already would keep them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from sse_hub import event, sse
 __all__ = ["API", "install"]
 
 API = "3.7.0"
-"""The version of sse-starlette whose API sse-hub has: what ``sse_starlette.__version__`` says then."""
+"""The version of sse-starlette whose API sse-hub has; ``sse_starlette.__version__`` then reports it."""
 
 
 def install() -> None:
-    """Put sse-hub in the place of sse-starlette; again, it changes nothing.
+    """Put sse-hub in the place of sse-starlette. Calling it again changes nothing.
 
     Raises:
         ImportError: sse_starlette was imported before.
@@ -46,8 +46,8 @@ def install() -> None:
         if getattr(present, "__sse_hub__", False):
             return
         raise ImportError(
-            "sse_starlette was imported before sse_hub.as_sse_starlette: what has its classes already would"
-            " keep them. Import sse_hub.as_sse_starlette first."
+            "sse_starlette was imported before sse_hub.as_sse_starlette: code that has its classes already"
+            " would keep them. Import sse_hub.as_sse_starlette first."
         )
     package = ModuleType("sse_starlette", "sse-hub, in the place of sse-starlette.")
     package.__path__ = []

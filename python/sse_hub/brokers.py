@@ -1,7 +1,7 @@
-"""What connects the processes of a hub: files that all workers of a host share, or Redis Streams.
+"""Brokers connect the processes of a hub: files that all workers of a host share, or Redis Streams.
 
 ``Hub("file:events")`` or ``Hub("redis://localhost:6379")`` is enough; ``FileBroker`` and ``RedisBroker`` are
-for what a URL does not say.
+for options that a URL does not express.
 """
 
 from typing import TypeAlias
@@ -14,7 +14,7 @@ Broker: TypeAlias = FileBroker | RedisBroker
 
 
 def make_broker(given: str | Broker | None) -> Broker | None:
-    """The broker that a hub was given, which may be a URL."""
+    """The broker for the ``broker`` argument of a hub, which may be a URL."""
     if isinstance(given, str):
         return FileBroker(given) if given.startswith("file:") else RedisBroker(given)
     if given is not None and not isinstance(given, FileBroker | RedisBroker):

@@ -65,13 +65,13 @@ class JSONServerSentEvent(ServerSentEvent):
     """An event whose data is JSON: compact, on one line, non-ASCII characters as they are.
 
     Args:
-        data: a value that ``json.dumps`` takes; None sends no data at all. Afterwards the attribute ``data``
-            is the JSON text.
+        data: a value that ``json.dumps`` accepts; None sends no data at all. Afterwards the attribute
+            ``data`` is the JSON text.
 
     The other arguments are :class:`ServerSentEvent`'s; give them by name.
 
     Raises:
-        TypeError: something in the value is not JSON's.
+        TypeError: something in the value has no JSON form.
         ValueError: NaN, infinity, a value that contains itself, or (UnicodeEncodeError) a lone surrogate.
         RecursionError: nested deeper than 1,000 levels.
     """
@@ -91,7 +91,7 @@ class JSONServerSentEvent(ServerSentEvent):
             text = None if data is None else _dumps(data)
             super().__init__(text, event=event, id=id, retry=retry, comment=comment, sep=sep)
             return
-        # What that call does, without the call, which is a third of what such an event costs.
+        # What the parent's constructor does, without calling it: the call is a third of such an event's cost.
         self.data = text
         self.event = event
         self.id = id
@@ -109,8 +109,8 @@ def ensure_bytes(data: bytes | memoryview | ServerSentEvent | Mapping[str, Any] 
     """Encodes whatever a stream may yield.
 
     Bytes and memoryviews pass through as they are, unframed. A :class:`ServerSentEvent` encodes itself, with
-    its own line ends. A dict gives the fields of an event, all but ``sep``, which is the stream's. Anything
-    else is the data of an event, by ``str()``.
+    its own line ends. A dict holds the fields of an event, except ``sep``, which is the stream's. Anything
+    else becomes the data of an event, through ``str()``.
 
     Raises:
         TypeError: a dict has a key that is not a field's name; also as :meth:`ServerSentEvent.encode`.

@@ -1,4 +1,4 @@
-"""What goes wrong, as a tree.
+"""The errors of a hub, as a tree.
 
 ::
 
@@ -7,11 +7,11 @@
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
     ├── TopicEnded              the topic has ended
     ├── RunTooLarge             a run yielded more than its max_bytes
-    ├── GapError                a stream with control=False misses something
+    ├── GapError                a stream with control=False misses events
     ├── InvalidEvent            a field breaks a rule (also a ValueError)
     │   └── EventTooLarge       larger than max_event_bytes
     └── BrokerError             the broker cannot be reached, or refused
-        ├── LeaseLost           the process was paused, and another one may go on with its work
+        ├── LeaseLost           the process was paused, and another one may continue its work
         └── OutcomeUnknown      the broker's answer was lost: published, or not
 
 Errors are raised at the call that made them, never while events are delivered.
@@ -37,7 +37,7 @@ class HubError(Exception):
 
 
 class HubClosed(HubError):
-    """The hub is closing, and nothing is published or subscribed. Its next use after that starts anew."""
+    """The hub is closing, and nothing is published or subscribed. The next use after that starts it anew."""
 
 
 class HubFull(HubError):
@@ -53,7 +53,7 @@ class TopicEnded(HubError):
 
 
 class RunTooLarge(HubError):
-    """A run yielded more than its ``max_bytes``, and failed. ``error=`` receives it, and the log."""
+    """A run failed because it yielded more than its ``max_bytes``. Passed to ``error=``, and logged."""
 
 
 class GapError(HubError):
@@ -76,7 +76,7 @@ class BrokerError(HubError):
 
 
 class LeaseLost(BrokerError):
-    """The process no longer holds the lease of its run: it was paused for longer than that lasts, or cut off.
+    """The process no longer holds its run's lease: it was paused for longer than that lasts, or cut off.
 
     The broker publishes nothing for it, because the run has been declared lost, or will be.
     """

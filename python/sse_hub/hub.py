@@ -1,7 +1,7 @@
 """The hub: publish once; every connected browser receives it."""
 
-# Longer than other files by the docstrings of `Hub`, which are the reference; `Hub.__new__` is longer than
-# other functions because it names each option twice.
+# Longer than other files because of the docstrings of `Hub`, which are the reference; `Hub.__new__` is longer
+# than other functions because it names each option twice.
 from __future__ import annotations
 
 import asyncio
@@ -76,7 +76,7 @@ class Presence:
 class Hub(RunningHub):
     """Fans events out to every subscriber, in one order, and replays what a client missed.
 
-    A hub is made once, usually at module level, and used from everywhere: every method may be called from any
+    Create a hub once, usually at module level, and use it from anywhere: every method may be called from any
     thread. Nothing starts until the first subscriber.
 
     Promises: one order for all subscribers; at most once to a connected client; at least once across
@@ -84,38 +84,38 @@ class Hub(RunningHub):
     a duplicate of an event whose id the client reported.
 
     Args:
-        broker: None for a hub of this process. ``"file:events"`` or a ``FileBroker`` makes the hubs of the
-            same ``name`` in all processes of a host one hub, by files in a directory: ids and history
-            survive restarts. ``"redis://localhost:6379"`` or a ``RedisBroker`` does that over several hosts,
-            by a stream in Redis.
-        history: events each topic keeps for replay; 0 keeps none. With a broker: events that the stream
-            keeps, about, of all topics together; at least 1.
+        broker: None for a hub within this process. ``"file:events"`` or a ``FileBroker`` joins the hubs of
+            the same ``name`` in all processes of a host into one hub, through files in a directory: ids and
+            history survive restarts. ``"redis://localhost:6379"`` or a ``RedisBroker`` does that across
+            several hosts, through a stream in Redis.
+        history: events each topic keeps for replay; 0 keeps none. With a broker: roughly how many events the
+            stream keeps for all topics together; at least 1.
         history_bytes: bytes each topic keeps.
         history_age: seconds each topic keeps an event; None for as long as there is room. With a broker, the
-            same of the stream.
-        history_total_bytes: bytes all topics keep together; the oldest events of all go first.
+            same for the stream.
+        history_total_bytes: bytes all topics keep together; the oldest events of all are evicted first.
         heartbeat: seconds of silence after which a client gets a heartbeat, so that proxies do not close the
-            connection; None for none. Each client's own is up to a quarter shorter, to spread them.
-        reconnect: (least, most) seconds a browser waits before it reconnects; each client gets its own, so
-            that a restart does not bring all back at once.
+            connection; None for none. Each client's own interval is up to a quarter shorter, to spread them.
+        reconnect: (least, most) seconds a browser waits before it reconnects; each client gets its own value,
+            so that a restart does not bring them all back at once.
         capacity: events that may wait behind a client's unfinished write.
         capacity_bytes: the same in bytes.
-        overflow: what happens beyond: ``"disconnect"`` (the browser comes back with its last id and loses
-            nothing), ``"drop_oldest"`` or ``"drop_newest"`` (followed by ``stream-lagged``).
-        stall_timeout: longest time in seconds a client may take nothing of what waits for it.
+        overflow: what happens beyond that: ``"disconnect"`` (the browser comes back with its last id and
+            loses nothing), ``"drop_oldest"`` or ``"drop_newest"`` (followed by ``stream-lagged``).
+        stall_timeout: longest time in seconds that a client may accept nothing while data waits for it.
         backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
         max_event_bytes: largest event, in bytes on the wire.
         max_subscribers: most subscribers; None for no limit.
-        full_status: what a newcomer beyond them gets. 200 (default): an empty stream that tells the browser
-            to come back in 30 seconds. 503, with ``Retry-After``: for balancers and clients that are
-            programs; a browser never comes back after it.
+        full_status: the status for a newcomer beyond that limit. 200 (default): an empty stream that tells
+            the browser to come back in 30 seconds. 503, with ``Retry-After``: for load balancers and clients
+            that are programs; a browser never comes back after it.
         grace: seconds that streams get to end when the hub or the server closes.
-        threads: threads that own handed-off sockets; started when the first is handed over.
-        handoff: whether streams leave the server for these threads. None (default): where that is possible,
-            except from a uvicorn with ``--limit-concurrency``, which would count them no more. True: from
-            that one too. False: never. A response's own ``handoff`` beats it. ``SSE_HUB_HANDOFF=0`` in the
-            environment, read when the hub is made, beats both.
-        name: what the hub is called in the log; with a broker, also there: hubs of different names share
+        threads: number of threads that own handed-off sockets; they start at the first hand-off.
+        handoff: whether streams leave the server for these threads. None (default): if possible, except from
+            a uvicorn with ``--limit-concurrency``, which would no longer count them. True: from that one too.
+            False: never. A response's own ``handoff`` overrides it. ``SSE_HUB_HANDOFF=0`` in the environment,
+            read when the hub is created, overrides both.
+        name: the hub's name in the log and, with a broker, in the broker: hubs of different names share
             nothing.
 
     Raises:
@@ -199,15 +199,15 @@ class Hub(RunningHub):
         history_bytes: int | None = None,
         history_age: float | None = None,
     ) -> None:
-        """Set what a topic keeps, or a family of topics: ``"chat:*"``.
+        """Set what one topic keeps, or a family of topics such as ``"chat:*"``.
 
-        What is not given stays the hub's. The newest rule that fits a topic holds; a plain name beats any
-        pattern. What is kept already is brought within the new limits.
+        Limits that are not given stay the hub's. The newest rule that matches a topic applies; a plain name
+        overrides any pattern. What is already kept is trimmed to the new limits.
 
         With a broker, the stream keeps all topics together, by the hub's own ``history`` and
-        ``history_age``; a rule limits what a newcomer's ``replay`` of the topic gives. A warning says when
-        the stream may keep less than the rule asks for. A client that resumes gets whatever the stream still
-        has.
+        ``history_age``; a rule limits what a newcomer's ``replay`` of the topic contains. A warning is logged
+        if the stream may keep less than the rule asks for. A client that resumes gets whatever the stream
+        still has.
 
         Raises:
             ValueError: a limit is out of its range, or the pattern is not a topic's name with ``*`` in it.
@@ -239,14 +239,15 @@ class Hub(RunningHub):
         )
 
     def subscribe(self, topics: Topics = (), **options: Unpack[SubscribeOptions]) -> Subscription:
-        """Register a subscriber, and give its stream: an async iterator of bytes ready to be written.
+        """Register a subscriber, and return its stream: an async iterator of bytes ready to be written.
 
         ``StreamingResponse(hub.subscribe("prices"), media_type="text/event-stream")`` works; ``response``
         does more. Call it on an event loop, or in a worker thread of one (a ``def`` endpoint). The options
         are those of ``SubscribeOptions``.
 
         Args:
-            topics: the topics whose events it gets; may be empty, ``broadcast`` and ``send`` still reach it.
+            topics: the topics whose events the subscriber gets; may be empty, as ``broadcast`` and ``send``
+                still reach it.
 
         Raises:
             HubFull: the hub has ``max_subscribers``.
@@ -261,9 +262,9 @@ class Hub(RunningHub):
     def response(self, topics: Topics = (), **options: Unpack[StreamOptions]) -> HubResponse:
         """The response of an endpoint that streams ``topics`` to its client.
 
-        Nothing is subscribed until the response is sent. The id from which the client resumes is its
-        ``Last-Event-ID`` header, or ``?last_event_id=`` or ``?lastEventId=``, unless it is given. The options
-        are those of ``StreamOptions``.
+        Nothing is subscribed until the response is sent. The client resumes from its ``Last-Event-ID``
+        header, or from ``?last_event_id=`` or ``?lastEventId=``, unless an id is given here. The options are
+        those of ``StreamOptions``.
 
         Args:
             topics: as in ``subscribe``.
@@ -283,12 +284,12 @@ class Hub(RunningHub):
         """``response`` as an ASGI app, for a Starlette ``Route``. The options are those of ``StreamOptions``.
 
         Args:
-            topics: as in ``response``; or a function, def or async, of the request that gives the topics.
+            topics: as in ``response``; or a function, def or async, that takes the request and returns them.
             methods: the request methods that get a stream; default GET. HEAD comes with GET. Other requests
                 are answered with 405.
         """
         if isinstance(topics, Iterator):
-            topics = tuple(topics)  # It can be read once, and there will be many requests.
+            topics = tuple(topics)  # An iterator can be read only once, and there will be many requests.
         # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
         return Endpoint(lambda wanted: self.response(wanted, **options), topics, methods)
@@ -296,8 +297,8 @@ class Hub(RunningHub):
     def client_js(self) -> ClientScript:
         """The JavaScript module with ``connect``, for an endpoint to return or a ``Route`` to mount.
 
-        Browsers ask whether their copy is current (``ETag``), and keep it for a year where the URL names its
-        version: ``f"/sse-hub.js?v={hub.client_js().version}"``. It is the same for all hubs.
+        Browsers ask whether their copy is current (``ETag``), and keep it for a year if the URL names its
+        version: ``f"/sse-hub.js?v={hub.client_js().version}"``. The module is the same for all hubs.
         """
         return ClientScript()
 
@@ -309,10 +310,10 @@ class Hub(RunningHub):
     def on_disconnect(self, callback: _OnDisconnect) -> _OnDisconnect:
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
-        On the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``, ``overflow``,
-        ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``ended``, ``gap`` (with
-        ``control=False``), ``error`` (``initial`` failed), or what ``disconnect`` (default ``kicked``) or
-        ``Subscription.close`` (default ``closed``) was given.
+        It runs on the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``,
+        ``overflow``, ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``ended``, ``gap`` (with
+        ``control=False``), ``error`` (``initial`` failed), or the text passed to ``disconnect`` (default
+        ``kicked``) or ``Subscription.close`` (default ``closed``).
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._report_disconnects()
@@ -321,9 +322,9 @@ class Hub(RunningHub):
     async def presence(self, topic: str | None = None) -> Presence:
         """The subscribers of ``topic``, or of the hub, in all processes.
 
-        ``count`` and ``subscribers`` give those of this process without waiting. With a broker, every process
-        writes its own subscribers there a few times a second. In Redis they expire 15 seconds after a process
-        died; in files they end with their process.
+        ``count`` and ``subscribers`` return those of this process without waiting. With a broker, every
+        process writes its own subscribers there a few times a second. In Redis they expire 15 seconds after a
+        process died; in files they disappear with their process.
 
         Raises:
             BrokerError: the broker did not answer.
@@ -335,21 +336,21 @@ class Hub(RunningHub):
         return Presence(len(ids), tuple(ids))
 
     async def aclose(self, grace: float | None = None) -> None:
-        """Stop all runs, end all streams: what was published goes out, for at most ``grace`` seconds.
+        """Stop all runs and end all streams, delivering what was published for at most ``grace`` seconds.
 
-        Runs get half of that to close; their watchers are told that they were stopped.
+        Runs get half of that time to close; their watchers are told that they were stopped.
 
-        Until then, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew, without
-        a broker with a new epoch and an empty history. With one, everything that was published is sent
-        first, and closing waits for that as long as the broker's timeouts allow. May be called again, and
-        concurrently.
+        Until it returns, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew;
+        without a broker, with a new epoch and an empty history. With a broker, everything that was published
+        is sent first, and closing waits for that as long as the broker's timeouts allow. May be called again,
+        and concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
         await self._runs_here().stop_all(grace / 2)
         sent_by = time.monotonic() + grace
         closing = None
         try:
-            # Streams may be on several loops and in the core: polling is simpler than a notice from each.
+            # Streams may be on several loops and in the core: polling is simpler than a signal from each.
             while self._waits_for_broker(sent_by):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
             deadline = time.monotonic() + grace
@@ -357,7 +358,7 @@ class Hub(RunningHub):
                 return
             while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
-        finally:  # Cancelled, it waits no longer; a hub that went on closing could never be used again.
+        finally:  # When cancelled, finish at once: a hub that stayed closing could never be used again.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
 
@@ -379,14 +380,14 @@ class Hub(RunningHub):
                 return
             while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
                 time.sleep(_POLL)
-        finally:  # Interrupted (Ctrl-C), it waits no longer.
+        finally:  # When interrupted (Ctrl-C), finish at once.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
 
     def _waits_for_broker(self, deadline: float) -> bool:
-        """Whether a broker has yet to answer what was published, or, until ``deadline``, to give it back.
+        """Whether a broker has yet to answer publications or, until ``deadline``, to deliver them back.
 
-        Nothing more is published from now on.
+        From now on the hub publishes nothing more.
         """
         if (left := self._refuse()) is None:
             return False

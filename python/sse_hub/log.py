@@ -1,7 +1,7 @@
 """Look at a log of ``Hub("file:…")``: ``python -m sse_hub.log PATH``.
 
-``PATH`` is a log's directory, such as ``events/default``. Nothing is locked and nothing is changed, so it may
-be read while hubs use it. The format is described in ``src/file/format.rs``.
+``PATH`` is a log's directory, such as ``events/default``. Nothing is locked and nothing is changed, so a log
+may be read while hubs use it. The format is described in ``src/file/format.rs``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _HEAD = struct.Struct("<8sIIIIqQ")
 _RECORD = struct.Struct("<IIqqI")
 _MAGIC = b"sse-hub\n"
 _VERSION = 1
-_POLL = 0.2  # seconds between two looks of --follow
-_SHOWN = 100  # characters of an event
+_POLL = 0.2  # seconds between two polls of --follow
+_SHOWN = 100  # characters shown of an event
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of a log, and where it stands."""
+    """One entry of a log, and its position."""
 
     id: int
     before: int
@@ -54,7 +54,7 @@ class Segment:
         self.damage = ""
 
     def records(self, at: int = 0) -> Iterator[Record]:
-        """The records from a place on; ``damage`` says afterwards why it went no further."""
+        """Yield the records from a position on; ``damage`` says afterwards why reading stopped."""
         content = self.path.read_bytes()
         self.damage = ""
         if len(content) < _HEAD.size or content[:8] != _MAGIC:
@@ -71,15 +71,15 @@ class Segment:
         while at < len(content):
             head = content[at : at + _RECORD.size]
             if len(head) < _RECORD.size:
-                self.damage = f"at byte {at}, the last record is not whole"
+                self.damage = f"at byte {at}, the last record is incomplete"
                 return
             size, check, id, before, crc = _RECORD.unpack(head)
             if check != crc32(head[8:], crc32(head[:4], crc32(struct.pack("<Q", at), key))):
-                self.damage = f"at byte {at} is no record"
+                self.damage = f"at byte {at}, there is no record"
                 return
             content_of = content[at + _RECORD.size : at + size]
             if at + size > len(content):
-                self.damage = f"at byte {at}, the last record is not whole"
+                self.damage = f"at byte {at}, the last record is incomplete"
                 return
             if crc != crc32(content_of, key):
                 self.damage = f"at byte {at}, the fields of {_text(id)} are damaged"
@@ -124,7 +124,7 @@ def _show(log: Path) -> int:
 
 
 def _check(log: Path) -> int:
-    """Say what is damaged, and where entries are missing; 0 when nothing is."""
+    """Print what is damaged, and where entries are missing; returns 0 if nothing is."""
     count, problems, last = 0, 0, None
     for segment in _segments(log):
         for record in segment.records():
@@ -141,7 +141,7 @@ def _check(log: Path) -> int:
         if segment.damage:
             problems += 1
             print(f"{segment.path.name}: {segment.damage}")
-    print(f"{count} entries, {problems} problems" if problems else f"{count} entries, all whole")
+    print(f"{count} entries, {problems} problems" if problems else f"{count} entries, no problems")
     return 1 if problems else 0
 
 
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not _segments(given.path):
         print(
-            f"there is no log in {given.path}: give the directory that has the *.log files", file=sys.stderr
+            f"there is no log in {given.path}: pass the directory that has the *.log files", file=sys.stderr
         )
         return 2
     if given.follow:

@@ -1,4 +1,4 @@
-"""The responses, and what they read of a request."""
+"""The responses, and what they read from a request."""
 
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.event_source_response import (

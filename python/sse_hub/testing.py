@@ -1,7 +1,7 @@
 """An event-stream client for tests, in process, and a clock that tests drive.
 
 Test clients of HTTP libraries wait for the end of a response, which an event stream does not have. This one
-reads events as they come::
+reads events as they arrive::
 
     from sse_hub.testing import connect
 
@@ -12,8 +12,8 @@ reads events as they come::
             event = await client.next()
             assert event.json() == {"eur": 1}
 
-What depends on time (heartbeats, ``stall_timeout``, ``max_age``, ``history_age``) is tested without waiting,
-on a hub whose clock stands still until the test advances it::
+Behaviour that depends on time (heartbeats, ``stall_timeout``, ``max_age``, ``history_age``) is tested without
+waiting, on a hub whose clock stands still until the test advances it::
 
     clock = Clock()
     hub = clock.hub(heartbeat=15)

@@ -1,7 +1,7 @@
-"""``Protocol`` and ``HandOff``: names that turned the hand-off on, and change nothing now.
+"""``Protocol`` and ``HandOff``: names that once turned the hand-off on, and now change nothing.
 
-Streams are handed off by themselves, see ``docs/hand-off.md``. A command line that has
-``--http sse_hub.uvicorn:Protocol`` and an app that has ``app.add_middleware(HandOff)`` go on to work.
+Streams are handed off automatically, see ``docs/hand-off.md``. A command line that has
+``--http sse_hub.uvicorn:Protocol`` and an app that has ``app.add_middleware(HandOff)`` continue to work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["HandOff", "Protocol"]
 Protocol: type[asyncio.Protocol]
 """The HTTP protocol of uvicorn that ``--http auto`` chooses: httptools', or h11's without it.
 
-Looked up when it is first asked for, so that the module can be imported where uvicorn is not installed.
+Looked up on first access, so that the module can be imported where uvicorn is not installed.
 """
 
 

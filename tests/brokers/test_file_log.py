@@ -36,7 +36,7 @@ def test_what_a_log_holds(files: FileServer, ids: list[str], capsys: pytest.Capt
 
 def test_a_whole_log_is_whole(files: FileServer, ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(files.log()), "--check"]) == 0
-    assert capsys.readouterr().out == "4 entries, all whole\n"
+    assert capsys.readouterr().out == "4 entries, no problems\n"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_whole_log_is_whole(files: FileServer, ids: list[str], capsys: pytest.
     [
         (20, "its head is damaged"),
         (8, "its format is 3, which this version of sse-hub does not know"),
-        (44, "at byte 40 is no record"),
+        (44, "at byte 40, there is no record"),
         (-3, "the fields of {last} are damaged"),
     ],
 )

@@ -1,6 +1,6 @@
-"""The attempt of one response to take its connection from the server, and what can become of it.
+"""The attempt of one response to take its connection from the server, and its possible outcomes.
 
-The response says which chunk its body begins with and sends that as any other body::
+The response announces the chunk that its body begins with, and sends it like any other body::
 
     attempt.begin(preamble)
     try:
@@ -10,11 +10,11 @@ The response says which chunk its body begins with and sends that as any other b
     finally:
         attempt.end()
 
-Meanwhile the connection's transport is a :class:`Recorder`. If the first bytes of the wire are the head of
-a plain chunked response and exactly that chunk, nothing in between changes the body, also when another task
-relays it. That needs no knowledge of any middleware. Then the socket is taken, inside the very write that
-completed the chunk, and what is sent afterwards goes nowhere. Anything else puts the transport back and
-writes what was held, so the response streams through the server.
+During the attempt the connection's transport is a :class:`Recorder`. If the first bytes on the wire are the
+head of a plain chunked response and exactly that chunk, nothing in between changes the body, even if another
+task relays it. This check needs no knowledge of any middleware. The socket is then taken, inside the very
+write that completed the chunk, and what is sent afterwards goes nowhere. Any other bytes put the transport
+back and write what was held, so the response streams through the server.
 
 States, each change made in one step on the server's loop::
 
@@ -23,7 +23,7 @@ States, each change made in one step on the server's loop::
            |                            '-- end before --> the descriptor is closed
            '-- other bytes, a reason to stay, timeout, end --> KEPT
 
-This module knows no server: a :class:`Connection` has the other side.
+This module knows no server: a :class:`Connection` is the other side.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PATIENCE = 0.25  # seconds middleware may hold the beginning back
 
 
 class State(Enum):
-    """Where an attempt stands. Only ``PENDING`` can change."""
+    """The state of an attempt. Only ``PENDING`` can change."""
 
     PENDING = "pending"
     TAKEN = "taken"
@@ -66,13 +66,13 @@ class Connection(Protocol):
     def transport(self, transport: Any) -> None: ...
 
     def reason_to_stay(self) -> Stay | None:
-        """Why the connection cannot be handed off as things are."""
+        """Why the connection cannot be handed off now."""
 
     def take(self, first: bytes) -> int | tuple[Stay, bytes]:
         """Write ``first`` and have the server forget the connection.
 
         Returns a duplicate of the descriptor (non-blocking, close-on-exec) that belongs to the caller; or
-        why it stays, and what of ``first`` is still to be written.
+        why the connection stays, and the part of ``first`` that is still unwritten.
         """
 
 
@@ -118,11 +118,11 @@ class Attempt:
     def begin(self, preamble: bytes, timeout: float = _PATIENCE) -> None:
         """Record what is written from now on, for at most ``timeout`` seconds.
 
-        ``preamble`` is the first body message that will be sent. It should hold something that no other
+        ``preamble`` is the first body message that will be sent. It should contain something that no other
         response has, so that it cannot arrive by accident.
 
         Raises:
-            ValueError: ``preamble`` is empty, or the attempt began before.
+            ValueError: ``preamble`` is empty, or the attempt has already begun.
         """
         connection = self._connection
         if not preamble or self._chunk or connection is None:
@@ -133,15 +133,15 @@ class Attempt:
         self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
 
     async def decision(self) -> int | None:
-        """Wait until the socket was taken or it is clear that it stays.
+        """Wait until the socket is taken, or until it is clear that it stays with the server.
 
         Returns:
             The descriptor, which belongs to the caller from here on, with everything sent before already
-            given to the kernel; or None: the body goes on through ``send``. A second call returns None. A
+            passed to the kernel; or None: the body goes on through ``send``. A second call returns None. A
             forked child closes it: before closing it yourself, or to keep it there, call ``_core._release``.
         """
         if self.state is State.PENDING and self._connection is not None:
-            # A client that left is not written to, so the announced bytes never come.
+            # Nothing is written to a client that left, so the announced bytes never come.
             if (stay := self._connection.reason_to_stay()) is not None:
                 self._keep(stay)
             else:
@@ -189,7 +189,7 @@ class Attempt:
         connection, self._connection = self._connection, None
         recorder, self._recorder = self._recorder, None
         if recorder is not None and connection is not None:
-            # If something has wrapped it meanwhile, it stays underneath and passes everything through.
+            # If something has since wrapped it, it stays underneath and passes everything through.
             if connection.transport is recorder:
                 connection.transport = recorder.transport
             recorder.put_back(left)

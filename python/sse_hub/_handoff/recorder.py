@@ -1,4 +1,4 @@
-"""What stands in for a connection's transport while a response begins, and what the bytes of the wire say."""
+"""Stands in for a connection's transport while a response begins, and reads the bytes of the wire."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LONGEST = 65536  # bytes of a head that goes out in one write
 class Recorder:
     """Holds back what is written to a transport until it is put back, and then passes everything on.
 
-    ``seen`` is called after each write with everything that was written. Whatever else is asked of the
-    transport goes to it; what was held back is written before it is closed.
+    ``seen`` is called after each write with everything that was written. All other attributes are those of
+    the transport; what was held back is written before the transport is closed.
     """
 
     __slots__ = ("_held", "_seen", "transport")
@@ -69,7 +69,7 @@ def chunk_of(data: bytes) -> bytes:
 def is_bare_stream(wire: bytes, chunk: bytes) -> bool | None:
     """Whether these bytes are the head of a plain chunked response, and then exactly ``chunk``.
 
-    None while there are too few of them to say: more may follow.
+    None while there are too few of them to tell: more may follow.
     """
     head, end, body = wire.partition(b"\r\n\r\n")
     if not end:

@@ -1,4 +1,4 @@
-"""How a response takes its connection from the server, and how a descriptor is ended without a reactor."""
+"""How a response takes its connection from the server, and how it ends a descriptor without a reactor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def take_socket(attempt: Attempt, send: Send, start: Message) -> int | Non
 
 
 async def end_of_response(send: Send) -> None:
-    """Goes nowhere, but middleware sees a complete response."""
+    """Send the end of the body. It goes nowhere, but middleware sees a complete response."""
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -33,7 +33,7 @@ class CycleConnection:
 
     @property
     def server(self) -> RunningServer:
-        # The connection knows its server only until it is let go.
+        # The connection knows its server only until uvicorn lets it go.
         if self._server is None:
             self._server = running_server(inside.server_state(self._cycle))
         return self._server
@@ -47,7 +47,7 @@ class CycleConnection:
         self._cycle.transport = transport
 
     def reason_to_begin(self, insist: bool) -> Stay | None:
-        """The reason not to try, seen before anything is sent."""
+        """The reason not to try, checked before anything is sent."""
         cycle = self._cycle
         try:
             if cycle.response_started or type(cycle.transport) is Recorder:
@@ -78,7 +78,7 @@ class CycleConnection:
 class HandOff:
     """Middleware that changes nothing: streams are handed off without it.
 
-    Kept so that programs that add it go on to work.
+    Kept so that programs that add it continue to work.
     """
 
     __slots__ = ("app",)

@@ -1,4 +1,4 @@
-"""One client's stream that goes through its server, and how it is ended from outside."""
+"""One client's stream through its server, and how it is ended from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CarriedStream"]
 
 
 class CarriedStream:
-    """One client's stream, as its server (a ``Stoppable``) and its hub may end it."""
+    """One client's stream, which its server (as a ``Stoppable``) and its hub may end."""
 
     __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer", "_unsent")
 
@@ -58,7 +58,7 @@ class CarriedStream:
         if reason.kind in (EndKind.STALLED, EndKind.OVERFLOW):
             self.abort()
         elif reason.kind is not EndKind.CLIENT:
-            # What is queued still goes out, unless the client takes nothing.
+            # What is queued still goes out, unless the client accepts nothing.
             self._check_later()
 
     def _check_later(self) -> None:

@@ -22,12 +22,12 @@ def _module() -> tuple[bytes, str]:
 
 
 class ClientScript(Response):
-    """What ``Hub.client_js`` returns; it may be sent any number of times, so it also is an ASGI app."""
+    """What ``Hub.client_js`` returns; it may be sent any number of times, so it is also an ASGI app."""
 
     media_type = "text/javascript"
 
     version: str
-    """A text that changes with every byte of the module, for its URL: ``f"/sse-hub.js?v={version}"``."""
+    """A string that changes with every byte of the module, for its URL: ``f"/sse-hub.js?v={version}"``."""
 
     def __init__(self) -> None:
         content, self.version = _module()

@@ -32,7 +32,7 @@ _END = object()
 
 
 class SyncContent:
-    """An iterable as an async iterator, every step of which runs in a worker thread::
+    """An iterable as an async iterator that runs every step in a worker thread::
 
         idle --next--> running --an item--> idle
           |               |--its end, an exception----------------> closed
@@ -40,7 +40,7 @@ class SyncContent:
           '--close--> closing, in a worker thread ----------------> closed
 
     So a generator's ``finally`` never runs on the event loop, and it runs when the client leaves rather than
-    at some garbage collection. A step that blocks for ever keeps its thread, which does not keep the process.
+    at some garbage collection. A step that blocks for ever keeps its thread, but not the process, alive.
     """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
@@ -72,8 +72,8 @@ class SyncContent:
     async def aclose(self) -> None:
         """Close the iterator in a worker thread, and wait for that.
 
-        A step that is under way is waited for at most a second: it may block for ever. The iterator is closed
-        when that step returns.
+        This waits at most a second for a step that is under way, which may block for ever. The iterator is
+        closed when that step returns.
         """
         self._begin_close()
         patience = anyio.current_time() + _PATIENCE
@@ -130,7 +130,7 @@ class SyncContent:
 
 
 async def close_content(content: Any, seconds: float | None) -> None:
-    """Call the content's ``aclose``, if it has one, for at most ``seconds``. It raises nothing."""
+    """Call the content's ``aclose``, if it has one, for at most ``seconds``. Never raises."""
     aclose = getattr(content, "aclose", None)
     if aclose is None:
         return

@@ -1,8 +1,8 @@
 """FastAPI's dependencies with ``yield``, closed before a stream ends.
 
 FastAPI keeps them in exit stacks in the request's scope and closes these when the response has been sent. For
-a stream that is when its client leaves, so a dependency that holds a database connection would hold it for
-hours. An exit stack that was closed is empty, so FastAPI's own closing has nothing left to do.
+a stream, that is when its client leaves, so a dependency that holds a database connection would hold it for
+hours. An exit stack that was closed is empty, so FastAPI itself has nothing left to close.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _STACKS = ("fastapi_function_astack", "fastapi_inner_astack")
 
 def has_dependencies(scope: Scope) -> bool:
     """Whether the endpoint has dependencies to close."""
-    # An attribute that the standard library's own subclasses share; without it, closing is tried.
+    # An attribute that the standard library's own subclasses share; without it, assume that there are some.
     return any(getattr(stack, "_exit_callbacks", True) for stack in _stacks(scope))
 
 
 async def close_dependencies(scope: Scope) -> None:
-    """Close the endpoint's dependencies. Call it in the request's task: cancel scopes and contexts are there.
+    """Close the endpoint's dependencies.
 
-    One that fails is logged: its response has begun, and the stream does not need it.
+    Call it in the request's task, which has their cancel scopes and contexts. A dependency that fails is
+    logged: its response has begun, and the stream does not need it.
     """
     for stack in _stacks(scope):
         try:

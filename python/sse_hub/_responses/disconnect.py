@@ -1,4 +1,4 @@
-"""Notices that a client left, without a task of its own where the server allows it."""
+"""Notices that a client left, without a task of its own if the server allows that."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ __all__ = ["Endpoint"]
 
 
 class Endpoint:
-    """What ``Hub.endpoint`` returns: no function, so a Starlette ``Route`` takes it as an ASGI app.
+    """What ``Hub.endpoint`` returns: not a function, so a Starlette ``Route`` treats it as an ASGI app.
 
     Starlette lets every method through to such an app, so this one refuses those that get no stream.
     """

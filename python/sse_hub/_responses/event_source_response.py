@@ -1,4 +1,4 @@
-"""``EventSourceResponse``: a generator's events to one client, by sse-starlette's API."""
+"""``EventSourceResponse``: a generator's events to one client, with sse-starlette's API."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class EventSourceResponse(TaskGroupStream, Response):
     """Streams what ``content`` yields to the client as Server-Sent Events.
 
     Args:
-        content: an async iterable or an iterable. What it yields may be a
-            str or any other value (the data of an event, by ``str()``), a dict (an event's fields), a
-            ``ServerSentEvent``, or bytes (sent as they are). An async iterable is iterated in one task; when
-            the client leaves or the server stops, it gets ``asyncio.CancelledError`` where it waits. An
-            iterable runs in a worker thread, one step at a time, and is closed there. A ``finally`` runs in
-            either. A hub's ``Subscription`` is handed off instead where the server offers that, if it was not
-            iterated before and nothing below but ``headers``, ``media_type`` and ``background`` is given.
-        status_code: default 200. A browser stops reconnecting for good at any other.
-        headers: sent too. ``Cache-Control`` is ``no-store`` unless it is given here.
+        content: an async iterable or an iterable. What it yields may be a str or any other value (the data of
+            an event, through ``str()``), a dict (an event's fields), a ``ServerSentEvent``, or bytes (sent as
+            they are). An async iterable is iterated in one task; when the client leaves or the server stops,
+            it gets ``asyncio.CancelledError`` where it waits. An iterable runs in a worker thread, one step
+            at a time, and is closed there. A ``finally`` runs in both cases. A hub's ``Subscription`` is
+            handed off instead if the server supports that, if it was not iterated before, and if no option
+            below except ``headers``, ``media_type`` and ``background`` is given.
+        status_code: default 200. With any other, a browser stops reconnecting for good.
+        headers: more headers. ``Cache-Control`` is ``no-store`` unless it is given here.
         media_type: default ``text/event-stream``.
         background: runs after the stream has ended, also when the client left or the server stopped, but not
             after an exception.
@@ -61,24 +61,24 @@ class EventSourceResponse(TaskGroupStream, Response):
         sep: the end of lines, ``"\\r\\n"`` (default), ``"\\r"`` or ``"\\n"``.
         ping_message_factory: makes what is sent as a ping; default a comment with the UTC time.
         data_sender_callable: a coroutine function that runs beside the stream, to feed what it reads from.
-            Its return does not end the stream, its exception does.
+            When it returns, the stream goes on; when it raises, the stream ends.
         send_timeout: seconds a client may take for one event or one ping, after which the response raises
             ``SendTimeoutError``; default None, no limit.
         client_close_handler_callable: awaited with the ASGI message when the client has left, before
             ``content`` is cancelled.
         shutdown_event: set when the server stops, so that ``content`` can say goodbye.
         shutdown_grace_period: seconds ``content`` has after that before it is cancelled; default 0.
-        cleanup_timeout: seconds that closing ``content`` may take after a send that failed, and that it may
-            ignore being cancelled; default 30, None is no limit.
+        cleanup_timeout: seconds that closing ``content`` may take after a failed send, and for which
+            ``content`` may ignore its cancellation; default 30, None means no limit.
         handoff: for a Subscription, as in ``Hub.response``.
         hold_dependencies: for a Subscription, as in ``Hub.response``.
 
     Raises:
-        ValueError: ``sep`` is none of the three, ``ping``, ``shutdown_grace_period`` or ``cleanup_timeout``
-            is negative.
+        ValueError: ``sep`` is none of the three, or ``ping``, ``shutdown_grace_period`` or
+            ``cleanup_timeout`` is negative.
         TypeError: ``ping`` is not a number.
 
-    One response serves one request. An exception of ``content`` comes out of the response as it is.
+    One response serves one request. An exception that ``content`` raises propagates unchanged.
     """
 
     DEFAULT_PING_INTERVAL = 15
@@ -149,7 +149,7 @@ class EventSourceResponse(TaskGroupStream, Response):
             if not isinstance(headers, Mapping):
                 raise TypeError(f"headers is a mapping of names to values, not {type(headers).__name__}")
             merged.update(headers)
-        # A cache in front may fan out to many clients; its application sets the header then.
+        # If a cache in front fans out to many clients, the application sets the header.
         merged.setdefault("Cache-Control", "no-store")
         merged["Connection"] = "keep-alive"
         # nginx would collect events until its buffer is full.
@@ -170,7 +170,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         self._ping_interval = value
 
     def enable_compression(self, force: bool = False) -> NoReturn:
-        """Compressed streams would be held back by every buffer on their way: not supported.
+        """Not supported: every buffer on the way would hold a compressed stream back.
 
         Raises:
             NotImplementedError: always.
@@ -255,7 +255,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         return attempt
 
     def _is_plain(self) -> bool:
-        """Whether a Subscription's bytes are all there is to send: no option asks for more than they have."""
+        """Whether only a Subscription's bytes have to be sent: no option asks for anything else."""
         return (
             self.status_code == 200
             and not (self._pings or self._chose_sep or self._shutdown_grace_period)
@@ -272,7 +272,7 @@ class EventSourceResponse(TaskGroupStream, Response):
     def _hand_over(
         self, subscription: Subscription, fd: int, server: RunningServer, receive: Receive
     ) -> bool:
-        """Let the subscription go on at a reactor, with the client's socket.
+        """Transfer the subscription, with the client's socket, to a reactor.
 
         False when the stream cannot go on there; its body then ends, and the client comes back.
         """
@@ -293,5 +293,5 @@ class EventSourceResponse(TaskGroupStream, Response):
     def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         if scope.get("http_version", "1.1")[:1] not in ("2", "3"):
             return self.raw_headers
-        # Connection is a header of HTTP/1, and malformed in what came later (RFC 9113, 8.2.2).
+        # Connection is a header of HTTP/1, and makes messages of later versions malformed (RFC 9113, 8.2.2).
         return [header for header in self.raw_headers if header[0] != b"connection"]

@@ -3,8 +3,8 @@
 The *body* task drives the user's generator and sends its events; nothing else touches the generator. The
 request's own task, the *supervisor*, waits for everything else: the client leaves, a ping is due, the server
 stops, the body ends. Most of the time it waits in ``receive()``, and other events interrupt that wait through
-the ``asyncio.timeout`` around it. (Awaiting ``receive()`` anew after an
-interruption is what Starlette's ``Request.is_disconnected`` does, so servers and middleware are used to it.)
+the ``asyncio.timeout`` around it. (Starlette's ``Request.is_disconnected`` also awaits ``receive()`` again
+after an interruption, so servers and middleware are used to it.)
 
 ::
 
@@ -42,7 +42,7 @@ logger = logging.getLogger("sse_hub.sse")
 
 # Seconds beyond the user's grace period in which a stopping stream sends its end; then it is aborted.
 _LAST_SEND = 0.5
-# Three years, for streams that do not end with their server: uvloop's timers take no infinity.
+# Three years, for streams that do not end with their server: uvloop's timers do not accept infinity.
 _FOR_EVER = 10.0**8
 
 
@@ -57,17 +57,15 @@ class EventStream:
         self._send = send
         self._has_left = find_departure(send)
         self._tasks: list[asyncio.Future[None]] = []  # the body first, then the user's data sender
-        # What the supervisor waits under; interrupted by moving its end to now.
+        # The timeout that the supervisor waits under; moving its deadline to now interrupts the wait.
         self._wait: asyncio.Timeout | None = None
         self._interrupted = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ping_due = False
         self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
         self._sending = False  # the body is sending
-        self._pump: Pump | None = (
-            None  # what drives the content instead, where it writes to the connection itself
-        )
-        # How far the response is: its head was sent, its end is being sent, was sent; its content was closed.
+        self._pump: Pump | None = None  # drives the content instead, if it writes to the connection itself
+        # How far the response is: head sent, end being sent, end sent; content closed.
         self._started = self._finishing = self._complete = self._closed = False
         # Why the stream ends: the server stops (its content knows, its grace is over), or the client is
         # gone; and whether its tasks are being cancelled.
@@ -81,7 +79,7 @@ class EventStream:
         return self._grace_period() + _LAST_SEND
 
     def stop(self) -> None:
-        """End: what is left is the grace period. On the stream's loop; idempotent."""
+        """End the stream within its grace period. On the stream's loop; idempotent."""
         self._stopping = True
         self._interrupt()
 
@@ -89,14 +87,14 @@ class EventStream:
         return not self._tasks or self._tasks[0].done()
 
     def abort(self) -> None:
-        """End the stream of a client that takes nothing: its ``send`` never returns."""
+        """End the stream of a client that accepts nothing: its ``send`` never returns."""
         if not self.finished() and not abort(self._receive):
             self._tasks[0].cancel()
 
     def _grace_period(self) -> float:
         grace: float = self._response._shutdown_grace_period
         source = self._response.body_iterator
-        if isinstance(source, Subscription):  # ends in its hub's time
+        if isinstance(source, Subscription):  # ends within its hub's grace
             grace = max(grace, getattr(source._hub, "grace", 1.0))
         return min(grace, _FOR_EVER)
 
@@ -164,7 +162,7 @@ class EventStream:
                 return
 
     async def _client_left(self) -> bool:
-        """Wait for the next thing to happen, and tell whether the client left. Runs its handler then."""
+        """Wait for a message or an interruption. When the client left, call its handler and return True."""
         message: Message | None
         if self._has_left is not None and self._has_left():
             message = {"type": "http.disconnect"}  # another `receive` took the message
@@ -173,13 +171,13 @@ class EventStream:
         if message is None:
             return False
         if message["type"] != "http.disconnect":
-            # A part of the request's body. Lets others run, should the messages have no end.
+            # A part of the request's body. Let other tasks run, in case these messages never end.
             await asyncio.sleep(0)
             return False
         self._gone = True
         logger.debug("Got event: http.disconnect. Stop streaming.")
         if self._finishing:
-            # Servers say so too once the response is complete, so this tells no handler anything.
+            # Servers also send this once the response is complete, so it means nothing to a handler.
             return True
         self._response.active = False
         if self._response.client_close_handler_callable is not None:
@@ -207,20 +205,20 @@ class EventStream:
         return result
 
     def _interrupt(self) -> None:
-        """Have the supervisor check what has changed. While it does not wait, it is about to check anyway."""
+        """Make the supervisor check what has changed. If it is not waiting, it is about to check anyway."""
         if self._wait is not None and not self._interrupted:
             self._interrupted = True
-            # Too late when the wait has just come to its own end.
+            # Too late if the wait has just ended.
             with suppress(RuntimeError):
                 self._wait.reschedule(self.loop.time())
 
     def _task_done(self, task: asyncio.Future[None]) -> None:
-        # The data sender may come to its end; only its failure is news, and nothing is when all has ended.
+        # The data sender may return; only its failure matters, and nothing does once everything has ended.
         if self._tasks and (task is self._tasks[0] or self._failures()):
             self._interrupt()
 
     def _tell(self) -> None:
-        """Say that the server stops, and start the time that is left."""
+        """Announce that the server stops, and start the grace period."""
         self._told = True
         response = self._response
         if response._shutdown_event is not None:
@@ -254,7 +252,7 @@ class EventStream:
 
     async def _ping(self) -> None:
         self._ping_due = False
-        # While the body sends, the connection is not idle, and a ping would only queue up behind.
+        # While the body sends, the connection is not idle, and a ping would only queue up behind it.
         busy = self._sending or (self._pump is not None and self._pump.is_draining)
         if self._started and not busy and not self._finishing:
             chunk = ensure_bytes(self._ping_message(), self._response.sep)
@@ -315,12 +313,12 @@ class EventStream:
                 if debug:
                     logger.debug("chunk: %s", chunk)
                 if self._ending:
-                    # It was cancelled and took no notice.
+                    # The content ignored its cancellation.
                     raise asyncio.CancelledError
                 if self._ping_sent is not None:
                     await self._ping_sent
                 if is_closing():
-                    await asyncio.sleep(0)  # content that never waits: let the server find out
+                    await asyncio.sleep(0)  # content that never waits: let the server notice
                 self._sending = True
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
                 if timeout is None:
@@ -336,7 +334,7 @@ class EventStream:
                 raise
 
     async def _close_content(self) -> None:
-        """Close content that has not come to its end, once."""
+        """Close content that has not ended, once."""
         content = self._response.body_iterator
         if not (self._finishing or self._closed or isinstance(content, Subscription)):
             self._closed = True
@@ -354,7 +352,7 @@ class EventStream:
             return
         for task in running:
             task.cancel()
-        # Closing the content has its own limit of as many seconds; this one comes after it.
+        # Closing the content has its own limit of as many seconds; this one expires after it.
         limit = self._response._cleanup_timeout
         patience = None if limit is None else limit + 1
         # A cancelled anyio scope around the request would interrupt every await from now on.
@@ -373,7 +371,7 @@ class EventStream:
                     await self._send(start)
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            # A client that reads nothing: its connection's orderly close would take for ever.
+            # The client reads nothing: an orderly close of its connection would take for ever.
             abort(self._receive)
 
     def _failures(self) -> list[BaseException]:

@@ -35,7 +35,7 @@ from sse_hub.exceptions import GapError, HubClosed, HubFull
 __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
-# Seconds in which a broker must resolve where a client starts whose status depends on it.
+# Seconds in which a broker must resolve where a client starts, if the status depends on that.
 _RESOLVING = 10.0
 # Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
 _TURNS = 3
@@ -93,7 +93,7 @@ class HubResponse(Response):
         if self.status_code != 200:
             return Stay.STATUS
         if self.hub._full_status != 200 and self.hub._is_full():
-            return Stay.FULL  # It will be refused, by a status that cannot be said after the hand-off.
+            return Stay.FULL  # It will be refused, with a status that cannot be sent after the hand-off.
         attempt = self.hub._attempt(scope, receive, self.handoff)
         if isinstance(attempt, Attempt):
             try:
@@ -119,14 +119,14 @@ class HubResponse(Response):
             return False
         handed = await self._hand_over(scope, fd, attempt.server)
         await end_of_response(send)
-        # FastAPI would close them right afterwards, and raise what goes wrong although the stream goes on.
+        # FastAPI would close them right afterwards, and raise their errors although the stream goes on.
         await close_dependencies(scope)
         return handed
 
     async def _stream_without_control(
         self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]
     ) -> bool:
-        """The same where only the status can tell of a gap: the subscription comes before the head."""
+        """The same if only the status can report a gap: the subscription comes before the head."""
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
@@ -136,7 +136,7 @@ class HubResponse(Response):
         try:
             async with asyncio.timeout(_RESOLVING):
                 await subscription._resolved()
-        except TimeoutError:  # the broker does not say where the client begins
+        except TimeoutError:  # the broker does not say where the client starts
             subscription._end(EndKind.CLOSED)
             await self._refuse(send, 503)
             return False
@@ -169,7 +169,7 @@ class HubResponse(Response):
         return handed
 
     async def _transfer(self, subscription: Subscription, fd: int, server: RunningServer) -> bool:
-        """Have a reactor go on with a subscription. False when it has ended, and the body with it."""
+        """Transfer a subscription to a reactor. False when it has ended, and the body with it."""
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
             handed = subscription._hand_over(fd, server.group, on_end)
@@ -185,9 +185,9 @@ class HubResponse(Response):
         return True
 
     async def _hand_over(self, scope: Scope, fd: int, server: RunningServer) -> bool:
-        """Give the socket to a reactor: nothing of this request stays, but what the application gave.
+        """Pass the socket to a reactor: nothing of this request remains except what the application passed.
 
-        False when the hub has no room; the client then gets the time to come back.
+        False when the hub has no room; the client is then told when to come back.
         """
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
@@ -230,7 +230,7 @@ class HubResponse(Response):
         start: dict[str, Any] | None,
     ) -> None:
         """Send a subscription's stream through the server. ``start`` is the head, or None if it was sent."""
-        # A task of its own for the body: the request's task has the frames of every middleware and of the
+        # A task of its own for the body: the request's task holds the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
         body = asyncio.create_task(self._body(subscription, receive, send, start, begun))
@@ -243,7 +243,7 @@ class HubResponse(Response):
                     await _close_dependencies_once(begun, scope, body)
                 await body
         except GapError:
-            # Without the end of the body, or the client would take it for complete.
+            # Do not send the end of the body: the client would take the body for complete.
             if abort(receive):
                 for _ in range(_TURNS):
                     await asyncio.sleep(0)
@@ -293,12 +293,12 @@ class HubResponse(Response):
         try:
             async for chunk in subscription:
                 if is_closing():
-                    await asyncio.sleep(0)  # a long replay never waits: let the server find out
+                    await asyncio.sleep(0)  # a long replay never waits: let the server notice
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if has_left is not None and has_left():
                     subscription._end(EndKind.CLIENT)
                 if owes_initial:
-                    # After the opening, and beside the body: however long it takes, heartbeats go out.
+                    # After the opening, and beside the body: heartbeats go out however long it takes.
                     owes_initial = False
                     snapshot = asyncio.create_task(self._give_initial(subscription))
                     if begun is not None:
@@ -315,14 +315,14 @@ class HubResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _give_initial(self, subscription: Subscription) -> None:
-        # With a broker, whether the client resumes may have to be asked first.
+        # With a broker, the hub may have to ask first whether the client resumes.
         await subscription._resolved()
         if subscription.recovered is True or subscription.closed is not None:
             return
         try:
             subscription._initial(await self._initial_events(subscription))
         except BaseException:
-            # The head is sent: ending the stream is all that can be said. The browser tries again.
+            # The head is sent: the stream can only end. The browser tries again.
             subscription._end(EndKind.ERROR)
             raise
 

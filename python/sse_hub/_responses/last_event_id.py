@@ -1,4 +1,4 @@
-"""The id from which a client wants to resume, as its request has it.
+"""The id from which a client wants to resume, as its request names it.
 
 ``Numbering::find`` in ``src/numbering.rs`` checks it and finds its place.
 """

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Topics: TypeAlias = str | Iterable[str]
-"""One topic, or some."""
+"""One topic, or several."""
 
 Overflow: TypeAlias = Literal["disconnect", "drop_oldest", "drop_newest"]
 """What happens when more events wait behind a client's unfinished write than allowed."""
@@ -31,21 +31,21 @@ Replay: TypeAlias = int | Literal["all"]
 """How much of each topic's past a newcomer gets."""
 
 Initial: TypeAlias = Callable[[Subscription], Any | Awaitable[Any] | Iterable[Any] | AsyncIterable[Any]]
-"""A function that gives a new client's first events."""
+"""A function that returns a new client's first events."""
 
 
 class SubscribeOptions(TypedDict, total=False):
     """The options of ``Hub.subscribe``."""
 
     replay: Replay
-    """How many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's own id beats
-    it."""
+    """How many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's own id
+    overrides it."""
     last_event_id: str | None
-    """The id of the last event that the client saw; default None, and a response takes the request's."""
+    """The id of the last event that the client saw; default None; a response then uses the request's."""
     user: str | None
     """The name of the client's user, for ``disconnect(user=…)``; default None."""
     info: Any
-    """Any object of the application's, to be found again at ``Subscription.info``; default None."""
+    """Any object of the application's, available as ``Subscription.info``; default None."""
     overflow: Overflow | None
     """Replaces the hub's ``overflow``; default None."""
     capacity: int | None
@@ -54,8 +54,8 @@ class SubscribeOptions(TypedDict, total=False):
     """Seconds after which the stream ends and the browser comes back; default None, no limit."""
     control: bool
     """Whether the stream has the hub's own events, ``stream-open`` and the like; default True. False is for
-    clients that take each event for one of the application's. A gap then breaks the stream off, and a
-    response whose gap is known before its head has the status 409."""
+    clients that take each event for one of the application's. A gap then breaks the stream off; if the gap is
+    known before the response's head, the status is 409."""
 
 
 class StreamOptions(SubscribeOptions, total=False):
@@ -66,17 +66,17 @@ class StreamOptions(SubscribeOptions, total=False):
     back, unless the client resumed completely; default None. It returns (or awaits, or yields) events that
     come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
     value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
-    client that is cut before it gets all of them again."""
+    client that is cut off before it gets all of them again."""
     handoff: bool | None
-    """Whether the connection is handed to the reactor where that is possible; default None, the hub's
-    ``handoff``. False is for middleware that changes only later chunks of the body. True also leaves a server
-    that limits its connections (``--limit-concurrency``)."""
+    """Whether the connection is handed to the reactor if possible; default None, the hub's ``handoff``. False
+    is for middleware that changes only later chunks of the body. True also leaves a server that limits its
+    connections (``--limit-concurrency``)."""
     hold_dependencies: bool
     """Keep FastAPI's dependencies with ``yield`` open until the stream has ended, which then stays with the
-    server; default False: they close when the stream has begun and ``initial`` has given its events, so that
-    no database session is held for as long as a client listens."""
+    server; default False: they close when the stream has begun and ``initial`` has returned its events, so
+    that no database session is held for as long as a client listens."""
     status_code: int
-    """The response's status, from 200 to 599 and one that has a body; default 200, and a browser takes no
+    """The response's status, from 200 to 599 and one that has a body; default 200. A browser accepts no
     other."""
     headers: Mapping[str, str] | None
     """More headers; default None."""
@@ -103,7 +103,7 @@ def make_request(
     format: str | None = None,
     whole: bool = False,
 ) -> _Request:
-    """The core's form of the options that a subscriber begins with.
+    """Convert the options that a subscriber begins with to the core's form.
 
     ``format`` is that of a run's end; ``whole`` says that everything of the topics is kept anyway.
     """

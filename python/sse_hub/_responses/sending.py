@@ -1,4 +1,4 @@
-"""Sending a message within a time."""
+"""Sends a message within a time limit."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _NEEDS_ASYNCIO = (
 
 
 def check_asyncio() -> None:
-    """Raise RuntimeError under trio, which a hub's streams do not know."""
+    """Raise RuntimeError under trio, which a hub's streams do not support."""
     trio: Any = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
         raise RuntimeError(_NEEDS_ASYNCIO)
@@ -111,7 +111,7 @@ class StreamingHub(_core.Hub):
         check_asyncio()
         subscription = self._subscribe(request, last_event_id, info)
         if self._on_connect and (loop := subscription._loop) is not None:
-            # This may be a worker thread of it.
+            # This may be a worker thread of that loop.
             loop.call_soon_threadsafe(self._connected, subscription)
         return subscription
 
@@ -138,7 +138,7 @@ class StreamingHub(_core.Hub):
         subscription: Subscription,
         on_end: Callable[[str], object] | None,
     ) -> bool:
-        """Have a reactor go on with a stream of this loop, which ``AppStatus`` ends as well.
+        """Transfer a stream of this loop, which ``AppStatus`` ends as well, to a reactor.
 
         ``fd`` is the hub's unless this raises or returns False: then the stream cannot go on there, because
         it was iterated since the last check, or because its hub has ended.
@@ -149,7 +149,7 @@ class StreamingHub(_core.Hub):
         return True
 
     def _before_stop(self, then: Callable[[], None]) -> None:
-        """Call ``then``, which ends streams of a stopping server, after what they have yet to be told."""
+        """Call ``then``, which ends streams of a stopping server, after telling them what they must know."""
         then()
 
     # The application's functions.

@@ -1,4 +1,4 @@
-"""sse-starlette's way to stream, by methods that subclasses of its response call and override.
+"""sse-starlette's way to stream, through methods that subclasses of its response call and override.
 
 Each of them runs in a task of an anyio task group, and the first that returns cancels the others. It works
 under trio, too. ``EventStream`` does the same with fewer tasks; this is for responses that override one of
@@ -30,9 +30,9 @@ __all__ = ["HOOKS", "TaskGroupStream"]
 logger = logging.getLogger("sse_hub.sse")
 
 _LAST_SEND = 0.5  # seconds in which a stopping stream sends its end
-_POLL = 0.5  # seconds between two looks at AppStatus under trio
+_POLL = 0.5  # seconds between two checks of AppStatus under trio
 
-# What says that this response's server stops, in the tasks of a response that is served here.
+# Signals that this response's server stops, in the tasks of a response that is served here.
 _exit: ContextVar[_Exit | None] = ContextVar("sse_hub_exit", default=None)
 
 
@@ -123,7 +123,7 @@ class TaskGroupStream:
         if known is not None:
             await _wait_for(known)
             return
-        # In a task group of the application's own: which server serves it is found when one stops.
+        # In a task group of the application's own: the server that serves it is found when one stops.
         known = _Exit()
         with Serving({"type": "http"}, _never, known, switched=True):
             await _wait_for(known)

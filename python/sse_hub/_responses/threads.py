@@ -1,7 +1,7 @@
 """Daemon threads for code of the application that may block.
 
 The event loop's own executor and anyio's worker threads are joined when the interpreter ends, so one that
-blocks for ever keeps the process. These are not.
+blocks for ever keeps the process alive. These threads are not joined.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IDLE = 10.0  # seconds after which a thread without work ends
 
 
 class _Worker:
-    """One thread, which works until it was idle for a while."""
+    """One thread, which works until it has been idle for a while."""
 
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
@@ -47,7 +47,7 @@ class _Worker:
 
 
 class _Pool:
-    """As many threads as there are steps at once: content that blocks holds up no other content."""
+    """As many threads as there are concurrent steps: content that blocks holds up no other content."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -88,7 +88,7 @@ def start(work: Callable[[], object]) -> None:
 async def run(function: Callable[[], T]) -> T:
     """The result of ``function``, called in a daemon thread with the caller's context.
 
-    Cancelling it leaves the thread to itself: ``function`` goes on, and its outcome is dropped. It must not
+    Cancelling it does not stop the thread: ``function`` goes on, and its outcome is dropped. It must not
     raise StopIteration. Under trio the thread is one of trio's own, which are daemons, too.
     """
     try:

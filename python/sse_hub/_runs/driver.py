@@ -1,11 +1,11 @@
-"""What drives one run: a task of the hub that publishes what the run's generator yields, and then the end.
+"""Drives one run: a task of the hub publishes what the run's generator yields, and then the end.
 
 ::
 
     running --the generator returns--> done
        |-- raises, or yields more than max_bytes --> failed
        |-- stop, idle, the hub or the server closes --> stopped
-       '-- its lease is not held any more --> lost
+       '-- its lease is no longer held --> lost
 
 No watcher drives it: watchers are subscribers of its topic, which keeps everything until it is forgotten.
 """
@@ -39,13 +39,13 @@ ErrorText: TypeAlias = Callable[[Exception], str | None]
 
 _PATIENCE = 0.01  # seconds between two attempts to publish while delivery is behind
 _AHEAD = 64  # events that may wait for the broker's answer
-_LOOK = 0.1  # seconds between two looks at what other processes want
-_SOON = 5.0  # seconds in which this process follows what the broker has
+_LOOK = 0.1  # seconds between two checks of what other processes want
+_SOON = 5.0  # seconds in which this process catches up with the broker
 _BURST = 32  # events after which the loop's other tasks get a turn, however fast the generator is
 
 
 def lease_of(name: str) -> str:
-    """The lease of a run. The core calls it so, too."""
+    """The name of a run's lease. The core uses the same name."""
     return f"run:{name}"
 
 
@@ -68,7 +68,7 @@ class RunOptions:
         on_finish: OnFinish | None,
         error: ErrorText | None,
     ) -> Self:
-        """The options, or an exception that names the one that breaks a rule."""
+        """Return the options, or raise an exception that names the one that breaks a rule."""
         for name, value, least in (("keep", keep, "0 or more"), ("idle", idle, "more than 0")):
             if value is None and name == "idle":
                 continue
@@ -87,12 +87,12 @@ class RunOptions:
 
 
 class RunDriver:
-    """One run. Every method is called on the loop that it was started on, but where it says otherwise.
+    """One run. Call every method on the loop that it was started on, unless the method says otherwise.
 
     ``token`` is that of the run's lease; None without a broker.
     """
 
-    run: Any  # what `on_finish` gets
+    run: Any  # passed to `on_finish`
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class RunDriver:
         self.loop = asyncio.get_running_loop()
         self.state = RunState.RUNNING
         self.finished: Future[RunState] = Future()
-        self.finished.set_running_or_notify_cancel()  # nobody who waits can cancel it for the others
+        self.finished.set_running_or_notify_cancel()  # no waiter can cancel it for the others
         self._hub = hub
         self._source = source
         self._options = options
@@ -149,14 +149,14 @@ class RunDriver:
             self.end(RunState.STOPPED)
 
     def end(self, state: RunState, error: Exception | None = None) -> None:
-        """Tell the watchers, once. Any thread."""
+        """Tell the watchers, once. May be called from any thread."""
         if not self._is_ending.acquire(blocking=False):
             return
         try:
             published = self._hub._end_run(self.name, self.keep, state, self._text(error), self._token)
         except TopicEnded:
             self._ended(self._state_in_log(state))
-        except HubError as failed:  # the hub has closed, and its watchers were told that
+        except HubError as failed:  # if the hub has closed, its watchers were told that
             if not isinstance(failed, HubClosed):
                 logger.error(
                     "hub %r: run %r: its end was not published: %s", self._hub.name, self.name, failed
@@ -172,7 +172,7 @@ class RunDriver:
                 self._ended(state)
 
     async def _settle(self, published: Publication, state: RunState) -> None:
-        """The broker says what became of the end."""
+        """Wait for the broker's answer to the publication of the end."""
         try:
             await published
         except LeaseLost:
@@ -183,10 +183,10 @@ class RunDriver:
                 await asyncio.sleep(_PATIENCE)
             state = self._state_in_log(RunState.LOST)
         except HubError as failed:
-            # Nobody renews its lease: the other processes will say that it is lost.
+            # Nothing renews its lease: the other processes will declare the run lost.
             logger.error("hub %r: run %r: its end was not published: %s", self._hub.name, self.name, failed)
         finally:
-            while self._unsettled:  # of a run that failed or was stopped: what became of these is no news
+            while self._unsettled:  # of a run that failed or was stopped: their outcome no longer matters
                 with suppress(HubError):
                     await self._unsettled.popleft()
             self._ended(state)
@@ -209,7 +209,7 @@ class RunDriver:
             self.loop.call_soon_threadsafe(call)
 
     def _state_in_log(self, otherwise: RunState) -> RunState:
-        """How the topic was ended by another one."""
+        """The run's state by the end in the log; ``otherwise`` if the log has no end of a run."""
         ended = self._hub._ending(self.name)
         return otherwise if ended is None or ended == "ended" else RunState(ended)
 
@@ -272,7 +272,7 @@ class RunDriver:
         if self._options.on_finish is not None:
             self._events.append(value)
         if self._token is not None:
-            # What the broker did not take would be a hole in the run: it fails then.
+            # An event that the broker did not accept would be a gap in the run, so the run fails.
             self._unsettled.append(published[0])
             while self._unsettled and (len(self._unsettled) > _AHEAD or self._unsettled[0].done()):
                 await self._unsettled.popleft()
@@ -287,7 +287,7 @@ class RunDriver:
         logger.error("hub %r: run %r failed: %s", self._hub.name, self.name, error, exc_info=trace)
 
     def _text(self, error: Exception | None) -> str | None:
-        """What clients are told of a failure: only what the application says."""
+        """The text about a failure for clients: only what the application returns."""
         if error is None or self._options.error is None:
             return None
         try:
@@ -299,17 +299,17 @@ class RunDriver:
             return None
         return text
 
-    # What goes on beside it.
+    # The tasks beside it.
 
     async def _watch_idle(self, idle: float) -> None:
-        """Stop it when nobody has watched it for so long."""
+        """Stop the run when nobody has watched it for ``idle`` seconds."""
         watched = self.loop.time()
         while not self.finished.done():
             await asyncio.sleep(min(idle / 4, 1.0))
             now = self.loop.time()
             try:
                 watchers = self._hub.count(self.name) or len(await self._watchers_elsewhere())
-            except HubError:  # nobody knows
+            except HubError:  # unknown: assume that there is one
                 watchers = 1
             if watchers:
                 watched = now
@@ -327,7 +327,7 @@ class RunDriver:
         return [] if self._token is None else await self._hub._present(self.name)
 
     async def _watch_others(self, token: str) -> None:
-        """Stop it when another process asks for that, has ended it, or may have: the lease is not held."""
+        """Stop the run when another process asks for it, has ended it, or may have: the lease is not held."""
         while not self.finished.done():
             await asyncio.sleep(_LOOK)
             if (

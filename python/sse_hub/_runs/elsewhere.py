@@ -1,4 +1,4 @@
-"""Runs of other processes, as this one follows them."""
+"""Runs of other processes, followed from this one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sse_hub._runs.states import RunState
 
 __all__ = ["RunElsewhere"]
 
-_LOOK = 0.02  # seconds between two looks at what the broker's stream has said
+_LOOK = 0.02  # seconds between two checks of what the broker's stream has said
 
 
 class RunElsewhere(Run):

@@ -1,4 +1,4 @@
-"""What one process of a hub produces for all, and another takes over."""
+"""Work that one process of a hub does for all, and that another takes over."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Produce: TypeAlias = Callable[[Callable[..., Publication]], Awaitable[None]]
 
 logger = logging.getLogger("sse_hub")
 
-_LOOK = 0.25  # seconds between two looks at the lease, whether it is held here or elsewhere
+_LOOK = 0.25  # seconds between two checks of the lease, whether it is held here or elsewhere
 _AFTER_FAILURE = 1.0  # seconds after which a broker that did not answer is asked again
 
 
@@ -50,11 +50,11 @@ async def run_once(hub: StreamingHub, name: str, produce: Produce) -> None:
                     return
         finally:
             hub._release(lease, token)
-        logger.warning("hub %r: %r is another process's now: its lease ran out here", hub.name, name)
+        logger.warning("hub %r: %r now belongs to another process: its lease ran out here", hub.name, name)
 
 
 async def _produce(hub: StreamingHub, lease: str, token: str, produce: Produce) -> bool:
-    """Whether ``produce`` returned; False when the lease is not held any more, and it was cancelled."""
+    """Whether ``produce`` returned; False when it was cancelled because the lease is no longer held."""
     publish: Callable[..., Any] = partial(hub._publish_held, lease, token)
     task = asyncio.ensure_future(produce(publish))
     try:

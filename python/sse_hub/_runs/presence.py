@@ -1,4 +1,4 @@
-"""Whether there is a run, in whichever process."""
+"""Whether there is a run, in any process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sse_hub._runs.driver import lease_of
 
 __all__ = ["is_there"]
 
-_LOOK = 0.02  # seconds between two looks at what the broker's stream has said
+_LOOK = 0.02  # seconds between two checks of what the broker's stream has said
 _SOON = 5.0  # seconds in which this process catches up with the stream
 
 
@@ -21,7 +21,7 @@ async def is_there(hub: StreamingHub, name: str) -> bool:
         await asyncio.sleep(_LOOK)
     if found or hub.broker is None or not await hub._is_leased(lease_of(name)):
         return bool(found)
-    # It has just begun; or its beginning is not in the stream any more, and it is followed from here.
+    # It has just begun; or its beginning is no longer in the stream, and it is followed from here on.
     while not hub._is_followed(name) and loop.time() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK)
     return True

@@ -32,7 +32,7 @@ class Runs:
         return self._by_name.get(name)
 
     def add(self, run: Run) -> None:
-        """Hold a run until it has ended and is not kept any longer."""
+        """Hold a run until it has ended and its ``keep`` is over."""
         self._by_name[run.id] = run
         driver = run._driver
 
@@ -49,14 +49,15 @@ class Runs:
             del self._by_name[run.id]
 
     def running(self) -> list[RunDriver]:
-        """Those that have not ended."""
+        """The runs that have not ended."""
         drivers = [run._driver for run in list(self._by_name.values())]
         return [driver for driver in drivers if not driver.finished.done()]
 
     def stop_here(self, patience: float, then: Callable[[], None]) -> None:
-        """Stop the runs of the loop that runs here, and call ``then`` when they have ended.
+        """Stop the runs of the running loop, and call ``then`` when they have ended.
 
-        On a thread without a loop, as where ``AppStatus.should_exit`` is set, ``then`` is called at once.
+        Without a running loop, for example when a thread sets ``AppStatus.should_exit``, ``then`` is called
+        at once.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -79,14 +80,14 @@ class Runs:
             driver.stop(patience)
 
     async def stop_all(self, patience: float) -> None:
-        """Stop all runs, and wait until their watchers are told."""
+        """Stop all runs, and wait until their watchers have been told."""
         drivers = self._stop_all(patience)
         if drivers:
             await asyncio.wait([asyncio.wrap_future(driver.finished) for driver in drivers], timeout=patience)
         self._end_rest(drivers)
 
     def stop_all_here(self, patience: float, *, on_a_loop: bool) -> None:
-        """The same for sync code. On a loop's own thread, which runs nothing meanwhile, they end at once."""
+        """The same for sync code. On a loop's own thread, which this call blocks, the runs end at once."""
         drivers = self._stop_all(patience)
         until = time.monotonic() + patience
         while (

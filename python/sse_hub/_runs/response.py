@@ -16,7 +16,7 @@ from sse_hub.exceptions import HubError
 
 __all__ = ["RunResponse"]
 
-# What a run's stream is made of is the run's and the format's to say.
+# The run and the format decide these.
 _FIXED = ("control", "replay", "initial", "capacity", "overflow")
 
 _HEADERS = {"ai-sdk": {"x-vercel-ai-ui-message-stream": "v1"}}

@@ -1,4 +1,4 @@
-"""What an application holds of a run."""
+"""An application's handle to a run."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Its name, which is also its topic."""
+        """The run's name, which is also its topic."""
         return self._driver.name
 
     @property
     def state(self) -> RunState:
-        """How far it is."""
+        """The state of the run."""
         return self._driver.state
 
     def response(self, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]) -> RunResponse:
-        """The response that streams it, from its beginning or the client's id: as ``Hub.follow``."""
+        """The response that streams the run, from its beginning or the client's id, like ``Hub.follow``."""
         return RunResponse(self._hub, self.id, format, **options)
 
     async def wait(self) -> RunState:
-        """Wait until it has ended. To cancel the waiting does not stop the run."""
+        """Wait until the run has ended. Cancelling the wait does not stop the run."""
         return await asyncio.wrap_future(self._driver.finished)
 
     async def stop(self) -> bool:
-        """Stop it: its function is cancelled where it waits, its ``finally`` runs, and watchers are told.
+        """Stop the run: cancel its function where it waits, let its ``finally`` run, and tell the watchers.
 
-        Watchers wait for that at most for the hub's ``grace``. Returns False when it had ended before.
+        Watchers wait for that no longer than the hub's ``grace``. Returns False if the run had already ended.
         """
         driver = self._driver
         if driver.finished.done():

@@ -25,7 +25,7 @@ from sse_hub.exceptions import TopicEnded
 __all__ = ["RunningHub"]
 
 _MIB = 1024 * 1024
-_LOOK = 0.02  # seconds between two looks at what other processes do
+_LOOK = 0.02  # seconds between two checks of what other processes do
 
 
 class RunningHub(StreamingHub):
@@ -48,31 +48,32 @@ class RunningHub(StreamingHub):
     ) -> Run:
         """Start a run: a task of the hub publishes what ``function(*args, **kwargs)`` yields.
 
-        The run goes on without any watcher, and a slow one costs it nothing. A second start of a run that is
-        running joins it; of one that has ended, it gives that back within ``keep``. Call it on the event loop
-        on which the function is to run; it sees the caller's context variables.
+        The run goes on without any watcher, and a slow watcher costs it nothing. Starting a run that is
+        already running joins it; within ``keep`` after its end, the call returns the ended run. Call it on
+        the event loop on which the function should run; the function sees the caller's context variables.
 
         Args:
             name: the run's name, which is also the topic that its events are published to. Nothing else
                 should publish there.
             function: an async generator function; or a generator function, each step of which runs in a
-                worker thread. What it yields means what it means in ``publish``: a value is JSON, a
+                worker thread. What it yields means the same as in ``publish``: a value is JSON, a
                 ``ServerSentEvent`` has a name or raw data.
             args: its arguments.
-            keep: seconds after its end for which it can be followed; then its name is free.
+            keep: seconds after its end during which it can be followed; then its name is free.
             idle: seconds without a watcher after which it is stopped; None for never.
             max_bytes: how much it may yield, in bytes on the wire. Everything is kept until ``keep`` is
                 over, in this process's memory, so a run that yields more fails.
             on_finish: a function, def or async, called with the run and the list of what it yielded when
-                the run has ended, in whatever state.
-            error: a function of the exception with which the run failed, that returns what clients are told
-                of it; None, or a result of None, tells them only that it failed. The log has the traceback.
+                the run has ended, in any state.
+            error: a function that takes the exception with which the run failed and returns what clients are
+                told about it; None, or a result of None, tells them only that it failed. The log has the
+                traceback.
             kwargs: more arguments of the function.
 
         Raises:
             TypeError: the function yields nothing, or an argument has a wrong type.
             ValueError: the name or an option breaks a rule.
-            TopicEnded: ``Hub.end`` ended the topic, and its name is not free.
+            TopicEnded: ``Hub.end`` ended the topic, and its name is not free yet.
             HubClosed: the hub is closing.
             BrokerError: the broker does not answer.
         """
@@ -114,7 +115,7 @@ class RunningHub(StreamingHub):
             try:
                 driver = RunDriver(self, name, opens(), options, token)
                 await self._begin_run(name, token)
-            except TopicEnded:  # one that this process has yet to follow
+            except TopicEnded:  # by an end that this process has yet to follow
                 self._release(lease_of(name), token)
                 await asyncio.sleep(_LOOK)
             except BaseException:
@@ -122,7 +123,7 @@ class RunningHub(StreamingHub):
                 raise
             else:
                 run = self._start(driver)
-                # Whoever asks here for the run finds it.
+                # From now on, a caller that asks this process for the run finds it.
                 while run.state == "running" and not self._is_followed(name):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK)
                 return run
@@ -133,21 +134,21 @@ class RunningHub(StreamingHub):
         """The response that streams a run: from its beginning, or from the client's id.
 
         It is 204, which stops a browser's ``EventSource``, when there is no run of this name or the client
-        has all of it. A slow client is not cut for being slow.
+        has all of it. A slow client is not disconnected for being slow.
 
         Args:
             name: the run's name.
-            format: the protocol in which the end of the stream is told. None is for ``EventSource``: control
+            format: the protocol that expresses the end of the stream. None is for ``EventSource``: control
                 events, the last of which is ``stream-end`` with the run's state. ``"ai-sdk"`` (UI message
-                stream v1), ``"openai"`` and ``"ag-ui"`` have only the run's own events and what ends, fails
-                or stops a stream in that protocol.
-            options: those of ``StreamOptions``, but ``control``, ``replay``, ``initial``, ``capacity`` and
+                stream v1), ``"openai"`` and ``"ag-ui"`` send only the run's own events and whatever ends,
+                fails or stops a stream in that protocol.
+            options: those of ``StreamOptions``, except ``control``, ``replay``, ``initial``, ``capacity`` and
                 ``overflow``.
         """
         return RunResponse(self, name, format, **options)
 
     async def stop(self, name: str) -> bool:
-        """Stop a run: its function is cancelled where it waits, its ``finally`` runs, watchers are told.
+        """Stop a run: cancel its function where it waits, let its ``finally`` run, and tell the watchers.
 
         Returns False when no run of this name is running.
         """
@@ -169,8 +170,8 @@ class RunningHub(StreamingHub):
 
         Args:
             name: the lease's name.
-            produce: an async function of ``publish``, which is ``Hub.publish`` under the lease. What it
-                raises is raised here.
+            produce: an async function that takes ``publish``, which is ``Hub.publish`` under the lease. What
+                it raises is raised here.
 
         Raises:
             HubClosed: the hub is closing.
@@ -189,5 +190,5 @@ class RunningHub(StreamingHub):
         self._before_stop(partial(super()._stop_group, group))
 
     def _before_stop(self, then: Callable[[], None]) -> None:
-        """Stop this loop's runs, so that their watchers learn it, and then call ``then``."""
+        """Stop this loop's runs, so that their watchers learn of it, and then call ``then``."""
         self._runs_here().stop_here(self.grace / 2, then)

@@ -1,4 +1,4 @@
-"""What a run's function gives, as one async iterator."""
+"""What a run's function returns, as one async iterator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_source(
     """Call the function; a generator that is not async is stepped in worker threads.
 
     Raises:
-        TypeError: what it returns is no iterator; also what the call raises.
+        TypeError: the function does not return an iterator. What the call itself raises is raised, too.
     """
     source = function(*args, **kwargs)
     if isinstance(source, AsyncIterable):
@@ -25,11 +25,11 @@ def open_source(
     if isinstance(source, Iterator):
         return SyncContent(source)
     if inspect.iscoroutine(source):
-        source.close()  # or Python would warn of it
+        source.close()  # or Python would warn about it
     raise TypeError(f"a run's function is a generator function, def or async, not {function!r}")
 
 
 async def close_source(source: AsyncIterator[Any]) -> None:
-    """Have its ``finally`` run. Raises what that raises."""
+    """Run its ``finally``. Raises what that raises."""
     if (aclose := getattr(source, "aclose", None)) is not None:
         await aclose()

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The states of a run, and the formats of its stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 __all__ = ["RunFormat", "RunState"]
 
 RunFormat: TypeAlias = Literal["ai-sdk", "openai", "ag-ui"]
-"""A protocol of which the end of a run's stream takes the form."""
+"""A protocol that expresses the end of a run's stream."""
 
 
 class RunState(StrEnum):
@@ -23,4 +23,4 @@ class RunState(StrEnum):
     STOPPED = "stopped"
     """It was stopped: by ``stop``, by ``idle``, or because the hub or the server closed."""
     LOST = "lost"
-    """Its process ended without a word."""
+    """Its process ended without publishing the run's end."""

@@ -1,9 +1,9 @@
-"""The ASGI servers' insides; nothing else in the package knows them.
+"""The ASGI servers' internals; nothing else in the package knows them.
 
-One module per server; for uvicorn a second one, for the hand-off. Each notices the begin of its server's
-stop, says which responses that server carries, and aborts a connection where it can be reached. Nothing is
-assumed: another version with other insides is left alone, and ends streams in its own way, which
-``docs/stopping.md`` describes.
+One module per server; for uvicorn two more, for the hand-off and for writing to its connections. Each notices
+when its server begins to stop, says which responses that server carries, and aborts a connection if it can be
+reached. Nothing is assumed: a version with other internals is left alone, and ends streams in its own way,
+which ``docs/stopping.md`` describes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 def watch(loop: AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
     """Call ``stopping`` when the server that serves this response begins to stop.
 
-    Called for every response, so it only asks the servers that this process has loaded.
+    Called for every response, so it only checks the servers that this process has loaded.
     """
     watch_uvicorn(loop, stopping)
     if "hypercorn.asyncio.run" in sys.modules:
@@ -57,19 +57,19 @@ def watch_uvicorn(loop: AbstractEventLoop, stopping: NewStopping) -> None:
 def abort(receive: Receive) -> bool:
     """Abort the connection behind ``receive`` at once, dropping what waits to be written to it.
 
-    For a client that stopped reading: an orderly close waits until the client has taken everything, so for
-    ever. Under uvicorn the connection is reached through most middleware too. Returns False where it cannot
-    be reached (other servers), and then nothing happened. Call it on the connection's own loop.
+    For a client that stopped reading: an orderly close waits until the client has read everything, so for
+    ever. Under uvicorn the connection is reached through most middleware too. Returns False, and does
+    nothing, if it cannot be reached (other servers). Call it on the connection's own loop.
     """
     cycle = find_cycle(receive)
     return cycle is not None and abort_cycle(cycle)
 
 
 def find_departure(send: Send) -> Callable[[], bool] | None:
-    """A function that says whether the client behind ``send`` left; None where only ``receive`` says it.
+    """A function that says whether the client behind ``send`` left; None if only ``receive`` says so.
 
-    hypercorn says ``http.disconnect`` once. A ``request.is_disconnected()`` beside the stream may take that
-    message, and then no other comes.
+    hypercorn sends ``http.disconnect`` once. A ``request.is_disconnected()`` beside the stream may consume
+    that message, and then no other comes.
     """
     if "hypercorn.protocol.http_stream" not in sys.modules:
         return None
@@ -80,17 +80,17 @@ def find_departure(send: Send) -> Callable[[], bool] | None:
 def find_unsent(receive: Receive) -> Callable[[], int | None] | None:
     """A function that says how many bytes the client behind ``receive`` has not acknowledged, or None.
 
-    None where the connection cannot be reached. Call it on the connection's own loop.
+    None if the connection cannot be reached. Call it on the connection's own loop.
     """
     cycle = find_cycle(receive)
     return None if cycle is None else partial(uvicorn.unsent, cycle)
 
 
 def find_closing(receive: Receive) -> Callable[[], bool]:
-    """A function that says whether the connection behind ``receive`` is closing, where it can be reached.
+    """A function that says whether the connection behind ``receive`` is closing, if it can be reached.
 
-    A write fails at once then. The server learns of it in the loop's next turn, so a response that has much
-    to send has to let the loop have that turn.
+    If it is, a write fails at once. The server learns of it in the loop's next turn, so a response that has
+    much to send must let the loop have that turn.
     """
     transport = getattr(find_cycle(receive), "transport", None)
     is_closing: Callable[[], bool] = getattr(transport, "is_closing", _never)
@@ -102,7 +102,7 @@ def _never() -> bool:
 
 
 def workers(receive: Receive) -> int:
-    """How many processes serve the same application, as the server or else the environment knows."""
+    """How many processes serve the same application, according to the server or else the environment."""
     known = uvicorn.workers(receive)
     if known is None and "hypercorn.asyncio.run" in sys.modules:
         known = hypercorn.workers(asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""What a server's module offers, and what it is given."""
+"""What a server's module provides, and what is passed to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Server(Protocol):
 
     @property
     def state(self) -> Any | None:
-        """What the server's handed-off streams know it by; None for a server that hands nothing off."""
+        """The object that identifies the server to its handed-off streams; None if it hands nothing off."""
 
     @property
     def limit(self) -> float | None:
@@ -41,20 +41,20 @@ class Server(Protocol):
         """Connections, each with its grace, whose stream ended but whose peer has not taken all of it."""
 
     def hold(self, task: asyncio.Task[None]) -> None:
-        """Do not finish the shutdown before ``task`` has ended. Only called where ``state`` is not None."""
+        """Do not finish the shutdown before ``task`` has ended. Only called if ``state`` is not None."""
 
     def abort(self, connections: list[Any]) -> None:
         """Abort those of ``connections`` that a stream, or what is left of it to send, still holds."""
 
 
 class Stopping(Protocol):
-    """Made by a server's module when that server begins to stop; kept for the time of its shutdown."""
+    """Created by a server's module when that server begins to stop; kept until its shutdown is over."""
 
     def begin(self) -> None:
         """Stop the server's streams now, and abort what remains later. On the server's loop; idempotent."""
 
     def end(self) -> None:
-        """The server's shutdown is over. Optional: dropping the last reference does as much."""
+        """The server's shutdown is over. Optional: dropping the last reference does the same."""
 
 
 NewStopping: TypeAlias = Callable[[Server], Stopping]
@@ -64,10 +64,10 @@ NewStopping: TypeAlias = Callable[[Server], Stopping]
 def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Iterator[tuple[R, Any]]:
     """Match records with a server's unfinished responses, known by the ``id`` of the scope's headers.
 
-    Middleware replaces ``receive`` and copies the scope, but hands on the very list of headers. Should one
-    replace that too, the record looks like one of another server on the same loop. Then it counts
-    as this server's if it has a response that no record claims: one that is ended too early comes back, one
-    that does not end keeps its server from stopping.
+    Middleware replaces ``receive`` and copies the scope, but passes on the same list of headers. If it
+    replaces that too, the record looks like one of another server on the same loop. It then counts as this
+    server's if the server has a response that no record claims: a client whose stream ends too early comes
+    back, while a stream that does not end keeps its server from stopping.
     """
     hidden: list[R] = []
     unclaimed = dict(open_responses)
@@ -84,7 +84,7 @@ def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Itera
 
 
 def owners(function: Callable[..., Any], name: str) -> Iterator[Any]:
-    """The objects that the ``receive`` or ``send`` of a response are methods of, from the outside in.
+    """The objects that own a response's ``receive`` or ``send`` as a method, from the outside in.
 
     Middleware wraps either. ``name`` says which of the two it is.
     """

@@ -1,12 +1,12 @@
-"""granian, its worker processes.
+"""granian's worker processes.
 
 A worker process handles SIGTERM and SIGINT through its loop's ``add_signal_handler``; granian then waits
-for its connections without a limit of its own. The handler is chained on the level of ``signal.signal``,
-below the loop's: that one is called as before, and the loop still reads the signal from its wake-up
+for its connections without a limit of its own. The handler is chained at the level of ``signal.signal``,
+below the loop's handler, which is called as before; the loop still reads the signal from its wake-up
 descriptor.
 
-Connections live in Rust and have no handle in Python. What remains of them is found among the process's own
-descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
+Connections live in Rust and have no handle in Python. A connection that remains is found among the process's
+own descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
 connection, and granian sees it as a peer that left.
 """
 
@@ -61,14 +61,14 @@ class GranianServer:
 
 
 def _address(value: Any) -> tuple[str, str] | object:
-    """Host and port for comparison (granian has the port as a string); if neither, equal to nothing."""
+    """Host and port for comparison (granian's port is a string); without them, equal to nothing."""
     return (str(value[0]), str(value[1])) if isinstance(value, list | tuple) and len(value) >= 2 else object()
 
 
 def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
     """Call ``stopping`` when this process begins to stop, if it is a granian worker."""
     if threading.current_thread() is not threading.main_thread():
-        return  # workers as threads (free-threaded Python), embedded: signals are not theirs
+        return  # worker threads (free-threaded Python) or an embedded server: they handle no signals
     handler = signal.getsignal(signal.SIGTERM)
     if isinstance(handler, _Handler) or multiprocessing.current_process().name != "granian-worker":
         return
@@ -77,12 +77,12 @@ def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
         previous = signal.getsignal(number)
         if callable(previous):
             signal.signal(number, _Handler(loop, streams, previous))
-            # As the loop's own add_signal_handler has it: system calls are restarted.
+            # As the loop's own add_signal_handler does: system calls are restarted.
             signal.siginterrupt(number, False)
 
 
 class _Handler:
-    """A signal handler that begins to stop the streams and calls the one that was there."""
+    """A signal handler that begins to stop the streams and calls the previous handler."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, streams: Stopping, previous: Any) -> None:
         self._loop = loop

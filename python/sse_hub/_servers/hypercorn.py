@@ -1,9 +1,9 @@
-"""hypercorn, its asyncio and uvloop workers.
+"""hypercorn's asyncio and uvloop workers.
 
 A worker is one coroutine, ``worker_serve``, and one ``WorkerContext``, whose event ``terminated`` is set
 when it begins to stop; afterwards it waits ``graceful_timeout`` seconds for its connections and cancels the
 rest, for which Python 3.11 prints tracebacks. Nothing leads from an application's arguments to the context,
-so it is looked for in the loop's tasks, once per server; the event's ``set`` is then wrapped, on that
+so it is searched for in the loop's tasks, once per server; the event's ``set`` is then wrapped, on that
 object only.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["HypercornServer", "find_stream", "watch", "workers"]
 
 R = TypeVar("R", bound=Record)
 
-# The servers (by the address in the scope) each loop was searched for.
+# The servers (by the address in the scope) that each loop was searched for.
 _searched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[Any]] = weakref.WeakKeyDictionary()
 
 
@@ -53,7 +53,7 @@ class HypercornServer:
 
     def abort(self, connections: list[Any]) -> None:
         for stream in connections:
-            # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each has the next one's bound method.
+            # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each holds a bound method of the next.
             protocol = getattr(getattr(stream, "send", None), "__self__", None)
             server = getattr(getattr(protocol, "send", None), "__self__", None)
             writer = getattr(server, "writer", None)

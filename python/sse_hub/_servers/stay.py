@@ -69,7 +69,7 @@ _logged = False
 
 
 def log_once(stay: Stay | None) -> None:
-    """Log what became of the process's first stream: None when it was handed off."""
+    """Log whether the process's first stream was handed off (None) or why it was not."""
     global _logged
     if _logged:
         return

@@ -74,14 +74,14 @@ def abort_cycle(cycle: Any) -> bool:
 
 
 def _reset_on_close(transport: Any) -> None:
-    """Have the close send a reset: a FIN would wait behind what the client does not take."""
+    """Make the close send a reset: a FIN would wait behind data that the client does not accept."""
     with suppress(Exception):  # a transport without a socket, or a socket that is closed
         linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 def unsent(cycle: Any) -> int | None:
-    """How many bytes of what a cycle wrote its client has not acknowledged; None where nothing says so."""
+    """How many of the bytes that a cycle wrote its client has not acknowledged; None if that is unknown."""
     try:
         waiting: int = cycle.transport.get_write_buffer_size()
         unacknowledged = _core._unacknowledged(cycle.transport.get_extra_info("socket").fileno())
@@ -90,14 +90,13 @@ def unsent(cycle: Any) -> int | None:
     return waiting + (unacknowledged or 0)
 
 
-# Cycles whose response has ended while the peer had not taken all of it, with the grace of their stream.
-# The connection holds its last cycle and nothing else does, so an entry goes with the connection or its
-# next request.
+# Cycles whose response has ended before the peer accepted all of it, with the grace of their stream. Only the
+# connection holds its last cycle, so an entry goes with the connection or its next request.
 _unflushed: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
 def note_unflushed(receive: Receive, grace: float) -> None:
-    """Remember a finished response whose end still waits in the transport: its close may never come."""
+    """Remember a finished response whose end still waits in the transport, which may never close."""
     cycle = find_cycle(receive)
     if cycle is not None and _waits_to_be_written(cycle.transport):
         _unflushed[cycle] = grace
@@ -152,8 +151,7 @@ class UvicornServer:
     def abort(self, connections: list[Any]) -> None:
         latest = set(map(id, self._cycles()))
         for cycle in connections:
-            # Once its response is complete, a connection that went on to another request is not ours any
-            # more.
+            # Once its response is complete, a connection that went on to another request is no longer ours.
             if cycle is not None and (not cycle.response_complete or id(cycle) in latest):
                 abort_cycle(cycle)
 
@@ -167,11 +165,11 @@ _wrapped_class: type | None = None
 
 
 def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
-    """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``) unless that was done."""
+    """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``), once."""
     cls: Any = getattr(module, "Server", None)
     if cls is not _wrapped_class and hasattr(cls, "shutdown"):
         _wrap(cls, stopping)
-        # The process's first stream may begin when its server is already on its way out.
+        # The process's first stream may begin when its server is already stopping.
         for frame in frames(loop, "uvicorn", "shutdown"):
             server = frame.f_locals.get("self")
             if isinstance(server, cls):

@@ -2,7 +2,7 @@
 
 A cycle writes through its own ``transport`` attribute. While a response is about to be handed off, that
 attribute is a recorder (``sse_hub._handoff.recorder``), which sees the bytes of the wire whichever middleware
-and HTTP implementation made them. Nothing of uvicorn is patched, and other requests do not pass through here.
+and HTTP implementation made them. uvicorn itself is not patched, and other requests do not pass through here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def serving_cycle(scope: Scope, receive: Receive) -> Any | None:
 
     It is found behind ``receive``, also through middleware, or else in the frames of the running task, at
     whose bottom a cycle calls the application. A request that the application makes to itself inside the
-    task has another scope, so a cycle counts only if it shares an object of this scope that is made for each
-    request.
+    task has another scope, so a cycle counts only if it shares an object with this scope that is created for
+    each request.
     """
     cycle = find_cycle(receive)
     if cycle is not None and _serves(cycle, scope):
@@ -52,7 +52,7 @@ def _serves(cycle: Any, scope: Scope) -> bool:
     own = cycle.scope
     if own is scope:
         return True
-    # Middleware copies the scope, or replaces the headers or the state, but hardly both.
+    # Middleware copies the scope, or replaces the headers or the state, but hardly ever both.
     for key in ("headers", "state"):
         value = own.get(key)
         if value is not None and value is scope.get(key):
@@ -103,8 +103,8 @@ def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
     """Write ``first`` and take a connection that has no reason to stay from its server.
 
     Returns:
-        A duplicate of the connection's descriptor; or the reason why the connection stays, and what of
-        ``first`` is still to be written.
+        A duplicate of the connection's descriptor; or the reason why the connection stays, and the part of
+        ``first`` that is still unwritten.
     """
     try:
         descriptor = _core._duplicate(cycle.transport.get_extra_info("socket").fileno())
@@ -116,7 +116,7 @@ def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
         written = 0
     except OSError:
         _core._close(descriptor)
-        return Stay.CLIENT_LEFT, first  # which the server finds out by the same error
+        return Stay.CLIENT_LEFT, first  # which the server learns from the same error
     except BaseException:
         _core._close(descriptor)
         raise
@@ -124,7 +124,7 @@ def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
         _core._close(descriptor)
         return Stay.SLOW_CLIENT, first[written:]
     # uvicorn's own state for a client that left: later sends are swallowed, nothing is logged, and the
-    # connection is no longer counted. Its descriptor is closed; no FIN is sent while there is another.
+    # connection is no longer counted. Its descriptor is closed; no FIN is sent while the duplicate is open.
     cycle.disconnected = True
     cycle.message_event.set()
     cycle.transport.abort()

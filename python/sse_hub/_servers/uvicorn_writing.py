@@ -1,8 +1,8 @@
-"""Writing a body's chunks to uvicorn's connection, where nothing between the response and uvicorn sees them.
+"""Writes a body's chunks to uvicorn's connection, past everything between the response and uvicorn.
 
-uvicorn's ``send`` frames each message as a chunk and hands it to the transport. ``_core.Pump`` does the same
-without a message and without a call into Python for each event. That is only right where every wrapper around
-``send`` is known to pass the messages of a body on as they are, and to keep no account of them.
+uvicorn's ``send`` frames each message as a chunk and passes it to the transport. ``_core.Pump`` does the same
+without a message and without a call into Python for each event. That is only correct if every wrapper around
+``send`` is known to pass the messages of a body on unchanged, and to keep no account of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _TRANSPARENT = {
 def connection_of(receive: Receive, send: Send) -> tuple[Any, Any, int | None] | None:
     """The transport, flow control and socket of a response whose head was sent.
 
-    None where the body has to go through ``send``. The socket is None where the transport's bytes are not the
-    wire's: then only the transport writes.
+    None if the body has to go through ``send``. The socket is None if the transport's bytes are not those on
+    the wire: then only the transport writes.
     """
     cycle = find_cycle(receive)
     if cycle is None or _sender(send) is not cycle or not _is_chunked(cycle):
@@ -44,7 +44,7 @@ def connection_of(receive: Receive, send: Send) -> tuple[Any, Any, int | None] |
 
 
 def _sender(send: Any) -> Any:
-    """The object whose ``send`` gets the messages; None behind a wrapper that is not known."""
+    """The object whose ``send`` receives the messages; None behind an unknown wrapper."""
     for _ in range(32):
         if isinstance(send, functools.partial):
             if not _is_transparent(getattr(send.func, "__func__", None)):

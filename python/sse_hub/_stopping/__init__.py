@@ -2,12 +2,12 @@
 
 ::
 
-    stoppable    Stoppable: the one protocol of what can be ended
+    stoppable    Stoppable: the one protocol of everything that can be ended
     registry     the one registry: what runs, on which loop, under which server; the switch of AppStatus
     server_stop  ServerStop: ends one server's streams, then aborts what remains
     serving      registers a stream that its server carries
     handed       registers the streams that a server handed off
     app_status   AppStatus, sse-starlette's switch
 
-What is known of each server's insides is in ``sse_hub._servers``.
+Knowledge of each server's internals is in ``sse_hub._servers``.
 """

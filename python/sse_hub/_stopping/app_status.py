@@ -13,7 +13,7 @@ __all__ = ["AppStatus"]
 class _AppStatusMeta(type):
     """Makes ``AppStatus.should_exit = True`` take effect at once, from any thread.
 
-    The properties can be deleted, which resets them: ``monkeypatch`` and ``mock.patch`` do that at their end.
+    The properties can be deleted, which resets them: ``monkeypatch`` and ``mock.patch`` do that at the end.
     """
 
     @property
@@ -45,15 +45,15 @@ class AppStatus(metaclass=_AppStatusMeta):
     """A switch for the streams of the whole process, beside what their servers do.
 
     Streams end when their server stops, without any use of this class. It is for programs that end them
-    earlier, or that took over the server's signals. Class attributes only:
+    earlier, or that took over the server's signals. It has class attributes only:
 
     * ``should_exit``: assigning True ends every ``EventSourceResponse`` in progress at once, as a stopping
-      server does, and each that begins later; assign False to allow streams again. Reading it also gives
+      server does, and each that begins later; assign False to allow streams again. Reading it also returns
       True while a server of this process stops, although streams of other servers go on.
     * ``enable_automatic_graceful_drain``: default True; False keeps streams open while their server stops,
       until ``should_exit`` is set.
-    * ``original_handler``: what ``handle_exit`` calls last, or None, the default. Nothing sets it but the
-      program, because no server is patched.
+    * ``original_handler``: what ``handle_exit`` calls last, or None, the default. Only the program sets it,
+      because no server is patched.
     """
 
     original_handler: Callable[..., Any] | None = None

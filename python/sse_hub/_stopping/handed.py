@@ -82,7 +82,7 @@ def handed_off(server: RunningServer, owner: GroupOwner, group: int) -> None:
     switched = group == server.switched_group
     if group in groups and not (server.stopping or (switched and switch.ends_all)):
         return
-    # Registered anew, a group is ended anew: this stream was not in it the first time.
+    # A group that is registered again is ended again: this stream was not in it the first time.
     registration = Registration(_Group(owner, group), server.loop, group=group, switched=switched)
     groups[group] = registration
     registration.register()

@@ -31,7 +31,7 @@ class RunningServer:
     """One server that hands connections off, from its first offer on.
 
     Its handed-off streams belong to one of two groups of their hub. Groups end separately: streams of
-    ``switched_group`` also end with ``AppStatus``. The numbers are never used again in this process.
+    ``switched_group`` also end with ``AppStatus``. Group numbers are never reused in this process.
     """
 
     __slots__ = ("__weakref__", "group", "handed", "loop", "stopping", "switched_group")
@@ -47,7 +47,7 @@ class RunningServer:
 
 _groups = itertools.count(1)
 _lock = threading.Lock()
-# By the server's own state object: an entry goes with the server, to which nothing here refers strongly.
+# By the server's own state object: an entry goes with its server, to which nothing here refers strongly.
 _running: weakref.WeakKeyDictionary[Any, RunningServer] = weakref.WeakKeyDictionary()
 
 
@@ -70,7 +70,7 @@ async def _receives_nothing() -> Message:
 class Registration:
     """A stoppable in the registry.
 
-    ``scope`` and ``receive`` are what the response was called with: by them a stopping server finds the
+    ``scope`` and ``receive`` are what the response was called with: a stopping server uses them to find the
     streams that it carries. Handed-off streams have their ``group`` instead. ``switched`` says that
     ``AppStatus`` ends these streams too.
     """
@@ -149,16 +149,16 @@ class Stop(Protocol):
         """End streams that were registered while their server was already stopping."""
 
 
-# Weak, so that a server that disappears without finishing its shutdown takes its entry along.
+# Weak, so that a server that disappears without finishing its shutdown takes its entry with it.
 _stops: set[weakref.ref[Any]] = set()
 
 
 def stops(stop: Stop) -> Callable[[], None]:
-    """Have streams that are registered from now on join ``stop``, until the result is called."""
+    """Make streams that are registered from now on join ``stop``, until the returned function is called."""
     ref: weakref.ref[Any] = weakref.ref(stop, _stops.discard)
     _stops.add(ref)
     switch.server_stops(+1)
-    # A collection of garbage, on any thread, may find out that the server is gone.
+    # A garbage collection, on any thread, may find that the server is gone.
     over = weakref.finalize(stop, switch.server_stops, -1)
     over.atexit = False
 
@@ -185,7 +185,7 @@ class Switch:
             self.servers_stopping += change
 
     def end_all(self, value: bool) -> None:
-        """Set whether every switched stream ends, those that are registered later included."""
+        """Set whether every switched stream ends, including those that are registered later."""
         self.ends_all = value
         if value:
             for registration in registered():

@@ -8,8 +8,8 @@ module in ``sse_hub._servers`` notices the stop and makes a :class:`ServerStop`:
         |--after the stream's grace, or a little before the server's own timeout--> abort
         '--end: the server's shutdown is over--> nothing is left
 
-Only connections that carry such a stream are touched. Where a server's inside is not what its module knows,
-streams end when the server ends them.
+Only connections that carry such a stream are touched. If a server's internals are not those that its module
+knows, streams end when the server ends them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["ServerStop"]
 
 logger = logging.getLogger("sse_hub")
 
-_FOR_EVER = 10.0**8  # three years: uvloop's timers take no infinity
-_POLL = 0.02  # seconds between two looks at handed-off streams that are ending
-_AFTER_ABORT = 1.0  # seconds that aborted handed-off streams may take to be gone
+_FOR_EVER = 10.0**8  # three years: uvloop's timers do not accept infinity
+_POLL = 0.02  # seconds between two checks of handed-off streams that are ending
+_AFTER_ABORT = 1.0  # seconds that aborted handed-off streams may take to disappear
 _AFTER_ABORT_LIMITED = 0.1  # the same under a server with a timeout of its own
 
 
 class ServerStop:
-    """One server on its way out. Made on its loop; streams that begin from then on are not handed off."""
+    """One server that is stopping. Created on its loop; streams that begin later are not handed off."""
 
     def __init__(self, server: _servers.Server) -> None:
         self._server = server
@@ -79,7 +79,7 @@ class ServerStop:
             self._abort_after(self._grace(registration), [(registration, connection)])
 
     def end(self) -> None:
-        """The server's shutdown is over: what is left goes at once."""
+        """The server's shutdown is over: what is left is dropped at once."""
         if self._end is not None:
             self._end()
         for timer in self._timers:
@@ -110,7 +110,7 @@ class ServerStop:
         running = self._running
         return running is not None and registration.group in (running.group, running.switched_group)
 
-    # Handed-off streams: the server knows nothing of them, so a task of its own makes it wait.
+    # Handed-off streams: the server knows nothing of them, so a task makes it wait for them.
 
     def _hold_for(self, registration: Registration) -> None:
         hold = self._loop.create_task(self._see_out(registration))
@@ -127,7 +127,7 @@ class ServerStop:
                 streams.abort()
                 limited = self._server.limit is not None
                 await self._finished(registration, _AFTER_ABORT_LIMITED if limited else _AFTER_ABORT)
-        except asyncio.CancelledError:  # the server waits no longer: a second Ctrl-C, or its own timeout
+        except asyncio.CancelledError:  # the server no longer waits: a second Ctrl-C, or its own timeout
             streams.abort()
             raise
         except Exception:

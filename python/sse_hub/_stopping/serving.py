@@ -1,4 +1,4 @@
-"""Registers a stream with the server that carries it, for the time of its response."""
+"""Registers a stream with the server that carries it, for the duration of its response."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Serving:
 
     When the stream's server begins to stop, ``stream.stop()`` is called on this loop: at once or, for a
     stream that begins while its server is already stopping, in the loop's next turn. A connection that is
-    still open ``stream.grace`` seconds later (its client stopped reading) is aborted where the server allows
-    that, and else ``stream.abort()`` is called. See ``docs/stopping.md``.
+    still open ``stream.grace`` seconds later (its client stopped reading) is aborted if the server allows
+    that; otherwise ``stream.abort()`` is called. See ``docs/stopping.md``.
 
     ``scope`` and ``receive`` are those the response was called with; middleware may have wrapped either.
     ``switched`` streams also end with ``AppStatus``. It costs about a microsecond and 250 bytes, starts no
@@ -46,7 +46,7 @@ class Serving:
 
     def __init__(self, scope: Scope, receive: Receive, stream: Stoppable, *, switched: bool = False) -> None:
         self._registration = None
-        if on_asyncio():  # under trio runs no server that is known here
+        if on_asyncio():  # no server that is known here runs under trio
             loop = asyncio.get_running_loop()
             self._registration = Registration(stream, loop, scope=scope, receive=receive, switched=switched)
 

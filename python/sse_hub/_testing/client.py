@@ -29,7 +29,7 @@ def connect(
     comments: bool = False,
     state: dict[str, Any] | None = None,
 ) -> Connecting:
-    """Request ``url`` of ``app`` and give a client of the event stream once the response has begun.
+    """Request ``url`` from ``app``, and return a client of the event stream once the response has begun.
 
     Use it as ``async with connect(app, "/events") as client``, or as
     ``client = await connect(app, "/events")`` with ``await client.close()`` at the end.
@@ -38,17 +38,17 @@ def connect(
         app: any ASGI application, called in a task of its own.
         url: a path with an optional query, or a whole URL.
         method: of the request.
-        headers: of the request, beside ``Host`` and ``Accept: text/event-stream``.
+        headers: of the request, besides ``Host`` and ``Accept: text/event-stream``.
         body: of the request.
-        last_event_id: sent as ``Last-Event-ID``, as a browser does that reconnects.
-        control: whether ``next`` and the like also give the hub's own events (``stream-open``,
+        last_event_id: sent as ``Last-Event-ID``, as a browser that reconnects does.
+        control: whether ``next`` and the like also return the hub's own events (``stream-open``,
             ``stream-cursor``, ``stream-reset``, ``stream-lagged``), which are skipped otherwise.
-        comments: whether they also give comment lines, as events with the name ``":"`` and the text as data.
-            Heartbeats are such lines.
-        state: what ``request.state`` has, for example from :func:`lifespan`.
+        comments: whether they also return comment lines, as events with the name ``":"`` and the text as
+            data. Heartbeats are such lines.
+        state: the content of ``request.state``, for example from :func:`lifespan`.
 
     Raises:
-        Exception: what the application raised before its response began, as it is.
+        Exception: what the application raised before its response began, unchanged.
     """
     return Connecting(EventClient(app, url, method, headers, body, last_event_id, control, comments, state))
 
@@ -121,33 +121,36 @@ class EventClient:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has ended or cut the response. Received events may be left to return."""
+        """Whether the server has ended or cut the response. Received events may still wait to be returned."""
         return self._current.over
 
     async def next(self, timeout: float = 1.0) -> Event:
-        """The next event, waiting for it at most ``timeout`` seconds.
+        """Return the next event, waiting for it at most ``timeout`` seconds.
 
         Raises:
-            TimeoutError: there was none in time.
+            TimeoutError: no event came in time.
             StreamEnded: the response ended without one.
-            Exception: what the application raised in the middle of its response, as it is.
+            Exception: what the application raised in the middle of its response, unchanged.
         """
         exchange = self._current
         deadline = asyncio.get_running_loop().time() + timeout
         while (event := self._take()) is None:
             exchange.check_end()
             left = deadline - asyncio.get_running_loop().time()
-            # After the time is over it looks once more: where the process stood still, both came at once.
+            # When the time is over, check once more: if the process was paused, both came at once.
             if left <= 0 or (not await exchange.changed(left) and not self._parser.events):
                 raise TimeoutError(f"no event within {timeout} s")
         return event
 
     async def take(self, n: int, timeout: float = 1.0) -> list[Event]:
-        """The next ``n`` events, waiting at most ``timeout`` seconds for each. Errors as :meth:`next`."""
+        """Return the next ``n`` events, waiting at most ``timeout`` seconds for each.
+
+        Raises what :meth:`next` raises.
+        """
         return [await self.next(timeout) for _ in range(n)]
 
     async def rest(self, timeout: float = 1.0) -> list[Event]:
-        """All events up to the end of the response, waiting at most ``timeout`` seconds for each."""
+        """Return all events up to the end of the response, waiting at most ``timeout`` seconds for each."""
         events = []
         while True:
             try:
@@ -156,7 +159,7 @@ class EventClient:
                 return events
 
     async def silent(self, seconds: float = 0.0) -> None:
-        """Make sure that nothing arrives for so long; with 0, that nothing is on its way in this event loop.
+        """Check that nothing arrives for ``seconds``; with 0, that nothing is on its way in this event loop.
 
         Raises:
             AssertionError: an event arrived, or the response ended.
@@ -171,9 +174,9 @@ class EventClient:
         raise AssertionError(f"not silent: {event!r}")
 
     async def reconnect(self, last_event_id: str | None = None) -> Self:
-        """Leave, and request the same again with the last id, as a browser does. Returns the client.
+        """Leave, and repeat the request with the last id, as a browser does. Returns the client.
 
-        Events that were received but not returned are forgotten, and come again.
+        Events that were received but not returned are dropped, and arrive again.
 
         Args:
             last_event_id: instead of :attr:`last_event_id`.
@@ -184,15 +187,15 @@ class EventClient:
         return await self._open()
 
     def pause(self) -> None:
-        """Read no more, as a client does whose network hangs: the application's next ``send`` waits."""
+        """Stop reading, like a client whose network hangs: the application's next ``send`` waits."""
         self._current.reading.clear()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again."""
         self._current.reading.set()
 
     async def read(self, timeout: float = 1.0) -> bytes:
-        """The whole body up to the end of the response, for one that is not an event stream."""
+        """Return the whole body up to the end of the response, for one that is not an event stream."""
         exchange = self._current
         async with asyncio.timeout(timeout):
             while not exchange.complete:
@@ -205,7 +208,7 @@ class EventClient:
 
         Raises:
             TimeoutError: the application has not ended five seconds later; its task was cancelled.
-            Exception: what the application raised, as it is, unless :meth:`next` did already.
+            Exception: what the application raised, unchanged, unless :meth:`next` has raised it already.
         """
         await self._close(raises=True)
 
@@ -227,7 +230,7 @@ class EventClient:
         return self._exchange
 
     def _take(self) -> Event | None:
-        """The first event received that is not skipped."""
+        """The first received event that is not skipped."""
         events = self._parser.events
         while events:
             event = events.popleft()

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that stands still until a test advances it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICK = 1e-9
 
 
 class Clock:
-    """A clock that stands still until a test moves it, and the hubs that run on it."""
+    """A clock that stands still until a test advances it, and the hubs that run on it."""
 
     def __init__(self) -> None:
         self._hubs: list[Hub] = []
@@ -26,10 +26,10 @@ class Clock:
         return hub
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock, and let everything happen that becomes due on the way, each at its own time.
+        """Advance the clock, and let everything that becomes due on the way happen at its own time.
 
-        When it returns, heartbeats have been handed to the ASGI server (or the test client), and streams
-        have ended whose time was over, as far as they run on this event loop.
+        When it returns, heartbeats have been passed to the ASGI server (or the test client), and streams
+        whose time was over have ended, as far as they run on this event loop.
 
         Raises:
             ValueError: ``seconds`` is negative.

@@ -16,29 +16,29 @@ class Event:
     """One event as a browser sees it."""
 
     event: str = "message"
-    """Its name; ``"message"`` when the server gave none."""
+    """Its name; ``"message"`` when the server sent none."""
     data: str = ""
     """Its data; lines are joined by a line feed."""
     id: str = ""
     """The stream's last event id when it was dispatched (a browser's ``lastEventId``); empty without one."""
     retry: int | None = None
-    """The reconnection time in milliseconds that came along with it, or None."""
+    """The reconnection time in milliseconds that came with it, or None."""
     is_comment: bool = False
-    """Whether it is no event but a comment line, whose text is in ``data``."""
+    """Whether it is not an event but a comment line, whose text is in ``data``."""
 
     def json(self) -> Any:
-        """The data, read as JSON. Raises ValueError when it is none."""
+        """The data, parsed as JSON. Raises ValueError if it is not JSON."""
         return json.loads(self.data)
 
 
 class EventParser:
     """Reads an event stream piece by piece; what it has read is in ``events``.
 
-    By the standard, a block without data dispatches nothing, though its id and reconnection time hold.
-    Comment lines are given too, in their place, as events with the name ``":"`` and ``is_comment``.
+    By the standard, a block without data dispatches nothing, though its id and reconnection time count.
+    Comment lines are included, in their place, as events with the name ``":"`` and ``is_comment``.
 
     Args:
-        last_event_id: what the client has already.
+        last_event_id: the last id that the client has already.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
@@ -58,7 +58,7 @@ class EventParser:
         self._block_retry: int | None = None
 
     def feed(self, chunk: bytes) -> None:
-        """Read ``chunk``, which may end anywhere, also inside a character."""
+        """Read ``chunk``, which may end anywhere, even inside a character."""
         text = self._decoder.decode(chunk)
         if not text:
             return
@@ -96,7 +96,7 @@ class EventParser:
                 self.retry = self._block_retry = int(value)
 
     def _dispatch(self) -> None:
-        self.last_event_id = self._id  # Now, and not with its line: a block that was cut off does not count.
+        self.last_event_id = self._id  # Here, not at the id's line: a block that was cut off does not count.
         # A data buffer of nothing but one empty line is "\n" in the standard, so not empty: it dispatches.
         if self._data:
             data = "\n".join(self._data)

@@ -15,7 +15,7 @@ from sse_hub._testing.event_parser import EventParser
 
 __all__ = ["Exchange", "StreamEnded", "make_scope"]
 
-# How long an application gets to end after its client left, in seconds.
+# Seconds that an application gets to end after its client left.
 _PATIENCE = 5.0
 
 
@@ -58,7 +58,7 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         if self._left.is_set():
-            return  # As uvicorn does: sending does not show an application that its client left.
+            return  # As uvicorn does: sending does not tell an application that its client left.
         if message["type"] == "http.response.start":
             self.status_code = message["status"]
             self.headers = Headers(raw=list(message.get("headers", [])))
@@ -70,7 +70,7 @@ class Exchange:
 
     async def _until_read(self) -> None:
         if not self.reading.is_set():
-            # A client that leaves takes the connection along: a write that waits is over then.
+            # A client that leaves closes the connection, which ends a write that waits.
             ends = [asyncio.ensure_future(event.wait()) for event in (self.reading, self._left)]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -85,10 +85,10 @@ class Exchange:
             self.body.append(bytes(chunk))
         if last:
             self.complete = True
-            self._left.set()  # Servers say http.disconnect after the end, too.
+            self._left.set()  # Servers send http.disconnect after the end, too.
 
     async def begun(self) -> None:
-        """Wait for the response's beginning."""
+        """Wait until the response has begun."""
         try:
             while not self.status_code:
                 self.check_end()
@@ -98,7 +98,7 @@ class Exchange:
             raise
 
     async def changed(self, timeout: float | None) -> bool:
-        """Wait for something new; False when there was nothing in time."""
+        """Wait for something new; False when nothing came in time."""
         self._news.clear()
         if timeout == float("inf"):
             timeout = None
@@ -110,7 +110,7 @@ class Exchange:
         return True
 
     def check_end(self) -> None:
-        """Raise why nothing more can come, if so."""
+        """Raise the reason if nothing more can come."""
         if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
             self._reported = True
             raise error
@@ -122,7 +122,7 @@ class Exchange:
             raise StreamEnded("the application returned without ending its response, so a server cuts it")
 
     async def leave(self, *, raises: bool) -> None:
-        """Disconnect, and wait for the application's end."""
+        """Disconnect, and wait until the application has ended."""
         self._left.set()
         try:
             done, _ = await asyncio.wait([self._task], timeout=_PATIENCE)

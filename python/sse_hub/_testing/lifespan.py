@@ -14,10 +14,10 @@ __all__ = ["lifespan"]
 
 @asynccontextmanager
 async def lifespan(app: ASGIApp) -> AsyncIterator[dict[str, Any]]:
-    """Run the application's start-up before, and its shutdown after the block; gives its state for requests.
+    """Run the start-up before the block and the shutdown after it; yields the app's state for requests.
 
     Raises:
-        RuntimeError: the application said that it failed.
+        RuntimeError: the application reported that it failed.
     """
     state: dict[str, Any] = {}
     messages: asyncio.Queue[Message] = asyncio.Queue()
