@@ -1,4 +1,4 @@
-//! Entries, appended in batches: those that may not be are refused, the others are written together.
+//! Appends entries in batches: entries that may not be appended are refused, the others are written together.
 
 use std::io;
 
@@ -10,14 +10,14 @@ use crate::broker::letter::Fence;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Append, AppendError};
 
-/// What becomes of one entry: it is written, with these bytes, or refused.
+/// The decision on one entry: write these bytes, or refuse it.
 type Verdict = Result<Vec<u8>, AppendError>;
 
 fn refused(text: &str) -> AppendError {
     AppendError::Refused(format!("nothing was written: {text}"))
 }
 
-/// Decide on one entry; `life` becomes what it is behind it.
+/// Decide on one entry, and bring `life` to its state after the entry.
 fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
     if let Some(topic) = entry.open.iter().find(|topic| life.has_ended(topic, now)) {
         return Err(AppendError::Ended(topic.clone()));
@@ -31,14 +31,14 @@ fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
         return Err(AppendError::Fenced);
     }
     let bytes = format::encode(&entry.fields)
-        .ok_or_else(|| refused("an event has no room in a record, which has 4 GiB"))?;
+        .ok_or_else(|| refused("an event does not fit into a record of at most 4 GiB"))?;
     if let (Some(keep), Some(topic)) = (entry.ends, entry.open.first()) {
         life.end(topic, now, keep);
     }
     Ok(bytes)
 }
 
-/// Decide on a batch, and write what may be. The log is locked.
+/// Decide on a batch, and write the accepted entries. The log is locked.
 fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result<(Vec<Verdict>, Appended)> {
     let (now, is_synced) = (journal.now(), journal.settings.is_synced);
     let not_open = || io::Error::other("the log is not open");
@@ -48,7 +48,7 @@ fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result
     let bodies: Vec<_> = verdicts.iter().filter_map(|one| one.as_ref().ok()).collect();
     let appended = journal.append(&bodies);
     if appended.ids.len() < bodies.len() {
-        // Nothing ends by an entry that was not written.
+        // An entry that was not written ends no topic.
         *life = before;
         let mut left = appended.ids.len();
         for entry in batch {
@@ -58,13 +58,13 @@ fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result
             left -= usize::from(judge(entry, life, now).is_ok());
         }
     }
-    // The entries are written. On a full disk the next batch tries again to note what they ended.
+    // The entries are written. On a full disk, the next batch tries again to note which topics they ended.
     let _ = life.write(journal.directory().ok_or_else(not_open)?, now, is_synced);
     Ok((verdicts, appended))
 }
 
 impl Inner {
-    /// Append entries; each one's id, or why it has none.
+    /// Append entries. Returns each one's id, or why it has none.
     pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
         tokio::task::yield_now().await;
         let all = |text: String| batch.iter().map(|_| Err(refused(&text))).collect();

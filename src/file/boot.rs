@@ -1,8 +1,8 @@
-//! Whether the log may have lost what was acknowledged, because the machine stopped before it was on disk.
+//! Detects that the log may have lost acknowledged entries, because the machine stopped before they were on disk.
 //!
 //! A process that is killed loses nothing: the system has what it wrote. A machine that stops loses what was not
-//! synced. So the log notes in which run of the machine it was written, whether all writers synced, and up to where
-//! it was on disk when a process closed it last.
+//! synced. So the log notes during which boot of the machine it was written, whether all writers synced, and up to
+//! which id it was on disk when a process last closed it.
 
 use std::fmt::Write;
 
@@ -11,14 +11,14 @@ use crate::ids::StreamId;
 /// The file's name.
 pub const FILE: &str = "boot";
 
-/// What is noted.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Note {
-    /// The run of the machine.
+    /// The boot of the machine.
     pub boot: String,
-    /// Everything was on disk before it was acknowledged.
+    /// Whether every entry was on disk before it was acknowledged.
     pub is_synced: bool,
-    /// Up to here the log is on disk.
+    /// The id up to which the log is on disk.
     pub closed: Option<StreamId>,
 }
 
@@ -42,7 +42,7 @@ impl Note {
         }
     }
 
-    /// Whether a log that ends at `last` may lack what was acknowledged.
+    /// Whether a log that ends at `last` may lack acknowledged entries.
     #[must_use]
     pub fn is_doubtful(&self, boot: &str, last: StreamId) -> bool {
         match self.closed {
@@ -53,7 +53,7 @@ impl Note {
     }
 }
 
-/// The run of the machine; the same for ever on a system that does not say.
+/// The current boot of the machine; always the same on a system that does not report it.
 #[must_use]
 pub fn current() -> String {
     let said = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

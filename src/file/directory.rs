@@ -1,8 +1,8 @@
 //! The directory of one log: its segments, and the file that is locked for a batch.
 //!
-//! The lock file also notes the newest segment, so that nobody has to list the directory to know that there is no
-//! newer one. It is noted before the segment appears: a note that leads nowhere makes a reader list, a note that is
-//! behind would make a writer append to the wrong file.
+//! The lock file also notes the newest segment, so that a process need not list the directory to know that there is no
+//! newer one. The note is written before the segment appears: a note of a segment that does not exist makes a reader
+//! list the directory, while an outdated note would make a writer append to the wrong file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +19,7 @@ use super::segment::{self, Segment};
 use crate::ids::StreamId;
 
 const LOCK: &str = "lock";
-/// A file before it has its name.
+/// The name of a new file until it is renamed.
 const NEW: &str = "new.tmp";
 
 /// The directory of a log, open.
@@ -40,11 +40,11 @@ fn open_flags() -> OFlags {
 }
 
 impl Directory {
-    /// Open the directory, which is created if it is not there.
+    /// Open the directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// What the system says; why logs may not lie there; or another version of sse-hub wrote the log, to which
-    /// nothing was written then.
+    /// The system's error; the reason why logs may not be stored there; or that another version of sse-hub wrote the
+    /// log, to which nothing was then written.
     pub fn open(place: &Place, path: PathBuf) -> io::Result<Self> {
         place.create(&path)?;
         let flags = open_flags() | OFlags::DIRECTORY | OFlags::RDONLY;
@@ -65,14 +65,14 @@ impl Directory {
             && newest.is_none_or(|it| Some(it.identity) == self.identity_of(&segment::name(it.head.base)))
     }
 
-    /// Which file has this name.
+    /// The identity of the file with this name.
     #[must_use]
     pub fn identity_of(&self, name: &str) -> Option<Identity> {
         let found = rustix::fs::statat(&*self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
         found.ok().map(|stat| Identity::of(&stat))
     }
 
-    /// The newest segment by the note in the lock file; `None` when there is no note.
+    /// The newest segment according to the note in the lock file; `None` when there is no note.
     #[must_use]
     pub fn noted(&self) -> Option<StreamId> {
         let mut bytes = [0; 8];
@@ -80,16 +80,16 @@ impl Directory {
         format::unpack(i64::from_le_bytes(bytes))
     }
 
-    /// Note the newest segment, of a log that is locked.
+    /// Note the newest segment. The log is locked.
     fn note(&self, base: StreamId) -> io::Result<()> {
         let number = format::pack(base).ok_or_else(no_number)?;
         self.lock.write_all_at(&number.to_le_bytes(), 0)
     }
 
-    /// Note the newest segment if the note says something else. The log is locked.
+    /// Correct the note if it does not name the newest segment. The log is locked.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn mend_note(&self) -> io::Result<()> {
         match self.newest().map(|newest| newest.head.base) {
             Some(newest) if self.noted() != Some(newest) => self.note(newest),
@@ -97,7 +97,7 @@ impl Directory {
         }
     }
 
-    /// Look for segments that came, went or were replaced.
+    /// Find segments that were added, removed or replaced.
     ///
     /// # Errors
     /// As [`Directory::open`].
@@ -111,7 +111,7 @@ impl Directory {
         &self.segments
     }
 
-    /// The ids in the names of segments without a head.
+    /// The ids in the names of segments whose heads cannot be read.
     #[must_use]
     pub fn broken(&self) -> &BTreeSet<StreamId> {
         &self.broken
@@ -122,13 +122,13 @@ impl Directory {
         self.segments.values().next_back()
     }
 
-    /// The first segment behind `base`.
+    /// The first segment after `base`.
     #[must_use]
     pub fn next(&self, base: StreamId) -> Option<&Arc<Segment>> {
         self.segments.range(base..).find(|(other, _)| **other > base).map(|(_, segment)| segment)
     }
 
-    /// The segment in which what follows `id` begins.
+    /// The segment in which to start reading for the entries after `id`.
     #[must_use]
     pub fn holding(&self, id: StreamId) -> Option<&Arc<Segment>> {
         let before = self.segments.range(..=id).next_back();
@@ -138,7 +138,7 @@ impl Directory {
     /// Add a segment, which becomes the newest. The log is locked.
     ///
     /// # Errors
-    /// What the system says; the log is as before.
+    /// The system's error; the log is unchanged.
     pub fn create(&mut self, base: StreamId, given: u64, is_synced: bool) -> io::Result<Arc<Segment>> {
         let head = Head { base, given, key: random() };
         let bytes = head.write().ok_or_else(no_number)?;
@@ -173,14 +173,14 @@ impl Directory {
     }
 
     fn unlink(&self, base: StreamId) {
-        // What cannot be deleted is listed, and tried, again.
+        // A file that cannot be deleted is listed again, and deleted then.
         let _ = rustix::fs::unlinkat(&*self.dir, segment::name(base), AtFlags::empty());
     }
 
-    /// Open a small file to read it; `None` when it is not there.
+    /// Open a small file to read it; `None` when it does not exist.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn open_file(&self, name: &str) -> io::Result<Option<Held>> {
         match open_at(&self.dir, name, OFlags::RDONLY, 0) {
             Ok(file) => Ok(Some(file)),
@@ -189,10 +189,10 @@ impl Directory {
         }
     }
 
-    /// Replace a small file: it has the old content or the new one. The log is locked.
+    /// Replace a small file: readers see either the old content or the new one. The log is locked.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn replace_file(&self, name: &str, content: &str, is_synced: bool) -> io::Result<Held> {
         let file = self.write_new(content.as_bytes())?;
         if is_synced {
@@ -217,7 +217,7 @@ impl Directory {
 }
 
 fn no_number() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the clock says a year after 2248, for which ids have no room")
+    io::Error::new(io::ErrorKind::InvalidData, "the clock is past the year 2248, which ids cannot represent")
 }
 
 fn random() -> u32 {
@@ -227,7 +227,7 @@ fn random() -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// Open a file of a directory; one that is created gets this mode, whatever the umask.
+/// Open a file in a directory. A file that is created gets this mode, whatever the umask.
 pub fn open_at(dir: &Held, name: &str, flags: OFlags, mode: u32) -> io::Result<Held> {
     let all = open_flags() | flags;
     if !flags.contains(OFlags::CREATE) {
@@ -238,7 +238,7 @@ pub fn open_at(dir: &Held, name: &str, flags: OFlags, mode: u32) -> io::Result<H
         Ok(file) => Ok(Held::new(file)),
         Err(rustix::io::Errno::NOENT) => {
             let file = Held::new(rustix::fs::openat(dir, name, all, Mode::from_raw_mode(mode as _))?);
-            // Another process that created it at the same time has given it the mode.
+            // Another process that created it at the same time has set the mode.
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode as _));
             Ok(file)
         }
@@ -248,7 +248,7 @@ pub fn open_at(dir: &Held, name: &str, flags: OFlags, mode: u32) -> io::Result<H
 
 type Listed = (BTreeMap<StreamId, Arc<Segment>>, BTreeSet<StreamId>);
 
-/// The segments of a directory; those that are `known`, and the same, are not opened again.
+/// The segments of a directory; those that are `known` and unchanged are not opened again.
 fn list(dir: &Held, known: &BTreeMap<StreamId, Arc<Segment>>) -> io::Result<Listed> {
     let (mut segments, mut broken) = (BTreeMap::new(), BTreeSet::new());
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -267,7 +267,7 @@ fn list(dir: &Held, known: &BTreeMap<StreamId, Arc<Segment>>) -> io::Result<List
         }
         let file = match open_at(dir, name, OFlags::RDWR, 0) {
             Ok(file) => file,
-            // It was trimmed meanwhile.
+            // It has been trimmed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };

@@ -5,9 +5,9 @@
 //! record  len u32 | check u32 | id i64 | before i64 | crc u32 | fields
 //! field   name len u8 | name | value len u32 | value
 //! ```
-//! `crc` of a record is that of its fields. `check` covers the rest of its first 28 bytes and its place in the
-//! file: a length that was damaged leads nowhere, and a block of another place is not read. Both begin with the
-//! segment's random key, so no event can carry bytes that read as a record. Ids are `ms << 20 | counter`.
+//! A record's `crc` covers its fields. `check` covers the rest of its first 28 bytes and its offset in the file: a
+//! damaged length is not followed, and a block from another place is not read. Both checksums are seeded with the
+//! segment's random key, so no event can contain bytes that read as a record. Ids are `ms << 20 | counter`.
 
 use crc32fast::Hasher;
 use smallvec::SmallVec;
@@ -26,14 +26,14 @@ pub const RECORD: usize = 28;
 const MAGIC: [u8; 8] = *b"sse-hub\n";
 const COUNTER_BITS: u32 = 20;
 
-/// The id as a number; `None` when it has no room: a time after the year 2248, or no counter of a log's.
+/// The id as a number; `None` when it does not fit: its time is after the year 2248, or its counter is not a log's.
 #[must_use]
 pub fn pack(id: StreamId) -> Option<i64> {
     let fits = id.ms < 1 << (63 - COUNTER_BITS) && id.seq < 1 << COUNTER_BITS;
     fits.then(|| i64::try_from(id.ms << COUNTER_BITS | id.seq).ok()).flatten()
 }
 
-/// The id that [`pack`] made this number of.
+/// The id from which [`pack`] made this number.
 #[must_use]
 pub fn unpack(number: i64) -> Option<StreamId> {
     let number = u64::try_from(number).ok()?;
@@ -61,21 +61,21 @@ pub struct Head {
     pub base: StreamId,
     /// How many records the log had before this segment.
     pub given: u64,
-    /// What the checksums begin with.
+    /// The seed of the checksums.
     pub key: u32,
 }
 
-/// Why a segment has no head that can be read.
+/// Why the head of a segment cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadError {
     /// Another version of sse-hub wrote it.
     Version(u32),
-    /// It is damaged, or no segment.
+    /// It is damaged, or the file is not a segment.
     Damaged,
 }
 
 impl Head {
-    /// The head's bytes; `None` for an id without a number.
+    /// The head's bytes; `None` when [`pack`] has no number for the id.
     #[must_use]
     pub fn write(&self) -> Option<[u8; HEAD]> {
         let mut bytes = [0; HEAD];
@@ -92,7 +92,7 @@ impl Head {
     /// Read a head.
     ///
     /// # Errors
-    /// It cannot be read. The version comes first: what follows it may be anything in another one.
+    /// It cannot be read. The version is checked first: in another version, anything may follow it.
     pub fn read(bytes: &[u8]) -> Result<Self, HeadError> {
         if bytes.get(..8) != Some(&MAGIC) {
             return Err(HeadError::Damaged);
@@ -123,18 +123,18 @@ pub struct Header {
     crc: u32,
 }
 
-/// What stands where a record begins.
+/// What was found where a record should begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
     /// A record's first bytes; the rest may be missing.
     Header(Header),
     /// Fewer bytes than a record begins with.
     Short,
-    /// No record.
+    /// Not a record.
     Damaged,
 }
 
-/// Fields as the bytes of a record; `None` when they have no room in one.
+/// Fields as the bytes of a record; `None` when they do not fit into one.
 #[must_use]
 pub fn encode(fields: &Fields) -> Option<Vec<u8>> {
     let size: usize = fields.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
@@ -157,8 +157,8 @@ fn check(key: u32, offset: u64, head: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Append the record of [`encode`]d fields that will stand at `offset` of its segment; false for an id without a
-/// number.
+/// Append the record of [`encode`]d fields that will be written at `offset` of its segment. Returns false when
+/// [`pack`] has no number for an id.
 #[must_use]
 pub fn put(out: &mut Vec<u8>, key: u32, offset: u64, id: StreamId, before: StreamId, fields: &[u8]) -> bool {
     let Ok(len) = u32::try_from(RECORD + fields.len()) else { return false };
@@ -190,7 +190,7 @@ pub fn header(bytes: &[u8], key: u32, offset: u64) -> Parsed {
 }
 
 impl Header {
-    /// The record as an entry of the log; without a letter when its fields are damaged or mean nothing here.
+    /// The record as an entry of the log; without a letter when its fields are damaged or cannot be understood.
     #[must_use]
     pub fn arrived(&self, fields: &[u8], key: u32) -> Arrived {
         let found = self.is_sound(fields, key).then(|| split(fields)).flatten().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Open files that a forked child closes, and what tells one file from another.
+//! Open files that a forked child closes, and the identity of files.
 
 use std::fs::File;
 use std::io;
@@ -21,10 +21,10 @@ impl Held {
         Self(file)
     }
 
-    /// Which file it is.
+    /// The file's identity.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn identity(&self) -> io::Result<Identity> {
         Ok(Identity::of(&rustix::fs::fstat(&self.0)?))
     }
@@ -32,23 +32,23 @@ impl Held {
     /// Its length in bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn len(&self) -> io::Result<u64> {
         Ok(u64::try_from(rustix::fs::fstat(&self.0)?.st_size).unwrap_or_default())
     }
 
-    /// Lock it for this process alone; false when another process has it locked.
+    /// Take an exclusive lock; false when another process has locked the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn try_lock(&self) -> io::Result<bool> {
         self.try_flock(FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// Lock it beside others that do the same; false when another process has it for itself.
+    /// Take a shared lock; false when another process has an exclusive one.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn try_share(&self) -> io::Result<bool> {
         self.try_flock(FlockOperation::NonBlockingLockShared)
     }
@@ -61,9 +61,9 @@ impl Held {
         }
     }
 
-    /// Unlock it, whatever copies of the descriptor another process may have for a moment.
+    /// Unlock it, even if another process has a copy of the descriptor for a moment.
     pub fn unlock(&self) {
-        // It fails for no descriptor that is open.
+        // It never fails for an open descriptor.
         let _ = flock(self.0.as_fd(), FlockOperation::Unlock);
     }
 }
@@ -90,12 +90,12 @@ impl AsRawFd for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Before it is closed: from then on its number may be another's.
+        // Before the file is closed: after that, its number may belong to another file.
         descriptors::disown(self.0.as_raw_fd());
     }
 }
 
-/// Which file a descriptor or a path leads to. As long as it is open, no other file is the same.
+/// The identity of the file behind a descriptor or a path. While the file is open, no other file has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity(u64, u64);
 

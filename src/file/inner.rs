@@ -1,5 +1,5 @@
-//! What the parts of a store share: the log and its lock. Everything here runs on the broker's thread, and nothing of it
-//! waits for another process but with pauses; only what waits for the disk runs elsewhere.
+//! The state that the parts of a store share: the log and its lock. Everything here runs on the broker's thread, and
+//! pauses while it waits for another process; only what waits for the disk runs elsewhere.
 
 use std::io;
 use std::sync::Arc;
@@ -21,28 +21,28 @@ use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, StoreError};
 
-/// How often a lock that another process has is tried at once; then after pauses, which the runtime rounds up to a
-/// millisecond. A batch takes some microseconds.
+/// How often a lock that another process holds is tried without a pause; then pauses follow, which the runtime rounds
+/// up to a millisecond. A batch takes a few microseconds.
 const AT_ONCE: u32 = 8;
 pub const PAUSE: Duration = Duration::from_micros(500);
 
-/// What the parts of a store share.
+/// The state that the parts of a store share.
 pub struct Inner {
     pub place: String,
     pub timeout: Duration,
     pub mode: u32,
     pub journal: Mutex<Journal>,
-    /// The lock file is locked for a process: this orders its tasks.
+    /// The lock file excludes other processes; this orders the tasks of one process.
     pub exclusive: AsyncMutex<()>,
     pub workers: Mutex<Workers>,
-    /// Which topics have ended and who holds leases, as it was read last.
+    /// The topics that have ended and the leases, as last read.
     pub life: Mutex<Life>,
 }
 
 #[derive(Default)]
 pub struct Workers {
     pub mine: Option<Mine>,
-    /// The operator knows that the system gives no notices.
+    /// Whether the operator has been warned that the directory cannot be watched.
     pub is_warned: bool,
 }
 
@@ -61,15 +61,15 @@ impl Drop for Locked {
     }
 }
 
-/// An error of the system's: it may go away.
+/// A system error, which may go away.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub fn failed(error: io::Error) -> StoreError {
     StoreError::connection(error.to_string())
 }
 
 impl Inner {
-    /// Lock the log, and bring its end in order. Other processes have it for microseconds; one that was stopped while
-    /// it had it keeps it.
+    /// Lock the log, and put its end in order. Other processes hold the lock for microseconds, but one that is
+    /// suspended while it holds the lock keeps it.
     pub async fn exclusive(&self) -> Answer<Exclusive<'_>> {
         self.locked(self.timeout).await?.ok_or_else(|| {
             StoreError::connection(format!(
@@ -79,7 +79,7 @@ impl Inner {
         })
     }
 
-    /// The same, for so long at most; `None` when another process has it.
+    /// The same, waiting at most `patience`; `None` when another process holds the lock.
     pub async fn locked(&self, patience: Duration) -> Answer<Option<Exclusive<'_>>> {
         let since = Instant::now();
         let Ok(order) = tokio::time::timeout(patience.max(PAUSE), self.exclusive.lock()).await else {
@@ -93,7 +93,7 @@ impl Inner {
                 if self.journal.lock().settle().map_err(failed)? {
                     return Ok(Some(Exclusive { _locked: locked, _order: order }));
                 }
-                // Another directory has its place now, with another lock.
+                // Another directory has taken its place, with another lock.
             }
             if since.elapsed() >= patience {
                 return Ok(None);
@@ -117,14 +117,15 @@ impl Inner {
         }
         let settled = match end {
             End::Missing => Some(self.exclusive().await?),
-            // The process that has the lock is about to finish, or to mend.
+            // The process that holds the lock is about to finish its write, or to mend the end.
             _ => self.locked(Duration::ZERO).await?,
         };
         drop(settled);
-        self.journal.lock().last().ok_or_else(|| StoreError::connection("the log is not there"))
+        self.journal.lock().last().ok_or_else(|| StoreError::connection("the log does not exist"))
     }
 
-    /// Read entries after `id`; what only the lock can tell from damage is judged with it, should it be free.
+    /// Read entries after `id`. What only a holder of the lock can tell from damage is judged under the lock, if it is
+    /// free.
     pub async fn after(&self, at: &mut Option<Cursor>, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
         consume_budget().await;
         let read = |at: &mut Option<Cursor>, is_locked| {
@@ -138,7 +139,7 @@ impl Inner {
         Ok(read(at, true)?.entries)
     }
 
-    /// Put on disk what was appended.
+    /// Sync appended entries to disk.
     pub async fn sync(&self, segment: Arc<Segment>) -> Result<(), String> {
         let written = tokio::task::spawn_blocking(move || segment.file.sync_data());
         let why = match tokio::time::timeout(self.timeout, written).await {
@@ -150,8 +151,8 @@ impl Inner {
         Err(format!("{} did not have it on disk: {why}", self.place))
     }
 
-    /// Act on which topics have ended and who holds leases, by the log's clock; what is changed is written. The log is
-    /// locked, or nothing is changed.
+    /// Act on the ended topics and the leases at the time of the log's clock, and write the changes. The log is locked,
+    /// unless `act` changes nothing.
     pub fn with_life<T>(&self, act: impl FnOnce(&mut Life, u64) -> T) -> io::Result<T> {
         let mut journal = self.journal.lock();
         journal.lock_file()?;
@@ -169,7 +170,7 @@ impl Inner {
         Ok(done)
     }
 
-    /// Who is present, in the directory of the log.
+    /// Act on the presence table in the directory of the log.
     pub fn with_workers<T>(&self, act: impl FnOnce(&Held, &mut Workers) -> io::Result<T>) -> Answer<T> {
         let dir = {
             let mut journal = self.journal.lock();

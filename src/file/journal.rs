@@ -1,10 +1,10 @@
-//! The log itself: where it ends, what is appended, what is mended and trimmed. Blocking and small; nothing here
-//! waits, not even for the lock: the caller takes it.
+//! The log itself: its end, appending, mending and trimming. Calls block, but briefly: nothing here waits, not even
+//! for the lock, which the caller takes.
 //!
-//! # What is at the end
-//! A writer that dies leaves a partial record. It was never acknowledged, so it is cut. Anything else that is
-//! no record is damage: the log goes on in a new segment, behind an id that no entry has, so that nobody takes what
-//! follows for the continuation of what was read before.
+//! # The end of the log
+//! A writer that dies leaves a partial record. It was never acknowledged, so it is cut off. Any other bytes that are
+//! not a record are damage: the log goes on in a new segment, behind an id that no entry has, so that no reader takes
+//! what follows for the continuation of what it has read.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ use super::system::System;
 use crate::ids::StreamId;
 use crate::stream_broker::Kept;
 
-/// The history is kept in about so many segments: one of them is what is kept too much.
+/// The history is kept in about this many segments, and one segment is kept beyond it.
 const SEGMENTS: usize = 8;
-/// A segment that is not old has at least so many bytes.
+/// A segment that is not old has at least this many bytes.
 pub const LEAST_BYTES: u64 = 16 << 10;
-/// A segment has at most so many bytes.
+/// A segment has at most this many bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// How a log is kept.
@@ -38,9 +38,9 @@ pub struct Settings {
     pub kept: Kept,
     /// Whether an entry is on disk before it is acknowledged.
     pub is_synced: bool,
-    /// A segment that is not old has at least so many bytes; [`LEAST_BYTES`].
+    /// A segment that is not old has at least this many bytes; [`LEAST_BYTES`].
     pub least_bytes: u64,
-    /// The clock, and writing.
+    /// The clock, and writes.
     pub system: Box<dyn System>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Tail {
     pub(super) segment: Arc<Segment>,
     pub(super) offset: u64,
     pub(super) last: StreamId,
-    /// Records of the segment.
+    /// Number of records in the segment.
     count: u64,
     /// When its first record was written.
     began: Option<u64>,
@@ -71,29 +71,29 @@ impl Tail {
 pub(super) struct Attached {
     pub(super) directory: Directory,
     pub(super) tail: Option<Tail>,
-    /// It is known whether the machine stopped before the log was on disk.
+    /// Whether this process has checked that the machine did not stop before the log was on disk.
     is_checked: bool,
 }
 
-/// Where the log ends, without its lock.
+/// The log's end, as seen without its lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Here.
     At(StreamId),
-    /// Perhaps here: what follows is being written, or has to be mended by somebody who has the lock.
+    /// Perhaps here: what follows is being written, or must be mended by a process that holds the lock.
     Unsettled(StreamId),
     /// There is no log yet.
     Missing,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub struct Appended {
-    /// The ids of the entries that were written: of all, or of the first ones.
+    /// The ids of the entries that were written: all of them, or the first ones.
     pub ids: Vec<StreamId>,
-    /// Why the others were not.
+    /// Why the others were not written.
     pub refused: String,
-    /// What has to be on disk before they are acknowledged.
+    /// The segment that must be synced before they are acknowledged.
     pub unsynced: Option<Arc<Segment>>,
 }
 
@@ -103,13 +103,13 @@ pub struct Journal {
     pub settings: Settings,
     pub(super) attached: Option<Attached>,
     pub(super) salt: Salt,
-    /// The greatest id that this process saw, in any files that were here: none up to it is given again.
+    /// The greatest id that this process has seen, in whatever files were here: no id up to it is assigned again.
     pub(super) seen: StreamId,
-    /// What was read last.
+    /// The buffer for reads.
     pub(super) buffer: Vec<u8>,
-    /// Which opening of the directory this is: places in an earlier one mean nothing.
+    /// Counts the openings of the directory: positions from an earlier one are invalid.
     pub generation: u64,
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
     /// Entries may be missing, and the log does not say so.
     pub is_doubtful: bool,
@@ -165,20 +165,20 @@ impl Journal {
     /// The file to lock for a batch.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn lock_file(&mut self) -> io::Result<Arc<Held>> {
         Ok(self.attach()?.directory.lock.clone())
     }
 
-    /// Read on to the end. `is_thorough` also looks whether the files are still the same.
+    /// Read on to the end. `is_thorough` also checks that the files are still the same.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn look(&mut self, is_thorough: bool) -> io::Result<End> {
         let buffer = &mut std::mem::take(&mut self.buffer);
         let mut found = self.look_once(is_thorough, buffer)?;
         if found.is_none() {
-            // Replaced, or cut by somebody else: everything anew.
+            // The files were replaced, or cut by another process: start over.
             self.detach();
             found = self.look_once(true, buffer)?;
         }
@@ -214,7 +214,7 @@ impl Journal {
         }
         let Tail { offset, last, count, began, .. } = tail;
         let (end, stop) = newest.scan(*offset, buffer, |record| {
-            // What goes back is not the log's.
+            // A record whose id goes back is not part of the log.
             let follows = record.header.id > *last;
             if follows {
                 *last = record.header.id;
@@ -228,11 +228,11 @@ impl Journal {
         Ok(Some(if is_settled { End::At(*last) } else { End::Unsettled(*last) }))
     }
 
-    /// Bring the log's end in order. The log is locked by the file that [`Journal::lock_file`] gave; false when it is
-    /// not the log's any more, and has to be taken anew.
+    /// Put the log's end in order. The caller has locked the file that [`Journal::lock_file`] returned. Returns false
+    /// when that file is no longer the log's, and the lock must be taken again.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn settle(&mut self) -> io::Result<bool> {
         let generation = self.generation;
         let newest = self.attached.as_ref().and_then(|it| it.tail.as_ref()).map(|tail| tail.segment.clone());
@@ -252,7 +252,7 @@ impl Journal {
             End::Unsettled(_) => self.mend()?,
         }
         if is_first {
-            // On a disk that is full, the log can still be read; the next batch tries again.
+            // On a full disk, the log can still be read; the next batch tries again.
             let is_checked = self.check_boot().is_ok();
             if let Some(attached) = &mut self.attached {
                 attached.directory.mend_note()?;
@@ -357,7 +357,7 @@ fn is_due(tail: &Tail, kept: Kept, least_bytes: u64, now: u64) -> bool {
     is_large || tail.offset >= MOST_BYTES || kept.age.is_some_and(|most| age >= most / parts)
 }
 
-/// Write all of it; how much was written, and why no more.
+/// Write all of it. Returns how much was written, and the error if that is not all.
 fn write(system: &dyn System, tail: &Tail, bytes: &[u8]) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < bytes.len() {
@@ -372,5 +372,5 @@ fn write(system: &dyn System, tail: &Tail, bytes: &[u8]) -> (usize, Option<io::E
 }
 
 pub(super) fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the clock says a year after 2248, for which ids have no room")
+    io::Error::new(io::ErrorKind::InvalidData, "the clock is past the year 2248, which ids cannot represent")
 }

@@ -1,11 +1,11 @@
-//! Which topics have ended, and who holds leases: a small file beside the log, which is replaced whenever it changes, and
-//! read again when another process replaced it.
+//! The topics that have ended, and the holders of leases: a small file beside the log, which is replaced whenever it
+//! changes, and read again after another process has replaced it.
 //!
 //! ```text
 //! ended UNTIL TOPIC
 //! lease UNTIL TOKEN NAME
 //! ```
-//! Times are milliseconds by the log's clock. What is over is left out.
+//! Times are milliseconds by the log's clock. Lines whose time is over are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,10 +18,10 @@ use super::held::Held;
 
 const FILE: &str = "life";
 
-/// What the file says. The clones share what was read.
+/// The content of the file. Clones share the open file.
 #[derive(Debug, Default, Clone)]
 pub struct Life {
-    /// The file that was read, which stays open: no other file is taken for it.
+    /// The file that was read. It stays open, so that no other file is taken for it.
     file: Option<Arc<Held>>,
     ended: BTreeMap<String, u64>,
     leases: BTreeMap<String, (String, u64)>,
@@ -36,7 +36,7 @@ impl Life {
     /// Read the file, unless it is the one that was read last.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn read(&mut self, directory: &Directory) -> io::Result<()> {
         let there = directory.identity_of(FILE);
         let known = self.file.as_ref().and_then(|file| file.identity().ok());
@@ -65,7 +65,7 @@ impl Life {
     /// Write the file, if something has changed. The log is locked.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn write(&mut self, directory: &Directory, now: u64, is_synced: bool) -> io::Result<()> {
         if !self.is_changed {
             return Ok(());
@@ -100,7 +100,7 @@ impl Life {
         self.leases.get(name).filter(|(_, until)| now < *until).map(|(token, _)| &**token)
     }
 
-    /// Take or renew a lease; whether this token holds it now.
+    /// Take or renew a lease. Returns whether this token holds it now.
     pub fn lease(&mut self, name: &str, token: &str, now: u64, ttl: Duration) -> bool {
         let is_free = self.holder(name, now).is_none_or(|holder| holder == token);
         if is_free {

@@ -1,4 +1,4 @@
-//! The log, read as a store's.
+//! Reading the log, as a store's log is read.
 
 use std::io;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, Log};
 
-/// The log, read.
+/// A reader of the log.
 pub struct FileLog {
     pub(super) inner: Arc<Inner>,
     pub(super) at: Option<Cursor>,
-    /// The watch of a follower, and which opening of the directory it is for.
+    /// A follower's watch, and the generation of the directory to which it belongs.
     pub(super) watch: Option<(Watch, u64)>,
 }
 
 impl FileLog {
-    /// Watch the directory; why it cannot be watched.
+    /// Watch the directory. Returns the error if it cannot be watched.
     pub(super) fn watch(&mut self) -> Option<io::Error> {
         let (generation, dir) = {
             let journal = self.inner.journal.lock();
@@ -48,7 +48,7 @@ impl Log for FileLog {
     async fn wait_after(&mut self, id: StreamId, count: usize, wait: Duration) -> Answer<Vec<Arrived>> {
         let end = tokio::time::Instant::now() + wait;
         loop {
-            // Files answer at once: a reader of a long log would keep the thread from everything else.
+            // Files answer at once: a reader of a long log would keep every other task from running.
             tokio::task::yield_now().await;
             let generation = self.inner.journal.lock().generation;
             if self.watch.as_ref().is_none_or(|(_, of)| *of != generation) {

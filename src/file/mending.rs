@@ -1,5 +1,5 @@
-//! Puts the end of a log in order; the caller holds its lock: a log that is new, one whose writer died, one that
-//! is damaged, and one of a machine that stopped.
+//! Puts the end of a log in order, while the caller holds its lock: a new log, one whose writer died, a damaged one,
+//! and one of a machine that stopped.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::ids::StreamId;
 use crate::stream_broker::envelope;
 
 impl Journal {
-    /// The log's first segment. It starts at an id at which no other log starts.
+    /// Create the log's first segment. It starts at an id at which no other log starts.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let now = self.settings.system.now();
         let is_synced = self.settings.is_synced;
@@ -26,7 +26,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Cut what a dead writer left, or go on behind what is damaged.
+    /// Cut off what a dead writer left, or go on behind the damage.
     pub(super) fn mend(&mut self) -> io::Result<()> {
         self.draw_salt();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -55,7 +55,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Say so in the log when the machine may have stopped before all of it was on disk.
+    /// Append a gap when the machine may have stopped before all of the log was on disk.
     pub(super) fn check_boot(&mut self) -> io::Result<()> {
         let boot = boot::current();
         let is_synced = self.settings.is_synced;
@@ -75,7 +75,7 @@ impl Journal {
         if is_doubtful {
             let fields = format::encode(&envelope::gap()).unwrap_or_default();
             if self.append(&[fields]).ids.is_empty() {
-                // Each process resets its own clients until there is room to say it for all.
+                // Each process resets its own clients until there is room to append the gap for all of them.
                 self.is_doubtful = true;
                 return Ok(());
             }
@@ -88,11 +88,10 @@ impl Journal {
         self.attach()?.directory.replace_file(boot::FILE, &next.write(), true).map(drop)
     }
 
-    /// What was synced last, to be noted when a process closes the log: everything it read is on disk now. The log is
-    /// locked.
+    /// Note, when a process closes the log, that everything it has read, up to `synced`, is on disk. The log is locked.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn note_closed(&mut self, synced: StreamId) -> io::Result<()> {
         if self.last() != Some(synced) {
             return Ok(());

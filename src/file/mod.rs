@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/NAME/lock                      locked for a batch; notes the newest segment
 //! DIR/NAME/<id before the first>.log segments of about an eighth of the history; the newest is never deleted
-//! DIR/NAME/boot                      in which run of the machine the log was written, up to where it is on disk
+//! DIR/NAME/boot                      during which boot of the machine the log was written, up to where it is on disk
 //! DIR/NAME/life                      which topics have ended, who holds leases
 //! DIR/NAME/workers/<epoch>           a worker's subscribers; locked while its process lives
 //! ```
@@ -13,7 +13,7 @@
 //! | [`place`] | URLs, and where a log may lie |
 //! | [`format`] | the bytes of heads and records |
 //! | `held` | files that a forked child closes |
-//! | `system` | the clock and writing, which tests break |
+//! | `system` | the clock and writes, which tests make fail |
 //! | `segment`, `directory` | one file, and all of them |
 //! | `boot` | what a machine that stopped may have lost |
 //! | `salt` | ids |
@@ -56,7 +56,7 @@ use store::FileStore;
 /// Give `hub`, which was made with [`Hub::of_stream`], a log as its broker. Does not wait for it.
 ///
 /// # Errors
-/// What the system says when it has no thread or descriptor to give.
+/// The system's error when no thread or descriptor is available.
 pub fn start(
     hub: &Arc<Hub>,
     settings: Settings,

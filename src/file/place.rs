@@ -1,4 +1,4 @@
-//! Where a log lies, and whether it may lie there.
+//! Where a log is stored, and whether it may be stored there.
 
 use std::fmt;
 use std::io;
@@ -9,13 +9,13 @@ use rustix::fs::{Access, AtFlags};
 
 use crate::error::{Error, Result, shown};
 
-/// File modes that may be given: the owner reads and writes, others perhaps too; nobody executes.
+/// Accepted file modes: the owner may read and write, others may be allowed to; nobody may execute.
 const OWNER: u32 = 0o600;
 const MOST: u32 = 0o666;
-/// The longest name of a hub, in bytes: a directory's name has room for 255.
+/// The longest name of a hub, in bytes: a directory's name may have 255.
 const NAME: usize = 200;
 
-/// The directory of a broker: the logs of its hubs lie in it.
+/// The directory of a broker, which contains the logs of its hubs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Its path, from the root of the file system.
@@ -28,7 +28,7 @@ fn invalid(text: impl Into<String>) -> Error {
     Error::InvalidOption(text.into())
 }
 
-/// The path of a URL (`file:events`, `file:///var/lib/events`); anything else is a path as it is.
+/// The path of a URL (`file:events`, `file:///var/lib/events`); anything else is taken as a path.
 fn path_of(given: &str) -> Result<PathBuf> {
     let Some(rest) = given.strip_prefix("file:") else { return Ok(given.into()) };
     let path = match rest.strip_prefix("//") {
@@ -68,7 +68,7 @@ fn decode(path: &str) -> Option<String> {
 }
 
 impl Place {
-    /// The directory that a path or a `file:` URL names; a relative one is `working`'s.
+    /// The directory that a path or a `file:` URL names; a relative one is resolved against `working`.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a URL or mode that breaks a rule.
@@ -109,12 +109,12 @@ impl Place {
         Ok(self.root.join(name))
     }
 
-    /// The mode of directories: whoever may read a file may enter.
+    /// The mode of directories: users who may read a file may enter its directory.
     fn directory_mode(&self) -> u32 {
         self.mode | (self.mode & 0o444) >> 2
     }
 
-    /// Whether logs may lie here, as far as that can be said before anything is created.
+    /// Check that logs may be stored here, as far as can be known before anything is created.
     ///
     /// # Errors
     /// Why not, and what to do.
@@ -146,10 +146,10 @@ impl Place {
         Ok(())
     }
 
-    /// Create the directory of a hub's log, if it is not there, and that of its workers.
+    /// Create the directory of a hub's log, if it does not exist, and that of its workers.
     ///
     /// # Errors
-    /// What the system says, or why logs may not lie here.
+    /// The system's error, or why logs may not be stored here.
     pub fn create(&self, dir: &Path) -> io::Result<()> {
         if !self.root.is_dir() {
             if let Some(parent) = self.root.parent() {
@@ -166,7 +166,7 @@ impl Place {
 
     fn create_one(&self, dir: &Path) -> io::Result<()> {
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-            // The umask has no say in it.
+            // Whatever the umask.
             Ok(()) => std::fs::set_permissions(dir, PermissionsExt::from_mode(self.directory_mode())),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
@@ -195,7 +195,7 @@ impl Place {
     }
 }
 
-/// Why logs may not lie somewhere.
+/// Why logs may not be stored in a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Another place is needed.
@@ -224,7 +224,7 @@ fn remote(name: &str, dir: &Path) -> Refusal {
 fn check_file_system(dir: &Path) -> std::result::Result<(), Refusal> {
     let found =
         rustix::fs::statfs(dir).map_err(|error| Refusal::Wrong(format!("{}: {error}", dir.display())))?;
-    // The numbers are 32 bits wide; in a wider signed type their top is filled up.
+    // The numbers are 32 bits wide; in a wider signed type, their upper bits may be set.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
     let number = found.f_type as u32;
     file_system(number).map_or(Ok(()), |name| Err(remote(name, dir)))

@@ -1,7 +1,7 @@
 //! The log, read: what follows an id, and what comes before one.
 //!
-//! Readers take no lock. What is not whole at the end of the newest segment may be in the middle of being written;
-//! only a reader that has the lock can tell it from damage.
+//! Readers take no lock. A partial record at the end of the newest segment may still be in the middle of a write; only
+//! a reader that holds the lock can tell it from damage.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::segment::{Segment, Stop};
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 
-/// Behind which id a reader stands, and where that is.
+/// The id that a reader read last, and the offset behind it.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     segment: Arc<Segment>,
@@ -24,14 +24,14 @@ pub struct Cursor {
 /// Entries that were read.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// Those that can be judged.
+    /// The entries that can be judged.
     pub entries: Vec<Arrived>,
-    /// Something stands behind them that only a reader who has the lock can judge.
+    /// Whether bytes follow that only a reader with the lock can judge.
     pub is_unsettled: bool,
 }
 
 impl Journal {
-    /// The place behind `id`, or what comes next if it is not in the log; `None` when there is no log.
+    /// The position behind `id`, or before the next entry if `id` is not in the log; `None` when there is no log.
     fn find(&mut self, id: StreamId) -> io::Result<Option<Cursor>> {
         self.look(true)?;
         let generation = self.generation;
@@ -43,10 +43,10 @@ impl Journal {
         }))
     }
 
-    /// Read at most `count` entries after `id`; `at` is where the last read ended. `is_locked`: nobody writes.
+    /// Read at most `count` entries after `id`; `at` is where the last read ended. `is_locked`: no process writes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn read_after(
         &mut self,
         at: &mut Option<Cursor>,
@@ -62,7 +62,7 @@ impl Journal {
         };
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
-            // Before the segment is read: what was written to it before the next one began is read first.
+            // Looked up before the segment is read: what was written to it before the next one began comes first.
             let next = self.next_segment(&cursor.segment)?;
             let is_final = is_locked || next.is_some();
             let (key, mut last) = (cursor.segment.head.key, cursor.id);
@@ -108,7 +108,7 @@ impl Journal {
     /// Read at most `count` entries up to `end`, the newest first.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn read_backwards(
         &mut self,
         end: StreamId,

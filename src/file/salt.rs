@@ -1,24 +1,24 @@
-//! The ids that a process gives.
+//! The ids that a process assigns.
 //!
 //! `ms-counter`. The counter of each millisecond begins at a random number, drawn when the log is opened or mended:
-//! after a lost end, or with a clock that was set back, no id is given a second time.
+//! after a lost end, or with a clock that was set back, no id is assigned a second time.
 
 use super::format;
 use crate::ids::{BEGINNINGS, StreamId};
 
-/// Counters of a millisecond begin below this: there is room for the entries of a millisecond behind it.
+/// The counters of a millisecond begin below this, which leaves room for the entries of that millisecond.
 const SALTS: u64 = BEGINNINGS - 100_000;
 
 /// Where the counters of this process's ids begin.
 #[derive(Debug, Clone, Copy)]
 pub struct Salt {
     seq: u64,
-    /// No id was given with it yet. The first one goes on behind no other id: that one may have been given, and lost.
+    /// No id was assigned with it yet. The first one does not count on from the id before it: the next counter may have
+    /// been assigned already, and lost.
     is_new: bool,
 }
 
 impl Salt {
-    /// The id for what follows `last`; `None` when the time has no room in one.
     /// Draw a new one.
     pub fn draw(now: u64) -> Self {
         let mut bytes = [0; 8];
@@ -34,6 +34,7 @@ impl Salt {
         StreamId { ms, seq: BEGINNINGS + self.seq % ((1 << 20) - BEGINNINGS) }
     }
 
+    /// The id of the entry after `last`; `None` when the time does not fit into an id.
     pub fn next_id(&mut self, last: StreamId, now: u64) -> Option<StreamId> {
         let is_new = std::mem::take(&mut self.is_new);
         let id = if now > last.ms {

@@ -1,4 +1,4 @@
-//! One file of a log: `<id before the first>.log`, its records from one end to the other.
+//! One file of a log, `<id before the first>.log`: its records from one end to the other.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -10,20 +10,20 @@ use super::format::{self, HEAD, Head, HeadError, Header, Parsed, RECORD};
 use super::held::{Held, Identity};
 use crate::ids::StreamId;
 
-/// What the names of segments end with.
+/// The suffix of segments' names.
 pub const SUFFIX: &str = ".log";
-/// Bytes that are read at once.
+/// Bytes per read.
 pub const CHUNK: usize = 64 << 10;
-/// Bytes between two places of a segment that are remembered.
+/// Bytes between two remembered offsets of a segment.
 const MARKED: u64 = 64 << 10;
 
-/// The name of the segment behind `base`.
+/// The name of the segment that follows `base`.
 #[must_use]
 pub fn name(base: StreamId) -> String {
     format!("{base}{SUFFIX}")
 }
 
-/// The id in a segment's name; `None` for another file's.
+/// The id in a segment's name; `None` for the name of another file.
 #[must_use]
 pub fn base_of(name: &str) -> Option<StreamId> {
     let id = StreamId::parse(name.strip_suffix(SUFFIX)?)?;
@@ -37,20 +37,20 @@ pub struct Segment {
     pub file: Held,
     /// Its head.
     pub head: Head,
-    /// Which file it is.
+    /// The file's identity.
     pub identity: Identity,
-    /// Places of records and the id before each, ascending; found as the segment is read.
+    /// Offsets of records and the id before each, ascending; collected as the segment is read.
     marks: Mutex<Vec<(StreamId, u64)>>,
 }
 
-/// Why a segment was read no further.
+/// Why the reading of a segment stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// It ends here.
     End,
-    /// The last record is not whole: it is being written, or its writer died.
+    /// The last record is partial: it is being written, or its writer died.
     Torn,
-    /// What stands here is no record.
+    /// The bytes here are not a record.
     Damaged,
     /// The caller has enough.
     Enough,
@@ -67,10 +67,10 @@ pub struct Record<'a> {
 }
 
 impl Segment {
-    /// A segment whose head was read.
+    /// Open a segment by reading its head.
     ///
     /// # Errors
-    /// What the system says, or the head cannot be read.
+    /// The system's error, or the head cannot be read.
     pub fn open(file: Held) -> io::Result<Result<Arc<Self>, HeadError>> {
         let mut bytes = [0; HEAD];
         let count = read_full(&file, &mut bytes, 0)?;
@@ -82,7 +82,7 @@ impl Segment {
         Ok(Ok(Arc::new(Self { file, head, identity, marks: Mutex::default() })))
     }
 
-    /// Where to begin to read for what follows `id`.
+    /// The offset at which to start reading for the entries after `id`.
     #[must_use]
     pub fn place_before(&self, id: StreamId) -> u64 {
         let marks = self.marks.lock();
@@ -90,11 +90,11 @@ impl Segment {
         at.checked_sub(1).map_or(HEAD as u64, |at| marks[at].1)
     }
 
-    /// Places from which on to read, ascending, for all that comes before `end` a part at a time. A segment that was
-    /// not read yet is read once for that.
+    /// Ascending offsets at which to start reading, to get everything before `end` one part at a time. A segment that
+    /// was not read yet is read once for this.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn places_before(&self, end: StreamId, buffer: &mut Vec<u8>) -> io::Result<Vec<u64>> {
         if self.marks.lock().is_empty() && self.file.len()? > 2 * MARKED {
             self.scan(HEAD as u64, buffer, |record| record.header.id < end)?;
@@ -112,11 +112,11 @@ impl Segment {
         }
     }
 
-    /// Give the records from `offset` on to `visit`, which says whether it took the record and wants more. Gives the
-    /// place behind the last one that was taken, and why it went no further.
+    /// Pass the records from `offset` on to `visit`, which returns whether it took the record and wants more. Returns
+    /// the offset behind the last record that was taken, and why the scan stopped.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn scan(
         &self,
         mut offset: u64,

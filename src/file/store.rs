@@ -13,14 +13,14 @@ use super::workers::{self, Mine};
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, Append, AppendError, Opened, PresenceWrite, Store};
 
-/// The longest that opening a log may keep a client's stream from being opened.
+/// The longest time for which opening a log may delay the opening of a client's stream.
 const OPENING: Duration = Duration::from_millis(1500);
 
 /// A log in files, as the store of one hub.
 pub struct FileStore(Arc<Inner>);
 
 impl FileStore {
-    /// A log, which is opened later.
+    /// A store whose log is opened later.
     #[must_use]
     pub fn new(settings: Settings, timeout: Duration) -> Self {
         let place = settings.dir.display().to_string();
@@ -68,7 +68,7 @@ impl Store for FileStore {
             && !std::mem::replace(&mut self.0.workers.lock().is_warned, true)
         {
             warnings.push(format!(
-                "{} cannot be watched ({error}): it is looked at every 20 ms instead; raise \
+                "{} cannot be watched ({error}): it is polled every 20 ms instead; raise \
                  fs.inotify.max_user_instances or the limit of open files",
                 self.0.place
             ));
@@ -142,7 +142,7 @@ impl Store for FileStore {
             && self.0.sync(newest).await.is_ok()
             && let Ok(Some(_exclusive)) = self.0.locked(PAUSE).await
         {
-            // Without the note, a machine that stops now looks as if it had lost something: nothing worse.
+            // Without the note, a machine that stops now looks as if it had lost entries, but nothing worse happens.
             let _ = self.0.journal.lock().note_closed(last);
         }
         self.0.journal.lock().detach();

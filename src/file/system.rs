@@ -1,23 +1,23 @@
-//! What a log asks of the system that a test has to be able to break.
+//! The parts of the system that a log uses and a test must be able to break.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The clock, and writing.
+/// The clock, and writes.
 pub trait System: Send + Sync {
     /// Milliseconds since 1970.
     fn now(&self) -> u64;
 
-    /// Write at a place of a file; how many bytes were written.
+    /// Write at an offset of a file. Returns how many bytes were written.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
 }
 
-/// The real one.
+/// The real system.
 pub struct Machine;
 
 impl System for Machine {

@@ -1,18 +1,18 @@
-//! Waiting for what is appended. The write itself is the notice: it cannot be early, and a writer that was killed has
-//! given it to everybody.
+//! Waiting for new entries. The write itself is the notice: it cannot come too early, and a writer that is killed after
+//! it has notified every process.
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often a log is looked at where the system has no notices to give.
+/// How often a log is polled where the system gives no notices.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Notices of changes in a directory.
 pub struct Watch(Option<system::Notices>);
 
 impl Watch {
-    /// Watch a directory. Where there are no notices, the log is looked at again and again; why there are none.
+    /// Watch a directory. Without notices, the log is polled; the error says why there are none.
     pub fn new(dir: &Path) -> (Self, Option<io::Error>) {
         match system::Notices::new(dir) {
             Ok(notices) => (Self(notices), None),
@@ -20,7 +20,7 @@ impl Watch {
         }
     }
 
-    /// Forget the notices so far: the log is read after that.
+    /// Forget the notices so far: the log is read after this.
     pub fn forget(&mut self) {
         if let Some(notices) = &mut self.0 {
             notices.forget();
@@ -46,10 +46,10 @@ mod system {
 
     use crate::file::held::Held;
 
-    /// Bytes of notices that are read at once; each has 16 and a name.
+    /// Bytes of notices per read; each notice has 16 and a name.
     const NOTICES: usize = 4096;
 
-    /// inotify(7), by one watch on the directory.
+    /// inotify(7), with one watch on the directory.
     pub struct Notices(AsyncFd<Held>);
 
     impl Notices {
@@ -63,11 +63,11 @@ mod system {
             Ok(Some(Self(unsafe { AsyncFd::register(inotify) }?)))
         }
 
-        /// Read what there is; whether there was something.
+        /// Read all waiting notices. Returns whether there were any.
         fn read(&self) -> bool {
             let mut bytes = [0; NOTICES];
             let mut is_new = false;
-            // What the notices say is not asked: the log says it. A queue that ran over gives a notice, too.
+            // The content of the notices is ignored: the log has it. A queue that overflowed contains a notice, too.
             while io::Read::read(&mut &**self.0.get_ref(), &mut bytes).is_ok_and(|count| count > 0) {
                 is_new = true;
             }

@@ -1,8 +1,8 @@
 //! Presence: a file for each worker, which is locked while its process lives. The system unlocks it when the process
-//! ends, however that comes; whoever finds it unlocked deletes it.
+//! ends, however it ends; a process that finds it unlocked deletes it.
 //!
-//! A line says that a subscriber is in a topic, `+TOPIC TAB ID`, or no longer, `-TOPIC TAB ID`; topics have no control
-//! characters. The last one holds.
+//! A line says that a subscriber is in a topic, `+TOPIC TAB ID`, or no longer is, `-TOPIC TAB ID`; topics contain no
+//! control characters. The last line counts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,12 +16,12 @@ use super::directory::open_at;
 use super::held::{Held, Identity};
 use crate::broker::PresenceChange;
 
-/// What a file begins as, until it is locked and has its name.
+/// The suffix of a new file until it is locked and renamed.
 const NEW: &str = ".new";
-/// Beyond so many bytes, and this many times what it began with, a file is written anew.
+/// A file longer than this many bytes, and than this many times its first length, is written anew.
 const ROOM: u64 = 64 << 10;
 const TIMES: u64 = 4;
-/// Nobody needs this long to write a file.
+/// Longer than any process takes to write a file.
 const LEFT: Duration = Duration::from_secs(60);
 
 /// This process's file.
@@ -29,7 +29,7 @@ pub struct Mine {
     file: Held,
     identity: Identity,
     len: u64,
-    /// How long it was when it was written anew.
+    /// Its length when it was written anew.
     whole: u64,
 }
 
@@ -45,10 +45,10 @@ fn lines(changes: &[PresenceChange]) -> String {
 }
 
 impl Mine {
-    /// Write the file of `worker` anew; readers see the former one until all is written.
+    /// Write the file of `worker` anew; readers see the former one until the new one is complete.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn write(workers: &Held, mode: u32, worker: &str, all: &[PresenceChange]) -> io::Result<Self> {
         let new = format!("{worker}{NEW}");
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR;
@@ -63,11 +63,11 @@ impl Mine {
         Ok(Self { identity: file.identity()?, file, len, whole: len })
     }
 
-    /// Append changes. Gives whether the file is still this worker's whole table; one that has grown too long is to be
-    /// written anew.
+    /// Append changes. Returns false when the file must be written anew: it is no longer this worker's, or has grown
+    /// too long.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn update(&mut self, workers: &Held, worker: &str, changes: &[PresenceChange]) -> io::Result<bool> {
         let text = lines(changes);
         self.file.write_all_at(text.as_bytes(), self.len)?;
@@ -81,7 +81,7 @@ impl Mine {
 /// Delete a worker's file.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn remove(workers: &Held, worker: &str) -> io::Result<()> {
     match rustix::fs::unlinkat(workers, worker, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -92,7 +92,7 @@ pub fn remove(workers: &Held, worker: &str) -> io::Result<()> {
 /// The subscribers of a topic at all workers whose processes live.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
     let mut found = BTreeSet::new();
     for entry in rustix::fs::Dir::read_from(workers)? {
@@ -106,7 +106,7 @@ pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
             continue;
         }
         let Some(text) = alive(workers, name)? else { continue };
-        // A line without its end is being written.
+        // A line without its line end is still being written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
             let (sign, rest) = line.split_at_checked(1).unwrap_or_default();
@@ -120,7 +120,7 @@ pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
     Ok(found.into_iter().collect())
 }
 
-/// Delete what a worker left that ended while it wrote its file anew.
+/// Delete the leftover of a worker that ended while it wrote its file anew.
 fn remove_left(workers: &Held, name: &str) {
     let found = rustix::fs::statat(workers, name, AtFlags::SYMLINK_NOFOLLOW);
     let since = found
@@ -143,7 +143,7 @@ fn alive(workers: &Held, name: &str) -> io::Result<Option<String>> {
     // Others may look at the same time: a lock that excluded them would make the worker look alive to them.
     if file.try_share()? {
         let there = rustix::fs::statat(workers, name, AtFlags::SYMLINK_NOFOLLOW);
-        // Unless it was given this name just now, by a worker that writes its file anew.
+        // Unless it was just given this name by a worker that writes its file anew.
         if there.is_ok_and(|stat| file.identity().is_ok_and(|mine| mine == Identity::of(&stat))) {
             remove(workers, name)?;
             return Ok(None);
