@@ -2,7 +2,7 @@
 //! What a heartbeat contains is decided in `reader/heartbeats.rs`.
 //!
 //! A deadline is not moved when a subscriber is written to; when it comes up, the subscriber says when it is
-//! really due and is put back. That is one entry a subscriber and no work on the delivery path.
+//! really due and is put back. That costs one entry per subscriber and no work on the delivery path.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,7 +18,7 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Look at the subscriber again at `at`.
+    /// Check the subscriber again at `at`.
     pub fn add(&mut self, at: Duration, subscriber: SubscriberId, key: usize) {
         self.heap.push(Reverse((at, subscriber, key)));
     }
@@ -51,7 +51,7 @@ impl Deadlines {
         self.heap.is_empty()
     }
 
-    /// Keep only those of subscribers that are still there.
+    /// Keep only the deadlines of subscribers that still exist.
     pub fn retain(&mut self, mut is_there: impl FnMut(SubscriberId, usize) -> bool) {
         self.heap.retain(|Reverse((_, subscriber, key))| is_there(*subscriber, *key));
     }
@@ -73,7 +73,7 @@ impl Grid {
         Self(NonZeroU32::new(nanos).unwrap_or(NonZeroU32::MIN))
     }
 
-    /// The last moment until `at`.
+    /// The last point of the grid up to `at`.
     fn before(self, at: Duration) -> Duration {
         let beyond = at.as_nanos() % u128::from(self.0.get());
         at.saturating_sub(Duration::from_nanos(u64::try_from(beyond).unwrap_or(0)))

@@ -1,4 +1,4 @@
-//! How a topic ended, and what its streams say of it, each in the format that its client reads.
+//! How a topic ended, and how its streams report that, each in the format that its client reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::ids::EventId;
 /// The state in which a topic ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndState {
-    /// The application ended it; it was no run's.
+    /// The application ended it; it belonged to no run.
     Ended,
-    /// Its run came to its end.
+    /// Its run finished.
     Done,
     /// Its run raised an exception.
     Failed,
@@ -46,7 +46,7 @@ impl EndState {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 
-    /// What a client is told where nobody chose words for it.
+    /// The text for clients when the application chose none.
     fn text(self) -> &'static str {
         match self {
             Self::Ended | Self::Done => "the stream has ended",
@@ -57,7 +57,7 @@ impl EndState {
     }
 }
 
-/// A protocol of which the end of a stream takes the form.
+/// A protocol whose form the end of a stream takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// AI SDK's UI message stream, version 1.
@@ -84,9 +84,9 @@ impl Format {
 /// How a topic ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
-    /// Its state then.
+    /// Its final state.
     pub state: EndState,
-    /// The application's words for clients; only of a run that failed.
+    /// The application's text for clients; only for a run that failed.
     pub error: Option<Box<str>>,
 }
 
@@ -119,11 +119,11 @@ enum Data {
 }
 
 impl Ending {
-    /// The end of a topic that was no run's.
+    /// The end of a topic that belonged to no run.
     pub const ENDED: Self = Self { state: EndState::Ended, error: None };
 
-    /// The last events of a stream, none when the end of the body is all there is to say. The last of them carries
-    /// the id of the end.
+    /// The last events of a stream; empty when the end of the body says everything. The last event carries the id of
+    /// the end.
     #[must_use]
     pub fn tail(
         &self,

@@ -4,7 +4,7 @@
 //! and LF, the line ends of the event-stream grammar, and on nothing else: U+2028, VT, FF and NEL are text.
 //!
 //! # One allocation
-//! A frame holds three things in one piece of memory, so that a socket can take all of it in one write and an
+//! A frame holds three parts in one piece of memory, so that a socket can take all of it in one write and an
 //! HTTP library that frames bodies itself can take the middle:
 //!
 //! ```text
@@ -29,7 +29,7 @@ const SLACK: usize = 64;
 /// Writes `text` as lines of a field: `prefix` (`data: `), the line, `sep`, for each line of `text`.
 ///
 /// Text that ends in a line end has an empty last line, and empty text is one empty line, so that a parser
-/// gives the same text back.
+/// returns the same text.
 pub fn write_lines(out: &mut Vec<u8>, prefix: &str, text: &str, sep: &str) {
     // With constants for the two short pieces the compiler writes them with one store each instead of calling
     // memcpy: a third less time for a text of 1,000 lines.
@@ -41,7 +41,7 @@ pub fn write_lines(out: &mut Vec<u8>, prefix: &str, text: &str, sep: &str) {
 }
 
 /// Escapes the line separators that JSON allows as they are, U+0085, U+2028 and U+2029, in the JSON text from
-/// `start` on: some clients split lines at them. In JSON they can only stand inside strings.
+/// `start` on: some clients split lines at them. In JSON they can only occur inside strings.
 pub fn escape_separators(json: &mut Vec<u8>, start: usize) {
     let Some(first) = find_separator(&json[start..]) else { return };
     let mut rest = &json.split_off(start + first)[..];
@@ -149,8 +149,8 @@ impl FrameBuilder {
         write_lines(&mut self.buf, "data: ", data, "\n");
     }
 
-    /// Starts a `data: ` line and gives the buffer, to which the caller appends one line: compact JSON, which
-    /// has no line end in it. What was there before must not be touched.
+    /// Starts a `data: ` line and returns the buffer, to which the caller appends one line: compact JSON, which
+    /// contains no line end. The caller must not touch what the buffer holds already.
     pub fn json(&mut self) -> &mut Vec<u8> {
         self.end_line();
         self.buf.extend_from_slice(b"data: ");
@@ -165,7 +165,7 @@ impl FrameBuilder {
         }
     }
 
-    /// Ends the event: everything is encoded but the id. `retry` is in milliseconds.
+    /// Ends the event: everything but the id is encoded. `retry` is in milliseconds.
     #[must_use]
     pub fn finish(self, retry: Option<u64>) -> Draft {
         self.end(retry, b"\n")
@@ -184,7 +184,7 @@ impl FrameBuilder {
         }
         self.buf.extend_from_slice(blank);
         self.buf.extend_from_slice(CRLF);
-        // History keeps frames for long; what a growing buffer over-allocated would be kept with them.
+        // History keeps frames for a long time, and would keep what a growing buffer over-allocated with them.
         if self.buf.capacity() - self.buf.len() > SLACK + self.buf.len() / 4 {
             self.buf.shrink_to_fit();
         }
@@ -218,15 +218,15 @@ impl Draft {
         self.buf.len() - CHUNK_ROOM - ID_ROOM - CRLF.len()
     }
 
-    /// What is to be carried to another process: the comment's lines, and what comes after the id.
+    /// The parts to send to another process: the comment's lines, and what comes after the id.
     #[must_use]
     pub fn parts(&self) -> (&[u8], &[u8]) {
         let comment = &self.buf[CHUNK_ROOM..CHUNK_ROOM + self.comment_len];
         (comment, &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM..self.buf.len() - CRLF.len()])
     }
 
-    /// The draft that [`Draft::parts`] took apart, in another process; `None` for bytes that it cannot have given:
-    /// a comment's lines, and the fields of one event without an id, in UTF-8.
+    /// Reassembles a draft that [`Draft::parts`] took apart in another process. The parts must be a comment's lines,
+    /// and the fields of one event without an id, in UTF-8; `None` for other bytes.
     #[must_use]
     pub fn from_parts(comment: &[u8], rest: &[u8]) -> Option<Self> {
         let fields = str::from_utf8(rest).ok()?.strip_suffix('\n')?;
@@ -263,7 +263,7 @@ impl Draft {
         Frame { buf: self.buf, chunk: small(chunk), sse: small(start) }
     }
 
-    /// Writes the length of what starts at `start` right before it; gives where that length begins.
+    /// Writes the length of what starts at `start` right before it; returns where that length begins.
     fn write_chunk_head(&mut self, start: usize) -> usize {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut rest = self.buf.len() - CRLF.len() - start;
@@ -315,7 +315,7 @@ impl Frame {
         &self.buf[usize::from(self.chunk)..]
     }
 
-    /// Bytes of memory the frame holds beside itself.
+    /// Bytes of memory the frame holds besides itself.
     #[must_use]
     pub fn allocated(&self) -> usize {
         self.buf.capacity()

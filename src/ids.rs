@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result, shown};
 
-/// Longest id that is looked at, in bytes. What a client sends back is not ours to trust.
+/// Longest id that is parsed, in bytes. What a client sends back cannot be trusted.
 pub const MAX_ID_BYTES: usize = 128;
 
 /// Longest epoch, in bytes.
@@ -29,7 +29,7 @@ impl Epoch {
     /// A new epoch of ten random characters (51 bits).
     ///
     /// # Panics
-    /// When the operating system has no random bytes to give.
+    /// When the operating system cannot provide random bytes.
     #[must_use]
     pub fn random() -> Self {
         const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -129,7 +129,7 @@ impl EventId {
         Some(Self { epoch: Epoch::parse(epoch)?, seq: digits.parse().ok()? })
     }
 
-    /// Writes the text to the start of `out` and gives its length.
+    /// Writes the text to the start of `out` and returns its length.
     pub(crate) fn write_to(self, out: &mut [u8; MAX_EVENT_ID_LEN]) -> usize {
         let epoch = self.epoch.as_bytes();
         let mut digits = itoa::Buffer::new();
@@ -148,8 +148,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The counter from which on an id is no entry's, but a stream's beginning: a million entries are not written within
-/// a millisecond.
+/// An id with this counter, or a greater one, belongs to no entry but is a stream's beginning: no million entries are
+/// written within a millisecond.
 pub const BEGINNINGS: u64 = 1_000_000;
 
 /// The id of an entry of a stream: milliseconds and a counter within them (Redis Streams, "Entry IDs").
@@ -168,8 +168,8 @@ impl StreamId {
         Self::from_event_id(EventId::parse(text)?)
     }
 
-    /// Whether it is before the first entry of any stream that was not given a beginning of its own: which of them
-    /// is meant cannot be told.
+    /// Whether it is before the first entry of any stream that was not given a beginning of its own: it does not tell
+    /// which of these streams is meant.
     #[must_use]
     pub fn is_any_beginning(self) -> bool {
         self == Self::default()
@@ -177,7 +177,7 @@ impl StreamId {
 
     pub(crate) fn from_event_id(id: EventId) -> Option<Self> {
         let ms: u64 = id.epoch.as_str().parse().ok()?;
-        // Not the id of another spelling, such as one with leading zeros.
+        // Not another spelling of the id, such as one with leading zeros.
         (Epoch::from_number(ms)? == id.epoch).then_some(Self { ms, seq: id.seq })
     }
 
@@ -187,8 +187,7 @@ impl StreamId {
         self.seq >= BEGINNINGS || self.is_any_beginning()
     }
 
-    /// The same as an event's id; `None` for a time so far away that it has more digits than an id has room
-    /// for.
+    /// The same as an event's id; `None` for a time so far away that it has more digits than fit into an id.
     #[must_use]
     pub fn event_id(self) -> Option<EventId> {
         Some(EventId { epoch: Epoch::from_number(self.ms)?, seq: self.seq })
@@ -222,7 +221,7 @@ impl SubscriberId {
         PublicId { bytes, start: u8::try_from(at - 2).unwrap_or(0) }
     }
 
-    /// The number behind a public id; `None` for what is none.
+    /// The number behind a public id; `None` for any other text.
     #[must_use]
     pub fn from_public(name: &str) -> Option<Self> {
         let id = Self(u64::from_str_radix(name.strip_prefix("c-")?, 36).ok()?);
@@ -234,7 +233,7 @@ impl SubscriberId {
 /// `c-` and the 13 digits that a `u64` has in base 36.
 const PUBLIC_ID_BYTES: usize = 15;
 
-/// A subscriber's public id, in place: there may be many thousands.
+/// A subscriber's public id, stored inline: there may be many thousands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicId {
     bytes: [u8; PUBLIC_ID_BYTES],
@@ -258,7 +257,7 @@ pub struct ReaderId(pub u64);
 pub struct GroupId(pub u64);
 
 impl GroupId {
-    /// No group: what streams through its server ends with its own response.
+    /// No group: a stream that goes through its server ends with its own response.
     pub const NONE: Self = Self(0);
 }
 

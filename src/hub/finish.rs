@@ -1,5 +1,5 @@
-//! Topics that end. The end is an entry of the log: subscribers get what waits for them, then the end. Clients that
-//! come later get what is kept, then the end. After a while the name is free again.
+//! Topics that end. The end is an entry of the log: subscribers receive what waits for them, then the end. Clients that
+//! come later receive what is kept, then the end. After a while the name is free again.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::reader::Reader;
 use crate::topic::{Topic, TopicId, TopicIds};
 
 impl Hub {
-    /// End a topic: nothing is published to it any more. For `keep`, clients still get what it keeps, and its end;
+    /// End a topic: nothing more is published to it. For `keep`, clients still receive what it keeps, and its end;
     /// then the name is free.
     ///
     /// # Errors
-    /// [`Error::TopicEnded`], [`Error::HubClosed`]; nothing has changed then.
+    /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
     pub fn finish(&self, topic: &Topic, keep: Duration, ending: &Ending) -> Result<EventId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -45,11 +45,11 @@ impl Hub {
         Ok(id)
     }
 
-    /// A topic begins for which everything is kept until it has ended and its name is free: a run's. What it kept
-    /// before goes.
+    /// Begin the topic of a run: everything is kept until the topic has ended and its name is free. What it kept before
+    /// is dropped.
     ///
     /// # Errors
-    /// [`Error::TopicEnded`], [`Error::HubClosed`]; nothing has changed then.
+    /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
     pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -66,8 +66,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether everything of a topic is kept, or it has ended and its name is not free: there is something to follow.
-    /// `None` while a hub does not know its place in the broker's log.
+    /// Whether there is something to follow: everything of the topic is kept, or it has ended and its name is not free.
+    /// `None` while the hub does not know its position in the broker's log.
     #[must_use]
     pub fn is_followed(&self, topic: &str) -> Option<bool> {
         let now = self.clock.now();
@@ -98,7 +98,7 @@ impl Hub {
         runs.filter_map(|id| Some(state.topics.get(id)?.name.clone())).collect()
     }
 
-    /// Whether a run is to stop, by another process's wish; said once.
+    /// Whether another process has asked to stop a run; reported once.
     #[must_use]
     pub fn take_stop(&self, topic: &str) -> bool {
         let mut state = self.state.lock();
@@ -106,7 +106,7 @@ impl Hub {
         state.ends.stops.remove(&id)
     }
 
-    /// Whether a client that saw this id last has everything that these topics will ever give.
+    /// Whether a client whose last id is this one has received everything that these topics will ever publish.
     #[must_use]
     pub fn is_over(&self, topics: &[Topic], last_event_id: &str) -> bool {
         let now = self.clock.now();
@@ -125,15 +125,15 @@ impl Hub {
         }
     }
 
-    /// A subscriber was given everything of its topics, which have ended: its stream is over. `None` when it was
-    /// closed before.
+    /// Close the stream of a subscriber that has received everything of its topics, which have ended. `None` when it
+    /// was closed before.
     pub fn close_finished(&self, reader: &Reader, identity: &Identity) -> Option<(CloseReason, bool)> {
         self.close(reader, identity, CloseReason::Ended)
     }
 }
 
 impl State {
-    /// A step in the life of a topic, as the log has it.
+    /// Apply a step in the life of a topic, in the order of the log.
     pub(super) fn live(
         &mut self,
         hub: &Hub,
@@ -156,7 +156,7 @@ impl State {
         None
     }
 
-    /// The log has something for a topic: its name is free, whatever this process's clock says.
+    /// The log has an entry for a topic, so its name is free, whatever this process's clock says.
     pub(super) fn reopen(&mut self, topic: &Topic) {
         if let Some(id) = self.topics.find(topic.as_str()).filter(|id| self.ends.has(*id)) {
             self.free(id);
@@ -198,7 +198,7 @@ impl State {
         }
     }
 
-    /// A topic has ended. Gives what its subscribers are to learn.
+    /// End a topic. Returns the change that its subscribers must learn.
     pub(super) fn end_topic(&mut self, topic: TopicId, end: TopicEnd, until: Duration) -> Change {
         let end = Arc::new(end);
         self.ends.by_topic.insert(topic, end.clone());
@@ -206,8 +206,8 @@ impl State {
         Change::Finish { what: Finished::Topic(topic), end }
     }
 
-    /// What a subscriber of these topics is dispatched by: without those that have ended, and without any when all
-    /// have. Then also the change that ends its stream.
+    /// The topics by which a subscriber of these is dispatched: those that have not ended. When all have ended, there
+    /// are none, and the change that ends the subscriber's stream is returned, too.
     pub(super) fn unfinished(
         &self,
         subscriber: SubscriberId,
