@@ -1,5 +1,5 @@
-//! Ids of entries that the log acknowledged to this process and that it has not read back. They show entries that the
-//! log lost although it had acknowledged them.
+//! Ids of entries that the log acknowledged to this process and that this process has not read back. They reveal
+//! entries that the log lost although it had acknowledged them.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use crate::ids::StreamId;
 
-/// Ids that are remembered. A process reads what it wrote within milliseconds; beyond this, each second one of the
-/// older half is forgotten: a log loses its end, which is many entries in a row.
+/// How many ids are remembered. A process reads back what it wrote within milliseconds; beyond this number, every
+/// second id of the older half is forgotten: a log loses its end, which is many entries in a row.
 const MOST: usize = 4096;
 
 /// Acknowledged ids that were not read back, ascending.
@@ -16,10 +16,10 @@ const MOST: usize = 4096;
 pub struct Acknowledged(Mutex<VecDeque<StreamId>>);
 
 impl Acknowledged {
-    /// The log acknowledged a batch, whose last entry has this id: no log keeps the last of a batch without the rest.
+    /// Add the id of the last entry of an acknowledged batch: no log keeps the last entry of a batch without the rest.
     pub fn add(&self, id: StreamId) {
         let mut ids = self.0.lock();
-        // Of a log that lost its end, smaller ones may come after greater ones.
+        // In a log that lost its end, smaller ids may come after greater ones.
         let at = ids.partition_point(|known| *known < id);
         if ids.get(at) != Some(&id) {
             ids.insert(at, id);
@@ -45,7 +45,7 @@ impl Acknowledged {
         ids.drain(..count).collect()
     }
 
-    /// Forget the ids after `first` up to `last`: they will not come.
+    /// Forget the ids after `first` up to `last`: they will never be read back.
     pub fn forget(&self, first: StreamId, last: StreamId) {
         self.0.lock().retain(|id| *id <= first || *id > last);
     }

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `v` | version of this format, 1 |
 //! | `p` | id of the entry before this one, written by the store itself |
-//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, is to stop; the topic ends; `g`: a gap |
-//! | `t` | topics, one a line; or the subscriber's id, or the user |
+//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, must stop; the topic ends; `g`: a gap |
+//! | `t` | topics, one per line; or the subscriber's id, or the user |
 //! | `c` | lines of the event's comment, if it has one |
 //! | `d` | the event's other lines; or why the streams end; or a topic's last state, its `keep` in milliseconds and the words for clients, each on a line |
 //!
@@ -61,7 +61,7 @@ pub fn fields(letter: &Letter) -> Fields {
     fields
 }
 
-/// The fields of an entry that says: acknowledged entries may be missing before this one.
+/// The fields of an entry that says that acknowledged entries may be missing before it.
 #[must_use]
 pub fn gap() -> Fields {
     vec![("v", VERSION.to_vec()), ("k", b"g".to_vec())]
@@ -114,14 +114,14 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
     Some(Letter::Event { to, draft })
 }
 
-/// Reads an entry; `get` gives its fields.
+/// Reads an entry; `get` returns its fields.
 #[must_use]
 pub fn read(id: StreamId, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
     let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(&text).ok()?));
     read_behind(id, before, get)
 }
 
-/// Reads an entry of a log that keeps the id before it elsewhere than in a field.
+/// Reads an entry of a log that does not keep the id before it in a field.
 #[must_use]
 pub fn read_behind(id: StreamId, before: Option<StreamId>, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
     Arrived { id, before, letter: letter(get) }

@@ -10,11 +10,11 @@ use super::store::{Log, Store};
 use crate::broker::letter::Arrived;
 use crate::ids::{StreamId, SubscriberId};
 
-/// Entries fetched at once for a client, at most, and about how many bytes: many may come back at once.
+/// The most entries, and about the most bytes, fetched at once for a client: many clients may come back at once.
 const PAGE: usize = 256;
 const PAGE_BYTES: usize = 256 << 10;
 
-/// The time by the log's clock, which gives the ids.
+/// The time by the log's clock, from which ids are made.
 #[derive(Clone, Copy)]
 pub struct LogTime {
     ms: u64,
@@ -33,14 +33,14 @@ impl LogTime {
     }
 }
 
-/// The entries after one id, up to another; and the time, where events have a greatest age.
+/// The entries after one id, up to another; and the time, if events have a maximum age.
 pub struct Gap {
     pub after: StreamId,
     pub end: StreamId,
     pub time: Option<LogTime>,
 }
 
-/// Fetch a gap for a subscriber, a piece whenever one is needed.
+/// Fetch a gap for a subscriber, one piece whenever it needs the next.
 pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: Gap, wanted: &Notify) {
     let Gap { after, end, time } = gap;
     let is_too_old = |entry: &Arrived| time.is_some_and(|time| shared.kept.is_too_old(entry.id, time.now()));
@@ -56,11 +56,11 @@ pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: 
         for (index, entry) in page.iter().enumerate() {
             let is_gap = entry.before != Some(at) || entry.letter.is_none();
             if is_gap && index > old {
-                // The next piece begins with it: a gap is announced where it is, before a piece.
+                // The next piece begins with this entry: a gap is announced where it is, before a piece.
                 count = index;
                 break;
             }
-            // The next entries grew too old while the client was slow to take the ones before.
+            // The next entries became too old while the client was slow to take the ones before.
             is_lost |= is_gap || (index < old && entry.id <= end);
             at = entry.id;
         }
@@ -93,7 +93,7 @@ impl<S: Store> Shared<S> {
                     return None;
                 }
                 Err(_) => {
-                    // A reply larger than the server has room for ends the connection.
+                    // A reply that is too large for the server ends the connection.
                     count = (count / 2).max(1);
                     backoff.pause().await;
                 }

@@ -15,10 +15,10 @@ use crate::ids::StreamId;
 const PAGE: usize = 512;
 const PAGE_BYTES: usize = 2 << 20;
 /// How long a read waits for new entries, and how often the log is compared with this process's position: a log that
-/// was emptied while the clock was set back gives smaller ids, for which a reader waits for ever.
+/// was emptied while the clock was set back assigns smaller ids, which a reader would never receive.
 const HELD: Duration = Duration::from_secs(1);
-/// How long the first reads on a connection wait. They show that the log can be followed; waiting for nothing would
-/// last for ever.
+/// How long the first reads on a connection wait. They show that the log can be followed. Not zero: a wait of zero
+/// would last forever.
 const BRIEFLY: Duration = Duration::from_millis(1);
 /// The shortest time between two reports of gaps.
 const QUIET: Duration = Duration::from_secs(10);
@@ -55,8 +55,8 @@ pub struct Follower<S> {
     pub cursor: Option<StreamId>,
     /// When a gap was last reported.
     reported: Option<Instant>,
-    /// Entries asked for at once, at most: fewer after a read that ended the connection, which a reply larger than
-    /// the server has room for does.
+    /// The most entries to request at once: fewer after a read that ended the connection, because a reply that is too
+    /// large for the server does that.
     most: usize,
     backoff: Backoff,
     /// When the connection was lost, as reported to the operator.
@@ -92,7 +92,7 @@ impl<S: Store> Follower<S> {
         let (mut wait, mut compared) = (BRIEFLY, Instant::now());
         loop {
             if !self.shared.has_hub() {
-                // What it published is still sent; there is nobody to deliver to.
+                // What this process published is still sent, but there is no hub to deliver to.
                 tokio::time::sleep(HELD).await;
                 continue;
             }
@@ -110,8 +110,8 @@ impl<S: Store> Follower<S> {
         }
     }
 
-    /// Find the position, and whether the log may be followed at all: with a user who may only look at it, or where
-    /// reads that wait are refused, this process would be connected and disconnected by turns.
+    /// Find the position, and check that the log can be followed at all: if the user may only look at it, or reads that
+    /// wait are refused, this process would otherwise connect and disconnect by turns.
     async fn start(&mut self, log: &mut S::Log) -> Answer<()> {
         self.catch_up(log, true).await?;
         if std::mem::take(&mut self.is_doubtful)
@@ -132,7 +132,7 @@ impl<S: Store> Follower<S> {
         self.catch_up(log, is_idle).await
     }
 
-    /// The connection stands. The start of waiting clients is resolved now, before anything is delivered.
+    /// The connection is made. The start of waiting clients is resolved now, before anything is delivered.
     fn set_connected(&mut self) {
         self.shared.connected.store(true, Ordering::Release);
         self.shared.connection_changed.notify_waiters();
@@ -171,7 +171,7 @@ impl<S: Store> Follower<S> {
         }
     }
 
-    /// Read new entries, for which the store waits at most so long. Returns whether none came.
+    /// Read new entries, for which the store waits at most `wait`. Returns whether none came.
     async fn next(&mut self, log: &mut S::Log, wait: Duration) -> Answer<bool> {
         self.shared.until_delivered().await;
         let (cursor, count) = (self.cursor.unwrap_or_default(), self.page());
@@ -206,7 +206,7 @@ impl<S: Store> Follower<S> {
                 cursor = id;
                 continue;
             };
-            // The beginning that any log may have does not say which log this is.
+            // The beginning that any log may have does not identify this log.
             if before != cursor || before.is_any_beginning() {
                 hub.deliver(std::mem::take(&mut whole));
                 self.report(&format!("the entries after {cursor}, up to {before}, are gone"));
@@ -237,7 +237,7 @@ impl<S: Store> Follower<S> {
         self.shared.progress.send_replace(Some(cursor));
     }
 
-    /// Report that clients are reset for a gap, and why; not for every entry, should all of them be the reason.
+    /// Report that clients are reset for a gap, and why; but not for every entry, in case all of them are a reason.
     pub fn report(&mut self, why: &str) {
         self.shared.presence.lock().doubt();
         if self.reported.is_none_or(|at| at.elapsed() >= QUIET) {
@@ -252,7 +252,7 @@ impl<S: Store> Follower<S> {
         self.shared.pages.entries(PAGE_BYTES, self.most)
     }
 
-    /// Note the result of a request for so many entries.
+    /// Note the result of a request for `count` entries.
     pub fn read(&mut self, page: Answer<Vec<Arrived>>, count: usize) -> Answer<Vec<Arrived>> {
         match &page {
             Ok(page) => {

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 struct Held {
     token: Arc<str>,
-    /// By this process's clock, from before the store was asked.
+    /// By this process's clock, counted from before the store was asked.
     until: Instant,
 }
 
@@ -22,7 +22,7 @@ impl Leases {
         held.get(name).is_some_and(|held| *held.token == *token && Instant::now() < held.until)
     }
 
-    /// Renew it no more; whether it was held.
+    /// Stop renewing a lease. Returns whether it was held.
     pub fn forget(&self, name: &str, token: &str) -> bool {
         let mut held = self.0.lock();
         let is_its = held.get(name).is_some_and(|held| *held.token == *token);

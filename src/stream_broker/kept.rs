@@ -19,7 +19,7 @@ pub struct Kept {
 
 impl Kept {
     /// Whether an entry is older than any should be, at a time by the log's clock in milliseconds. The log may still
-    /// have it: it is trimmed when something is published, and not to the entry.
+    /// have it: it is trimmed only when an event is published, and not exactly to the entry.
     #[must_use]
     pub fn is_too_old(&self, id: StreamId, now: u64) -> bool {
         self.age.is_some_and(|age| u128::from(now.saturating_sub(id.ms)) > age.as_millis())

@@ -1,6 +1,6 @@
-//! Leases: what one process at a time may do. The holder's process renews them; one that dies, or is paused, loses
-//! them, and the log refuses what it writes under them after that. Every process looks after the runs that it follows:
-//! one whose lease nobody holds is declared lost, once, by the log's order.
+//! Leases: the right, of one process at a time, to do something. The holder renews them; a process that dies, or is
+//! paused, loses them, and the log then refuses what it writes under them. Every process watches the runs that it
+//! follows: a run whose lease nobody holds is declared lost; the log's order decides that this happens once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::topic::Topic;
 
 /// How long a lease is held after it was last renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// How often leases are renewed, and looked after.
+/// How often leases are renewed, and runs checked.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long a lost run is kept: its own `keep` died with its process.
 const KEEP_LOST: Duration = Duration::from_secs(300);
@@ -26,10 +26,10 @@ pub fn of_run(topic: &str) -> Arc<str> {
     format!("run:{topic}").into()
 }
 
-/// Renew what is held and look after runs, until the broker stops; then give everything up.
+/// Renew held leases and check runs, until the broker stops; then release all leases.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     let mut stopping = shared.stopping.subscribe();
-    // Runs without a holder, at the last look: one that has just begun elsewhere gets the time to be followed.
+    // Runs that had no holder at the last check: one that has just begun elsewhere gets the time to be followed.
     let mut orphans: Vec<Arc<str>> = Vec::new();
     while !*stopping.borrow_and_update() {
         let _ = tokio::time::timeout(EVERY, stopping.changed()).await;
@@ -71,13 +71,13 @@ impl<S: Store> Shared<S> {
             match self.store.lease(&name, &token, LEASE).await {
                 Ok(true) => self.leases.renewed(&name, &token, until),
                 Ok(false) => drop(self.leases.forget(&name, &token)),
-                // It may be held still; if not, the log refuses what needs it.
+                // It may still be held; if not, the log refuses what needs it.
                 Err(_) => {}
             }
         }
     }
 
-    /// Declare the runs lost that nobody held at the last look either. Gives those that nobody holds.
+    /// Declare those runs lost that nobody held at the last check either. Returns those that nobody holds.
     async fn look_after_runs(&self, before: &[Arc<str>]) -> Vec<Arc<str>> {
         let Some(hub) = self.hub.upgrade() else { return Vec::new() };
         let mut orphans = Vec::new();
@@ -91,7 +91,7 @@ impl<S: Store> Shared<S> {
             {
                 let ending = Ending { state: EndState::Lost, error: None };
                 let letter = Letter::Life { topic, step: Step::End { keep: KEEP_LOST, ending } };
-                // Another process may be first, or its owner come back: the log decides.
+                // Another process may be first, or the run's owner may come back: the log decides.
                 if let Ok(outcome) = self.outbox.post(letter, Some(Fence::Free { lease }), self.backlog_bytes)
                 {
                     outcome.ignore();

@@ -1,17 +1,17 @@
 //! A broker over any append-only log: one thread, which never touches Python, follows the log and appends to it.
 //!
-//! One log is one hub. Every process reads all of it, in its order, which is therefore everybody's; and what each entry
-//! says of the one before proves that nothing is missing. What cannot be proven becomes a `stream-reset`.
+//! One log is one hub. Every process reads all of it, in its order, which all processes therefore share. Each entry
+//! names the one before it, which proves that nothing is missing. What cannot be proven becomes a `stream-reset`.
 //!
 //! | file | |
 //! |---|---|
 //! | [`store`] | what a log must provide |
 //! | [`envelope`] | a letter as the fields of an entry |
 //! | `follower` | the log, from its connection to the hub |
-//! | `position` | where this process stands in a log that may have lost its end, or begun anew |
+//! | `position` | this process's position in a log that may have lost its end, or begun anew |
 //! | `publisher`, `outbox`, `acknowledged` | letters, from the hub to the log, and their outcomes |
 //! | `resume`, `fetch` | clients that come back with an id this process does not know |
-//! | `leases` | what this process holds, and the runs whose process died |
+//! | `leases` | the leases of this process, and the runs whose process died |
 //! | `presence` | which subscribers all workers have |
 
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl<S: Store> StreamBroker<S> {
     /// Does not wait for the connection.
     ///
     /// # Errors
-    /// What the system says when it has no thread or descriptor to give.
+    /// The system's error when no thread or descriptor is available.
     pub fn start(
         hub: &Arc<Hub>,
         store: S,
@@ -110,7 +110,7 @@ impl<S: Store> StreamBroker<S> {
         let tasks = shared.clone();
         let thread = std::thread::Builder::new().name(S::THREAD.into()).spawn(move || {
             runtime.block_on(run(tasks, asked));
-            // A name look-up runs in a thread that may take long.
+            // A name look-up runs in a thread of the runtime, and may take long.
             runtime.shutdown_background();
         })?;
         let broker = Arc::new(Self { shared, questions, runtime: handle, thread: Mutex::new(Some(thread)) });
@@ -227,7 +227,7 @@ impl<S: Store> Broker for StreamBroker<S> {
     fn has_ended(&self) -> bool {
         let mut thread = self.thread.lock();
         match thread.take_if(|thread| thread.is_finished()) {
-            // The result is that of a thread that panicked, or not: either way it has ended.
+            // Whether the thread panicked or not, it has ended.
             Some(ended) => drop(ended.join()),
             None if thread.is_some() => return false,
             None => {}

@@ -11,10 +11,10 @@ use crate::broker::letter::{Fence, Letter};
 use crate::error::{Error, Result};
 use crate::outcome::{Failure, Outcome};
 
-/// Letters appended at once, at most; and about how many bytes.
+/// The most letters, and about the most bytes, appended at once.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
-/// About how much memory a letter takes beside its bytes: its topics, its place, its outcome, the allocator's share.
+/// About how much memory a letter takes besides its bytes: its topics, its place, its outcome, the allocator's share.
 const LETTER_OVERHEAD: usize = 320;
 
 /// A letter and its outcome.
@@ -100,7 +100,7 @@ impl Outbox {
         self.queue.lock().letters.is_empty()
     }
 
-    /// Take the next letters; [`Outbox::done`] says that they have their outcomes.
+    /// Take the next letters; [`Outbox::done`] is called when they have their outcomes.
     pub fn take(&self) -> Vec<Posted> {
         let mut queue = self.queue.lock();
         let mut batch = Vec::new();
@@ -142,7 +142,7 @@ impl Outbox {
         expired
     }
 
-    /// So many letters that were taken have their outcomes.
+    /// `count` letters that were taken have their outcomes.
     pub fn done(&self, count: usize) {
         self.queue.lock().taken -= count;
     }

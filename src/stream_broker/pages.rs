@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 use crate::broker::letter::{Arrived, Letter};
 
-/// About how many bytes an entry has beside its letter: its id, its fields, the reply's own parts.
+/// About how many bytes an entry has besides its letter: its id, its fields, the reply's own parts.
 const OVERHEAD: usize = 512;
 /// The number of entries from which the size of the next ones is estimated.
 const REMEMBERED: usize = 1024;
@@ -23,7 +23,7 @@ impl Seen {
 
 struct Measured {
     lately: Seen,
-    /// The last page: when small ones are followed by large ones, not many are asked for again.
+    /// The last page: when large entries follow small ones, the next request is for few.
     last: Seen,
 }
 
@@ -31,7 +31,7 @@ struct Measured {
 pub struct Pages(Mutex<Measured>);
 
 impl Default for Pages {
-    /// As if two of the largest that a hub takes by default had been seen: from there a page grows twofold.
+    /// As if two of the largest events that a hub accepts by default had been seen: from there, pages double in size.
     fn default() -> Self {
         let seen = Seen { entries: 2, bytes: 2 << 20 };
         Self(Mutex::new(Measured { lately: seen, last: seen }))
@@ -39,13 +39,13 @@ impl Default for Pages {
 }
 
 impl Pages {
-    /// How many entries make about so many bytes; at least one, at most `most`.
+    /// How many entries have about `bytes` bytes; at least one, at most `most`.
     pub fn entries(&self, bytes: usize, most: usize) -> usize {
         let measured = self.0.lock();
         measured.lately.fit(bytes).min(measured.last.fit(bytes)).clamp(1, most)
     }
 
-    /// Entries were read.
+    /// Note the sizes of entries that were read.
     pub fn read(&self, page: &[Arrived]) {
         if page.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Where this process stands in the log: at first, and after the log may have lost its end or begun anew.
+//! This process's position in the log: at first, and after the log may have lost its end or begun anew.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 
 impl<S: Store> Follower<S> {
-    /// Compare the log's end with the position. `is_idle`: the last read gave nothing.
+    /// Compare the log's end with the position. `is_idle`: the last read returned nothing.
     pub async fn catch_up(&mut self, log: &mut S::Log, is_idle: bool) -> Answer<()> {
-        // Before the log is asked: what was acknowledged by then is in it, unless it has lost its end.
+        // Read before the log is asked: what was acknowledged by then is in it, unless it has lost its end.
         let acknowledged = self.shared.acknowledged.newest();
         let last = log.begin().await?;
         let Some(cursor) = self.cursor else { return self.begin(log, last).await };
@@ -26,7 +26,7 @@ impl<S: Store> Follower<S> {
             self.report(&lost_although_acknowledged(lost));
             cursor
         } else if is_idle && last > cursor && log.after(cursor, 1).await?.is_empty() {
-            // The next entry would show it, whenever it comes.
+            // The next entry would reveal it too, whenever it comes.
             self.report(&format!("the entries after {cursor}, up to {last}, are gone"));
             last
         } else {
@@ -40,11 +40,11 @@ impl<S: Store> Follower<S> {
         Ok(())
     }
 
-    /// Behind which id a log that ends before the position has what this process has not delivered.
+    /// The id behind which a log that ends before the position has entries that this process has not delivered.
     ///
-    /// A server that was not written to disk in time, or a replica that was behind, has lost the newest entries: the
-    /// log is the same up to what it was followed to once, and has perhaps gone on from there since. One that was
-    /// emptied is new from its beginning on.
+    /// A server that was not written to disk in time, or a replica that was behind, has lost the newest entries: its
+    /// log is the same up to an id that this process once followed, and may have gone on from there since. A log that
+    /// was emptied is new from its beginning on.
     async fn new_from(&mut self, log: &mut S::Log, last: StreamId) -> Answer<StreamId> {
         let shared = self.shared.clone();
         let has_followed = |id| shared.hub.upgrade().is_some_and(|hub| hub.has_followed(id));
@@ -61,8 +61,8 @@ impl<S: Store> Follower<S> {
                 return Ok(known);
             }
         }
-        // A log with the beginning that this process found, or with none any more, has lost more than is remembered:
-        // what it has was there before.
+        // A log with the beginning that this process found, or that no longer has its beginning, has lost more than is
+        // remembered: its entries were there before.
         let is_new = |id: &StreamId| {
             id.is_beginning() && (id.is_any_beginning() || self.found.is_some_and(|found| found != *id))
         };
@@ -82,11 +82,11 @@ impl<S: Store> Follower<S> {
 
     /// The first connection: take over what the log keeps, and begin behind its end.
     async fn begin(&mut self, log: &mut S::Log, last: StreamId) -> Answer<()> {
-        // An attempt before this one may have failed after the publisher was let go.
+        // An earlier attempt may have failed after it released the publisher.
         let last = last.min(*self.joined.get_or_insert(last));
         self.shared.joined.send_replace(true);
         let now = log.now().await?;
-        // A user who may not ask gets less of a log that is new one day: see `new_from`.
+        // With a user who may not ask this, less of a log that is new one day is delivered: see `new_from`.
         self.found = match log.after(StreamId::default(), 1).await {
             Ok(first) => first.first().map_or(Some(last), |entry| entry.before),
             Err(_) => None,

@@ -27,7 +27,8 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
             continue;
         }
         if shared.connected.load(Ordering::Acquire) {
-            // A client gets what its process publishes after it came: it begins before that is in the log.
+            // A client receives what its process publishes after it came, so its start is resolved before that is in
+            // the log.
             shared.newcomers.settled(JOINING).await;
         }
         let batch = shared.outbox.take();
@@ -83,8 +84,8 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Whether this process will deliver what it appends now. Before its follower knows its place in the log, that
-    /// would be the past, and what is for one of its own clients would reach nobody.
+    /// Whether this process will deliver what it appends now. Before its follower knows its position in the log, such
+    /// entries would count as the past, and an event for one of its own clients would not arrive.
     async fn has_joined(&self) -> bool {
         let mut joined = self.joined.subscribe();
         timeout(JOINING, joined.wait_for(|joined| *joined)).await.is_ok()
@@ -99,7 +100,7 @@ impl<S: Store> Shared<S> {
     async fn appended(&self, batch: Vec<Posted>, appended: Vec<Result<StreamId, AppendError>>) {
         if !appended.is_empty() && appended.iter().all(|one| matches!(one, Err(AppendError::Elsewhere))) {
             self.outbox.put_back(batch);
-            // A cluster that is being changed may send this process around for a while.
+            // A cluster that is being changed may redirect this process for a while.
             self.refuse_late(&format!("{} has no connection to the hub's keys", self.store.place()));
             tokio::time::sleep(ELSEWHERE).await;
             return;

@@ -1,5 +1,5 @@
 //! Clients that come back with an id this process does not know: another worker's newest, or one from before this
-//! process began. The store is asked where the id stands, and for the entries behind it.
+//! process began. The store is asked for the id's place in the log, and for the entries behind it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::waker::Wake;
 /// How long this process may take to read what another delivered, before the log is asked again.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// The question where a subscriber starts, and its last id.
+/// The question where a subscriber starts: the subscriber, and its last id.
 pub type Question = (SubscriberId, Option<StreamId>);
 
 struct Next(Arc<Notify>);
@@ -46,9 +46,9 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>, mut questions: mpsc::Unbounde
 
 /// What the log knows of an id.
 enum Standing {
-    /// All entries behind it are kept, up to the log's last id. The time, where events have a greatest age.
+    /// All entries behind it are kept, up to the log's last id. The time, if events have a maximum age.
     Whole(StreamId, Option<LogTime>),
-    /// It is not of this log, or entries behind it are lost.
+    /// It does not belong to this log, or entries behind it are lost.
     Lost(ResetReason),
     /// The client has left.
     Gone,
@@ -79,13 +79,13 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
             Standing::Gone => return,
         };
         if delivered > Some(last) {
-            // The log was emptied, or lost its end, and this process has not noticed yet: what it is about to
-            // deliver again, the client may have from another.
+            // The log was emptied, or lost its end, and this process has not noticed yet: the client may have received
+            // from another process what this one is about to deliver again.
             let _ = timeout(CATCH_UP, progress.changed()).await;
             continue;
         }
-        // Another worker was faster in delivering it than this one is in reading it. Not for ever: the log may be
-        // emptied while this waits.
+        // Another worker delivered it before this one has read it. Do not wait forever: the log may be emptied while
+        // this waits.
         let reached = progress.wait_for(|at| at.is_some_and(|at| at >= id));
         if timeout(CATCH_UP, reached).await.is_err() {
             continue;

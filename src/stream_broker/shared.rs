@@ -20,8 +20,8 @@ use crate::ids::{StreamId, SubscriberId};
 
 /// The pause between two checks of readers that are behind.
 const BEHIND: Duration = Duration::from_millis(5);
-/// How long the log is not read because readers are behind, before dead ones are looked for: longer than a burst
-/// takes.
+/// How long the log may stay unread because readers are behind, before dead readers are looked for: longer than a
+/// burst takes.
 const LAGGING: Duration = Duration::from_millis(250);
 
 /// Receives reports for the operator. Called on the broker's thread, so it must not wait.
@@ -41,12 +41,12 @@ pub struct Newcomers {
 }
 
 impl Newcomers {
-    /// One asks. Release: whatever this thread publishes next is taken by a publisher that sees it.
+    /// A newcomer asks. Release: a publisher that takes what this thread publishes next sees the question.
     pub fn ask(&self) {
         self.asked.fetch_add(1, Ordering::Release);
     }
 
-    /// One has its answer, or has left.
+    /// A newcomer has its answer, or has left.
     pub fn answer(&self) {
         self.answered.send_modify(|count| *count += 1);
     }
@@ -74,8 +74,8 @@ pub struct Shared<S> {
     pub outbox: Outbox,
     /// Relaxed: a counter.
     pub failed: AtomicU64,
-    /// Release when the connection stands, acquire where it is asked: a thread that sees it has what the follower wrote
-    /// before.
+    /// Stored with release when the connection is made, loaded with acquire: a thread that sees it also sees what the
+    /// follower wrote before.
     pub connected: AtomicBool,
     /// Why the log could not be followed at the last attempt.
     pub why: Mutex<String>,
@@ -86,7 +86,7 @@ pub struct Shared<S> {
     pub pages: Pages,
     /// Newcomers that have yet to be let in: what was published after them comes after them.
     pub newcomers: Newcomers,
-    /// Up to where the log was delivered.
+    /// The id up to which the log was delivered.
     pub progress: watch::Sender<Option<StreamId>>,
     pub acknowledged: Acknowledged,
     pub presence: Mutex<Changes>,
@@ -119,7 +119,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// A letter failed: the streams of this process that it would have closed are closed.
+    /// After a letter failed, close the streams of this process that it would have closed.
     pub fn fall_back(&self, letter: &Letter) {
         let Letter::Kick { whose, reason } = letter else { return };
         if let Some(hub) = self.hub.upgrade() {

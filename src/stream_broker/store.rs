@@ -1,10 +1,10 @@
 //! What an append-only log must provide for [`super::StreamBroker`] to carry a hub over it.
 //!
 //! # Ids and the chain
-//! An entry's id is greater than every id that the log gave before, for as long as the log exists. Each entry names
-//! the id before its own: the last one that the log *gave*, whether that entry is still kept or not. A reader whose
-//! position is that id therefore knows that nothing is missing in between. A log that is new has a beginning
-//! ([`StreamId::is_beginning`]) in place of an entry before its first; no two logs share one, nor do two logs give
+//! An entry's id is greater than every id that the log assigned before, for as long as the log exists. Each entry names
+//! the id before its own: the last one that the log *assigned*, whether that entry is still kept or not. A reader whose
+//! position is that id therefore knows that nothing is missing in between. A new log has a beginning
+//! ([`StreamId::is_beginning`]) in place of an entry before its first; no two logs share one, nor do two logs assign
 //! the same id to different entries.
 //!
 //! # What may be lost
@@ -14,7 +14,7 @@
 //! reached the lost entries, nor a client that comes back later, can see such a loss in the ids.
 //!
 //! # Failures
-//! No method hangs: each gives up after a bounded time (a read that waits: after that and the time it may wait).
+//! No method hangs: each gives up after a bounded time (a read that waits: after that plus the time it may wait).
 //! After [`Trouble::Connection`] a [`Log`] is not used again.
 
 use std::fmt;
@@ -73,17 +73,17 @@ impl fmt::Display for StoreError {
 /// An answer of a store.
 pub type Answer<T> = Result<T, StoreError>;
 
-/// An entry to be appended, and what that depends on. All of it is decided by the log's order: nothing of anybody
-/// else's comes between the look and the entry.
+/// An entry to append, and its conditions. They are checked in the log's order: no entry of another process comes
+/// between the check and this entry.
 #[derive(Debug, Clone)]
 pub struct Append {
     /// The entry.
     pub fields: Fields,
-    /// Topics of which none may have ended, or the entry is refused as [`AppendError::Ended`].
+    /// Topics none of which may have ended; otherwise the entry is refused as [`AppendError::Ended`].
     pub open: Vec<Arc<str>>,
-    /// What must hold of a lease, or the entry is refused as [`AppendError::Fenced`].
+    /// The required state of a lease; otherwise the entry is refused as [`AppendError::Fenced`].
     pub fence: Option<Fence>,
-    /// The entry ends `open[0]`: for so long, entries for that topic are refused.
+    /// The entry ends `open[0]`: for this long, entries for that topic are refused.
     pub ends: Option<Duration>,
 }
 
@@ -92,7 +92,7 @@ pub struct Append {
 pub enum AppendError {
     /// This topic has ended: the entry was not appended.
     Ended(Arc<str>),
-    /// The lease is not as the entry needs it: the entry was not appended.
+    /// The lease is not in the required state: the entry was not appended.
     Fenced,
     /// The entry was not appended.
     Refused(String),
@@ -107,7 +107,7 @@ pub enum AppendError {
 pub enum PresenceWrite<'a> {
     /// Exactly these subscribers. A reader sees the former ones until all of these are written.
     Replace(&'a [PresenceChange]),
-    /// What it was, with these changes in their order.
+    /// The former subscribers, with these changes applied in order.
     Update(&'a [PresenceChange]),
 }
 
@@ -146,7 +146,7 @@ pub trait Store: Send + Sync + 'static {
     /// lost nothing.
     fn open(&self, is_redirected: bool) -> impl Future<Output = Answer<Opened<Self::Log>>> + Send;
 
-    /// The log by the connection that everything but following shares. Nothing is connected yet.
+    /// The log over the connection that everything but following shares. Connects nothing yet.
     fn log(&self) -> Self::Log;
 
     /// Connect what [`Store::append`] uses, if it is not connected.
@@ -155,24 +155,24 @@ pub trait Store: Send + Sync + 'static {
     /// Drop the shared connections: the one that is followed has failed.
     fn disconnect(&self) -> impl Future<Output = ()> + Send;
 
-    /// Append entries, in this order, with nothing of anybody else's in between. Gives each one's id, or why it has
-    /// none. Calls do not overlap. A store with a durability option waits for it before it gives an id.
-    /// Which topics have ended is forgotten after the time that the entry that ended one gave; a log that is lost loses
-    /// it, too.
+    /// Append entries, in this order, with no entry of another process in between. Returns each one's id, or why it has
+    /// none. Calls do not overlap. A store with a durability option waits until it is met before it returns an id.
+    /// The end of a topic is forgotten after the time given in the entry that ended it; a log that is lost loses it,
+    /// too.
     fn append(&self, batch: Vec<Append>) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
 
-    /// Take a lease for so long, or renew it, unless another token holds it. Gives whether this token holds it now. By
-    /// the store's clock, and seen by [`Store::append`] at once.
+    /// Take a lease for `ttl`, or renew it, unless another token holds it. Returns whether this token holds it now. The
+    /// store's clock decides, and [`Store::append`] sees the change at once.
     fn lease(&self, name: &str, token: &str, ttl: Duration) -> impl Future<Output = Answer<bool>> + Send;
 
-    /// Give a lease up, if this token holds it.
+    /// Release a lease, if this token holds it.
     fn release(&self, name: &str, token: &str) -> impl Future<Output = Answer<()>> + Send;
 
     /// Whether any token holds a lease.
     fn is_leased(&self, name: &str) -> impl Future<Output = Answer<bool>> + Send;
 
-    /// Write which subscribers a worker has, and that it is alive. Gives whether the worker's table is whole: it is
-    /// not when what was written before has been lost.
+    /// Write which subscribers a worker has, and that it is alive. Returns whether the worker's table is complete: it
+    /// is not when what was written before has been lost.
     fn write_presence(
         &self,
         worker: &str,
@@ -185,25 +185,25 @@ pub trait Store: Send + Sync + 'static {
     /// The public ids of the subscribers of a topic at all workers that are alive; `""` is the hub itself.
     fn present(&self, topic: &str) -> impl Future<Output = Answer<Vec<String>>> + Send;
 
-    /// This process ends its use of the store: note what helps the next one. Should it take too long, it is dropped.
+    /// This process ends its use of the store: note what helps the next one. If that takes too long, it is dropped.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 }
 
-/// A log that is read. Reads give entries in the log's order unless they say otherwise.
+/// A log that is read. Reads return entries in the log's order unless they say otherwise.
 pub trait Log: Send + 'static {
-    /// The last id that the log gave; `None` when there is no log.
+    /// The last id that the log assigned; `None` when there is no log.
     fn last(&mut self) -> impl Future<Output = Answer<Option<StreamId>>> + Send;
 
-    /// The same of a log that is created if it does not exist: then it is the log's beginning, or `0-0` where the
-    /// reader may not create one, which is any log's beginning and proves nothing.
+    /// The same, but a log that does not exist is created. Then the id is the log's beginning, or `0-0` if the reader
+    /// may not create a log: that is any log's beginning and proves nothing.
     fn begin(&mut self) -> impl Future<Output = Answer<StreamId>> + Send;
 
     /// At most `count` entries after `id`.
     fn after(&mut self, id: StreamId, count: usize) -> impl Future<Output = Answer<Vec<Arrived>>> + Send;
 
-    /// The same; when there are none, wait for the first, at most for so long.
+    /// The same; when there are none, wait for the first, for at most `wait`.
     fn wait_after(
         &mut self,
         id: StreamId,
@@ -219,7 +219,7 @@ pub trait Log: Send + 'static {
         count: usize,
     ) -> impl Future<Output = Answer<Vec<Arrived>>> + Send;
 
-    /// The time by the clock that gives the ids, in milliseconds.
+    /// The time by the clock from which ids are made, in milliseconds.
     fn now(&mut self) -> impl Future<Output = Answer<u64>> + Send;
 
     /// Whether acknowledged entries may have been lost since the log was opened: then it is opened again.
