@@ -52,7 +52,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Brokers first: what they have to say of what could not be sent is logged by the runtime of `awaiting`.
+        // Brokers first: their reports of what could not be sent are logged by the runtime of `awaiting`.
         let steps = exit::Steps {
             at_end: &[running::end, awaiting::end],
             at_flush: &[running::flush, awaiting::end],

@@ -1,4 +1,4 @@
-//! `FileBroker`: the directory by which the processes of a host are one hub.
+//! `FileBroker`: the directory that connects the processes of a host as one hub.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub struct PyFileBroker {
     pub options: Options,
 }
 
-/// What a hub's log needs of it.
+/// What a hub's log needs from the broker.
 #[derive(Clone)]
 pub struct Options {
     #[cfg(unix)]

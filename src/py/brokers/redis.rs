@@ -40,7 +40,7 @@ pub struct PyRedisBroker {
 fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
     let Some(path) = path else { return Ok(None) };
     std::fs::read(&path).map(Some).map_err(|error| match error.raw_os_error() {
-        // Python makes a FileNotFoundError of it, or what else fits the number.
+        // Python turns it into a FileNotFoundError, or whatever else fits the number.
         Some(number) => PyOSError::new_err((number, error.to_string(), path)),
         None => error.into(),
     })

@@ -1,4 +1,4 @@
-//! The brokers that run in this process, and what they tell Python.
+//! The brokers that run in this process, and their reports to Python.
 
 use std::mem;
 use std::sync::Arc;

@@ -76,7 +76,7 @@ impl PyHub {
     }
 }
 
-/// What a broker answers, as an awaitable; `alone` without a broker.
+/// A broker's answer as an awaitable; `alone` without a broker.
 fn answer_of(py: Python<'_>, answer: Option<Answered<bool>>, alone: bool) -> PyResult<Bound<'_, PyAny>> {
     awaiting::into_python(py, async move {
         let Some(answer) = answer else { return Ok(alone) };
@@ -235,7 +235,7 @@ impl PyHub {
         self.finish(py, topic, keep, Ending::ENDED, None)
     }
 
-    // End a run's topic: its state, and what clients are told of its failure.
+    // End a run's topic with a state, and the text for clients about a failure.
     fn _end_run(
         &self,
         py: Python<'_>,
@@ -251,7 +251,7 @@ impl PyHub {
         self.finish(py, topic, keep, Ending { state, error: error.map(Into::into) }, token)
     }
 
-    // A run's topic begins: everything is kept until its end is forgotten. With a broker, under a lease.
+    // Begin a run's topic: everything is kept until its end is forgotten. With a broker, under a lease.
     fn _begin_run(&self, py: Python<'_>, topic: &str, token: Option<&str>) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
         if self.generations.has_broker() {
@@ -262,18 +262,18 @@ impl PyHub {
         Ok(PyPublication::known(None))
     }
 
-    // Ask the process of a run, whichever it is, to stop it.
+    // Ask the process that drives a run, whichever it is, to stop it.
     fn _ask_to_stop(&self, py: Python<'_>, topic: &str) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
         self.generations.post_letter(py, Letter::Life { topic, step: Step::Stop }, None)
     }
 
-    // Whether some process has asked for the stop of a run; said once.
+    // Whether some process has asked to stop a run; reported once.
     fn _take_stop(&self, topic: &str) -> bool {
         self.generations.hub().take_stop(topic)
     }
 
-    // Take a lease with a token of the caller's: an awaitable of whether it is held now.
+    // Take a lease with the caller's token. Returns an awaitable of whether it is held now.
     fn _take_lease<'py>(slf: &Bound<'py, Self>, name: &str, token: &str) -> PyResult<Bound<'py, PyAny>> {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
@@ -281,19 +281,19 @@ impl PyHub {
         answer_of(slf.py(), answer, true)
     }
 
-    // Whether a lease is held still.
+    // Whether a lease is still held.
     fn _holds(&self, name: &str, token: &str) -> bool {
         self.generations.broker().is_some_and(|broker| broker.holds(name, token))
     }
 
-    // Give a lease up.
+    // Release a lease.
     fn _release(&self, name: &str, token: &str) {
         if let Some(broker) = self.generations.broker() {
             broker.release(name, token);
         }
     }
 
-    // Publish a value of a run, if it has at most `room` bytes. Gives its size, too.
+    // Publish a value of a run, if it has at most `room` bytes. Also returns its size.
     fn _publish_part<'py>(
         &self,
         py: Python<'py>,
@@ -339,13 +339,13 @@ impl PyHub {
         self.generations.post_letter(py, Letter::Event { to: To::Topics(topics), draft }, fence)
     }
 
-    // Whether there is a run of this name, or it has ended and is kept. None while the hub does not know where the
-    // broker's stream stands.
+    // Whether there is a run of this name, or it has ended and is kept. None while the hub does not know its position
+    // in the broker's stream.
     fn _is_followed(&self, py: Python<'_>, topic: &str) -> PyResult<Option<bool>> {
         Ok(self.generations.connected(py)?.is_followed(topic))
     }
 
-    // Whether anybody holds a lease: an awaitable.
+    // An awaitable of whether any process holds a lease.
     fn _is_leased<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyAny>> {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
@@ -353,12 +353,12 @@ impl PyHub {
         answer_of(slf.py(), answer, false)
     }
 
-    // How a topic ended, until its name is free: its state.
+    // The state in which a topic ended, until its name is free.
     fn _ending(&self, topic: &str) -> Option<&'static str> {
         self.generations.hub().ending(topic).map(|ending| ending.state.as_str())
     }
 
-    // Whether a client that saw this id last has everything that its topics will ever give.
+    // Whether a client whose last id is this one has received everything that its topics will ever publish.
     fn _is_over(&self, request: &PyRequest, last_event_id: Option<&str>) -> bool {
         let hub = self.generations.hub();
         last_event_id.is_some_and(|id| hub.is_over(request.topics(), id))
@@ -472,7 +472,7 @@ impl PyHub {
         self.generations.reactors().map_or(0, |reactors| reactors.open(Some(GroupId(group))))
     }
 
-    // Close what is left of a group's handed-off connections, as they are.
+    // Close the remaining handed-off connections of a group, as they are.
     fn _abort_group(&self, group: u64) {
         if let Some(reactors) = self.generations.reactors() {
             reactors.abort(GroupId(group));
@@ -480,7 +480,7 @@ impl PyHub {
     }
 
     // From now on `self._disconnected(subscription, reason)` is called, on the subscriber's loop,
-    // when a stream has ended. By name, because a reference to a method of one's own would be a cycle that
+    // when a stream has ended. By name, because a reference to the object's own method would be a cycle that
     // no garbage collector sees.
     fn _report_disconnects(&self) {
         self.generations.report_disconnects();
@@ -509,9 +509,9 @@ impl PyHub {
         })
     }
 
-    // Nothing is published or joined any more, all streams end after what was published. Returns
-    // what `_unfinished` and `_finish_close` take: the hub that is meant, which may be followed by another
-    // before they are called. None when there is nothing to close.
+    // Refuse publications and newcomers, and end all streams after what was published. Returns the argument
+    // of `_unfinished` and `_finish_close`: the hub that is meant, which may be followed by another before
+    // they are called. None when there is nothing to close.
     fn _begin_close(&self, py: Python<'_>) -> Option<String> {
         self.generations.begin_close(py)
     }
@@ -531,7 +531,7 @@ impl PyHub {
         self.generations.hub().next_due().map(|due| due.as_secs_f64())
     }
 
-    // Move a manual clock by so many seconds and let everything due happen.
+    // Advance a manual clock by `by` seconds, and run everything that is due.
     fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
         let hub = self.generations.hub();
         let by = if by == 0.0 { Duration::ZERO } else { positive_seconds("seconds", by).or_raise(py)? };

@@ -1,4 +1,4 @@
-//! Tells the application of streams that ended: calls `_disconnected` of the hub's Python object, on the
+//! Reports streams that ended to the application: calls `_disconnected` of the hub's Python object, on the
 //! stream's loop, with a handle to the subscriber.
 
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use super::subscription::PySubscription;
 use crate::identity::{CloseReason, Identity};
 use crate::py::values::end_reason::end_reason;
 
-/// The Python object of a hub. Weak: a loop does not keep the hubs that it has readers of.
+/// The Python object of a hub. Weak: a loop does not keep alive the hubs whose readers it runs.
 pub struct Ends {
     hub: Py<PyWeakrefReference>,
     generations: Weak<Generations>,
@@ -26,7 +26,7 @@ impl Ends {
         Ok(Box::new(Self { hub, generations: Arc::downgrade(generations) }))
     }
 
-    /// The hub, if its application wants to know of ends.
+    /// The hub, if its application wants reports of ends.
     fn hub<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Arc<Generations>)> {
         let generations = self.generations.upgrade().filter(|it| it.reports_disconnects())?;
         Some((self.hub.bind(py).upgrade()?, generations))

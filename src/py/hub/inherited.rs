@@ -78,7 +78,7 @@ fn warn_of_lost(py: Python<'_>, name: &str, before: Option<Before>) {
     warn(py, name, &message);
 }
 
-/// A handler of the application's that fails must not fail the publication.
+/// A logging handler of the application that fails must not make the publication fail.
 fn warn(py: Python<'_>, name: &str, message: &str) {
     if let Err(error) = log::warn(py, name, message) {
         error.write_unraisable(py, None);

@@ -3,7 +3,7 @@
 //! A consumer whose client left is cancelled, and the stream has to end then. Dropping the subscription would
 //! end it, but the exception's traceback keeps the consumer's frames, and in Starlette and anyio that is a
 //! reference cycle: the subscription would stay until a garbage collection. The iterator of an `async for`
-//! is on no frame's list of variables: it is dropped at the very moment the loop is left, with the exception
+//! is in no frame's variables: it is dropped at the very moment the loop is left, with the exception
 //! still set.
 //!
 //! ```text
@@ -71,7 +71,7 @@ impl Drop for Iteration {
     }
 }
 
-/// Remember that a loop was left, and look again when the task that left it has ended.
+/// Remember that a loop was left, and check again when the task that left it has ended.
 fn left_by_exception(py: Python<'_>, stream: &Arc<Stream>) {
     let Some(error) = PyErr::take(py) else { return };
     let is_closed = error.is_instance_of::<PyGeneratorExit>(py);

@@ -3,7 +3,7 @@
 //!
 //! One task at a time reads a stream. From the moment it waits to its next turn on the loop the stream is its
 //! own, and every other task is refused, also between its wake-up and its turn: otherwise another task could take the
-//! event, and the first one would wait for ever.
+//! event, and the first one would wait forever.
 //!
 //! ```text
 //! Free -- wait --> Waiting -- wake --> Woken -- its turn, or it is dropped --> Free
@@ -43,7 +43,7 @@ enum Info {
     #[default]
     None,
     /// At its Subscription, which is weakly referenced: the loop would keep an object that refers to its own
-    /// Subscription, and the Subscription with it, for ever.
+    /// Subscription, and the Subscription with it, forever.
     Owner(Py<PyWeakrefReference>),
     /// Here: the Subscription is being dropped.
     Here(Py<PyAny>),
@@ -103,7 +103,7 @@ impl LoopClients {
         drop(old);
     }
 
-    /// A subscriber's info is what `owner`, its Subscription, says.
+    /// Take a subscriber's info from `owner`, its Subscription.
     pub fn set_owner(&self, identity: &Identity, owner: &Bound<'_, PyAny>) -> PyResult<()> {
         let owner = Info::Owner(PyWeakrefReference::new(owner)?.unbind());
         let old = self.with(identity, |client| std::mem::replace(&mut client.info, owner));
@@ -111,7 +111,7 @@ impl LoopClients {
         Ok(())
     }
 
-    /// A subscriber's info is `info`, from now on.
+    /// Set a subscriber's info.
     pub fn set_info(&self, identity: &Identity, info: Py<PyAny>) {
         let old = self.with(identity, |client| std::mem::replace(&mut client.info, Info::Here(info)));
         drop(old);
@@ -135,7 +135,7 @@ impl LoopClients {
         drop(old);
     }
 
-    /// Take the callback, which is called at most once. After that, unsent bytes are not asked for either.
+    /// Take the callback, which is called at most once. After that, `unsent` is not called either.
     pub fn take_on_close(&self, identity: &Identity) -> Option<Py<PyAny>> {
         let taken = self.with(identity, |client| (client.on_close.take(), client.unsent.take()));
         // The connection it refers to may be over long before the subscription is dropped.
@@ -170,7 +170,7 @@ impl LoopClients {
         wait.unwrap_or_default()
     }
 
-    /// The task has its turn, or gave it up.
+    /// The task has had its turn, or gave it up.
     pub fn end_wait(&self, identity: &Identity, wait: Wait) {
         let end = |client: &mut Client| (client.waits == wait).then(|| std::mem::take(&mut client.turn));
         let old = self.with(identity, end);

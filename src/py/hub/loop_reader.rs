@@ -155,7 +155,7 @@ impl LoopReader {
     }
 
     /// The loop is closed: drop the Python objects of its subscribers. Their consumers' tasks
-    /// hang on these futures, and hold the subscriptions in turn.
+    /// wait on these futures, and hold the subscriptions in turn.
     pub fn forget_clients(&self) {
         self.clients.clear();
         let old = std::mem::take(&mut *self.resuming.lock());
@@ -268,7 +268,7 @@ fn in_timer_ticks(delay: Duration) -> Duration {
 
 #[pymethods]
 impl LoopReader {
-    /// Not the objects of handed-off streams: they live as long as their streams, whatever else is
+    /// Without the objects of handed-off streams: they live as long as their streams, whatever else is
     /// gone.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.clients.traverse(&visit)?;

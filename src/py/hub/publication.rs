@@ -17,7 +17,7 @@ use crate::py::process::awaiting;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, from_failure};
 
-/// How long a waiting thread does not check for signals.
+/// How long a waiting thread waits between checks for signals.
 const SLICE: Duration = Duration::from_millis(50);
 
 enum State {
@@ -55,7 +55,7 @@ impl PyPublication {
 }
 
 /// In a forked child, a publication of its parent: the outcome arrives there, and its lock may be held
-/// here for ever.
+/// here forever.
 fn inherited() -> Failure {
     Failure::Unknown("the process this one was forked from published it, and learns the outcome".into())
 }

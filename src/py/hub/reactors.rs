@@ -73,7 +73,7 @@ struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
     /// Streams with objects of the application, which their loop drops.
     given: Mutex<FxHashSet<SubscriberId>>,
-    /// Whether the hub wants to know of streams that ended. Relaxed: as `Generations::reports_disconnects`.
+    /// Whether the hub wants reports of streams that ended. Relaxed: as `Generations::reports_disconnects`.
     reports_ends: Arc<AtomicBool>,
     /// Streams that ended when their loop was closed. The objects of the application are dropped by the next
     /// thread that is attached to Python.
@@ -136,7 +136,7 @@ impl Reactors {
         })
     }
 
-    /// Whether they were started in this process: if not, nothing of them may be locked.
+    /// Whether they were started in this process: if not, none of their locks may be taken.
     pub fn is_ours(&self) -> bool {
         self.process.is_current()
     }

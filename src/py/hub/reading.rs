@@ -1,4 +1,4 @@
-//! How a stream is read on its event loop, and whether its reader left it.
+//! How a stream is read on its event loop, and whether its consumer left it.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -43,7 +43,7 @@ impl Reading {
         self.left.store(0, Ordering::Relaxed);
     }
 
-    /// Why a stream closes that nobody is left to read.
+    /// Why a stream closes that has no consumer left.
     pub fn reason(&self) -> CloseReason {
         if self.left.load(Ordering::Relaxed) == Left::ClientGone as u8 {
             CloseReason::Client

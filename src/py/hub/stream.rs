@@ -82,7 +82,7 @@ impl Stream {
         self.first.successor.get().is_some()
     }
 
-    /// Why the stream ended, if it has. A stream whose loop was closed has ended, too: it cannot be read any more.
+    /// Why the stream ended, if it has. A stream whose loop was closed has ended, too: it can no longer be read.
     pub fn closed(&self, py: Python<'_>) -> Option<&CloseReason> {
         let closed = &self.identity().closed;
         if closed.get().is_none()
@@ -205,7 +205,7 @@ impl Stream {
         }
     }
 
-    /// Whether the stream can be transferred to a reactor now. Starts everything that needs.
+    /// Whether the stream can be transferred to a reactor now. Starts everything that this needs.
     pub fn can_hand_off(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Ok(false) };
         let is_new = !self.reader.was_taken(&self.first);

@@ -229,7 +229,7 @@ impl PySubscription {
         self.stream.end(py, &reason)
     }
 
-    // End the stream because of what its response saw; an `EndKind`.
+    // End the stream for a reason that its response observed; an `EndKind`.
     fn _end(&self, py: Python<'_>, kind: &str) -> PyResult<()> {
         self.stream.end(py, &end_of_kind(kind)?)
     }
@@ -295,7 +295,7 @@ impl PySubscription {
         self.is_over
     }
 
-    // Whether `_hand_over` can be done here and now, and what it needs is there.
+    // Whether `_hand_over` can be called here and now. Starts what it needs.
     //
     // Raises OSError when there is no thread or descriptor for a reactor.
     fn _can_hand_over(&self, py: Python<'_>) -> PyResult<bool> {

@@ -1,5 +1,5 @@
 //! A small runtime on which pyo3-async-runtimes completes the futures of a broker's answers for Python.
-//! It never touches delivery. A forked child starts its own, and the interpreter's end waits for it.
+//! It has no part in delivery. A forked child starts its own, and the interpreter's end waits for it.
 
 use std::cell::OnceCell;
 use std::future::Future;
@@ -112,7 +112,7 @@ impl ContextExt for Awaiting {
     }
 }
 
-/// An asyncio future, on the loop that runs here, of what `future` gives.
+/// An asyncio future, on the loop that runs here, for the result of `future`.
 pub fn into_python<'py, F, T>(py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
 where
     F: Future<Output = PyResult<T>> + Send + 'static,
@@ -124,7 +124,7 @@ where
     generic::future_into_py_with_locals::<Awaiting, _, _>(py, locals, future)
 }
 
-/// An event loop as the crate calls it. A closed loop raises no error, for which the crate would print a traceback.
+/// An event loop as the crate calls it. A closed loop raises no error, because the crate would print its traceback.
 #[pyclass(frozen, module = "sse_hub._core")]
 struct EventLoop(Py<PyAny>);
 

@@ -6,16 +6,16 @@ use pyo3::prelude::*;
 pub use system::close_inherited;
 pub use system::socket;
 
-// A duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, who
-// gives it to a hub, to `_close`, or to `_release`.
+// A duplicate of a descriptor, which a forked child closes from now on. It belongs to the caller, which
+// passes it to a hub, to `_close`, or to `_release`.
 //
-// Raises OSError when there is none to be had.
+// Raises OSError when no descriptor is available.
 #[pyfunction]
 pub fn _duplicate(fd: i32) -> PyResult<i32> {
     Ok(system::duplicate(fd)?)
 }
 
-// Have a forked child close this descriptor, too.
+// Make a forked child close this descriptor, too.
 #[pyfunction]
 pub fn _own(fd: i32) {
     system::own(fd);
@@ -27,7 +27,7 @@ pub fn _release(fd: i32) -> bool {
     system::disown(fd)
 }
 
-// Close such a descriptor. In a forked child it is closed, and nothing happens.
+// Close such a descriptor. In a forked child it is already closed, and nothing happens.
 #[pyfunction]
 pub fn _close(fd: i32) {
     if system::disown(fd) {
@@ -73,13 +73,13 @@ mod system {
 
     pub fn unacknowledged(fd: i32) -> Option<usize> {
         // A socket that was closed has the number -1.
-        // SAFETY: the caller's socket is open during the call, and only asked.
+        // SAFETY: the caller's socket is open during the call, and only queried.
         (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) }).and_then(kernel::unacknowledged)
     }
 
-    /// The socket behind such a descriptor, which the caller gives up.
+    /// The socket behind such a descriptor, whose ownership the caller gives up.
     pub fn socket(fd: i32) -> Socket {
-        // SAFETY: it was duplicated, or taken over, for whoever asks, and its owner gives it up.
+        // SAFETY: it was duplicated, or taken over, for the caller, and its owner gives it up.
         unsafe { Socket::from_raw_fd(fd) }
     }
 }

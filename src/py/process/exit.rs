@@ -3,12 +3,12 @@
 //! Before Python 3.14, a thread that asks for the GIL while the interpreter ends is ended by unwinding its
 //! stack. When that stack has Rust frames under the Python code that ran, the process aborts. So from then
 //! on no other thread calls into Python from here: an `atexit` function closes the door, behind which threads
-//! wait for ever, as Python 3.14 makes them do, and waits for the threads inside.
+//! wait forever, as Python 3.14 makes them do, and waits for the threads inside.
 //!
 //! A child of `multiprocessing` ends without `atexit` (before Python 3.13 it is not run there, and what was
 //! registered before the fork never is): there `multiprocessing` itself is asked to call [`_flush`].
 //!
-//! What must be finished before that is given to [`watch`] as [`Steps`].
+//! Work that must be finished before that is passed to [`watch`] as [`Steps`].
 
 use std::cell::Cell;
 use std::mem;
@@ -23,7 +23,7 @@ use pyo3::types::PyDict;
 
 use super::fork::PerProcess;
 
-/// Longest time that the interpreter's end waits for threads that are inside.
+/// The longest time that the interpreter's end waits for threads that are inside.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// When `multiprocessing` calls it: after its own finalizers, and after those registered without a priority.
@@ -39,7 +39,7 @@ pub struct Steps {
 
 static STEPS: OnceLock<Steps> = OnceLock::new();
 
-/// Whether the interpreter ends, and how many threads are in Python code that was called from here.
+/// Whether the interpreter is ending, and how many threads are in Python code that was called from here.
 ///
 /// A Dekker pair. A thread that enters adds itself to `INSIDE`, then reads `ENDING`; the thread that ends the
 /// interpreter sets `ENDING`, then reads `INSIDE`. At least one of the two must see the other, or a thread slips
@@ -58,12 +58,12 @@ pub struct Inside(());
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        // Release: whoever reads the lower number with `SeqCst`, which acquires, sees all that was done inside.
+        // Release: a thread that reads the lower number with `SeqCst`, which acquires, sees all that was done inside.
         INSIDE.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Called before Python code is. Does not return when the interpreter ends and this is another thread.
+/// Call this before calling Python code. Does not return when the interpreter is ending and this is another thread.
 pub fn enter(py: Python<'_>) -> Inside {
     INSIDE.fetch_add(1, Ordering::SeqCst);
     let inside = Inside(());
@@ -79,7 +79,7 @@ pub fn enter(py: Python<'_>) -> Inside {
     }
 }
 
-/// Whether the interpreter ends. Only a hint, as it may begin to end right afterwards, so relaxed.
+/// Whether the interpreter is ending. Only a hint, as it may begin to end right afterwards, so relaxed.
 pub fn is_ending() -> bool {
     ENDING.load(Ordering::Relaxed)
 }
@@ -90,7 +90,7 @@ pub fn in_child() {
     INSIDE.store(0, Ordering::Relaxed);
 }
 
-/// Have everything finished that can be, then let no other thread call Python code any more.
+/// Finish everything that can be finished; from then on, no other thread calls Python code.
 #[pyfunction]
 pub fn _end(py: Python<'_>) {
     ENDS.set(true);
@@ -106,7 +106,7 @@ pub fn _end(py: Python<'_>) {
     });
 }
 
-/// Have sent what was published until now, for a process that may end without [`_end`].
+/// Send what was published so far, for a process that may end without [`_end`].
 #[pyfunction]
 pub fn _flush(py: Python<'_>) {
     for step in STEPS.get().map(|steps| steps.at_flush).unwrap_or_default() {
@@ -114,8 +114,8 @@ pub fn _flush(py: Python<'_>) {
     }
 }
 
-/// Have `_flush` called at this process's end, if it is a child of `multiprocessing`. For whoever is about to
-/// publish something that takes time.
+/// Arrange a call of `_flush` at this process's end, if it is a child of `multiprocessing`. For callers that are about
+/// to publish something that takes time.
 pub fn watch_child(py: Python<'_>) -> PyResult<()> {
     static WATCHED: PerProcess<bool> = PerProcess::new();
     // Only such a child has imported all of it.
@@ -133,7 +133,7 @@ pub fn watch_child(py: Python<'_>) -> PyResult<()> {
     util.call_method(intern!(py, "Finalize"), (py.None(), flush), Some(&options)).map(drop)
 }
 
-/// Have `steps` called at the interpreter's end.
+/// Arrange a call of `steps` at the interpreter's end.
 pub fn watch(module: &Bound<'_, PyModule>, steps: Steps) -> PyResult<()> {
     // A module that is initialized again has the same steps.
     let _ = STEPS.set(steps);

@@ -1,5 +1,5 @@
-//! How a forked child learns that it is one. What it inherited may be locked for ever (the thread that held
-//! the lock does not exist in the child), so everything that locks first asks whether it is still in the
+//! How a forked child learns that it is one. What it inherited may be locked forever (the thread that held
+//! the lock does not exist in the child), so everything that locks first checks whether it is still in the
 //! process it was made in.
 
 use std::mem;
@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-/// Counts forks. Relaxed: the only writer is a forked child that has one thread yet, and `fork` itself orders its
-/// store before whatever that thread does or starts.
+/// Counts forks. Relaxed: the only writer is a forked child that still has a single thread, and `fork` itself orders
+/// its store before whatever that thread does or starts.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// What a forked child does first. Only async-signal-safe work is allowed there: atomic
@@ -66,7 +66,7 @@ pub fn watch(_: &'static [fn()]) -> PyResult<()> {
     Ok(())
 }
 
-/// A global of which each process has its own: a forked child begins with an empty one.
+/// A global that each process has for itself: a forked child begins with an empty one.
 pub struct PerProcess<T>(ArcSwapOption<Own<T>>);
 
 /// One process's value.

@@ -25,7 +25,7 @@ impl Signal {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and nobody else has it.
+        // SAFETY: the descriptor was just made and has no other owner.
         Ok(Self { reader: File::from(unsafe { OwnedFd::from_raw_fd(fd) }) })
     }
 
@@ -39,8 +39,8 @@ impl Signal {
         Ok(Self { reader: File::from(OwnedFd::from(reader)), writer: File::from(OwnedFd::from(writer)) })
     }
 
-    /// Have `event_loop` call the reader's `_drain` whenever it is readable; from any thread, with `is_here` on
-    /// the loop's own.
+    /// Make `event_loop` call the reader's `_drain` whenever it is readable. May be called from any thread; `is_here`
+    /// says that it is the loop's own.
     pub fn watch(
         &self,
         event_loop: &Bound<'_, PyAny>,

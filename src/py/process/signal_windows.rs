@@ -1,5 +1,5 @@
-//! Waking an event loop from any thread on Windows, whose default loop (the proactor) watches no descriptors:
-//! by a call that it makes on its next turn.
+//! Waking an event loop from any thread on Windows, whose default loop (the proactor) cannot watch descriptors:
+//! through a call that the loop makes on its next turn.
 
 use std::io;
 
@@ -38,7 +38,7 @@ impl Signal {
         Ok(Self { state: Mutex::default() })
     }
 
-    /// Have `event_loop` call the reader's `_drain` whenever it is set.
+    /// Make `event_loop` call the reader's `_drain` whenever it is set.
     pub fn watch(&self, event_loop: &Bound<'_, PyAny>, reader: &Bound<'_, PyAny>, _: bool) -> PyResult<()> {
         let watched = Watched {
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
@@ -67,7 +67,7 @@ impl Signal {
     #[allow(clippy::unused_self, reason = "elsewhere it is read")]
     pub fn clear(&self) {}
 
-    /// Have it called on the loop's next turn. May wait for the GIL, which is why nobody holds a lock who wakes.
+    /// Schedule the call for the loop's next turn. May wait for the GIL, which is why a caller must hold no lock.
     pub fn set(&self) {
         if exit::is_ending() {
             return;

@@ -140,7 +140,7 @@ impl Pump {
 }
 
 impl Pump {
-    /// Go on until something has to be waited for: gives what, or `None` at the content's end. An exception that is
+    /// Go on until the task must wait, and return what for, or `None` at the content's end. An exception that is
     /// `thrown` goes to whatever is awaited.
     fn advance(&mut self, py: Python<'_>, mut thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
         loop {

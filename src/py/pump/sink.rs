@@ -96,7 +96,7 @@ impl Sink {
         self.flow.bind(py).getattr(intern!(py, "write_paused"))?.is_truthy()
     }
 
-    /// What is over once it has.
+    /// An awaitable that is done once it has drained.
     pub fn drained(&self, py: Python<'_>) -> PyResult<Awaited> {
         Awaited::new(&self.flow.bind(py).call_method0(intern!(py, "drain"))?)
     }
@@ -107,8 +107,8 @@ impl Sink {
     }
 }
 
-/// Write to a socket what it takes without waiting: how many bytes. After an error it is none: the transport, which
-/// gets them then, finds the same error and ends the connection by its own rules.
+/// Write to a socket what it takes without waiting. Returns how many bytes that was, and 0 after an error: the
+/// transport, which then receives them, finds the same error and ends the connection by its own rules.
 #[cfg(unix)]
 fn send(socket: i32, bytes: &[u8]) -> usize {
     #[cfg(target_os = "linux")]

@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
-/// What a step comes to.
+/// The result of a step.
 pub enum Step {
-    /// The task has to wait: this is what asyncio is given for it.
+    /// The task must wait: the value to yield to asyncio for that.
     Waits(Py<PyAny>),
     /// The result.
     Done(Py<PyAny>),
@@ -75,7 +75,7 @@ impl Awaited {
         if sent == ffi::PySendResult::PYGEN_ERROR {
             return Err(PyErr::fetch(py));
         }
-        // SAFETY: the call gave a new reference.
+        // SAFETY: the call returned a new reference.
         let result = unsafe { Bound::from_owned_ptr(py, result) }.unbind();
         Ok(if sent == ffi::PySendResult::PYGEN_NEXT { Step::Waits(result) } else { Step::Done(result) })
     }

@@ -216,7 +216,7 @@ fn as_text<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     data.str()
 }
 
-/// Types that are never an event, looked at first.
+/// Types that are never an event, checked first.
 fn is_plain(value: &Bound<'_, PyAny>) -> bool {
     value.is_none()
         || value.is_exact_instance_of::<PyDict>()
@@ -233,7 +233,7 @@ fn is_server_sent_event(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     if value.is_instance(OURS.import(py, "sse_hub.event", "ServerSentEvent")?)? {
         return Ok(true);
     }
-    // FastAPI is not a dependency: whoever has one of its events has it imported.
+    // FastAPI is not a dependency: a program that has one of its events has imported it.
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
     let modules = modules.cast::<PyDict>()?;
     match modules.get_item(intern!(py, "fastapi.sse"))? {
@@ -242,7 +242,7 @@ fn is_server_sent_event(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
-/// What cannot be JSON by its value is an invalid event; what cannot by its type stays a `TypeError`.
+/// A value that JSON cannot represent is an invalid event; a type that JSON cannot represent stays a `TypeError`.
 fn as_invalid_event(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyValueError>(py) {
         return error;

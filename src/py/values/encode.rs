@@ -1,8 +1,8 @@
 //! The sse-starlette classes' encoding: Python fields in, wire bytes out, in one call.
 //!
-//! The rules are those of sse-starlette 3.7, byte for byte; what they have in common with the hub's is in
-//! [`crate::frame`], which encodes everything else; here are the reading of Python objects and what only
-//! sse-starlette's classes allow: ids and CR LF line ends of the application's own, and fields in its order.
+//! The rules are those of sse-starlette 3.7, byte for byte. What they share with the hub's rules is in
+//! [`crate::frame`], which encodes everything else. This file reads Python objects, and implements what only
+//! sse-starlette's classes allow: the application's own ids, CR LF line ends, and fields in sse-starlette's order.
 
 use std::cell::Cell;
 
@@ -23,7 +23,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Runs `write` on an empty buffer and gives what it wrote to `finish`.
+/// Runs `write` on an empty buffer and passes what it wrote to `finish`.
 ///
 /// The buffer is taken out while it is in use, because `write` may run Python code, which may encode.
 fn with_buffer<R>(
@@ -173,7 +173,7 @@ pub fn encode_fields<'py>(
 }
 
 // The JSON text of a value: what `json.dumps(value, ensure_ascii=False, allow_nan=False,
-// separators=(",", ":"))` gives.
+// separators=(",", ":"))` returns.
 //
 // Raises `TypeError`, `ValueError` and `RecursionError` as `json.dumps` does, and `UnicodeEncodeError` for
 // lone surrogates.
@@ -205,8 +205,8 @@ pub struct EventEncoder {
 #[pymethods]
 impl EventEncoder {
     // `event_class` is constructed with the keyword arguments `comment`, `id`, `event`, `data`, `retry` and
-    // `sep`, and has `encode()`. Its `__init__` and `encode` of this moment are the ones whose work may be
-    // done here instead; once a user has replaced one of them, it is called. `json_class` is its subclass
+    // `sep`, and has `encode()`. The work of its present `__init__` and `encode` may be done here instead;
+    // once a user has replaced one of them, the replacement is called. `json_class` is its subclass
     // whose data is JSON.
     #[new]
     fn new(py: Python<'_>, event_class: Bound<'_, PyType>, json_class: Py<PyType>) -> PyResult<Self> {
@@ -218,7 +218,7 @@ impl EventEncoder {
         })
     }
 
-    // The JSON text of `data`, as `dumps` gives it, for a JSON event under construction whose parent's
+    // The JSON text of `data`, as `dumps` returns it, for a JSON event under construction whose parent's
     // `__init__` need not be called. None when it must be: `data` is None, `event` is of a subclass, or a
     // user has replaced that `__init__`.
     //
@@ -234,7 +234,7 @@ impl EventEncoder {
         if plain && !data.is_none() { dumps(data).map(Some) } else { Ok(None) }
     }
 
-    // Encodes one item: bytes and memoryviews pass through, an event object encodes itself, a dict gives the
+    // Encodes one item: bytes and memoryviews pass through, an event object encodes itself, a dict contains the
     // fields of an event, anything else is the data of one, by `str()`. `sep` ends the lines of the last two.
     //
     // Raises `TypeError` for a dict with a key that is not a field's name, and what encoding an event raises.
@@ -267,7 +267,7 @@ impl EventEncoder {
 }
 
 impl EventEncoder {
-    /// Append the bytes of one item, as `ensure_bytes` gives them. What was appended before an error stays.
+    /// Append the bytes of one item, as `ensure_bytes` returns them. What was appended before an error stays.
     pub fn append(
         &self,
         item: &Bound<'_, PyAny>,
@@ -292,7 +292,7 @@ impl EventEncoder {
         let bytes = self.ensure_bytes(item, sep)?;
         match bytes.cast::<PyBytes>() {
             Ok(bytes) => out.extend_from_slice(bytes.as_bytes()),
-            // An `encode` of the user's may give another kind of buffer; anything else is a TypeError.
+            // A user's own `encode` may return another kind of buffer; anything else is a TypeError.
             Err(_) => out.extend_from_slice(&PyBuffer::<u8>::get(&bytes)?.to_vec(py)?),
         }
         Ok(())
@@ -312,7 +312,7 @@ impl EventEncoder {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = text.py();
         if self.is_pristine(py)? {
-            // `str()` once more: what `str()` gives may be a subclass with a `__str__` of its own.
+            // `str()` once more: what `str()` returns may be a subclass with a `__str__` of its own.
             let fields = Fields { data: as_text(text.clone().into_any())?, ..Fields::default() };
             return Ok(fields.encode(py, sep.to_str()?)?.into_any());
         }

@@ -12,7 +12,7 @@ pub fn end_reason<'py>(py: Python<'py>, reason: &CloseReason) -> PyResult<Bound<
     MAKE.import(py, "sse_hub._ends", "end_reason")?.call1((reason.as_str(), reason.kind()))
 }
 
-/// The end that a response sees by itself, from its `EndKind`.
+/// The end that a response observes itself, from its `EndKind`.
 pub fn end_of_kind(kind: &str) -> PyResult<CloseReason> {
     let seen = [
         CloseReason::Client,

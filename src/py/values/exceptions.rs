@@ -28,7 +28,7 @@ pub fn invalid_event(py: Python<'_>, message: String) -> PyErr {
     make(py, &CLASS, "InvalidEvent", message)
 }
 
-/// The exception that says what the core said.
+/// The exception for an error of the core.
 pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     static TOO_LARGE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -69,7 +69,7 @@ pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
     }
 }
 
-/// Run Python from a `drop`, where an exception may be on its way: it is kept, and nothing runs while the
+/// Run Python from a `drop`, where an exception may be pending: it is preserved, and nothing runs while the
 /// interpreter ends.
 pub fn while_dropping(act: impl FnOnce(Python<'_>) -> PyResult<()>) {
     let _ = Python::try_attach(|py| {

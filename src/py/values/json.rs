@@ -2,8 +2,8 @@
 //!
 //! Two contracts share one writer:
 //!
-//! * [`write_json`] is the hub's. It takes what FastAPI takes (`fastapi.encoders.jsonable_encoder`): beside
-//!   JSON's own types pydantic models, dataclasses, enums, dates and times, `timedelta` (seconds), `UUID`,
+//! * [`write_json`] is the hub's. It takes what FastAPI takes (`fastapi.encoders.jsonable_encoder`): besides
+//!   JSON's own types, pydantic models, dataclasses, enums, dates and times, `timedelta` (seconds), `UUID`,
 //!   `Decimal` (a number), paths, sets, deques, generators, mappings, UTF-8 `bytes`, IP addresses, compiled
 //!   patterns, and pydantic's URLs and secrets. U+0085, U+2028 and U+2029 go out escaped.
 //! * [`write_json_strict`] is `json.dumps(value, ensure_ascii=False, allow_nan=False,
@@ -346,7 +346,7 @@ fn entries<'py>(dict: &Bound<'py, PyDict>) -> Entries<'py> {
         let mut key = std::ptr::null_mut();
         let mut value = std::ptr::null_mut();
         // SAFETY: the dict is alive and, without a GIL, inside a critical section, in which nothing else runs.
-        // The call gives borrowed references, which become owned at once.
+        // The call returns borrowed references, which become owned at once.
         unsafe {
             while ffi::PyDict_Next(dict.as_ptr(), &raw mut position, &raw mut key, &raw mut value) != 0 {
                 let key = Bound::from_borrowed_ptr(dict.py(), key);

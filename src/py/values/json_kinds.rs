@@ -72,7 +72,7 @@ const STANDARD: [(&str, &str, Kind); 26] = [
     ("uuid", "UUID", Kind::Str),
 ];
 
-/// Of packages that may not be there: looked for where the program has imported them already, because
+/// Of packages that may not be installed: looked up only if the program has imported them already, because
 /// otherwise no value can be one of theirs.
 const OPTIONAL: [(&str, &str, Kind); 8] = [
     ("pydantic", "SecretStr", Kind::Str),

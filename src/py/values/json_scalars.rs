@@ -2,7 +2,7 @@
 
 use pyo3::ffi;
 
-/// Appends a finite float with the digits and in the form of Python's `repr`.
+/// Appends a finite float as Python's `repr` writes it.
 pub fn write_float(number: f64, out: &mut Vec<u8>) {
     if write_short_decimal(number, out) {
         return;
@@ -35,7 +35,7 @@ pub fn write_float(number: f64, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a float of at most four decimals and fifteen digits: what most prices and measurements are. Gives
+/// Appends a float of at most four decimals and fifteen digits, as most prices and measurements are. Returns
 /// false, and appends nothing, for any other.
 ///
 /// `number` is the float nearest to `scaled / 10_000`, a decimal of at most fifteen digits. No two of those

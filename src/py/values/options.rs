@@ -1,4 +1,4 @@
-//! What Python gives as the options of a hub, checked.
+//! The options of a hub as Python passes them, checked.
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
@@ -8,7 +8,7 @@ use super::exceptions::OrRaise;
 use crate::config::{positive_seconds, seconds};
 use crate::history::Retention;
 
-/// A whole number of any size, so that one beyond the machine's is told by its option's name and rule.
+/// A whole number of any size, so that the error for one beyond the machine's range names the option and its rule.
 pub enum Whole {
     Small(i64),
     Huge { is_negative: bool, shown: String },
@@ -33,12 +33,12 @@ pub fn shown(number: &Bound<'_, PyAny>) -> String {
     number.str().map_or_else(|_| "one of thousands of digits".into(), |text| text.to_string())
 }
 
-/// A limit as the core takes it.
+/// A limit as the core accepts it.
 pub fn at_least(option: &str, value: Whole, least: i64) -> PyResult<usize> {
     between(option, value, least, i64::MAX)
 }
 
-/// As [`at_least`], with a greatest.
+/// As [`at_least`], with a maximum.
 pub fn between(option: &str, value: Whole, least: i64, most: i64) -> PyResult<usize> {
     let most = most.min(i64::try_from(isize::MAX).unwrap_or(i64::MAX));
     let (is_less, shown) = match value {
@@ -60,7 +60,7 @@ pub fn retention(py: Python<'_>, count: Whole, bytes: Whole, age: Option<f64>) -
     })
 }
 
-/// A least and a most: a tuple or a list of two numbers.
+/// A minimum and a maximum: a tuple or a list of two numbers.
 pub struct Range(f64, f64);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Range {

@@ -15,7 +15,7 @@ use crate::ids::GroupId;
 use crate::queue::OverflowPolicy;
 use crate::topic::Topic;
 
-// What a subscriber asks for, but the id it saw last.
+// What a subscriber asks for, except for its last id.
 //
 // Raises ValueError for a topic's name or an option that breaks a rule.
 #[pyclass(frozen, name = "_Request", module = "sse_hub._core")]
