@@ -1,4 +1,4 @@
-"""What a hub does, and warns of, in forked processes."""
+"""What a hub does in forked processes, and what it warns of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub's JSON: FastAPI's mapping, Python's number formats, and clear errors for what JSON cannot say."""
+"""The hub's JSON: FastAPI's mapping, Python's number formats, and clear errors for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow clients and bursts: who is cut, who is not, and what is said of what was dropped."""
+"""Slow clients and bursts: which clients are cut, which are not, and how dropped events are announced."""
 
 from __future__ import annotations
 

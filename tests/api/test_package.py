@@ -1,4 +1,4 @@
-"""What the package says of itself."""
+"""What the package says about itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused, and that nothing was published then."""
+"""What is refused; nothing is published then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids, replay and resets: what a client gets that comes back, or comes new."""
+"""Ids, replay and resets: what returning clients and newcomers receive."""
 
 from __future__ import annotations
 

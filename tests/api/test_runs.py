@@ -1,4 +1,4 @@
-"""Runs in one process: how they start, end, fail and stop, and what their watchers get."""
+"""Runs in one process: how they start, end, fail and stop, and what their watchers receive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The storm of the Python API: threads publish while clients come, lag, leave and resume at random.
 
 Every client's record is compared with the log of all publications: no silent gap, no duplicate. The storm
-lasts until everything has happened that it is about, on a fast machine or a slow one. The clients' decisions
+lasts until everything that it is about has happened, on a fast machine or a slow one. The clients' decisions
 are seeded; each failure names the seed, and ``STORM_SEED=…`` repeats it. (The threads' timing is not seeded.)
 """
 

@@ -1,4 +1,4 @@
-"""`Subscription`, the native async iterator, as code of one's own may use it."""
+"""`Subscription`, the native async iterator, as an application's own code may use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client and the clock that `sse_hub.testing` gives to the tests of applications."""
+"""The client and the clock that `sse_hub.testing` provides for the tests of applications."""
 
 from __future__ import annotations
 

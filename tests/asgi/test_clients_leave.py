@@ -1,4 +1,4 @@
-"""Clients that leave are gone at once, with nothing left of them, though no garbage is ever collected."""
+"""Clients that leave are gone at once and leave nothing behind, though no garbage is ever collected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams without the hub's own events, as clients that are no EventSource read them, on both paths."""
+"""Streams without the hub's own events, as clients other than EventSource read them, on both paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hub.endpoint``: which requests get a stream, and what it takes as its options."""
+"""``hub.endpoint``: which requests get a stream, and which options it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is there, how streams end, and hubs in apps: through real sockets and on both paths."""
+"""Presence, how streams end, and hubs in apps: through real sockets and on both paths."""
 
 from __future__ import annotations
 

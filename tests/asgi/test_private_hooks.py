@@ -1,4 +1,4 @@
-"""What programs call, override and reset of sse-starlette's private parts does the same here."""
+"""The private parts of sse-starlette that programs call, override and reset behave the same here."""
 
 from __future__ import annotations
 

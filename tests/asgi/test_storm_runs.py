@@ -1,6 +1,6 @@
 """The storm of runs: many runs, and watchers that come, leave, return with their id and stop runs, at random.
 
-No watcher misses an event, gets one twice, or hangs; each that stays to the end is told the run's last state.
+No watcher misses an event, receives one twice, or hangs; each that stays to the end learns the last state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is there, over all processes; and reaching one of them from any."""
+"""Presence over all processes, and reaching any client from any process."""
 
 from __future__ import annotations
 

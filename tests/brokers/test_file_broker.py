@@ -1,4 +1,4 @@
-"""A hub over files: where a log may lie, what a process that stands still or dies does to the others."""
+"""A hub over files: where a log may be stored, and how a frozen or dead process affects the others."""
 
 from __future__ import annotations
 

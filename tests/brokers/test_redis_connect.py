@@ -1,4 +1,4 @@
-"""How a hub gets to its Redis: addresses, passwords, TLS, databases, replicas, and what goes wrong there."""
+"""How a hub connects to its Redis: addresses, passwords, TLS, databases, replicas, and what can go wrong."""
 
 from __future__ import annotations
 

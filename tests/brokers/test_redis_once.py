@@ -1,4 +1,4 @@
-"""What one process of a hub produces for all, and another takes over."""
+"""Work that one process does for the whole hub, and that another takes over."""
 
 from __future__ import annotations
 

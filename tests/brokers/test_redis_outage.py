@@ -1,6 +1,7 @@
 """What clients see while Redis is away, and when it is back.
 
-Connected clients stay and get heartbeats; afterwards they get all that is in the stream, in order and once.
+Connected clients stay and receive heartbeats; afterwards they receive all that is in the stream, in order and
+once.
 """
 
 from __future__ import annotations

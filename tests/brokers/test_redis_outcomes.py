@@ -1,4 +1,4 @@
-"""What a publication says of itself when Redis does not answer: the truth."""
+"""What a publication reports when Redis does not answer: the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing through Redis: one hub over several processes, one order, and what a Publication tells."""
+"""Publishing through Redis: one hub over several processes, one order, and what a Publication reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Redis that refuses some commands, or loses what nobody has read yet; and closing while it hangs."""
+"""A real Redis that refuses some commands, or loses entries that are unread; and closing while it hangs."""
 
 from __future__ import annotations
 

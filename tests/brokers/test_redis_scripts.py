@@ -1,4 +1,4 @@
-"""Publishing from processes that serve nobody: scripts, tasks, what forks; and how they end."""
+"""Publishing from processes that serve no clients: scripts, tasks, programs that fork; and how they end."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 published, Redis stands still and goes on, and the stream is trimmed hard once.
 
 Every client's record is compared with the stream itself: no gap without ``stream-reset``, no duplicate, one
-order. The storm lasts until everything has happened that it is about, on a fast machine or a slow one. What
+order. The storm lasts until everything that it is about has happened, on a fast machine or a slow one. What
 clients do is seeded; each failure names the seed, and ``STORM_SEED=…`` repeats it.
 """
 

@@ -1,10 +1,10 @@
-"""The storm over a Redis that loses things: clients come back to either of two workers with their last id
+"""The storm over a Redis that loses data: clients come back to either of two workers with their last id
 while entries are deleted, the stream is evicted, memory is full, connections are cut, Redis stands still, and
 is killed and started again.
 
 Each record is compared with what was acknowledged: whatever lies between two positions of a client was seen,
 or a ``stream-reset`` came between them; and every client gets to the end. What happens is seeded; each
-failure names the seed. ``STORM_SEED=…`` repeats one, ``STORM_SEEDS=…`` runs so many, ``STORM_SECONDS=…`` is
+failure names the seed. ``STORM_SEED=…`` repeats one, ``STORM_SEEDS=…`` runs that many, ``STORM_SECONDS=…`` is
 how long each takes.
 """
 

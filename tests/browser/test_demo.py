@@ -1,4 +1,4 @@
-"""The demo, as somebody who opens it in a browser sees it."""
+"""The demo, as a visitor sees it in a browser."""
 
 import re
 import signal

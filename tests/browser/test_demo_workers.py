@@ -1,4 +1,4 @@
-"""The demo with two workers and a real Redis between them, as people in their browsers see it."""
+"""The demo with two workers and a real Redis between them, as visitors see it in their browsers."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
-//! Whatever is encoded, cut anywhere, comes back from two parsers that were not written here; or it was refused
-//! where it was made. No parser ever finds a field that was not given.
+//! Whatever is encoded, and cut anywhere, comes back from two parsers that were not written here, or was refused
+//! where it was made. No parser ever finds a field that the event does not have.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Clients with small windows that stop reading for about as long as `stall_timeout`, and go on: each of them gets
-//! what is written, or learns that its connection is over. None waits for ever.
+//! Clients with small windows that stop reading for about as long as `stall_timeout`, and go on: each of them
+//! receives what is written, or learns that its connection is over. None waits forever.
 //!
 //! `STORM_SEEDS` is the number of seeds to run, `STORM_SEED` the first one.
 #![cfg(unix)]

@@ -1,4 +1,4 @@
-"""An attempt by itself: what can become of it, of the descriptor in it, and of the bytes it held back."""
+"""A single attempt: what can become of it, of the descriptor in it, and of the bytes it held back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams leave every uvicorn from 0.34 on: `make test-uvicorns` gets them and gives their versions.
+"""Streams leave every uvicorn from 0.34 on: `make test-uvicorns` installs them and passes their versions.
 
 Without it, the installed version is tested.
 """

@@ -1,4 +1,4 @@
-"""Servers inside a larger program: only the stopping one's streams end, and nothing of it stays behind."""
+"""Servers inside a larger program: only the stopping server's streams end, and it leaves nothing behind."""
 
 from __future__ import annotations
 

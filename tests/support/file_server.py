@@ -1,4 +1,4 @@
-"""A directory for hubs over files, and the log in it as this module reads it by itself.
+"""A directory for hubs over files, and the log in it, which this module reads with its own code.
 
 The format is that of ``src/file/format.rs``: what the hubs write is read here by other code, and the hubs
 read what is written here. ``FileServer`` breaks a log as ``RedisServer`` breaks a stream; files know no

@@ -1,4 +1,4 @@
-"""An app whose clients leave, in a process that collects no garbage, and what it has left of them."""
+"""An app whose clients leave, in a process that collects no garbage, and what remains of them."""
 
 from __future__ import annotations
 

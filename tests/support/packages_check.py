@@ -1,4 +1,4 @@
-"""What becomes of streams behind the middleware of real packages: a program of its own, where these are.
+"""What happens to streams behind the middleware of real packages: a program for the environment with these.
 
 ``python packages_check.py GROUP`` serves an app behind each package of the group, is its own client, and
 prints a line of JSON for each: the way of the stream, what was counted, and how long its beginning took.

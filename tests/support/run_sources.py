@@ -1,4 +1,4 @@
-"""Sources of runs that a test opens step by step, and what a watcher of a run gets."""
+"""Sources of runs that a test opens step by step, and what a watcher of a run receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app whose hub is on Redis (``SSE_HUB_URL``), and whose runs yield as many words as they are told to.
+"""An app whose hub is on Redis (``SSE_HUB_URL``), and whose runs yield as many words as requested.
 
 As a program it takes part in races: ``python -m runs_app NUMBER`` starts the same runs as others at once.
 """

@@ -1,4 +1,4 @@
-//! Files that were damaged while nobody had them open: at every byte of several segments.
+//! Files that were damaged while no process had them open: at every byte of several segments.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! The log in files: what it keeps, and what it says of files that were cut, damaged, filled up or replaced.
+//! The log in files: what it keeps, and how it reports files that were cut, damaged, filled up or replaced.
 
 #![cfg(unix)]
 

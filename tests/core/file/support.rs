@@ -1,4 +1,4 @@
-//! A directory for a test, logs in it, and a reader that believes nothing.
+//! A directory for a test, logs in it, and a reader that checks everything.
 
 use std::collections::BTreeMap;
 use std::fs::File;

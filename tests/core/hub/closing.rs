@@ -1,4 +1,4 @@
-//! How streams end: for each reason what still goes out, at which place, and what is left behind.
+//! How streams end: for each reason, what still goes out, where, and what is left behind.
 
 use std::sync::Arc;
 

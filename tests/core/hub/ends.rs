@@ -1,4 +1,4 @@
-//! Topics that end: what their subscribers get before the end, what later clients get, and when names are free.
+//! Topics that end: what their subscribers receive before the end, what later clients receive, and when names are free.
 
 use std::time::Duration;
 

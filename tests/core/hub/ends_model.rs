@@ -1,4 +1,4 @@
-//! Any sequence of publications, ends, cuts and returns: a client of topics that end misses nothing, and gets the end.
+//! Any sequence of publications, ends, cuts and returns: a client of topics that end misses nothing, and receives the end.
 
 use proptest::prelude::*;
 use sse_hub::hub::Request;

@@ -1,4 +1,4 @@
-//! Slow consumers, slow loops, and publishers that run ahead: who is cut, who waits, who is refused.
+//! Slow consumers, slow loops, and publishers that run ahead: which are cut, which wait, which are refused.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

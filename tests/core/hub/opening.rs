@@ -1,4 +1,4 @@
-//! How a stream begins: opening, reset, initial events, replay, and the seam to what is live.
+//! How a stream begins: opening, reset, initial events, replay, and the seam to live events.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Consumers that take nothing: who is stalled, and who only reads slowly.
+//! Consumers that take nothing: which are stalled, and which only read slowly.
 
 use sse_hub::config::Config;
 use sse_hub::identity::CloseReason;

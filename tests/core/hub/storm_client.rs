@@ -1,5 +1,5 @@
-//! A client as a browser is one: it keeps the last id it has whole, comes back with it, and believes nothing
-//! it cannot check against the log.
+//! A client that acts as a browser does: it keeps the last id that it received completely, comes back with it, and
+//! believes nothing that it cannot check against the log.
 
 use proptest::prelude::*;
 use sse_hub::history::Past;

@@ -1,6 +1,6 @@
 //! The storm of a broker's stream: two processes that follow one stream, which is trimmed, emptied, loses its end and
-//! goes on with smaller ids, and clients that are cut and come back at the other one: nobody misses anything without
-//! being told, sees anything twice, or in another order.
+//! goes on with smaller ids, and clients that are cut and come back at the other one: no client misses an event
+//! unannounced, receives one twice, or in another order.
 //!
 //! Longer than other files, because the storm's model, steps and checks are read together.
 

@@ -1,5 +1,5 @@
 //! A broker over a store in memory, with real hubs: following, resuming, the outbox, presence, and what happens when
-//! the store loses something.
+//! the store loses entries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

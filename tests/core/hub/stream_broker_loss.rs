@@ -1,4 +1,4 @@
-//! A broker over a store in memory that loses something: what is a gap, and who is reset.
+//! A broker over a store in memory that loses entries: what is a gap, and which clients are reset.
 
 use crate::memory_store::MemoryStore;
 use crate::stream_broker::{Worker, until};

@@ -1,4 +1,4 @@
-//! Joining and leaving topics, sending to one, retention by family, and topics nobody needs any more.
+//! Joining and leaving topics, sending to one, retention by family, and topics that are no longer needed.
 
 use sse_hub::error::Error;
 use sse_hub::history::{Past, Retention};

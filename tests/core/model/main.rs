@@ -5,7 +5,7 @@
 //! Nothing here rings a bell after the last publication, so a wake-up that is lost shows as a deadlock, which
 //! the scheduler finds. That it does find it: with the line `reader.bell.heard()` of `Hub::drain` moved behind
 //! the block that reads the log, `everything_published_is_delivered_without_another_ring` deadlocks within
-//! the first few dozen schedules, because a publication between the look and the hearing rings a bell that
+//! the first few dozen schedules, because a publication between reading and hearing rings a bell that
 //! counts as rung already; eight of the other ten tests deadlock too.
 
 mod presence;

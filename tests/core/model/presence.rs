@@ -1,4 +1,4 @@
-//! Changes of presence, which threads make at once and a broker gets in their order.
+//! Changes of presence, which threads make at the same time and a broker receives in order.
 
 use std::sync::Arc;
 

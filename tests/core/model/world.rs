@@ -1,4 +1,4 @@
-//! What every model test runs in: a hub, the loop of its one reader, and consumers.
+//! The world of every model test: a hub, the loop of its one reader, and consumers.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The reactor on real sockets: what a client reads, and what becomes of clients that misbehave.
+//! The reactor on real sockets: what a client reads, and what happens to clients that misbehave.
 #![cfg(unix)]
 
 mod delivery;
