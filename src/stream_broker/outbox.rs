@@ -118,7 +118,7 @@ impl Outbox {
         batch
     }
 
-    /// Put a batch back of which nothing was appended; it will be appended elsewhere, in the same order.
+    /// Put back a batch of which nothing was appended; it will be appended elsewhere, in the same order.
     pub fn put_back(&self, batch: Vec<Posted>) {
         let mut queue = self.queue.lock();
         queue.taken -= batch.len();

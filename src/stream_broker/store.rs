@@ -141,7 +141,7 @@ pub trait Store: Send + Sync + 'static {
     /// The longest that connecting may take.
     fn connect_timeout(&self) -> Duration;
 
-    /// Open a connection of its own for following the log. Appends a gap first where the store may have lost
+    /// Open a connection of its own for following the log. Appends a gap first if the store may have lost
     /// acknowledged entries. `is_redirected`: the follower was sent here by the place where it read before, which has
     /// lost nothing.
     fn open(&self, is_redirected: bool) -> impl Future<Output = Answer<Opened<Self::Log>>> + Send;

@@ -24,8 +24,8 @@ use crate::redis::options::{Certificates, Keys, Server};
 /// how long connecting may take. `min_age` is how long the stream keeps every event, in seconds, whatever the
 /// hub's `history` says: a process that is so far behind is not overrun. `min_replicas` is how many replicas must
 /// have an event before it counts as published. `ca_certs` is a file with the
-/// certificates (PEM) of who signs the server's, None for the system's; `certfile` and `keyfile` are the
-/// client's own.
+/// certificates (PEM) of the authority that signed the server's, None for the system's; `certfile` and `keyfile` are
+/// the client's own.
 ///
 /// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
 #[pyclass(frozen, name = "RedisBroker", module = "sse_hub._core")]

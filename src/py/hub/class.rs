@@ -440,7 +440,7 @@ impl PyHub {
         Self::door(slf).prepare_hand_over()
     }
 
-    // Give a client's socket to a reactor. `fd` is the hub's from here on, unless this raises.
+    // Pass a client's socket to a reactor. `fd` belongs to the hub from here on, unless this raises.
     //
     // `on_end(reason)` is called on the loop that runs here when the stream has ended.
     #[pyo3(signature = (fd, request, last_event_id, info, *, group, on_end))]

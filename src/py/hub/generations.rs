@@ -110,7 +110,7 @@ impl Generations {
         }
     }
 
-    /// In a forked child: locks that it inherited may be held for ever, so nothing inherited is touched or dropped.
+    /// In a forked child: locks that it inherited may be held forever, so nothing inherited is touched or dropped.
     fn leave_to_parent(&self, inherited: Arc<Generation>) {
         if !self.has_broker() {
             self.inherited.note(&inherited.hub.counters);

@@ -29,8 +29,8 @@ use super::reading::Left;
 use super::stream::Stream;
 use crate::py::values::exceptions::while_dropping;
 
-/// Seconds that another task has to read on after one that left a loop has ended: `asyncio.wait_for` runs what it
-/// is given in a task of its own on Python 3.11, and the stream has to outlive its timeout.
+/// Seconds that another task has to read on after one that left a loop has ended: `asyncio.wait_for` runs its
+/// argument in a task of its own on Python 3.11, and the stream must outlive its timeout.
 const TO_READ_ON: f64 = 0.1;
 
 /// What `Subscription.__aiter__` returns.
@@ -93,8 +93,8 @@ fn left_by_exception(py: Python<'_>, stream: &Arc<Stream>) {
     });
 }
 
-/// Called when a task has ended that left a loop, and again when another had time to read on: closes the stream if
-/// nobody reads it.
+/// Called when a task that left a loop has ended, and again after another task has had time to read on: closes the
+/// stream if no task reads it.
 #[pyclass(frozen, module = "sse_hub._core")]
 struct Abandoned(Arc<Stream>);
 

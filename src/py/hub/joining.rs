@@ -51,7 +51,7 @@ impl<'py> Door<'_, 'py> {
         self.generations.start_reactors(py, &hub).map(drop)
     }
 
-    /// Register a subscriber, and give its client's socket to a reactor.
+    /// Register a subscriber, and pass its client's socket to a reactor.
     pub fn hand_over(
         &self,
         fd: i32,
@@ -83,7 +83,7 @@ impl<'py> Door<'_, 'py> {
         let py = self.hub.py();
         let registered = match hub.subscribe(reader, request) {
             Err(Error::ReaderBehind { .. }) => {
-                // The reader that is behind may be that of a closed loop.
+                // The reader that is behind may belong to a closed loop.
                 self.generations.forget_closed_loops(py);
                 hub.subscribe(reader, request)
             }

@@ -37,7 +37,7 @@ struct Client {
     unsent: Option<Py<PyAny>>,
 }
 
-/// The place of the object that the application gave with a subscriber.
+/// The place of the object that the application passed with a subscriber.
 #[derive(Default)]
 enum Info {
     #[default]

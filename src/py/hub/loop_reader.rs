@@ -293,7 +293,7 @@ impl LoopReader {
         Self::drain(slf).map(drop)
     }
 
-    /// Go on resuming consumers, and when all had their turn, with a postponed drain.
+    /// Go on resuming consumers, and after all have had their turn, run a postponed drain.
     fn _resume(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::resume(slf, RESUMED)?;
         let owes_drain = {

@@ -68,7 +68,7 @@ impl Reports {
     }
 }
 
-/// The event loop from which each handed-off stream came.
+/// The event loop that each handed-off stream came from.
 struct Homes {
     loops: Mutex<FxHashMap<SubscriberId, Arc<Reports>>>,
     /// Streams with objects of the application, which their loop drops.

@@ -32,7 +32,7 @@ pub struct PySubscription {
     stream: Arc<Stream>,
     /// The application's object, kept here so that a handle still has it when the subscriber is gone.
     info: Option<Py<PyAny>>,
-    /// Whether the stream ends with this object: `get` and the callbacks give handles that do not.
+    /// Whether the stream ends with this object: `get` and the callbacks return handles that do not.
     is_owner: bool,
     /// Whether the client had everything before it came: all its topics have ended.
     is_over: bool,

@@ -42,8 +42,8 @@ static STEPS: OnceLock<Steps> = OnceLock::new();
 /// Whether the interpreter is ending, and how many threads are in Python code that was called from here.
 ///
 /// A Dekker pair. A thread that enters adds itself to `INSIDE`, then reads `ENDING`; the thread that ends the
-/// interpreter sets `ENDING`, then reads `INSIDE`. At least one of the two must see the other, or a thread slips
-/// in that nobody waits for. That needs each one's write to come before its own read in one order that both
+/// interpreter sets `ENDING`, then reads `INSIDE`. At least one of the two must see the other, or a thread for
+/// which nobody waits slips in. That needs each one's write to come before its own read in one order that both
 /// agree on: `SeqCst`, for all four. Acquire and release would let each read pass the write before it.
 static ENDING: AtomicBool = AtomicBool::new(false);
 static INSIDE: AtomicIsize = AtomicIsize::new(0);

@@ -68,7 +68,7 @@ impl Signal {
 
     /// Make it unreadable again.
     pub fn clear(&self) {
-        // An eventfd gives its 8 bytes at once; of a socket pair at most one byte is ever unread, because a
+        // An eventfd returns its 8 bytes at once; of a socket pair at most one byte is ever unread, because a
         // bell rings once until it is heard. It may be empty already.
         let _ = (&self.reader).read(&mut [0; 8]);
     }

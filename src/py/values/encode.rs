@@ -161,7 +161,7 @@ pub fn encode_fields<'py>(
     retry: Bound<'py, PyAny>,
     sep: &Bound<'py, PyString>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    // In sse-starlette's order, so that of several mistakes the same one is reported.
+    // In sse-starlette's order, so that the same one of several mistakes is reported.
     let fields = Fields {
         comment: as_text(comment)?,
         id: only_str("id", id)?,

@@ -43,7 +43,7 @@ pub fn write_float(number: f64, out: &mut Vec<u8>) {
 fn write_short_decimal(number: f64, out: &mut Vec<u8>) -> bool {
     const LIMIT: f64 = 1e15;
     let scaled = (number.abs() * 10_000.0).round();
-    // Also false for the zeros, of which one has a sign, and for what Python writes with an exponent.
+    // Also false for the zeros, one of which has a sign, and for what Python writes with an exponent.
     if !(1.0..LIMIT).contains(&scaled) || (scaled / 10_000.0).to_bits() != number.abs().to_bits() {
         return false;
     }
