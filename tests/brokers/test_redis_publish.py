@@ -14,28 +14,8 @@ from sse_hub import (
     Hub,
     OutcomeUnknown,
     RedisBroker,
-    ServerSentEvent,
 )
 from waiting import until, until_async
-
-
-async def wait_for(published: Any) -> str | None:
-    id: str | None = await published
-    return id
-
-
-EVENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
-    (({"a": [1, None, "é\u2028"]},), {}),
-    ((), {"raw_data": "line one\nline two\r\nthree\rfour\n"}),
-    ((), {"raw_data": ""}),
-    ((), {"raw_data": b"bytes: \xe2\x82\xac"}),
-    (("x",), {"event": "tick", "retry": 1500, "comment": "two\nlines"}),
-    ((None,), {}),
-    ((ServerSentEvent(data="as it is", event="named", retry=7),), {}),
-    ((), {"raw_data": "big" * 100_000}),
-    ((), {"comment": "nothing but a comment"}),
-    (("the end",), {}),
-]
 
 
 def test_a_hub_of_redis_starts_nothing_before_it_is_used(redis: RedisServer) -> None:
