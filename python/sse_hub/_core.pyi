@@ -513,6 +513,15 @@ class Pump:
         flow: Any,
         socket: int | None,
     ) -> Self: ...
+    @staticmethod
+    def sending(
+        content: AsyncIterable[Any],
+        encoder: EventEncoder,
+        sep: str,
+        send: Callable[[bytes], Awaitable[None]],
+    ) -> Pump:
+        """The same with a function that sends the bytes, once for each time that the content waits."""
+
     @property
     def is_draining(self) -> bool:
         """Whether events wait for the connection to take what was written before."""

@@ -26,17 +26,19 @@ async def test_everything_a_generator_may_yield() -> None:
 
     connection = Connection()
     await connection.run(EventSourceResponse(events(), sep="\n"))
-    assert [message.get("body") for message in connection.sent] == [
-        None,
+    parts = [
         b"data: text\ndata: lines\n\n",
         b"id: 1\nevent: e\ndata: 2\n\n",
         b"data: own\r\n\r\n",
         b": raw\n\n",
         b": view\n\n",
         b"data: 5\n\n",
-        b"",
     ]
-    assert [message["more_body"] for message in connection.sent[1:]] == [True] * 6 + [False]
+    assert connection.body == b"".join(parts)
+    # Its messages: the head, the first event at once, what was ready then, and the end.
+    assert connection.sent[1]["body"] == parts[0]
+    assert [message["more_body"] for message in connection.sent[1:-1]] == [True] * (len(connection.sent) - 2)
+    assert connection.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 async def test_an_iterable_is_iterated_in_a_thread_and_lazily() -> None:

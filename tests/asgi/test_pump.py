@@ -214,17 +214,19 @@ def test_an_own_timeout_is_no_end() -> None:
         assert body(server) == "data: late\n\n" * 3
 
 
-def test_middleware_that_is_not_known_sees_every_event_by_itself() -> None:
+def test_middleware_that_is_not_known_sees_every_byte() -> None:
     async def content() -> AsyncIterator[str]:
         yield "a"
         yield "b"
+        await asyncio.sleep(0)
+        yield "c"
 
     seen: list[bytes] = []
     app = FastAPI()
     app.add_middleware(Spy, seen=seen)
     with streaming(content, app) as server:
-        assert body(server) == "data: a\n\ndata: b\n\n"
-    assert seen == [b"data: a\n\n", b"data: b\n\n"]
+        assert body(server) == "data: a\n\ndata: b\n\ndata: c\n\n"
+    assert seen == [b"data: a\n\n", b"data: b\n\n", b"data: c\n\n"]
 
 
 @HTTP

@@ -32,7 +32,7 @@ from sse_hub._responses.content import close_content
 from sse_hub._responses.sending import SendTimeoutError, send_within
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_closing, find_departure, find_unsent
+from sse_hub._servers import abort, find_departure, find_unsent
 from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import ServerSentEvent, _encoder
@@ -287,16 +287,18 @@ class EventStream:
         debug = logger.isEnabledFor(logging.DEBUG)
         connection = None if timeout is not None or debug else connection_of(self._receive, send)
         if connection is None:
-            await self._send_events(sep, debug)
+            pump = Pump.sending(response.body_iterator, _encoder, sep, self._send_events)
         else:
-            self._pump = pump = Pump(response.body_iterator, _encoder, sep, *connection)
-            try:
-                await pump
-            except BaseException:
-                await self._close_content()
-                raise
-            finally:
-                self._pump = None
+            pump = Pump(response.body_iterator, _encoder, sep, *connection)
+        self._pump = pump
+        try:
+            await pump
+        except BaseException:
+            # The content may be suspended where it yielded: closing it runs its cleanup before this goes on.
+            await self._close_content()
+            raise
+        finally:
+            self._pump = None
         if self._ping_sent is not None:
             await self._ping_sent
         self._finishing = True
@@ -304,34 +306,33 @@ class EventStream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._complete = True
 
-    async def _send_events(self, sep: str, debug: bool) -> None:
-        """Send each of the content's events as a message of its own."""
-        send, timeout, is_closing = self._send, self._response.send_timeout, find_closing(self._receive)
-        async for item in self._response.body_iterator:
-            try:
-                chunk = ensure_bytes(item, sep)
-                if debug:
-                    logger.debug("chunk: %s", chunk)
-                if self._ending:
-                    # The content ignored its cancellation.
-                    raise asyncio.CancelledError
-                if self._ping_sent is not None:
-                    await self._ping_sent
-                if is_closing():
-                    await asyncio.sleep(0)  # content that never waits: let the server notice
-                self._sending = True
-                message = {"type": "http.response.body", "body": chunk, "more_body": True}
-                if timeout is None:
-                    await send(message)
-                else:
-                    await send_within(timeout, send, message)
-                self._sending = False
-                if self._has_left is not None and self._has_left():
-                    self._interrupt()
-            except BaseException:
-                # The content is suspended where it yielded: closing it runs its cleanup before this goes on.
-                await self._close_content()
-                raise
+    async def _send_events(self, chunk: bytes) -> None:
+        """Send the events that the content had ready."""
+        logger.debug("chunk: %s", chunk)
+        if self._ping_sent is not None:
+            await self._ping_sent
+        self._sending = True
+        message = {"type": "http.response.body", "body": chunk, "more_body": True}
+        try:
+            await send_within(self._response.send_timeout, self._send, message)
+        except BaseException:
+            self._limit_cleanup()
+            raise
+        self._sending = False
+        if self._has_left is not None and self._has_left():
+            self._interrupt()
+
+    def _limit_cleanup(self) -> None:
+        """Cancel content again that goes on for too long after a failed send."""
+        limit = self._response._cleanup_timeout
+        if limit is not None and not self._ending:
+            # Closing content that yielded has its own limit of as many seconds; this one expires after it.
+            self._timers["cleanup"] = self.loop.call_later(min(limit + 1, _FOR_EVER), self._cancel_cleanup)
+
+    def _cancel_cleanup(self) -> None:
+        if not self.finished():
+            logger.warning("A stream's content did not end after a failed send; it is cancelled again")
+            self._tasks[0].cancel()
 
     async def _close_content(self) -> None:
         """Close content that has not ended, once."""

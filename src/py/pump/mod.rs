@@ -14,6 +14,10 @@
 //!     '------- drained <---------'  the connection takes no more: wait
 //! ```
 //!
+//! What is written goes to the connection, or else to a function that sends it, which the task awaits. The content
+//! may wait by then. What it waits for is *held* until the function has returned, so content is still driven from
+//! one task only, and a cancellation in between reaches it where it waits.
+//!
 //! Gathering never delays an event behind a step that blocks, with one exception: the second event after a wait is
 //! held for the length of the next step, because nothing says beforehand how long that takes.
 
@@ -25,6 +29,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -37,14 +42,39 @@ const GATHERING: Duration = Duration::from_millis(1);
 /// How many bytes of events go out in one write.
 const WRITE: usize = 64 * 1024;
 
+/// What follows once what was written is out.
+enum Then {
+    /// The content's next step.
+    Step,
+    /// Other tasks have a turn.
+    Turn,
+    /// The task waits for what the content waits for.
+    Wait(Py<PyAny>),
+    /// The content has ended.
+    End(PyResult<()>),
+}
+
+/// What the pump does next.
+enum Flow {
+    /// The task waits for this.
+    Wait(Py<PyAny>),
+    /// A step, with an exception that is thrown into what is awaited.
+    Step(Option<PyErr>),
+    End,
+}
+
 #[pyclass(module = "sse_hub._core")]
 pub struct Pump {
     /// The iterator of the content; `None` once it has ended.
     source: Option<Source>,
     /// The content's next event, while it is awaited.
     next: Option<Awaited>,
-    /// The connection takes no more, until this is over.
+    /// The connection takes no more, or the function has not returned, until this is over.
     drain: Option<Awaited>,
+    /// What follows then.
+    then: Then,
+    /// Why events could not be sent while the content waited, until it has ended.
+    failure: Option<PyErr>,
     encoder: Py<EventEncoder>,
     sep: Py<PyString>,
     sink: Sink,
@@ -65,16 +95,17 @@ impl Pump {
         flow: Py<PyAny>,
         socket: Option<i32>,
     ) -> PyResult<Self> {
-        Ok(Self {
-            source: Some(Source::new(content)?),
-            next: None,
-            drain: None,
-            encoder,
-            sep,
-            sink: Sink::new(transport, flow, socket),
-            since: None,
-            is_ending: false,
-        })
+        Self::make(content, encoder, sep, Sink::connection(transport, flow, socket))
+    }
+
+    #[staticmethod]
+    fn sending(
+        content: &Bound<'_, PyAny>,
+        encoder: Py<EventEncoder>,
+        sep: Py<PyString>,
+        send: Py<PyAny>,
+    ) -> PyResult<Self> {
+        Self::make(content, encoder, sep, Sink::function(send))
     }
 
     /// Whether events wait for the connection to take what was written before.
@@ -118,6 +149,7 @@ impl Pump {
 
     fn close(&mut self, py: Python<'_>) -> PyResult<()> {
         self.source = None;
+        self.then = Then::Step;
         for awaited in [self.drain.take(), self.next.take()].into_iter().flatten() {
             awaited.close(py)?;
         }
@@ -129,6 +161,9 @@ impl Pump {
         for awaited in [&self.drain, &self.next].into_iter().flatten() {
             visit.call(awaited.object())?;
         }
+        if let Then::Wait(on) = &self.then {
+            visit.call(on)?;
+        }
         self.sink.traverse(&visit)
     }
 
@@ -136,72 +171,154 @@ impl Pump {
         self.source = None;
         self.next = None;
         self.drain = None;
+        self.then = Then::Step;
     }
 }
 
 impl Pump {
+    fn make(
+        content: &Bound<'_, PyAny>,
+        encoder: Py<EventEncoder>,
+        sep: Py<PyString>,
+        sink: Sink,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            source: Some(Source::new(content)?),
+            next: None,
+            drain: None,
+            then: Then::Step,
+            failure: None,
+            encoder,
+            sep,
+            sink,
+            since: None,
+            is_ending: false,
+        })
+    }
+
     /// Go on until the task must wait, and return what for, or `None` at the content's end. An exception that is
     /// `thrown` goes to whatever is awaited.
     fn advance(&mut self, py: Python<'_>, mut thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
         loop {
-            if let Some(drain) = &self.drain {
-                match drain.step(py, thrown.take()) {
-                    Ok(Step::Waits(on)) => return Ok(Some(on)),
-                    Ok(Step::Done(_)) => self.drain = None,
-                    Err(error) => {
-                        self.drain = None;
-                        return Err(error);
-                    }
-                }
-                continue;
+            let flow = match &self.drain {
+                Some(drain) => match drain.step(py, thrown.take()) {
+                    Ok(Step::Waits(on)) => Flow::Wait(on),
+                    Ok(Step::Done(_)) => self.drained(py, Ok(()))?,
+                    Err(error) => self.drained(py, Err(error))?,
+                },
+                None => self.step(py, thrown.take())?,
+            };
+            match flow {
+                Flow::Wait(on) => return Ok(Some(on)),
+                Flow::Step(error) => thrown = error,
+                Flow::End => return Ok(None),
             }
-            if self.next.is_none() {
-                if let Some(error) = thrown {
-                    return Err(error);
-                }
-                let Some(source) = &mut self.source else {
-                    return Err(PyRuntimeError::new_err("the pump has ended"));
-                };
-                self.next = Some(source.next(py)?);
+        }
+    }
+
+    /// What was written is out, or could not be sent.
+    fn drained(&mut self, py: Python<'_>, outcome: PyResult<()>) -> PyResult<Flow> {
+        self.drain = None;
+        match (std::mem::replace(&mut self.then, Then::Step), outcome) {
+            (Then::Wait(on), Err(error)) => self.cancel_content(py, error, on),
+            (_, Err(error)) => Err(error),
+            (Then::Step, _) => Ok(Flow::Step(None)),
+            // A bare yield: the task goes on in the loop's next turn.
+            (Then::Turn, _) => Ok(Flow::Wait(py.None())),
+            (Then::Wait(on), _) => Ok(Flow::Wait(on)),
+            (Then::End(ended), _) => ended.map(|()| Flow::End),
+        }
+    }
+
+    /// Take the content one step further.
+    fn step(&mut self, py: Python<'_>, thrown: Option<PyErr>) -> PyResult<Flow> {
+        if self.next.is_none() {
+            if let Some(error) = thrown {
+                return Err(error);
             }
-            let Some(next) = &self.next else { continue };
-            match next.step(py, thrown.take()) {
-                Ok(Step::Waits(on)) => {
-                    self.sink.flush(py)?;
-                    self.since = None;
-                    return Ok(Some(on));
+            let Some(source) = &mut self.source else {
+                return Err(PyRuntimeError::new_err("the pump has ended"));
+            };
+            self.next = Some(source.next(py)?);
+        }
+        let Some(next) = &self.next else { return Ok(Flow::Step(None)) };
+        match next.step(py, thrown) {
+            Ok(Step::Waits(on)) => {
+                self.since = None;
+                match self.sink.flush(py) {
+                    Ok(None) => return Ok(Flow::Wait(on)),
+                    Ok(sent) => (self.drain, self.then) = (sent, Then::Wait(on)),
+                    Err(error) => return self.cancel_content(py, error, on),
                 }
-                Ok(Step::Done(item)) => {
-                    self.next = None;
-                    if self.take(item.bind(py))? {
-                        // A bare yield: the task goes on in the loop's next turn.
-                        return Ok(Some(py.None()));
-                    }
-                }
-                Err(error) => {
-                    self.next = None;
-                    self.source = None;
-                    self.sink.flush(py)?;
-                    return if error.is_instance_of::<PyStopAsyncIteration>(py) {
-                        Ok(None)
-                    } else {
-                        Err(error)
-                    };
-                }
+                Ok(Flow::Step(None))
             }
+            Ok(Step::Done(item)) => {
+                self.next = None;
+                let turn = self.take(item.bind(py))?;
+                Ok(if turn { Flow::Wait(py.None()) } else { Flow::Step(None) })
+            }
+            Err(error) => {
+                self.next = None;
+                self.source = None;
+                self.ended(py, error)
+            }
+        }
+    }
+
+    /// The content has ended, by this error.
+    fn ended(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Flow> {
+        let in_order = error.is_instance_of::<PyStopAsyncIteration>(py);
+        if let Some(failure) = self.failure.take() {
+            if !in_order && !error.is_instance_of::<CancelledError>(py) {
+                failure.value(py).setattr(intern!(py, "__context__"), error.value(py))?;
+            }
+            return Err(failure);
+        }
+        let outcome = if in_order { Ok(()) } else { Err(error) };
+        match self.sink.flush(py)? {
+            None => outcome.map(|()| Flow::End),
+            sent => {
+                (self.drain, self.then) = (sent, Then::End(outcome));
+                Ok(Flow::Step(None))
+            }
+        }
+    }
+
+    /// Cancel content that waits for `on`, because of an error while its events were sent: its own cancellation,
+    /// or a failure, which is raised once the content has ended.
+    ///
+    /// As when a task is cancelled, what the content waits for is cancelled first, if it can be: the task then has
+    /// to wait for that. Otherwise the cancellation is thrown into the content.
+    fn cancel_content(&mut self, py: Python<'_>, error: PyErr, on: Py<PyAny>) -> PyResult<Flow> {
+        let cancelled = if error.is_instance_of::<CancelledError>(py) {
+            error
+        } else {
+            self.failure = Some(error);
+            CancelledError::new_err(())
+        };
+        match on.bind(py).getattr(intern!(py, "cancel")) {
+            Ok(cancel) if cancel.call0()?.is_truthy()? => Ok(Flow::Wait(on)),
+            _ => Ok(Flow::Step(Some(cancelled))),
         }
     }
 
     /// Encode an event, and write or gather it. True when other tasks should have a turn.
     fn take(&mut self, item: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = item.py();
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         if self.is_ending {
             return Err(CancelledError::new_err(()));
         }
         let encoder = self.encoder.get();
         if let Err(error) = self.sink.gather(|out| encoder.append(item, self.sep.bind(py), out)) {
-            self.sink.flush(py)?;
-            return Err(error);
+            self.drain = self.sink.flush(py)?;
+            if self.drain.is_none() {
+                return Err(error);
+            }
+            self.then = Then::End(Err(error));
+            return Ok(false);
         }
         let now = Instant::now();
         let Some(since) = self.since else {
@@ -213,13 +330,17 @@ impl Pump {
         }
         self.since = Some(now);
         self.write(py)?;
-        Ok(self.drain.is_none())
+        if self.drain.is_none() {
+            return Ok(true);
+        }
+        self.then = Then::Turn;
+        Ok(false)
     }
 
     fn write(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.sink.flush(py)?;
-        if self.sink.is_paused(py)? {
-            self.drain = Some(self.sink.drained(py)?);
+        self.drain = self.sink.flush(py)?;
+        if self.drain.is_none() {
+            self.drain = self.sink.drained(py)?;
         }
         Ok(())
     }

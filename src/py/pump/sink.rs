@@ -1,5 +1,5 @@
-//! The connection of a response whose body goes out in chunks (RFC 9112, 7.1): its socket while that takes
-//! everything, its transport for the rest.
+//! Where a response's body goes: to its connection in chunks (RFC 9112, 7.1), through the socket while that takes
+//! everything and the transport for the rest; or to a function that sends it.
 
 use std::cell::Cell;
 
@@ -21,18 +21,32 @@ thread_local! {
 }
 
 pub struct Sink {
+    way: Way,
+    /// The head's room and what is gathered; empty where nothing is.
+    chunk: Vec<u8>,
+}
+
+enum Way {
+    Connection(Connection),
+    /// A coroutine function that sends bytes.
+    Function(Py<PyAny>),
+}
+
+struct Connection {
     transport: Py<PyAny>,
     /// uvicorn's flow control of the connection.
     flow: Py<PyAny>,
     /// The transport's socket; `None` where its bytes are not the wire's, as with TLS.
     socket: Option<i32>,
-    /// The head's room and what is gathered; empty where nothing is.
-    chunk: Vec<u8>,
 }
 
 impl Sink {
-    pub fn new(transport: Py<PyAny>, flow: Py<PyAny>, socket: Option<i32>) -> Self {
-        Self { transport, flow, socket, chunk: Vec::new() }
+    pub fn connection(transport: Py<PyAny>, flow: Py<PyAny>, socket: Option<i32>) -> Self {
+        Self { way: Way::Connection(Connection { transport, flow, socket }), chunk: Vec::new() }
+    }
+
+    pub fn function(send: Py<PyAny>) -> Self {
+        Self { way: Way::Function(send), chunk: Vec::new() }
     }
 
     /// Bytes that wait to be written.
@@ -55,22 +69,53 @@ impl Sink {
         written
     }
 
-    /// Write what is gathered, as one chunk. What the socket does not take goes to the transport, which writes it
-    /// before anything that comes later. As in uvicorn, writes to a connection that is closing are dropped.
-    pub fn flush(&mut self, py: Python<'_>) -> PyResult<()> {
-        let size = self.gathered();
+    /// Write what is gathered. Returns what has to be awaited for that, if it is sent by a function.
+    pub fn flush(&mut self, py: Python<'_>) -> PyResult<Option<Awaited>> {
         let mut chunk = std::mem::take(&mut self.chunk);
-        if size > 0 {
-            chunk.extend_from_slice(b"\r\n");
-            let head = format!("{size:x}\r\n");
-            let from = HEAD - head.len();
-            chunk[from..HEAD].copy_from_slice(head.as_bytes());
-            self.write(py, &chunk[from..])?;
-        }
+        let written = match &self.way {
+            _ if chunk.len() <= HEAD => Ok(None),
+            Way::Connection(connection) => connection.write_chunk(py, &mut chunk).map(|()| None),
+            Way::Function(send) => send
+                .bind(py)
+                .call1((PyBytes::new(py, &chunk[HEAD..]),))
+                .and_then(|it| Awaited::new(&it))
+                .map(Some),
+        };
         if chunk.capacity() <= KEPT {
             SCRATCH.set(chunk);
         }
-        Ok(())
+        written
+    }
+
+    /// What to await before more is written, if the connection has to drain.
+    pub fn drained(&self, py: Python<'_>) -> PyResult<Option<Awaited>> {
+        match &self.way {
+            Way::Connection(connection) => connection.drained(py),
+            Way::Function(_) => Ok(None),
+        }
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match &self.way {
+            Way::Connection(connection) => {
+                visit.call(&connection.transport)?;
+                visit.call(&connection.flow)
+            }
+            Way::Function(send) => visit.call(send),
+        }
+    }
+}
+
+impl Connection {
+    /// Write what stands behind the room for a chunk's head, as one chunk. What the socket does not take goes to the
+    /// transport, which writes it before anything that comes later. As in uvicorn, writes to a connection that is
+    /// closing are dropped.
+    fn write_chunk(&self, py: Python<'_>, chunk: &mut Vec<u8>) -> PyResult<()> {
+        let head = format!("{:x}\r\n", chunk.len() - HEAD);
+        chunk.extend_from_slice(b"\r\n");
+        let from = HEAD - head.len();
+        chunk[from..HEAD].copy_from_slice(head.as_bytes());
+        self.write(py, &chunk[from..])
     }
 
     fn write(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<()> {
@@ -91,19 +136,12 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether the connection has to drain before more is written.
-    pub fn is_paused(&self, py: Python<'_>) -> PyResult<bool> {
-        self.flow.bind(py).getattr(intern!(py, "write_paused"))?.is_truthy()
-    }
-
-    /// An awaitable that is done once it has drained.
-    pub fn drained(&self, py: Python<'_>) -> PyResult<Awaited> {
-        Awaited::new(&self.flow.bind(py).call_method0(intern!(py, "drain"))?)
-    }
-
-    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.transport)?;
-        visit.call(&self.flow)
+    fn drained(&self, py: Python<'_>) -> PyResult<Option<Awaited>> {
+        let flow = self.flow.bind(py);
+        if !flow.getattr(intern!(py, "write_paused"))?.is_truthy()? {
+            return Ok(None);
+        }
+        Awaited::new(&flow.call_method0(intern!(py, "drain"))?).map(Some)
     }
 }
 
