@@ -60,6 +60,7 @@ _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 _MIB = 1024 * 1024
 _POLL = 0.01  # seconds between two counts of undelivered events while a hub closes
+_BROKER_ENDS = 2.5  # seconds that a broker may take at most to say goodbye and write its last notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +343,8 @@ class Hub(RunningHub):
 
         Until it returns, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew;
         without a broker, with a new epoch and an empty history. With a broker, everything that was published
-        is sent first, and closing waits for that as long as the broker's timeouts allow. May be called again,
-        and concurrently.
+        is sent first, and closing waits for that as long as the broker's timeouts allow. When it returns, the
+        files of a ``FileBroker`` are on disk. May be called again, and concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
         await self._runs_here().stop_all(grace / 2)
@@ -354,13 +355,15 @@ class Hub(RunningHub):
             while self._waits_for_broker(sent_by):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
             deadline = time.monotonic() + grace
-            if (closing := self._begin_close()) is None:
-                return
-            while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL)
+            if (closing := self._begin_close()) is not None:
+                while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL)
         finally:  # When cancelled, finish at once: a hub that stayed closing could never be used again.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
+        ends_by = time.monotonic() + _BROKER_ENDS
+        while self._is_broker_ending() and time.monotonic() < ends_by:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL)
 
     def close(self, grace: float | None = None) -> None:
         """``aclose`` for sync code.
@@ -376,13 +379,15 @@ class Hub(RunningHub):
             while self._waits_for_broker(sent_by):
                 time.sleep(_POLL)
             deadline = time.monotonic() + grace
-            if (closing := self._begin_close()) is None:
-                return
-            while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
-                time.sleep(_POLL)
+            if (closing := self._begin_close()) is not None:
+                while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
+                    time.sleep(_POLL)
         finally:  # When interrupted (Ctrl-C), finish at once.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
+        ends_by = time.monotonic() + _BROKER_ENDS
+        while self._is_broker_ending() and time.monotonic() < ends_by:
+            time.sleep(_POLL)
 
     def _waits_for_broker(self, deadline: float) -> bool:
         """Whether a broker has yet to answer publications or, until ``deadline``, to deliver them back.

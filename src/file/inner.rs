@@ -24,7 +24,9 @@ use crate::stream_broker::store::{Answer, StoreError};
 /// How often a lock that another process holds is tried without a pause; then pauses follow, which the runtime rounds
 /// up to a millisecond. A batch takes a few microseconds.
 const AT_ONCE: u32 = 8;
-pub const PAUSE: Duration = Duration::from_micros(500);
+const PAUSE: Duration = Duration::from_micros(500);
+/// How often a process that closes a log syncs it: another one may go on writing.
+const CLOSINGS: usize = 3;
 
 /// The state that the parts of a store share.
 pub struct Inner {
@@ -149,6 +151,27 @@ impl Inner {
             Err(_) => format!("not within {:?}", self.timeout),
         };
         Err(format!("{} did not have it on disk: {why}", self.place))
+    }
+
+    /// Sync the log to disk, and note up to where it is there. Entries that another process appends meanwhile are
+    /// synced, too, a few times: the last process that closes a log notes all of it.
+    pub async fn note_closed(&self, patience: Duration) -> Answer<()> {
+        let mut synced = None;
+        for _ in 0..CLOSINGS {
+            let (newest, last) = {
+                let journal = self.journal.lock();
+                (journal.newest(), journal.last())
+            };
+            let (Some(newest), Some(last)) = (newest, last) else { return Ok(()) };
+            if synced.replace(last) != Some(last) {
+                self.sync(newest).await.map_err(StoreError::connection)?;
+            }
+            let Some(_exclusive) = self.locked(patience).await? else { return Ok(()) };
+            if self.journal.lock().note_closed(last).map_err(failed)? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Act on the ended topics and the leases at the time of the log's clock, and write the changes. The log is locked,

@@ -88,20 +88,22 @@ impl Journal {
         self.attach()?.directory.replace_file(boot::FILE, &next.write(), true).map(drop)
     }
 
-    /// Note, when a process closes the log, that everything it has read, up to `synced`, is on disk. The log is locked.
+    /// Note, when a process closes the log, that everything it has read, up to `synced`, is on disk. Returns false when
+    /// the log goes on behind `synced`. The log is locked.
     ///
     /// # Errors
     /// The system's error.
-    pub fn note_closed(&mut self, synced: StreamId) -> io::Result<()> {
+    pub fn note_closed(&mut self, synced: StreamId) -> io::Result<bool> {
         if self.last() != Some(synced) {
-            return Ok(());
+            return Ok(false);
         }
         let directory = &self.attach()?.directory;
         let Some(note) = read_note(directory)?.filter(|note| note.closed != Some(synced)) else {
-            return Ok(());
+            return Ok(true);
         };
         let note = Note { closed: Some(synced), ..note };
-        directory.replace_file(boot::FILE, &note.write(), true).map(drop)
+        directory.replace_file(boot::FILE, &note.write(), true)?;
+        Ok(true)
     }
 }
 

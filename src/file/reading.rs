@@ -3,6 +3,7 @@
 //! Readers take no lock. A partial record at the end of the newest segment may still be in the middle of a write; only
 //! a reader that holds the lock can tell it from damage.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -121,22 +122,37 @@ impl Journal {
         let is_wanted = |id: StreamId| id < end || (is_included && id == end);
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut found = Vec::new();
-        'segments: for segment in segments {
+        for segment in segments {
             let places = segment.places_before(end, &mut buffer)?;
             let mut until = u64::MAX;
             for place in places.into_iter().rev() {
-                let mut part = Vec::new();
+                // The last records are wanted, and only they are decoded: the first pass finds where they begin.
+                let mut offsets = VecDeque::new();
                 segment.scan(place, &mut buffer, |record| {
                     let is_here = record.offset < until && is_wanted(record.header.id);
                     if is_here {
-                        part.push(record.header.arrived(record.fields, segment.head.key));
+                        if offsets.len() == count - found.len() {
+                            offsets.pop_front();
+                        }
+                        offsets.push_back(record.offset);
                     }
                     is_here
                 })?;
+                let mut part = Vec::with_capacity(offsets.len());
+                if let Some(first) = offsets.front() {
+                    segment.scan(*first, &mut buffer, |record| {
+                        let is_here = part.len() < offsets.len();
+                        if is_here {
+                            part.push(record.header.arrived(record.fields, segment.head.key));
+                        }
+                        is_here
+                    })?;
+                }
                 until = place;
-                found.extend(part.into_iter().rev().take(count - found.len()));
+                found.extend(part.into_iter().rev());
                 if found.len() >= count {
-                    break 'segments;
+                    self.buffer = buffer;
+                    return Ok(found);
                 }
             }
         }

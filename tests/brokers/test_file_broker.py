@@ -251,7 +251,7 @@ async def test_a_machine_that_stopped_resets_everybody_once(files: FileServer) -
     async with Hub(files.url) as hub:
         ids = [await hub.publish("t", n) for n in range(3)]
     note = files.log() / "boot"
-    await until_async(lambda: f"closed {ids[-1]}" in note.read_text())
+    assert f"closed {ids[-1]}" in note.read_text(), "written before aclose() returned"
     note.write_text("boot another\nsynced no\n")
     last = str(ids[0])
     for expected in (True, False):
@@ -264,6 +264,14 @@ async def test_a_machine_that_stopped_resets_everybody_once(files: FileServer) -
                     received += await anext(stream)
             assert (b"stream-reset" in received) == expected
             last = str(await hub.publish("t", "last"))
+
+
+async def test_hubs_that_close_at_once_note_that_all_is_on_disk(files: FileServer) -> None:
+    for _ in range(5):
+        hubs = [Hub(files.url) for _ in range(4)]
+        await asyncio.gather(*(hub.publish("t", n) for n, hub in enumerate(hubs)))
+        await asyncio.gather(*(hub.aclose() for hub in hubs))
+        assert f"closed {files.last_id()}\n" in (files.log() / "boot").read_text()
 
 
 async def test_synced_events_are_published(files: FileServer) -> None:

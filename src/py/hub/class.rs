@@ -526,6 +526,11 @@ impl PyHub {
         self.generations.finish_close(py, epoch)
     }
 
+    // Whether a broker of this hub that was told to stop still runs.
+    fn _is_broker_ending(&self) -> bool {
+        self.generations.is_broker_ending()
+    }
+
     // Seconds until something is due, on the hub's clock; None when nothing is.
     fn _next_due(&self) -> Option<f64> {
         self.generations.hub().next_due().map(|due| due.as_secs_f64())

@@ -98,6 +98,7 @@ impl Generations {
             |broker: &mut Arc<dyn Broker>| current.hub.broker().is_some_and(|own| Arc::ptr_eq(own, broker));
         if let Some(broker) = self.broker.lock().take_if(is_its) {
             broker.stop();
+            self.ending.lock().push(broker);
         }
         // Reactors that another thread is starting are found here once it has released the lock.
         let is_its = |reactors: &mut Arc<Reactors>| Arc::ptr_eq(&reactors.hub, &current.hub);
@@ -109,6 +110,17 @@ impl Generations {
             }
         });
         self.stop_readers(py, Some(&current.hub))
+    }
+
+    /// Close, step 5: whether a broker of a closed generation still runs. It ends once it has written what the next
+    /// process finds.
+    pub fn is_broker_ending(&self) -> bool {
+        if !self.is_ours() {
+            return false;
+        }
+        let mut ending = self.ending.lock();
+        ending.retain(|broker| !broker.has_ended());
+        !ending.is_empty()
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Generations {
     pub(super) readers: Mutex<Vec<Py<LoopReader>>>,
     pub(super) reactors: Mutex<Option<Arc<Reactors>>>,
     pub(super) broker: Mutex<Option<Arc<dyn Broker>>>,
+    /// Brokers of closed generations whose threads may not have ended yet.
+    pub(super) ending: Mutex<Vec<Arc<dyn Broker>>>,
     /// Relaxed: a callback that is registered while a stream ends may or may not be called for it.
     reports_disconnects: Arc<AtomicBool>,
     inherited: Inherited,
@@ -89,6 +91,7 @@ impl Generations {
             readers: Mutex::default(),
             reactors: Mutex::default(),
             broker: Mutex::default(),
+            ending: Mutex::default(),
             reports_disconnects: Arc::default(),
             inherited: Inherited::default(),
         }
@@ -121,12 +124,18 @@ impl Generations {
         let reactors = self.reactors.lock().take();
         std::mem::forget(reactors);
         std::mem::forget(self.broker.lock().take());
+        std::mem::forget(std::mem::take(&mut *self.ending.lock()));
     }
 
     /// The current hub if it is open, for callers that must not start another one.
     pub fn open_hub(&self) -> Option<Arc<Hub>> {
         let current = self.current.load();
         current.is_open().then(|| current.hub.clone())
+    }
+
+    /// Whether this process made the current generation: a forked child has inherited it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.current.load().process.is_current()
     }
 
     /// The current hub if it is open and has this epoch.
@@ -328,7 +337,7 @@ impl Generations {
 
 impl Drop for Generations {
     fn drop(&mut self) {
-        if self.current.load().process.is_current()
+        if self.is_ours()
             && let Some(broker) = self.broker.lock().take()
         {
             // It ends when everything was sent.
