@@ -28,8 +28,10 @@ def test_workflows_are_valid_and_test_every_promised_python() -> None:
 def test_the_minimum_versions_are_the_manifests() -> None:
     rust, python = CRATE["rust-version"], PROJECT["requires-python"].removeprefix(">=")
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    assert f"Rust {rust} or newer" in readme
+    installing = (ROOT / "docs" / "installing.md").read_text()
+    assert f"Rust {rust} or newer" in installing
     assert f"Python {python} or newer" in readme
+    assert f"Python {python} or newer" in installing
     assert f"{rust} or newer" in makefile
     assert f"Python {python} or newer" in makefile
     assert 'load(open("Cargo.toml", "rb"))["package"]["rust-version"]' in (WORKFLOWS / "test.yml").read_text()
