@@ -71,6 +71,11 @@ def of_fastapi(**fields: Any) -> bytes:
 
 def cases() -> list[Case]:
     """Everything that is measured."""
+    return [*json_cases(), *text_cases()]
+
+
+def json_cases() -> list[Case]:
+    """Fields without a line end, and JSON."""
     import orjson  # of the dependency group `bench`, which the report does without
 
     return [
@@ -104,6 +109,12 @@ def cases() -> list[Case]:
                 HAND: lambda: b"id: 1042\r\nevent: tick\r\ndata: " + orjson.dumps(SMALL) + b"\r\n\r\n",
             },
         ),
+    ]
+
+
+def text_cases() -> list[Case]:
+    """Text, which is split into lines."""
+    return [
         Case(
             "17 KB text of 1,000 lines",
             60,

@@ -10,70 +10,69 @@ from programs import OPEN_STREAM, run_program
 from servers import gunicorn, run
 from wire import Stream
 
+# A hub with an open stream, whose process forks twenty times while three threads use the hub.
+FORKING = """
+    async def one(n):
+        async with connect(hub.endpoint("t", replay="all"), "/") as client:
+            hub.publish("t", n)
+            return [event.data for event in await client.take(hub.stats()["cursor"])]
+
+    kept = []
+    async def main():
+        kept.append(hub.subscribe("t", info=object()))
+        await anext(kept[0])
+        hub.publish("t", "before the fork")
+        return hub.stats()["epoch"]
+
+    loop = asyncio.new_event_loop()
+    epoch = loop.run_until_complete(main())
+    stop = threading.Event()
+    def noise():
+        while not stop.is_set():
+            hub.broadcast(0)
+            hub.count()
+    threads = [threading.Thread(target=noise) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                assert hub.count() == 0, hub.count()
+                assert hub.stats()["epoch"] != epoch
+                assert asyncio.run(one(1)) == ["1"]
+                assert asyncio.run(one(2)) == ["1", "2"]
+                assert kept[0].send("x").id is None
+                assert kept[0].join("y") is False
+                kept.clear()
+                hub.close()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert hub.stats()["epoch"] == epoch
+    assert hub.count() == 1
+    async def after():
+        hub.publish("t", "after")
+        wire = b""
+        while b"after" not in wire:
+            wire += await anext(kept[0])
+        kept.clear()
+    loop.run_until_complete(after())
+    loop.close()
+    print("done")
+"""
+
 
 def test_a_forked_child_publishes_and_subscribes_and_the_parent_goes_on() -> None:
-    out = run_program(
-        textwrap.dedent(OPEN_STREAM)
-        + textwrap.dedent("""
-        async def one(n):
-            async with connect(hub.endpoint("t", replay="all"), "/") as client:
-                hub.publish("t", n)
-                return [event.data for event in await client.take(hub.stats()["cursor"])]
-
-        kept = []
-        async def main():
-            kept.append(hub.subscribe("t", info=object()))
-            await anext(kept[0])
-            hub.publish("t", "before the fork")
-            return hub.stats()["epoch"]
-
-        loop = asyncio.new_event_loop()
-        epoch = loop.run_until_complete(main())
-        stop = threading.Event()
-        def noise():
-            while not stop.is_set():
-                hub.broadcast(0)
-                hub.count()
-        threads = [threading.Thread(target=noise) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        children = []
-        for _ in range(20):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    assert hub.count() == 0, hub.count()
-                    assert hub.stats()["epoch"] != epoch
-                    assert asyncio.run(one(1)) == ["1"]
-                    assert asyncio.run(one(2)) == ["1", "2"]
-                    assert kept[0].send("x").id is None
-                    assert kept[0].join("y") is False
-                    kept.clear()
-                    hub.close()
-                    code = 0
-                finally:
-                    os._exit(code)
-            children.append(child)
-        for child in children:
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert hub.stats()["epoch"] == epoch
-        assert hub.count() == 1
-        async def after():
-            hub.publish("t", "after")
-            wire = b""
-            while b"after" not in wire:
-                wire += await anext(kept[0])
-            kept.clear()
-        loop.run_until_complete(after())
-        loop.close()
-        print("done")
-        """)
-    )
-    assert out == "done\n"
+    assert run_program(OPEN_STREAM + FORKING) == "done\n"
 
 
 FORKED = """

@@ -35,6 +35,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
 /// A client that reads one topic set from its beginning, and the number of the last event that it saw.
 struct Client {
     names: Vec<&'static str>,
@@ -45,6 +47,118 @@ struct Client {
     is_fixed: bool,
 }
 
+/// A hub with two readers, its clients, and what they must receive.
+struct Model {
+    worlds: [World; 2],
+    log: Vec<(&'static str, u64)>,
+    /// By topic, the number of its end; 0 while it has not ended.
+    ended: [u64; 3],
+    clients: Vec<Client>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut config = config();
+        config.capacity.events = 1000;
+        let world = World::new(config);
+        let other = World::of(&world.hub);
+        Self { worlds: [world, other], log: Vec::new(), ended: [0; 3], clients: Vec::new() }
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Publish(topic) => return self.publish(topic),
+            Step::End(topic) if self.ended[topic] == 0 => {
+                self.ended[topic] = self.worlds[0].end(NAMES[topic]);
+            }
+            Step::Come(which) => self.come(&which),
+            Step::Return(who) if who < self.clients.len() => return self.come_back(who),
+            Step::Join(who, topic) if who < self.clients.len() => {
+                let client = &mut self.clients[who];
+                client
+                    .stream
+                    .hub
+                    .join(client.stream.identity.current().id, &topics(&[NAMES[topic]]))
+                    .unwrap();
+                client.is_fixed &= client.names.contains(&NAMES[topic]);
+            }
+            Step::Leave(who, topic) if who < self.clients.len() => {
+                let client = &mut self.clients[who];
+                client.stream.hub.leave(client.stream.identity.current().id, &topics(&[NAMES[topic]]));
+                client.is_fixed &= !client.names.contains(&NAMES[topic]);
+            }
+            Step::Move(who) if who < self.clients.len() && !self.clients[who].at => self.transfer(who),
+            Step::Drain => self.drain(),
+            Step::Take(who) if who < self.clients.len() => take(&self.worlds, &mut self.clients[who]),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, topic: usize) -> Result<(), TestCaseError> {
+        match self.worlds[0].try_publish(&[NAMES[topic]], "x") {
+            Ok(id) => {
+                prop_assert_eq!(self.ended[topic], 0);
+                self.log.push((NAMES[topic], id.seq));
+            }
+            Err(_) => prop_assert!(self.ended[topic] > 0),
+        }
+        Ok(())
+    }
+
+    fn come(&mut self, which: &[usize]) {
+        let mut names: Vec<_> = which.iter().map(|&at| NAMES[at]).collect();
+        names.dedup();
+        let stream = self.worlds[0].subscribe(&all_past(&names));
+        self.clients.push(Client { names, stream, at: false, got: Vec::new(), last: 0, is_fixed: true });
+    }
+
+    /// The client leaves and comes back with its last id, unless it has everything.
+    fn come_back(&mut self, who: usize) -> Result<(), TestCaseError> {
+        let end = self.end_of(&self.clients[who]);
+        let (world, client) = (&self.worlds[0], &mut self.clients[who]);
+        let id = world.id(client.last);
+        let is_over = world.hub.is_over(&topics(&client.names), &id);
+        prop_assert_eq!(is_over, end.is_some_and(|end| client.last >= end));
+        if !is_over {
+            client.stream.leave();
+            let request = Request { last_event_id: Some(id), ..all_past(&client.names) };
+            client.stream = world.subscribe(&request);
+            client.at = false;
+        }
+        Ok(())
+    }
+
+    fn transfer(&mut self, who: usize) {
+        let [from, to] = &self.worlds;
+        let client = &mut self.clients[who];
+        let identity = client.stream.identity.clone();
+        if let Some(moved) = from.hub.transfer(&from.reader, &to.reader, &identity, GroupId::NONE) {
+            client.stream = to.stream_of(moved);
+            client.at = true;
+        }
+    }
+
+    fn drain(&self) {
+        for world in &self.worlds {
+            world.drain();
+        }
+    }
+
+    /// The number of the last end of a client's topics, when all have ended.
+    fn end_of(&self, client: &Client) -> Option<u64> {
+        let end_of = |name: &&str| self.ended[NAMES.iter().position(|it| it == name).unwrap()];
+        let ends = client.names.iter().map(end_of).map(|end| (end > 0).then_some(end));
+        ends.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    fn expected(&self, client: &Client) -> Vec<String> {
+        let events = self.log.iter().filter(|(name, _)| client.names.contains(name));
+        let events = events.map(|(_, seq)| format!("x #{seq}"));
+        events.chain(self.end_of(client).map(|end| format!("{END} #{end}"))).collect()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
@@ -52,79 +166,16 @@ proptest! {
     /// each of their events once, and the end if and only if all have ended.
     #[test]
     fn a_client_gets_everything_and_the_end(steps in steps()) {
-        const NAMES: [&str; 3] = ["a", "b", "c"];
-        let mut config = config();
-        config.capacity.events = 1000;
-        let worlds = [World::new(config), ];
-        let worlds = [World::of(&worlds[0].hub), World::of(&worlds[0].hub)];
-        let hub = worlds[0].hub.clone();
-        let mut log: Vec<(&str, u64)> = Vec::new();
-        let mut ended = [0u64; 3];
-        let mut clients: Vec<Client> = Vec::new();
+        let mut model = Model::new();
         for step in steps {
-            match step {
-                Step::Publish(topic) => {
-                    match worlds[0].try_publish(&[NAMES[topic]], "x") {
-                        Ok(id) => { prop_assert_eq!(ended[topic], 0); log.push((NAMES[topic], id.seq)); }
-                        Err(_) => prop_assert!(ended[topic] > 0),
-                    }
-                }
-                Step::End(topic) if ended[topic] == 0 => ended[topic] = worlds[0].end(NAMES[topic]),
-                Step::Come(which) => {
-                    let mut names: Vec<_> = which.iter().map(|&at| NAMES[at]).collect();
-                    names.dedup();
-                    let stream = worlds[0].subscribe(&all_past(&names));
-                    clients.push(Client { names, stream, at: false, got: Vec::new(), last: 0, is_fixed: true });
-                }
-                Step::Return(who) if who < clients.len() => {
-                    let client = &mut clients[who];
-                    let id = worlds[0].id(client.last);
-                    let is_over = hub.is_over(&topics(&client.names), &id);
-                    let ends = client.names.iter().map(|name| ended[NAMES.iter().position(|it| it == name).unwrap()]);
-                    let all: Option<Vec<u64>> = ends.map(|end| (end > 0).then_some(end)).collect();
-                    let expected = all.is_some_and(|all| all.iter().all(|&end| client.last >= end));
-                    prop_assert_eq!(is_over, expected);
-                    if !is_over {
-                        client.stream.leave();
-                        let request = Request { last_event_id: Some(id), ..all_past(&client.names) };
-                        client.stream = worlds[0].subscribe(&request);
-                        client.at = false;
-                    }
-                }
-                Step::Join(who, topic) if who < clients.len() => {
-                    hub.join(clients[who].stream.identity.current().id, &topics(&[NAMES[topic]])).unwrap();
-                    clients[who].is_fixed &= clients[who].names.contains(&NAMES[topic]);
-                }
-                Step::Leave(who, topic) if who < clients.len() => {
-                    hub.leave(clients[who].stream.identity.current().id, &topics(&[NAMES[topic]]));
-                    clients[who].is_fixed &= !clients[who].names.contains(&NAMES[topic]);
-                }
-                Step::Move(who) if who < clients.len() && !clients[who].at => {
-                    let client = &mut clients[who];
-                    let identity = client.stream.identity.clone();
-                    if let Some(moved) = hub.transfer(&worlds[0].reader, &worlds[1].reader, &identity, GroupId::NONE) {
-                        client.stream = worlds[1].stream_of(moved);
-                        client.at = true;
-                    }
-                }
-                Step::Drain => { for world in &worlds { world.drain(); } }
-                Step::Take(who) if who < clients.len() => take(&worlds, &mut clients[who]),
-                Step::End(_) | Step::Return(_) | Step::Join(..) | Step::Leave(..) | Step::Move(_) | Step::Take(_) => {}
-            }
+            model.step(step)?;
         }
-        for world in &worlds { world.drain(); }
-        for client in clients.iter_mut().filter(|client| client.is_fixed) {
-            take(&worlds, client);
-            let mut expected: Vec<String> = log.iter()
-                .filter(|(name, _)| client.names.contains(name))
-                .map(|(_, seq)| format!("x #{seq}"))
-                .collect();
-            let ends: Vec<u64> = client.names.iter()
-                .map(|name| ended[NAMES.iter().position(|it| it == name).unwrap()]).collect();
-            if ends.iter().all(|&end| end > 0) {
-                expected.push(format!("{END} #{}", ends.iter().max().unwrap()));
-            }
-            prop_assert_eq!(&client.got, &expected);
+        model.drain();
+        for client in model.clients.iter_mut().filter(|client| client.is_fixed) {
+            take(&model.worlds, client);
+        }
+        for client in model.clients.iter().filter(|client| client.is_fixed) {
+            prop_assert_eq!(&client.got, &model.expected(client));
         }
     }
 }
