@@ -6,29 +6,21 @@ cut, and learns of it.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 from sse_hub import Hub
 from waiting import until
-from wire import WAYS, Site, Stream, quiet, reset
+from wire import Site, Stream, narrow_site, reset
 
 STALL = 1.0  # seconds
 
 
 @pytest.fixture(params=["portable", "httptools"])
 def narrow(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A server whose kernel takes a few KB for a client, so that a write waits for that client."""
-    assert request.param in WAYS
-    site = Site(request.param)
-    for sock in site.server._sockets:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-    with quiet():
+    with narrow_site(request.param) as site:
         yield site
-        site.close_hubs()
-    site.close()
 
 
 def slow_hub(site: Site) -> tuple[Hub, list[str]]:

@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 from waiting import PATIENCE
-from wire import WAYS, Site, quiet, reset
+from wire import Site, narrow_site, reset
 
 SEED = int(os.environ.get("STORM_SEED", "20260101"))
 SEEDS = int(os.environ.get("STORM_SEEDS", "1"))
@@ -240,14 +240,8 @@ def publish(hub: Hub, log: Log, seed: int, over: threading.Event) -> None:
 
 @pytest.fixture(params=["portable", "httptools"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    assert request.param in WAYS
-    site = Site(request.param)
-    for sock in site.server._sockets:  # else the kernel takes megabytes for a client that stopped reading
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-    with quiet():
+    with narrow_site(request.param) as site:
         yield site
-        site.close_hubs()
-    site.close()
 
 
 @pytest.mark.timeout(180 * SEEDS)

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_workers import Listener, Pair, listening, takes
+from redis_workers import Pair, listening, presence_of, takes
 from sse_hub import Hub
 from stores import Store
-from waiting import PATIENCE
-
-
-def eventually(look: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
-    """What others see of a process lags a little."""
-    deadline = time.monotonic() + seconds
-    while (seen := look()) != expected:
-        assert time.monotonic() < deadline, f"stays {seen}, not {expected}"
-        time.sleep(0.02)
-
-
-def who(*clients: Listener) -> dict[str, Any]:
-    return {"count": len(clients), "ids": sorted(client.id for client in clients)}
+from waiting import eventually
 
 
 async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
@@ -32,30 +18,30 @@ async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pai
         assert (there.count, there.ids) == (0, ())
         with listening(a.listen("x"), b.listen("x,y"), b.listen("y")) as (one, two, three):
             for worker in (a, b):
-                eventually(lambda worker=worker: worker.presence(), who(one, two, three))
-                eventually(lambda worker=worker: worker.presence("x"), who(one, two))
-                eventually(lambda worker=worker: worker.presence("y"), who(two, three))
-                assert worker.presence("z") == who()
+                eventually(lambda worker=worker: worker.presence(), presence_of(one, two, three))
+                eventually(lambda worker=worker: worker.presence("x"), presence_of(one, two))
+                eventually(lambda worker=worker: worker.presence("y"), presence_of(two, three))
+                assert worker.presence("z") == presence_of()
             there = await hub.presence("y")
-            assert (there.count, there.ids) == (2, tuple(who(two, three)["ids"]))
+            assert (there.count, there.ids) == (2, tuple(presence_of(two, three)["ids"]))
             two.close()
-            eventually(lambda: a.presence("x"), who(one))
-            eventually(lambda: a.presence(), who(one, three))
+            eventually(lambda: a.presence("x"), presence_of(one))
+            eventually(lambda: a.presence(), presence_of(one, three))
 
 
 def test_a_hub_that_closes_takes_its_clients_along(store: Store, pair: Pair) -> None:
     a, b = pair.hubs(store.url)
     with listening(a.listen(), b.listen()) as (one, two):
-        eventually(a.presence, who(one, two))
+        eventually(a.presence, presence_of(one, two))
         pair.workers[1].hubs.popitem()[1].close()
-        eventually(a.presence, who(one))
+        eventually(a.presence, presence_of(one))
 
 
 def test_two_hubs_on_one_redis_see_their_own_only(store: Store, pair: Pair) -> None:
     a, b = pair.workers[0].hub(store.url, pair.name), pair.workers[1].hub(store.url, pair.name + "-other")
     with listening(a.listen(), b.listen()) as (one, two):
-        eventually(a.presence, who(one))
-        eventually(b.presence, who(two))
+        eventually(a.presence, presence_of(one))
+        eventually(b.presence, presence_of(two))
 
 
 def test_send_reaches_one_client_wherever_it_is(store: Store, pair: Pair) -> None:
@@ -111,4 +97,4 @@ def test_disconnect_reaches_clients_wherever_they_are(store: Store, pair: Pair, 
             assert client.ended
         hub.publish("t", "after").result()
         takes([bob], ["after"])
-        eventually(a.presence, who(bob))
+        eventually(a.presence, presence_of(bob))

@@ -10,8 +10,7 @@ import pytest
 from redis_server import entry_id
 from redis_workers import Listener, Pair, WorkerHub, listening, takes
 from sse_hub import Hub
-from stores import Store
-from waiting import PATIENCE
+from stores import Store, publish
 
 
 @pytest.fixture
@@ -19,11 +18,6 @@ def hub(store: Store, pair: Pair) -> Iterator[Hub]:
     """The same hub in the test's process, which serves nobody."""
     with Hub(store.url, name=pair.name, history=10_000) as hub:
         yield hub
-
-
-def publish(hub: Hub, *data: object, topics: str = "t") -> list[str]:
-    """The ids."""
-    return [str(one.result(PATIENCE)) for one in [hub.publish(topics, one) for one in data]]
 
 
 def resumed(listener: Listener, data: list[object]) -> None:

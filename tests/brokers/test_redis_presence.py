@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from redis_server import Proxy, RedisServer
-from redis_workers import Listener, Pair, Worker, app_command, listening
+from redis_workers import Pair, Worker, app_command, listening, presence_of
 from servers import run, stopped
 from sse_hub import BrokerError, Hub, RedisBroker
-from waiting import PATIENCE, promised, until
-
-
-def eventually(look: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
-    """What others see of a process lags a little."""
-    deadline = time.monotonic() + seconds
-    while (seen := look()) != expected:
-        assert time.monotonic() < deadline, f"stays {seen}, not {expected}"
-        time.sleep(0.02)
-
-
-def who(*clients: Listener) -> dict[str, Any]:
-    return {"count": len(clients), "ids": sorted(client.id for client in clients)}
+from waiting import eventually, promised, until
 
 
 async def test_presence_says_when_it_cannot_be_known(redis: RedisServer) -> None:
@@ -51,16 +37,16 @@ def test_who_is_there_is_known_again_after_it_was_lost_under_a_connection_that_s
 ) -> None:
     a, b = pair.hubs(redis.url)
     with listening(a.listen("x"), b.listen("x"), b.listen("x,y")) as (one, two, three):
-        eventually(lambda: a.presence("x"), who(one, two, three))
+        eventually(lambda: a.presence("x"), presence_of(one, two, three))
         if lost == "everything":
             redis.admin.flushall()
         else:
             # As with a worker that stood still for longer than it is believed to be there.
             redis.admin.delete(*redis.admin.keys("*:presence:*"), *redis.admin.keys("*:workers"))
         with listening(*([b.listen("x")] if newcomer else [])) as more:
-            eventually(lambda: a.presence("x"), who(one, two, three, *more))
-            eventually(lambda: a.presence("y"), who(three))
-        eventually(lambda: a.presence(), who(one, two, three))
+            eventually(lambda: a.presence("x"), presence_of(one, two, three, *more))
+            eventually(lambda: a.presence("y"), presence_of(three))
+        eventually(lambda: a.presence(), presence_of(one, two, three))
 
 
 def test_a_worker_that_stood_still_is_there_again(redis: RedisServer, pair: Pair) -> None:
@@ -69,22 +55,22 @@ def test_a_worker_that_stood_still_is_there_again(redis: RedisServer, pair: Pair
         frozen = Worker(process)
         b = frozen.hub(redis.url, pair.name)
         with listening(a.listen("x"), b.listen("x")) as (one, two):
-            eventually(lambda: a.presence("x"), who(one, two))
+            eventually(lambda: a.presence("x"), presence_of(one, two))
             with stopped(process.process.pid):
                 until(lambda: len(redis.admin.keys("*:presence:*")) == 1)
-                assert a.presence("x") == who(one)
-            eventually(lambda: a.presence("x"), who(one, two))
+                assert a.presence("x") == presence_of(one)
+            eventually(lambda: a.presence("x"), presence_of(one, two))
         frozen.http.close()
 
 
 def test_who_is_there_is_known_after_redis_came_back_empty_at_once(redis: RedisServer, pair: Pair) -> None:
     a, b = pair.hubs(redis.url)
     with listening(a.listen("x"), b.listen("x")) as (one, two):
-        eventually(lambda: a.presence("x"), who(one, two))
+        eventually(lambda: a.presence("x"), presence_of(one, two))
         redis.kill()
         redis.restart(empty=True)
         until(lambda: a.state() == b.state() == "connected")
-        eventually(lambda: a.presence("x"), who(one, two))
+        eventually(lambda: a.presence("x"), presence_of(one, two))
 
 
 def test_nobody_is_missed_while_all_is_written_anew(redis: RedisServer, pair: Pair) -> None:
@@ -93,8 +79,8 @@ def test_nobody_is_missed_while_all_is_written_anew(redis: RedisServer, pair: Pa
     with Proxy(redis.port) as proxy:
         b = pair.workers[1].hub(proxy.url, pair.name)
         with listening(*(b.listen(",".join(f"topic {n}" for n in range(3000))) for _ in range(2))) as clients:
-            eventually(lambda: a.presence(), who(*clients))
-            expected = who(*clients)
+            eventually(lambda: a.presence(), presence_of(*clients))
+            expected = presence_of(*clients)
             written = redis.admin.info("commandstats")["cmdstat_rename"]["calls"]
             for again in range(5):
                 proxy.reset()
@@ -110,11 +96,11 @@ def test_the_clients_of_a_worker_that_died_expire(redis: RedisServer, pair: Pair
         dying = Worker(process)
         b = dying.hub(redis.url, pair.name)
         with listening(a.listen("x"), b.listen("x")) as (one, two):
-            eventually(lambda: a.presence("x"), who(one, two))
+            eventually(lambda: a.presence("x"), presence_of(one, two))
             process.kill()
             dying.http.close()
-            eventually(lambda: a.presence("x"), who(one), promised(17))
-            until(lambda: a.presence() == who(one))
+            eventually(lambda: a.presence("x"), presence_of(one), promised(17))
+            until(lambda: a.presence() == presence_of(one))
     # Nothing of it stays in Redis, but what lives on is still there.
     until(lambda: len(redis.admin.keys("*:presence:*")) <= 1)
     assert a.presence()["count"] <= 1

@@ -5,12 +5,7 @@ from __future__ import annotations
 from redis_server import RedisServer
 from redis_workers import Pair, listening
 from sse_hub import Hub
-from waiting import PATIENCE
-
-
-def publish(hub: Hub, *data: object, topics: str = "t") -> list[str]:
-    """The ids."""
-    return [str(one.result(PATIENCE)) for one in [hub.publish(topics, one) for one in data]]
+from stores import publish
 
 
 def test_large_events_are_read_in_pages_that_fit(pair: Pair) -> None:

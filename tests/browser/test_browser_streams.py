@@ -7,7 +7,7 @@ from typing import Any
 
 import browser_app
 import pytest
-from browser_support import Proxy, Server, running
+from browser_support import Proxy, Server, TopicPage, running
 from playwright.sync_api import Page
 from waiting import PATIENCE
 
@@ -16,26 +16,16 @@ NAMES = ["message", "tick", "stream-open", "stream-cursor", "stream-reset", "str
 numbers = itertools.count()
 
 
-class Listener:
+class Listener(TopicPage):
     """A page with an EventSource for a topic of its own, and what it has heard."""
 
     def __init__(
         self, page: Page, server: Server, *, home: str | None = None, stream: str | None = None
     ) -> None:
-        self.page = page
-        self.server = server
-        self.topic = f"topic-{next(numbers)}"
+        super().__init__(page, server, f"topic-{next(numbers)}")
         page.goto(home or server.url)
         url = f"{stream or home or server.url}/events?topic={self.topic}"
         page.evaluate("([url, names]) => listen(url, names)", [url, NAMES])
-
-    def push(self, *items: Any, **options: Any) -> list[str]:
-        """Publish on its topic; returns the ids. With `cut=True` its stream is ended first."""
-        return self.server.post("/push", {"items": items, "topic": self.topic, **options})
-
-    def came_with(self) -> list[str | None]:
-        """The Last-Event-ID of each of its requests."""
-        return self.server.http.get("/came-with", params={"topic": self.topic}).json()
 
     def seen(self, *names: str) -> list[dict[str, Any]]:
         """All it heard so far, or the events of these names."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import browser_app
 import pytest
-from browser_support import Proxy, Server, running
+from browser_support import Proxy, Server, TopicPage, running
 from playwright.sync_api import Page
 from waiting import PATIENCE
 
@@ -36,30 +36,22 @@ LISTEN = """async ([url, topic, options]) => {
 }"""
 
 
-class Tab:
+class Tab(TopicPage):
     """A page with a connection to a topic."""
 
     def __init__(self, page: Page, server: Server, topic: str, home: str = "", **options: Any) -> None:
-        self.page = page
-        self.server = server
-        self.topic = topic
+        super().__init__(page, server, topic)
         page.goto(home or server.url)
         self.listen(**options)
 
     def listen(self, **options: Any) -> None:
         self.page.evaluate(LISTEN, ["/events", self.topic, options])
 
-    def push(self, *items: Any, **options: Any) -> list[str]:
-        return self.server.post("/push", {"items": items, "topic": self.topic, **options})
-
     def wait(self, last: Any) -> list[Any]:
         """Everything it heard, once the last of it is ``last``; not whether it was open or failed."""
         heard = """(last) => seen.findLast((item) => item !== "(open)" && item !== "(error)") === last"""
         self.page.wait_for_function(heard, arg=last, timeout=PATIENCE * 1000)
         return [item for item in self.page.evaluate("seen") if item not in ("(open)", "(error)")]
-
-    def came_with(self) -> list[str | None]:
-        return self.server.http.get("/came-with", params={"topic": self.topic}).json()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -18,15 +17,6 @@ from waiting import until
 from wire import WAYS, Site, only
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
-
-Make = Callable[[Request], Response]
-
-
-def serve(site: Site, make: Make, *middleware: Middleware) -> None:
-    async def endpoint(request: Request) -> Response:
-        return make(request)
-
-    site.app = Starlette(routes=[Route("/", endpoint)], middleware=middleware)
 
 
 async def _nothing(*args: Any) -> None:
@@ -49,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_with_an_option_of_sse_starlette_it_stays_with_the_server(site: Site, option: str) -> None:
     hub = site.hub()
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t"), **OPTIONS[option]))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t"), **OPTIONS[option]))
     stays_with_the_server(site, hub)
 
 
@@ -81,7 +71,7 @@ def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site)
 
             await self.app(scope, receive, changed)
 
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Changing))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Changing))
     stays_with_the_server(site, hub)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Page
 from waiting import PATIENCE, promised
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,23 @@ class Server:
         answer = self.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+class TopicPage:
+    """A page that reads a topic of ``browser_app``."""
+
+    def __init__(self, page: Page, server: Server, topic: str) -> None:
+        self.page = page
+        self.server = server
+        self.topic = topic
+
+    def push(self, *items: Any, **options: Any) -> list[str]:
+        """Publish on its topic; returns the ids. With `cut=True` its stream is ended first."""
+        return self.server.post("/push", {"items": items, "topic": self.topic, **options})
+
+    def came_with(self) -> list[str | None]:
+        """The Last-Event-ID of each of its requests."""
+        return self.server.http.get("/came-with", params={"topic": self.topic}).json()
 
 
 @contextmanager

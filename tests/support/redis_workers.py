@@ -210,6 +210,11 @@ def listening(*listeners: Listener) -> Iterator[tuple[Listener, ...]]:
             listener.close()
 
 
+def presence_of(*clients: Listener) -> dict[str, Any]:
+    """The presence of a topic with exactly these clients."""
+    return {"count": len(clients), "ids": sorted(client.id for client in clients)}
+
+
 def takes(listeners: Iterable[Listener], data: list[Any]) -> None:
     """Check that each client receives exactly this data next, in this order."""
     for listener in listeners:

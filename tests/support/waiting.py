@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 # Seconds that any single step of a test may take at most. No test waits until they have passed.
 PATIENCE = 60.0
@@ -29,6 +30,14 @@ def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> float:
         assert time.monotonic() - began < seconds, "never happened"
         time.sleep(0.002)
     return time.monotonic() - began
+
+
+def eventually(look: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
+    """Wait until ``look`` returns ``expected``: another process learns of a change a little later."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) != expected:
+        assert time.monotonic() < deadline, f"stays {seen}, not {expected}"
+        time.sleep(0.02)
 
 
 async def until_async(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:

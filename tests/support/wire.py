@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,11 @@ from handoff_serving import Complaints
 from servers import Client, ThreadServer
 from sse_hub import Hub, Subscription
 from sse_hub._testing.event_parser import Event, EventParser
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 # Each way to serve: the delivery path of its streams, and uvicorn's options.
@@ -154,6 +159,14 @@ class Site:
         assert {one.path for one in hub.subscribers()} <= {self.path}
         return stream
 
+    def serve(self, make: Callable[[Request], Response], *middleware: Middleware) -> None:
+        """Answer every request with what ``make`` returns, behind this middleware."""
+
+        async def endpoint(request: Request) -> Response:
+            return make(request)
+
+        self.app = Starlette(routes=[Route("/", endpoint)], middleware=middleware)
+
     def close_hubs(self) -> None:
         for hub in self._hubs:
             hub.close(0.5)
@@ -163,6 +176,18 @@ class Site:
         with self.server as server:
             server.stop()
             server.wait()
+
+
+@contextmanager
+def narrow_site(way: str) -> Iterator[Site]:
+    """A server whose kernel takes a few KB for a client, not megabytes: a write waits for the client."""
+    site = Site(way)
+    for sock in site.server._sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with quiet():
+        yield site
+        site.close_hubs()
+    site.close()
 
 
 @contextmanager

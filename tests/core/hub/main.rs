@@ -10,6 +10,8 @@ mod flow;
 mod heartbeats;
 mod history;
 mod history_model;
+#[path = "../inert_broker.rs"]
+mod inert_broker;
 mod initial;
 mod memory_store;
 mod opening;

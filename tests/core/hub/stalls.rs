@@ -5,7 +5,7 @@ use sse_hub::identity::CloseReason;
 use sse_hub::subscriber::Taken;
 
 use crate::flow::publish;
-use crate::support::{MS, SECOND, STALL, World, config, request};
+use crate::support::{MS, SECOND, STALL, Stream, World, config, request};
 
 #[test]
 fn who_takes_nothing_for_the_stall_timeout_is_ended() {
@@ -61,9 +61,8 @@ fn who_takes_slowly_but_takes_is_not_stalled() {
     assert_eq!(stream.closed(), None);
 }
 
-/// Between two questions the client of a long write may take as little as one byte.
-#[test]
-fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
+/// A consumer that the reader asks for progress: it writes one event, and the next waits behind that.
+fn behind_a_write() -> (World, Stream) {
     let world = World::new(config());
     let stream = world.live(&["a"]);
     world.reader.ask_for_progress(&stream.identity);
@@ -71,6 +70,13 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
     world.drain();
     assert_eq!(stream.take(), Taken::Some);
     publish(&world, 2..=2);
+    (world, stream)
+}
+
+/// Between two questions the client of a long write may take as little as one byte.
+#[test]
+fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
+    let (world, stream) = behind_a_write();
     let mut unsent = 1000;
     let mut quarter = |takes: usize| {
         world.advance(STALL / 4);
@@ -91,13 +97,7 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
 
 #[test]
 fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
-    let world = World::new(config());
-    let stream = world.live(&["a"]);
-    world.reader.ask_for_progress(&stream.identity);
-    publish(&world, 1..=1);
-    world.drain();
-    assert_eq!(stream.take(), Taken::Some);
-    publish(&world, 2..=2);
+    let (world, _stream) = behind_a_write();
     let ended = (1..10).find(|_| {
         world.advance(STALL / 4);
         !world.turn().1.closed.is_empty()

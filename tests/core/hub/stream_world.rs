@@ -1,23 +1,19 @@
 //! A stream in memory that plays the broker, and processes that follow it, one step at a time.
-//!
-//! Longer than other files, because a `Broker` implements every method of the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sse_hub::broker::letter::{Arrived, Fence, Letter, To, Whose};
-use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
+use sse_hub::broker::letter::{Arrived, Letter, To, Whose};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::control::ResetReason;
-use sse_hub::error::Result;
 use sse_hub::hub::{Hub, Verdict};
 use sse_hub::ids::{BEGINNINGS, StreamId, SubscriberId};
-use sse_hub::outcome::{Failure, Outcome, ReportFailure};
 use sse_hub::waker::Wake;
 
+use crate::inert_broker::{InertBroker, Notes};
 use crate::support::{World, draft, topics};
 
 /// What an entry of the stream carries.
@@ -151,74 +147,14 @@ impl Wake for Next {
     }
 }
 
-/// The hub's side of the broker: it only notes what is asked.
+/// The questions of the hub.
 #[derive(Default)]
 struct Asked(Mutex<Vec<(SubscriberId, Option<StreamId>)>>);
 
-impl Broker for Asked {
-    fn take_lease(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<bool> {
-        Box::pin(async { None })
-    }
-
-    fn is_leased(&self, _name: Arc<str>) -> Answered<bool> {
-        Box::pin(async { None })
-    }
-
-    fn holds(&self, _name: &str, _token: &str) -> bool {
-        false
-    }
-
-    fn release(&self, _name: &str, _token: &str) {}
-
-    fn post(&self, _letter: Letter, _fence: Option<Fence>) -> Result<Arc<Outcome>> {
-        Ok(Arc::default())
-    }
-
+impl Notes for Asked {
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>) {
         self.0.lock().push((subscriber, asked));
     }
-
-    fn presence_changed(&self, _change: PresenceChange) {}
-
-    fn is_connected(&self) -> bool {
-        true
-    }
-
-    fn unsent(&self) -> usize {
-        0
-    }
-
-    fn failed(&self) -> u64 {
-        0
-    }
-
-    fn present(&self, _topic: Option<String>) -> Present {
-        Box::pin(std::future::ready(None))
-    }
-
-    fn is_behind_itself(&self) -> bool {
-        false
-    }
-
-    fn stop(&self) {}
-
-    fn has_ended(&self) -> bool {
-        true
-    }
-
-    fn wait_sent(&self) -> usize {
-        0
-    }
-
-    fn finish(&self) -> usize {
-        0
-    }
-
-    fn report_given_up(&self, _letters: usize) {}
-}
-
-impl ReportFailure for Asked {
-    fn report_unseen(&self, _failure: &Failure) {}
 }
 
 /// One process: a hub with one reader, and how far it followed the stream.
@@ -227,14 +163,14 @@ pub struct Worker {
     pub at: Option<StreamId>,
     /// What was before the stream's oldest entry when it began.
     found: Option<StreamId>,
-    asked: Arc<Asked>,
+    asked: Arc<InertBroker<Asked>>,
     questions: Vec<Question>,
 }
 
 impl Worker {
     pub fn new(config: Config) -> Self {
         let hub = Arc::new(Hub::of_stream(config, Clock::manual()));
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(InertBroker::<Asked>::default());
         hub.set_broker(asked.clone());
         Self { world: World::of(&hub), at: None, found: None, asked, questions: Vec::new() }
     }
@@ -308,7 +244,7 @@ impl Worker {
 
     /// Go one step on with the question at this place, if there is one. True when anything was done.
     pub fn answer(&mut self, stream: &Stream, which: usize) -> bool {
-        let new = std::mem::take(&mut *self.asked.0.lock());
+        let new = std::mem::take(&mut *self.asked.0.0.lock());
         let new = new.into_iter().map(|(subscriber, id)| Question { subscriber, id, step: Step::Ask });
         self.questions.extend(new);
         let Some(at) = self.at else { return false };
@@ -378,7 +314,7 @@ impl Worker {
 
     /// How many questions are open.
     pub fn open(&self) -> usize {
-        self.questions.len() + self.asked.0.lock().len()
+        self.questions.len() + self.asked.0.0.lock().len()
     }
 
     /// Answer all that can be answered.
