@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Hub, State, ring};
 use crate::broker::letter::Step;
 use crate::change::{Change, Finished};
+use crate::config::Config;
 use crate::ending::{Ending, TopicEnd};
 use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
@@ -26,12 +27,7 @@ impl Hub {
     pub fn finish(&self, topic: &Topic, keep: Duration, ending: &Ending) -> Result<EventId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        if state.closing {
-            return Err(Error::HubClosed);
-        }
-        state.expire(now);
-        let ids = state.intern(&self.config, std::slice::from_ref(topic));
-        state.check_unfinished(&ids)?;
+        let ids = state.open_topic(&self.config, topic, now)?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
         for topic in ids {
@@ -51,14 +47,8 @@ impl Hub {
     /// # Errors
     /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
     pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
-        let now = self.clock.now();
         let mut state = self.state.lock();
-        if state.closing {
-            return Err(Error::HubClosed);
-        }
-        state.expire(now);
-        let ids = state.intern(&self.config, std::slice::from_ref(topic));
-        state.check_unfinished(&ids)?;
+        let ids = state.open_topic(&self.config, topic, self.clock.now())?;
         let seq = state.seq;
         for topic in ids {
             state.history.pin(topic, seq);
@@ -182,6 +172,17 @@ impl State {
             self.ends.due.pop();
             self.free(topic);
         }
+    }
+
+    /// The topic of this name, which has not ended.
+    fn open_topic(&mut self, config: &Config, topic: &Topic, now: Duration) -> Result<TopicIds> {
+        if self.closing {
+            return Err(Error::HubClosed);
+        }
+        self.expire(now);
+        let ids = self.intern(config, std::slice::from_ref(topic));
+        self.check_unfinished(&ids)?;
+        Ok(ids)
     }
 
     /// Refuse what is meant for a topic that has ended.
