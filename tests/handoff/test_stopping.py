@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -108,6 +109,9 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
 
     class Late:
         grace = 1.0
+
+        def _before_stop(self, then: Callable[[], None]) -> None:
+            then()
 
         def _stop_group(self, group: int) -> None:
             calls.append("stop")

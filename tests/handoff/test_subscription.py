@@ -8,33 +8,22 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from run_sources import Gate
 from sse_hub import EventSourceResponse, Hub, Subscription
 from sse_hub.sse import AppStatus
-from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from waiting import until
+from waiting import PATIENCE, until
 from wire import WAYS, Site, Stream, only
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
-
-Make = Callable[[Request], Response]
-
-
-def serve(site: Site, make: Make, *middleware: Middleware) -> None:
-    async def endpoint(request: Request) -> Response:
-        return make(request)
-
-    site.app = Starlette(routes=[Route("/", endpoint)], middleware=middleware)
 
 
 def opened(site: Site, hub: Hub, **options: Any) -> Stream:
@@ -57,7 +46,7 @@ def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None
             passed.append(response.status_code)
             return response
 
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Passing))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Passing))
     with opened(site, hub) as one, opened(site, hub) as other:
         hub.publish("t", 1)
         assert (one.take(1), other.take(1)) == ([1], [1])
@@ -89,7 +78,7 @@ def test_middleware_may_take_its_time_after_each_message(site: Site, kind: str) 
     def make(request: Request) -> Response:
         return hub.response("t") if kind == "hub.response" else EventSourceResponse(hub.subscribe("t"))
 
-    serve(site, make, Middleware(Awaiting))
+    site.serve(make, Middleware(Awaiting))
     with opened(site, hub) as stream:
         hub.publish("t", 1)
         assert stream.take(1) == [1]
@@ -106,7 +95,7 @@ def test_what_came_before_the_response_arrives_once_and_in_order(site: Site) -> 
         hub.broadcast(3)
         return EventSourceResponse(subscription)
 
-    serve(site, make)
+    site.serve(make)
     with opened(site, hub) as stream:
         hub.publish("t", 4)
         assert stream.take(4) == [1, 2, 3, 4]
@@ -123,7 +112,7 @@ def test_a_publisher_that_races_with_every_move(site: Site) -> None:
             hub.publish("t", number)
             number += 1
 
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t")))
     thread = threading.Thread(target=publish)
     thread.start()
     streams: list[Stream] = []
@@ -149,8 +138,7 @@ def test_a_publisher_that_races_with_every_move(site: Site) -> None:
 def test_a_client_that_resumes_gets_what_it_missed(site: Site) -> None:
     hub = site.hub(history=3)
     ids = [hub.publish("t", n).id for n in range(5)]
-    serve(
-        site,
+    site.serve(
         lambda request: EventSourceResponse(
             hub.subscribe("t", last_event_id=request.headers.get("last-event-id"))
         ),
@@ -180,7 +168,7 @@ def test_the_subscription_goes_on_through_the_same_object(site: Site) -> None:
         kept.append(other)
         return EventSourceResponse(kept[0])
 
-    serve(site, make)
+    site.serve(make)
     with opened(site, hub) as stream:
         own, handle = kept
         for subscription in (own, handle, only(hub)):
@@ -220,7 +208,7 @@ def test_a_subscription_that_is_dropped_after_the_move_goes_on(site: Site) -> No
         kept.append(hub.subscribe("t"))
         return EventSourceResponse(kept[0])
 
-    serve(site, make)
+    site.serve(make)
     with opened(site, hub) as stream:
         kept.clear()
         gc.collect()
@@ -233,7 +221,7 @@ def test_many_that_come_and_go_leave_nothing_behind(site: Site) -> None:
     hub = site.hub()
     ended: list[str] = []
     hub.on_disconnect(lambda subscriber, reason: ended.append(reason))
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t", info=object(), max_age=3600)))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t", info=object(), max_age=3600)))
 
     def churn(rounds: int) -> tuple[int, int]:
         for _ in range(rounds):
@@ -280,7 +268,7 @@ def test_background_and_on_disconnect_run_when_the_stream_ends(site: Site, how: 
         subscription = hub.subscribe("t", info="mine", max_age=0.3 if how == "max_age" else None)
         return EventSourceResponse(subscription, background=BackgroundTask(background))
 
-    serve(site, make)
+    site.serve(make)
     with site.raw() as stream:
         stream.opened()
         if how != "max_age":  # of which the end may come at any time
@@ -314,7 +302,7 @@ def test_one_that_ends_before_it_is_handed_off(site: Site) -> None:
         hub.publish("t", 2)
         return EventSourceResponse(subscription, background=BackgroundTask(ends.append, "background"))
 
-    serve(site, make)
+    site.serve(make)
     with site.raw() as stream:
         assert [event.data for event in stream.rest() if not event.is_comment] == ["1"]
         assert stream.ended
@@ -324,9 +312,9 @@ def test_one_that_ends_before_it_is_handed_off(site: Site) -> None:
 
 def test_the_switch_of_sse_starlette_ends_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, other = site.hub(), site.hub()
-    serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+    site.serve(lambda request: EventSourceResponse(hub.subscribe("t")))
     with opened(site, hub) as stream, site.stream(other) as stays:
-        serve(site, lambda request: EventSourceResponse(hub.subscribe("t")))
+        site.serve(lambda request: EventSourceResponse(hub.subscribe("t")))
         monkeypatch.setattr(AppStatus, "should_exit", True)
         assert stream.rest() == []
         assert stream.ended
@@ -336,3 +324,32 @@ def test_the_switch_of_sse_starlette_ends_it(site: Site, monkeypatch: pytest.Mon
         monkeypatch.setattr(AppStatus, "should_exit", False)
         other.publish("t", 1)
         assert stays.take(1) == [1], "a hub's own response is none of its streams"
+
+
+@pytest.mark.parametrize("by", ["the loop's thread", "another thread"])
+def test_the_switch_of_sse_starlette_stops_no_run(
+    site: Site, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    hub, gate, loops = site.hub(), Gate(), []
+
+    def make(request: Request) -> Response:
+        loops.append(asyncio.get_running_loop())
+        return EventSourceResponse(hub.subscribe("r"))
+
+    async def switch() -> None:
+        monkeypatch.setattr(AppStatus, "should_exit", True)
+
+    site.serve(make)
+    with opened(site, hub) as stream:
+        run = asyncio.run_coroutine_threadsafe(hub.run("r", gate.source, 1), loops[0]).result(PATIENCE)
+        assert stream.take(1) == [1]
+        if by == "another thread":
+            asyncio.run(switch())
+        else:
+            asyncio.run_coroutine_threadsafe(switch(), loops[0]).result(PATIENCE)
+        stream.rest()
+        assert stream.ended
+        assert run.state == "running"
+        monkeypatch.setattr(AppStatus, "should_exit", False)
+        loops[0].call_soon_threadsafe(gate.steps.put_nowait, None)
+        until(lambda: run.state == "done")

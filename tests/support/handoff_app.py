@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,6 +38,9 @@ class Streams:
         self.stopped: list[int] = []
         self.aborted: list[int] = []
         self.open: dict[socket.socket, int] = {}
+
+    def _before_stop(self, then: Callable[[], None]) -> None:
+        then()
 
     def _stop_group(self, group: int) -> None:
         self.stopped.append(group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from starlette.types import Receive
 
@@ -39,7 +38,10 @@ class CarriedStream:
         return self._hub.grace
 
     def stop(self) -> None:
-        self._hub._before_stop(partial(self._subscription._end, EndKind.SHUTDOWN))
+        self._hub._before_stop(self.end)
+
+    def end(self) -> None:
+        self._subscription._end(EndKind.SHUTDOWN)
 
     def finished(self) -> bool:
         return self._body.done()

@@ -83,6 +83,9 @@ class EventStream:
         self._stopping = True
         self._interrupt()
 
+    def end(self) -> None:
+        self.stop()
+
     def finished(self) -> bool:
         return not self._tasks or self._tasks[0].done()
 

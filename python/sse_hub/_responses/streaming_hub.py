@@ -148,8 +148,8 @@ class StreamingHub(_core.Hub):
         handed_off(server, self, server.switched_group)
         return True
 
-    def _before_stop(self, then: Callable[[], None]) -> None:
-        """Call ``then``, which ends streams of a stopping server, after telling them what they must know."""
+    def _before_stop(self, then: Callable[[], None], /) -> None:
+        """Call ``then``, which ends streams of a stopping server, after what must come before their end."""
         then()
 
     # The application's functions.

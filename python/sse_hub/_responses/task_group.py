@@ -47,6 +47,9 @@ class _Exit:
     def stop(self) -> None:
         self.event.set()
 
+    def end(self) -> None:
+        self.stop()
+
     def finished(self) -> bool:
         return False
 

@@ -54,16 +54,8 @@ class Runs:
         return [driver for driver in drivers if not driver.finished.done()]
 
     def stop_here(self, patience: float, then: Callable[[], None]) -> None:
-        """Stop the runs of the running loop, and call ``then`` when they have ended.
-
-        Without a running loop, for example when a thread sets ``AppStatus.should_exit``, ``then`` is called
-        at once.
-        """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            then()
-            return
+        """Stop the runs of the running loop, and call ``then`` when they have ended."""
+        loop = asyncio.get_running_loop()
         waiting = {driver for driver in self.running() if driver.loop is loop}
         if not waiting:
             then()

@@ -184,11 +184,6 @@ class RunningHub(StreamingHub):
             self._runs = Runs()
         return self._runs
 
-    # A server that stops.
-
-    def _stop_group(self, group: int, /) -> None:
-        self._before_stop(partial(super()._stop_group, group))
-
-    def _before_stop(self, then: Callable[[], None]) -> None:
-        """Stop this loop's runs, so that their watchers learn of it, and then call ``then``."""
+    def _before_stop(self, then: Callable[[], None], /) -> None:
+        """Stop the runs of this loop, so that their watchers learn of it; then call ``then``."""
         self._runs_here().stop_here(self.grace / 2, then)

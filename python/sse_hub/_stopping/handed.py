@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sse_hub import _servers
@@ -19,11 +20,14 @@ __all__ = ["GroupOwner", "handed_off", "running_server"]
 
 
 class GroupOwner(Protocol):
-    """A hub, as the owner of streams in groups: each method acts on one group's streams."""
+    """A hub, as the owner of streams in groups."""
 
     @property
     def grace(self) -> float:
         """Seconds its streams may take to end in order."""
+
+    def _before_stop(self, then: Callable[[], None], /) -> None:
+        """Call ``then``, which ends streams of a stopping server, after what must come before their end."""
 
     def _stop_group(self, group: int, /) -> None:
         """Begin to end the streams in order."""
@@ -50,6 +54,10 @@ class _Group:
         return 0.0 if owner is None else owner.grace
 
     def stop(self) -> None:
+        if (owner := self._owner()) is not None:
+            owner._before_stop(self.end)
+
+    def end(self) -> None:
         if (owner := self._owner()) is not None:
             owner._stop_group(self._group)
 

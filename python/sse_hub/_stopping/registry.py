@@ -99,7 +99,7 @@ class Registration:
         """Enter the registry. A switch or a server that is ending its streams ends these as well."""
         _registry.add(self._ref)
         if self.switched and switch.ends_all:
-            self.stop()
+            self.end()
         if _stops:
             for ref in list(_stops):
                 if (stop := ref()) is not None:
@@ -117,20 +117,27 @@ class Registration:
         return switch.drains or not self.switched
 
     def stop(self) -> None:
-        """Ask the streams to end, if they are still registered."""
-        if self._ref in _registry:
-            try:
-                self.stoppable.stop()
-            except Exception:
-                logger.exception("streams could not be stopped; they are aborted after their grace")
+        """Ask the streams to end with their server, if they are still registered."""
+        self._ask(self.stoppable.stop)
 
-    def stop_threadsafe(self) -> None:
+    def end(self) -> None:
+        """Ask the streams to end although their server goes on, if they are still registered."""
+        self._ask(self.stoppable.end)
+
+    def end_threadsafe(self) -> None:
         """The same from any thread."""
         if self.group is not None:  # handed-off streams need no loop to end
-            self.stop()
+            self.end()
             return
         with suppress(RuntimeError):  # the loop has been closed under the stream
-            self.loop.call_soon_threadsafe(self.stop)
+            self.loop.call_soon_threadsafe(self.end)
+
+    def _ask(self, to_end: Callable[[], None]) -> None:
+        if self._ref in _registry:
+            try:
+                to_end()
+            except Exception:
+                logger.exception("streams could not be stopped; they are aborted after their grace")
 
 
 _registry: set[weakref.ref[Registration]] = set()
@@ -190,7 +197,7 @@ class Switch:
         if value:
             for registration in registered():
                 if registration.switched:
-                    registration.stop_threadsafe()
+                    registration.end_threadsafe()
 
 
 switch = Switch()
