@@ -11,6 +11,7 @@
 #   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
 #   make reference  docs/reference.md, rendered from the docstrings
+#   make docs   the documentation as a site with search, in target/site
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -26,7 +27,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-windows explore fuzz lint lint-bench build setup venv system clean format reference
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-windows explore fuzz lint lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -130,6 +131,17 @@ lint-bench:
 
 reference: venv
 	$(PY) tools/reference.py
+
+$(VENV)/.docs-ready: pyproject.toml tools/dev-requirements.py
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python tools/dev-requirements.py docs > $(VENV)/docs/requirements.txt
+	$(VENV)/docs/bin/python -m pip install -q -r $(VENV)/docs/requirements.txt
+	@touch $@
+
+# mkdocs-material announces its successor at every start, which would hide its warnings.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build -q --strict
+	@echo "target/site/index.html"
 
 format:
 	cargo fmt
