@@ -137,7 +137,7 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let seq = state.restart_behind(base, false);
-        let reset = state.subscribers.values().filter(|found| found.waits.is_none()).count();
+        let reset = state.subscribers.values().filter(|found| found.unresolved.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
         let readers = state.listening();
@@ -164,7 +164,7 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let Some(registered) = state.subscribers.get(&subscriber) else { return true };
-        let Some(request) = registered.waits.clone() else { return true };
+        let Some(request) = registered.unresolved.clone() else { return true };
         let topics = registered.topics.clone();
         state.question(&request, &topics, now).is_none()
     }
@@ -182,7 +182,7 @@ impl Hub {
         let registered = state.subscribers.get_mut(&subscriber)?;
         let identity = registered.identity.clone();
         let topics = registered.topics.clone();
-        registered.waits.as_ref()?;
+        registered.unresolved.as_ref()?;
         let reader = state.readers.get(&identity.reader)?.reader.clone();
         if let Verdict::Later = verdict {
             drop(state);
@@ -192,7 +192,7 @@ impl Hub {
             });
             return None;
         }
-        let request = state.subscribers.get_mut(&subscriber)?.waits.take()?;
+        let request = state.subscribers.get_mut(&subscriber)?.unresolved.take()?;
         let end = state.numbering.end();
         let fetches = matches!(verdict, Verdict::Kept(..));
         let plan = match verdict {

@@ -167,9 +167,9 @@ impl Hub {
             }
             None => Ok(state.plan(request, &topics, now)),
         };
-        let waits = plan.is_err().then(|| Box::new(request.clone()));
+        let unresolved = plan.is_err().then(|| Box::new(request.clone()));
         let registered =
-            Registered { identity: identity.clone(), topics: topics.clone(), waits, closing: None };
+            Registered { identity: identity.clone(), topics: topics.clone(), unresolved, closing: None };
         state.subscribers.insert(identity.id, registered);
         state.add_to_reader(identity.reader);
         if plan.is_ok() {
@@ -205,10 +205,10 @@ impl Hub {
         }
         if let Some(registered) = state.subscribers.get_mut(&subscriber) {
             registered.topics.extend_from_slice(&topics);
-            let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
+            let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
             self.queue_presence(&state, &identity, &topics, true);
-            // While it waits for the broker, it is in no topic; it joins all when its start is resolved.
-            if !waits {
+            // Until the broker has resolved its start it is in no topic; it joins all of them then.
+            if is_resolved {
                 state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
             }
         }
@@ -227,12 +227,12 @@ impl Hub {
         let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
-        let (identity, waits) = (registered.identity.clone(), registered.waits.is_some());
+        let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
         self.queue_presence(&state, &identity, &topics, false);
         for &topic in &topics {
             state.topics.exit(topic);
         }
-        if !waits {
+        if is_resolved {
             state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
         }
         drop(state);

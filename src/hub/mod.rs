@@ -11,9 +11,9 @@
 //! one, with a new epoch.
 
 mod brokered;
+mod close;
 mod deliver;
-mod end;
-mod ends;
+mod ended;
 mod finish;
 mod join;
 mod presence;
@@ -47,7 +47,7 @@ use crate::waker::Wake;
 
 pub use brokered::Verdict;
 pub use deliver::Drained;
-use ends::Ends;
+use ended::Ends;
 use presence_queue::PresenceQueue;
 pub use request::Request;
 
@@ -64,7 +64,7 @@ struct Registered {
     identity: Arc<Identity>,
     topics: TopicIds,
     /// Its request, while the broker resolves where it starts.
-    waits: Option<Box<Request>>,
+    unresolved: Option<Box<Request>>,
     /// Why its stream closes, while the broker delivers the close.
     closing: Option<Box<CloseReason>>,
 }

@@ -58,14 +58,15 @@ impl State {
         }
         let cursor = self.readers.get(&from.id).and_then(|slot| slot.cursor);
         let pending = cursor.into_iter().flat_map(|cursor| self.log.ahead_of(cursor));
-        let end = catch_up(hub, subscriber, topics, pending, wakes);
+        let end = deliver_pending(hub, subscriber, topics, pending, wakes);
         self.remove_from_reader(from.id);
         self.add_to_reader(identity.reader);
         let (reader, id, key) = (identity.reader, identity.id, identity.key);
         if let Some(registered) = self.subscribers.get_mut(&id) {
             registered.identity = identity;
             // One that waits for the broker gets them when it is known where it begins.
-            let topics = if registered.waits.is_none() { registered.topics.clone() } else { TopicIds::new() };
+            let topics =
+                if registered.unresolved.is_none() { registered.topics.clone() } else { TopicIds::new() };
             // Its end may have been among what was pending.
             let (topics, _) = self.unfinished(id, topics);
             self.log.push(Item::Change(Arc::new(Change::Attach { reader, subscriber: id, key, topics })));
@@ -77,9 +78,9 @@ impl State {
     }
 }
 
-/// Give a subscriber in these topics (none: it has yet to join) what its reader has yet to dispatch to it; why it
-/// is to end, if it is.
-pub(super) fn catch_up<'a>(
+/// Deliver to a subscriber what its reader has not dispatched yet. `topics` are those it is in, `None` before it is
+/// attached. Returns the reason of a close that is pending for it.
+pub(super) fn deliver_pending<'a>(
     hub: &Hub,
     subscriber: &mut Subscriber,
     topics: Option<TopicIds>,
@@ -92,7 +93,7 @@ pub(super) fn catch_up<'a>(
     for item in pending {
         match item {
             Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
-                count(&hub.counters.dropped, subscriber.catch_up(entry, wakes));
+                count(&hub.counters.dropped, subscriber.deliver_pending(entry, wakes));
             }
             Item::Event(_) => {}
             Item::Change(change) => match &**change {
@@ -111,7 +112,7 @@ pub(super) fn catch_up<'a>(
                         }
                     }
                 }
-                // What stands before its joining does not mean it, whoever was meant.
+                // A close before the subscriber's joining was for others.
                 Change::Close { who, reason } if joined && who.matches(&identity) => {
                     return Some(reason.clone());
                 }

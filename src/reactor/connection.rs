@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::coalesce::Coalesced;
-use super::descriptors::Owned;
 use super::kernel;
+use super::owned::Owned;
 use super::progress::Progress;
 use crate::entry::Entry;
 use crate::identity::Identity;

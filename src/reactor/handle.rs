@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::descriptors::Owned;
+use super::owned::Owned;
 use super::shared::{Command, Shared, SharedWaker};
 use super::signal::signal;
 use super::worker::Worker;

@@ -20,11 +20,11 @@ mod coalesce;
 #[cfg(unix)]
 mod connection;
 #[cfg(unix)]
-pub mod descriptors;
-#[cfg(unix)]
 mod handle;
 #[cfg(unix)]
 pub(crate) mod kernel;
+#[cfg(unix)]
+mod owned;
 #[cfg(unix)]
 mod progress;
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::descriptors::Owned;
+use super::owned::Owned;
 use super::signal::Signal;
 use crate::identity::Identity;
 use crate::ids::GroupId;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::descriptors;
+use crate::descriptors;
 
 /// The end that wakes.
 pub struct Signal(Arc<End>);

@@ -86,7 +86,7 @@ impl Reader {
         true
     }
 
-    /// Close one stream. `catch_up`, called with this reader locked, queues the events that were published but not yet
+    /// Close one stream. `deliver_pending`, called with this reader locked, queues the events that were published but not yet
     /// delivered to the subscriber in these topics (`None` before it is attached), and returns the reason of a close
     /// that it finds among them. Returns the reason, and whether the consumer must be resumed; `None` when the stream
     /// was closed before.
@@ -95,7 +95,7 @@ impl Reader {
         identity: &Identity,
         reason: CloseReason,
         now: Duration,
-        catch_up: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut BrokerWakes) -> Option<CloseReason>,
+        deliver_pending: impl FnOnce(&mut Subscriber, Option<TopicIds>, &mut BrokerWakes) -> Option<CloseReason>,
     ) -> Option<(CloseReason, bool)> {
         let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
@@ -106,7 +106,7 @@ impl Reader {
             return None;
         }
         let topics = is_in.then(|| subscriber.topic_ids());
-        let reason = catch_up(subscriber, topics, &mut wakes).unwrap_or(reason);
+        let reason = deliver_pending(subscriber, topics, &mut wakes).unwrap_or(reason);
         subscriber.close(reason.clone(), &mut wakes);
         let resumes = subscriber.resume(now, turn);
         state.detach(identity.key);
@@ -176,7 +176,7 @@ impl Reader {
     #[must_use]
     pub fn waiting_for_initial(&self) -> (usize, usize) {
         let state = self.state.lock();
-        let waiting = state.subscribers.iter().filter_map(|(_, found)| found.waits_for_initial());
+        let waiting = state.subscribers.iter().filter_map(|(_, found)| found.bytes_behind_initial());
         waiting.fold((0, 0), |(count, bytes), more| (count + 1, bytes + more))
     }
 

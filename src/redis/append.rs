@@ -25,8 +25,8 @@ fn unsent() -> RedisError {
     (redis::ErrorKind::Client, "nothing was sent").into()
 }
 
-/// Whether a command in the script failed, for which Redis says where in the script: entries may have been written
-/// before it.
+/// Whether a command inside the script failed: Redis then names the place in the script. Entries before it may have
+/// been written.
 fn is_midway(error: &RedisError) -> bool {
     error.to_string().contains("user_script")
 }
@@ -110,7 +110,7 @@ impl Inner {
         }
     }
 
-    /// A pipeline, because it alone gives what was refused beside what was not.
+    /// A pipeline, because only its reply holds the refused commands beside those that succeeded.
     fn publish(&self, batch: &[Append], by_hash: bool) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();

@@ -1,5 +1,5 @@
-//! Connections to Redis over sockets of our own: the client library shows no descriptor, and a forked child has to
-//! close its copies.
+//! Connections to Redis over sockets of our own: the client library exposes no descriptor, and a forked child
+//! must close its copies.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -23,14 +23,14 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Where a server listens.
 #[derive(Clone)]
 pub enum Address {
-    /// A host's port; with TLS, should there be a connector.
+    /// A host's port; with TLS when there is a connector.
     Tcp { host: String, port: u16, tls: Option<Tls> },
     /// A Unix socket.
     #[cfg(unix)]
     Unix(std::path::PathBuf),
 }
 
-/// What a connection by TLS needs.
+/// What a connection over TLS needs.
 #[derive(Clone)]
 pub struct Tls(pub Arc<rustls::ClientConfig>);
 

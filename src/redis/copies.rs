@@ -1,7 +1,7 @@
 //! Which server's copy of the data answers, and what is known of its durability.
 //!
 //! Redis replicates after it has acknowledged: a replica that becomes the primary may lack the newest entries, and so
-//! may a server that was started again. Nobody can see that in the ids who had not read these entries. So each copy
+//! may a server that was restarted. The ids do not show that to a process that had not read these entries. So each copy
 //! that takes over appends one entry that breaks the log ([`super::scripts::TAKE_OVER`]), unless it is known to have
 //! everything.
 
@@ -12,16 +12,16 @@ use super::connection::Connection;
 /// A primary's copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
-    /// `master_replid`: a new one whenever a server becomes a primary, also by a restart.
+    /// `master_replid`: new whenever a server becomes a primary, also after a restart.
     pub id: String,
     /// `master_replid2`: the copy it replicated until it took over.
     pub replicated: String,
 }
 
-/// What a server says of itself; `None` or false for what it does not say.
+/// What a server reports about itself; `None` or false for what it does not report.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// Its copy; `None` of one that is no primary.
+    /// Its copy; `None` when the server is not a primary.
     pub copy: Option<Copy>,
     /// What it acknowledges survives its restart: it is on disk before the reply.
     pub is_durable: bool,
@@ -34,7 +34,7 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 }
 
 impl Copy {
-    /// The copy of the server behind a connection; `None` of one that is no primary, or does not say.
+    /// The copy of the server behind a connection; `None` when the server is not a primary, or does not report it.
     ///
     /// # Errors
     /// The connection failed.

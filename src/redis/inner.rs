@@ -18,7 +18,7 @@ pub struct Inner {
     pub server: Server,
     pub keys: Keys,
     pub kept: Kept,
-    /// How many replicas have to have an entry before it is acknowledged.
+    /// How many replicas must have an entry before it is acknowledged.
     pub min_replicas: u32,
     pub commands: Commands,
     /// A connection of its own for what waits for replicas: no other command waits behind it.
@@ -32,8 +32,8 @@ pub struct Inner {
 pub struct Copies {
     /// All of them, the current one last.
     pub known: Vec<String>,
-    /// A copy that was followed before has come back, which no server's does: something in between asks now one
-    /// server, now another. Copies mean nothing then.
+    /// A copy that was followed earlier has returned. No server's copy returns, so a proxy switches between servers,
+    /// and copies mean nothing.
     pub is_unsteady: bool,
     /// Entries may be missing, and the log does not say so.
     pub is_doubtful: bool,
@@ -68,13 +68,13 @@ impl Inner {
         let facts = self.in_time(Facts::of(connection)).await?;
         self.warn_of_eviction(facts.evicts);
         if let Some(copy) = &facts.copy {
-            // A cluster's node that sent this process here has lost nothing.
+            // The node of the cluster that redirected this process here has lost nothing.
             self.take_over(connection, copy, is_redirected || facts.is_durable).await?;
         }
         Ok(facts.copy)
     }
 
-    /// The reply to something, in the time that a reply may take.
+    /// The reply to a command, within the time that a reply may take.
     pub async fn in_time<T>(&self, asking: impl Future<Output = RedisResult<T>>) -> Answer<T> {
         match timeout(self.server.timeout, asking).await {
             Ok(replied) => replied.map_err(|error| self.moved.judge(&error)),

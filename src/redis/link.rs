@@ -18,7 +18,7 @@ use crate::stream_broker::store::{Answer, StoreError, Trouble};
 pub struct Moved(parking_lot::Mutex<Option<(String, u16)>>);
 
 impl Moved {
-    /// Whether the error says that the keys are elsewhere, which is remembered.
+    /// Whether the error says that the keys are at another node, which is remembered.
     pub fn says(&self, error: &RedisError) -> bool {
         let Some((node, _)) = error.redirect_node() else { return false };
         let Some((host, port)) = node.rsplit_once(':') else { return false };
@@ -61,7 +61,7 @@ pub fn describe(error: &RedisError) -> String {
 #[derive(Default)]
 struct Current {
     connection: Option<Connection>,
-    /// When connecting failed last, and why.
+    /// When the last attempt to connect failed, and why.
     failed: Option<(Instant, StoreError)>,
 }
 
@@ -71,22 +71,22 @@ pub struct Commands {
     current: Mutex<Current>,
     /// This user may not run `EVALSHA`. Relaxed, as the flags below: tasks of one thread share them.
     no_evalsha: AtomicBool,
-    /// The connection is new: the server behind it is not identified yet.
+    /// The connection is new, and the server behind it is not identified yet.
     is_new: AtomicBool,
     /// The former node has redirected this process, and its data has moved with it.
     pub is_redirected: AtomicBool,
 }
 
 impl Commands {
-    /// The connection, made anew if it broke.
+    /// The connection, reopened if it broke.
     pub async fn get(&self, server: &Server, moved: &Moved) -> Answer<Connection> {
         let since = Instant::now();
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok(connection.clone());
         }
-        // Many may wait here while one tries: they share what it found, or the last would wait for an attempt of
-        // each of them, as long as the server does not answer.
+        // Many tasks may wait here while one connects. They share its result; otherwise, while the server does not
+        // answer, the last of them would wait for an attempt by each.
         if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= since) {
             return Err(error.clone());
         }
@@ -125,7 +125,7 @@ impl Commands {
         self.judge(server, moved, replied).await
     }
 
-    /// The same for several commands at once: the reply of the last, or what is wrong with the first that failed.
+    /// The same for several commands at once: the reply of the last, or the error of the first that failed.
     pub async fn run_all(&self, server: &Server, moved: &Moved, mut pipeline: Pipeline) -> Answer<Value> {
         // The error of a whole pipeline does not say where a cluster has moved the keys to.
         pipeline.ignore_errors();

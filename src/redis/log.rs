@@ -15,16 +15,16 @@ use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, Log, StoreError};
 
-/// The stream, by a connection of its own or by the shared one.
+/// The stream, over a connection of its own or over the shared one.
 pub struct RedisLog {
     pub store: Arc<Inner>,
     pub own: Option<Connection>,
-    /// The copy that is followed, when the server says which.
+    /// The copy that is followed, if the server reports one.
     pub copy: Option<Copy>,
 }
 
 impl RedisLog {
-    /// Run a command whose reply may be delayed for so long.
+    /// Run a command whose reply the server may hold back for up to `held`.
     async fn ask(&mut self, command: &Cmd, held: Duration) -> Answer<Value> {
         let Inner { server, commands, moved, .. } = &*self.store;
         let Some(connection) = &mut self.own else { return commands.run(server, moved, command).await };

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// The port of a sentinel.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Certificates for a connection by TLS, in PEM.
+/// Certificates for a connection over TLS, in PEM.
 #[derive(Clone, Default)]
 pub struct Certificates {
     /// The authority that signs the server's certificate; `None` for the system's authorities.
@@ -100,11 +100,11 @@ impl Server {
         Ok(Self { target, login, shown, timeout, connect_timeout })
     }
 
-    /// Connect to where the hub's keys are now: `moved_to` is what a node of a cluster said. The caller bounds the
-    /// time.
+    /// Connect to the server that has the hub's keys. `moved_to` is the node that a cluster has redirected to. The
+    /// caller bounds the time.
     ///
     /// # Errors
-    /// What the server or the sentinels say, or fail to.
+    /// The error of the server or of the sentinels.
     pub async fn connect(&self, moved_to: Option<(String, u16)>) -> RedisResult<Connection> {
         match (&self.target, moved_to) {
             (Target::Node(Address::Tcp { tls, .. }), Some((host, port))) => {
@@ -130,7 +130,7 @@ fn unknown(text: &'static str) -> RedisError {
     (ErrorKind::Io, text).into()
 }
 
-/// Where the sentinels say that the primary of a service is: the first of them that answers.
+/// The primary of a service, as the first sentinel that answers names it.
 async fn primary(sentinels: &[Address], service: &str) -> RedisResult<(String, u16)> {
     let mut answers = JoinSet::new();
     for sentinel in sentinels {
@@ -154,9 +154,9 @@ async fn primary(sentinels: &[Address], service: &str) -> RedisResult<(String, u
     Err(failed)
 }
 
-/// What a URL says of one server.
+/// The part of a URL that describes one server.
 fn parse(scheme: &str, url: &str) -> Result<ConnectionInfo> {
-    // The library that reads it makes no connections by TLS.
+    // The library that parses it is built without TLS, and refuses these schemes.
     let plain = match url.split_once("://") {
         Some(("rediss" | "valkeys", rest)) => &format!("redis://{rest}"),
         _ => url,
@@ -182,7 +182,7 @@ fn address(info: &ConnectionInfo, tls: Option<Tls>) -> Result<Address> {
     }
 }
 
-/// The TLS connector. Errors in certificates are raised now.
+/// The TLS connector. Errors in certificates are raised here, not while connecting.
 fn tls(scheme: &str, certificates: Certificates) -> Result<Tls> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = certificates.ca {
@@ -250,7 +250,7 @@ fn shown(info: &ConnectionInfo, scheme: &str) -> String {
 pub struct Keys {
     /// The stream.
     pub events: String,
-    /// Which server's copy of the stream was the last that somebody wrote to.
+    /// The copy of the stream that was written to last.
     pub copy: String,
     /// The workers that have subscribers, sorted by when they expire.
     pub workers: String,

@@ -78,12 +78,12 @@ pub static BEGIN: Script = script!(concat!(last_id!(), "return last_id(KEYS[1])"
 /// The id before the first is the last that the stream gave, not that of its newest entry: after trimming or
 /// deleting that one is gone, and the link would skip what was lost. Nothing comes between entries of one call.
 ///
-/// Entries beyond the number to keep go only when they have a certain age: a process that is briefly behind would
-/// be overrun by a burst otherwise, and all its clients told of a gap.
+/// Entries beyond the number to keep are trimmed only from a certain age on: otherwise a burst would overrun a process
+/// that is briefly behind, and all its clients would be reset.
 ///
-/// An entry for a topic that has ended is refused, and one whose lease is not as it needs it: scripts run one after the
-/// other, so the stream's order decides. Which topics have ended stands in a set by when their names are free; while it
-/// is empty, as it is for who ends no topics, that costs one command for a batch.
+/// An entry is refused if its topic has ended, or if its lease is not held as the entry requires. Scripts run one after
+/// the other, so the stream's order decides. The topics that have ended are in a set, scored by the time at which their
+/// names are free. While the set is empty, checking it costs one command per batch.
 ///
 /// `KEYS`: the stream; the topics that have ended. `ARGV`: how many entries to keep; how old they may be in
 /// milliseconds, or nothing; how old they must be to go for their number; for each entry, how many topics must not have
@@ -143,8 +143,8 @@ return ids
 "
 ));
 
-/// Notes which server's copy of the stream is written to from now on. When another copy was before, which may have
-/// acknowledged entries that this one lacks, an entry that says so is appended. Gives 1 when it was, else 0.
+/// Notes the copy of the stream that is written to from now on. If the copy before it was another one, which may have
+/// acknowledged entries that this one lacks, appends an entry that says so. Gives 1 when it appended one, else 0.
 ///
 /// `KEYS`: the stream; where the copy is noted. `ARGV`: this copy; the one it replicated until it took over; the one
 /// that this process knew last; `1` if a replica that takes over has all that was acknowledged; `1` if another server

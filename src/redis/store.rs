@@ -20,7 +20,7 @@ use crate::stream_broker::{Kept, PRESENCE_TTL};
 /// Members of a presence table that are written with one command.
 const CHUNK: usize = 1000;
 
-/// A member that is there as long as all that was written is, before everything else; nobody asks for it.
+/// A member that is written before all others and never asked for: while it is there, the table is whole.
 const WHOLE: &str = "";
 
 /// Redis, as the store of one hub.
@@ -133,11 +133,11 @@ impl Store for RedisStore {
         let mut pipeline = Pipeline::new();
         match write {
             PresenceWrite::Replace(all) => {
-                // Beside the table, and then in its place: a reader sees no less while it is written.
+                // Written beside the table, then renamed into its place, so that a reader never sees a part.
                 let next = format!("{key}:next");
                 pipeline.cmd("DEL").arg(&next);
                 pipeline.cmd("ZADD").arg(&next).arg(0).arg(WHOLE);
-                // Should this process end before it is renamed, it does not stay for ever.
+                // It expires, should this process end before the rename.
                 pipeline.cmd("PEXPIRE").arg(&next).arg(ttl());
                 add(&mut pipeline, &next, all);
                 pipeline.cmd("RENAME").arg(next).arg(&key);
@@ -172,7 +172,7 @@ impl Store for RedisStore {
     }
 }
 
-/// The commands that make these changes to a key: runs of the same kind in one, and their order is kept.
+/// Add the commands that make these changes to a key, in order: one command for each run of the same kind.
 fn add(pipeline: &mut Pipeline, key: &str, list: &[PresenceChange]) {
     let mut at = 0;
     while at < list.len() {

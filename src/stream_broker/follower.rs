@@ -113,7 +113,7 @@ impl<S: Store> Follower<S> {
     /// Find the position, and check that the log can be followed at all: if the user may only look at it, or reads that
     /// wait are refused, this process would otherwise connect and disconnect by turns.
     async fn start(&mut self, log: &mut S::Log) -> Answer<()> {
-        self.catch_up(log, true).await?;
+        self.check_position(log, true).await?;
         if std::mem::take(&mut self.is_doubtful)
             && let (Some(hub), Some(cursor)) = (self.shared.hub.upgrade(), self.cursor)
         {
@@ -129,7 +129,7 @@ impl<S: Store> Follower<S> {
         if log.is_doubtful().await? {
             return Err(StoreError::connection("another server has taken over its data"));
         }
-        self.catch_up(log, is_idle).await
+        self.check_position(log, is_idle).await
     }
 
     /// The connection is made. The start of waiting clients is resolved now, before anything is delivered.

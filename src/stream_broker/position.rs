@@ -10,7 +10,7 @@ use crate::ids::StreamId;
 
 impl<S: Store> Follower<S> {
     /// Compare the log's end with the position. `is_idle`: the last read returned nothing.
-    pub async fn catch_up(&mut self, log: &mut S::Log, is_idle: bool) -> Answer<()> {
+    pub async fn check_position(&mut self, log: &mut S::Log, is_idle: bool) -> Answer<()> {
         // Read before the log is asked: what was acknowledged by then is in it, unless it has lost its end.
         let acknowledged = self.shared.acknowledged.newest();
         let last = log.begin().await?;

@@ -58,7 +58,7 @@ impl Subscriber {
 
     /// Deliver an event that was published before its transfer or close, and not delivered by its reader. It has not
     /// waited behind a write, so the limits do not hold. Returns how many events were dropped.
-    pub fn catch_up(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> u64 {
+    pub fn deliver_pending(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> u64 {
         if entry.is_break {
             self.break_off(wakes);
         }
@@ -73,7 +73,7 @@ impl Subscriber {
 
     /// Bytes that wait for the application's snapshot; `None` when none is awaited.
     #[must_use]
-    pub fn waits_for_initial(&self) -> Option<usize> {
+    pub fn bytes_behind_initial(&self) -> Option<usize> {
         matches!(self.phase, Phase::Initial(_)).then(|| self.queue.bytes())
     }
 }

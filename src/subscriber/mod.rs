@@ -3,13 +3,13 @@
 
 mod consumer;
 mod deliver;
-mod ends;
 mod finish;
 mod phase;
 mod plan;
 mod silence;
 mod stall;
 mod terms;
+mod topic_ends;
 mod visit;
 
 pub use consumer::Taken;

@@ -28,10 +28,10 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::consumer::Consumer;
-use super::finish::Finish;
 use super::plan::{Fetch, Fetched, Plan, Snapshot};
 use super::stall::StallRule;
 use super::terms::{BrokerWakes, Membership, Terms};
+use super::topic_ends::Finish;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::frame::Draft;

@@ -47,8 +47,8 @@ mod system {
     use std::io;
     use std::os::fd::{BorrowedFd, FromRawFd};
 
-    use crate::reactor::descriptors::disown_all;
-    pub use crate::reactor::descriptors::{disown, own};
+    use crate::descriptors::disown_all;
+    pub use crate::descriptors::{disown, own};
     use crate::reactor::{Socket, kernel};
 
     /// In a forked child: close the clients' connections, which must not stay open here when the parent closes

@@ -15,13 +15,14 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+use super::Listener;
 use super::coalesce::Coalesced;
 use super::connection::{Connection, Phase};
-use super::descriptors::Owned;
+use super::owned::Owned;
 use super::rounds::Rounds;
 use super::shared::{Command, Shared};
 use super::signal::Heard;
-use super::{Listener, descriptors};
+use crate::descriptors;
 use crate::entry::Entry;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};

@@ -31,7 +31,7 @@ enum Step {
     /// The newest entries are lost; the clock goes on, or is set back with them.
     LoseTail(usize, bool),
     Follow(usize, usize),
-    CatchUp(usize),
+    CheckPosition(usize),
     /// A process ends, with its connections, and another begins with so many of the newest entries.
     Restart(usize, usize),
     Drain(usize),
@@ -51,7 +51,7 @@ fn harmless() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => some_topics().prop_map(Step::Publish),
         8 => (worker.clone(), 1..6_usize).prop_map(|(at, count)| Step::Follow(at, count)),
-        2 => worker.clone().prop_map(Step::CatchUp),
+        2 => worker.clone().prop_map(Step::CheckPosition),
         1 => (worker.clone(), 0..8_usize).prop_map(|(at, kept)| Step::Restart(at, kept)),
         8 => worker.clone().prop_map(Step::Drain),
         12 => (worker.clone(), 0..8_usize).prop_map(|(at, which)| Step::Answer(at, which)),
@@ -221,7 +221,7 @@ impl Storm {
             Step::Follow(at, count) => {
                 workers[*at].follow(stream, *count);
             }
-            Step::CatchUp(at) => workers[*at].catch_up(stream),
+            Step::CheckPosition(at) => workers[*at].check_position(stream),
             Step::Restart(at, kept) => {
                 for client in clients.iter_mut().filter(|client| client.worker == *at) {
                     client.stream = None;
@@ -272,7 +272,7 @@ impl Storm {
     fn finish(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..1000 {
             for worker in &mut self.workers {
-                worker.catch_up(&self.stream);
+                worker.check_position(&self.stream);
                 while worker.follow(&self.stream, 100) {}
                 worker.answer_all(&self.stream);
                 worker.world.drain();
@@ -360,7 +360,7 @@ fn what_is_being_fetched_from_a_stream_that_proves_to_be_another_ends_with_the_r
         3,
         &[
             Step::Empty(0, true),
-            Step::CatchUp(1),
+            Step::CheckPosition(1),
             Step::Connect(mine, 1),
             Step::Visit(mine, None),
             publish(),
@@ -382,7 +382,7 @@ fn a_beginning_that_any_stream_may_have_proves_nothing() {
         &[
             Step::Connect(0, 1),
             Step::Empty(0, false),
-            Step::CatchUp(1),
+            Step::CheckPosition(1),
             Step::Visit(0, None),
             Step::Publish(vec![0]),
             Step::Visit(0, None),

@@ -112,7 +112,7 @@ fn what_comes_while_more_is_fetched_than_the_queue_takes_is_read_from_history() 
 }
 
 #[test]
-fn a_piece_that_is_gone_is_told_where_it_was() {
+fn a_missing_piece_is_announced_in_its_place() {
     let (mut stream, _) = one(6);
     let mut worker = Worker::begun(config(), &stream, 0);
     let client = worker.world.subscribe(&resuming(&["t"], "1-0"));
@@ -155,7 +155,7 @@ fn an_id_that_the_stream_cannot_go_on_from_is_reset() {
 }
 
 #[test]
-fn who_comes_from_a_faster_worker_waits_until_this_one_is_there() {
+fn a_client_from_a_faster_worker_waits_until_this_one_has_read_as_far() {
     let (mut stream, mut worker) = one(1);
     stream.publish(&["t"], "e2");
     stream.publish(&["t"], "e3");
@@ -169,7 +169,7 @@ fn who_comes_from_a_faster_worker_waits_until_this_one_is_there() {
 }
 
 #[test]
-fn a_break_is_told_to_everybody_and_ids_go_on_behind_it() {
+fn a_break_resets_every_client_and_ids_go_on_behind_it() {
     let (mut stream, mut worker) = one(2);
     let client = worker.world.live(&["t"]);
     stream.publish(&["t"], "e3");
@@ -184,7 +184,7 @@ fn a_break_is_told_to_everybody_and_ids_go_on_behind_it() {
 }
 
 #[test]
-fn a_break_is_told_also_to_who_drops_what_it_has_no_room_for() {
+fn a_break_resets_also_a_client_that_drops_events() {
     for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {
         let (mut stream, mut worker) = one(1);
         let slow = Request { overflow: Some(overflow), capacity: Some(2), ..request(&["t"]) };
@@ -216,7 +216,7 @@ fn a_stream_that_was_emptied_goes_on_with_smaller_ids() {
     stream.losses = 1; // its ids are not those of before
     stream.publish(&["t"], "new");
     assert!(!worker.follow(&stream, 10), "3-1 is not after 5-0");
-    worker.catch_up(&stream);
+    worker.check_position(&stream);
     worker.follow(&stream, 10);
     worker.world.drain();
     let told = r#"stream-reset {"reason":"broker","requested":null} #2-1000000"#;

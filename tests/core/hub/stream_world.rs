@@ -231,7 +231,7 @@ impl Worker {
     }
 
     /// Look whether the stream was emptied or lost its end, or what is next is gone.
-    pub fn catch_up(&mut self, stream: &Stream) {
+    pub fn check_position(&mut self, stream: &Stream) {
         let Some(at) = self.at else { return };
         let base = match stream.last.cmp(&at) {
             std::cmp::Ordering::Less => self.new_from(stream),

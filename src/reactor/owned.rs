@@ -1,9 +1,9 @@
-//! A client's descriptor, which a forked child closes.
+//! A client's socket, which a forked child closes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::kernel;
-pub use crate::descriptors::{disown, disown_all, own};
+use crate::descriptors::{disown, own};
 
 /// A socket that a forked child closes.
 #[derive(Debug)]

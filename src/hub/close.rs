@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::transfer::catch_up;
+use super::transfer::deliver_pending;
 use super::{Hub, Registered, State, ring};
 use crate::broker::letter::{Letter, Whose};
 use crate::change::{Change, Who};
@@ -86,7 +86,7 @@ impl Hub {
             let state = self.state.lock();
             let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
             let pending = cursor.into_iter().flat_map(|cursor| state.log.ahead_of(cursor));
-            catch_up(self, subscriber, topics, pending, wakes)
+            deliver_pending(self, subscriber, topics, pending, wakes)
         });
         if closed.is_some() {
             self.unregister_all(std::iter::once(identity.id));
