@@ -49,7 +49,7 @@ async def test_callbacks_tell_who_came_and_who_went_and_why() -> None:
     assert log[2:] == [("went", "ann", ("t",), "client", "client"), ("went later", 7, "client")]
 
 
-async def test_every_reason_is_told() -> None:
+async def test_every_reason_is_reported() -> None:
     hub = Hub()
     reasons: list[str] = []
     hub.on_disconnect(lambda subscription, reason: reasons.append(reason))

@@ -89,7 +89,7 @@ async def test_drop_newest_says_how_much(clock: Clock) -> None:
     await client.close()
 
 
-async def test_a_client_that_lagged_has_no_id_that_hides_it_until_it_was_told(clock: Clock) -> None:
+async def test_a_client_that_lagged_has_no_id_that_hides_the_loss_before_stream_lagged(clock: Clock) -> None:
     hub = clock.hub(capacity=5, overflow="drop_newest")
     client = await stuck(clock, hub)
     await push(clock, hub, range(20))

@@ -160,7 +160,7 @@ async def test_an_evicted_id_resets_and_what_is_left_still_comes() -> None:
     assert hub.stats()["resumed"] == 2
 
 
-async def test_history_that_goes_while_it_is_replayed_is_told() -> None:
+async def test_history_evicted_while_it_is_replayed_is_announced() -> None:
     hub = Hub(history=2000, capacity=100_000)
     seen = await hub.publish("t", 0)
     for n in range(1, 2000):

@@ -36,7 +36,7 @@ async def read(stream: Subscription, n: int) -> list[int]:
     return numbers(wire)
 
 
-async def test_it_knows_who_it_is() -> None:
+async def test_a_subscription_knows_its_client() -> None:
     hub = Hub()
     info = {"any": "thing"}
     stream = hub.subscribe(["b", "a"], user="ann", info=info)
@@ -299,7 +299,7 @@ async def test_closing_lets_out_what_was_queued() -> None:
     assert stream.closed == "closed"
 
 
-async def test_closing_wakes_who_waits() -> None:
+async def test_closing_wakes_a_waiting_task() -> None:
     hub = Hub()
     stream = await opened(hub)
     waiting = asyncio.ensure_future(anext(stream, None))  # type: ignore[arg-type]

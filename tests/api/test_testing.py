@@ -159,7 +159,7 @@ async def test_a_client_reconnects_with_the_last_id_like_a_browser() -> None:
     assert hub.count() == 0
 
 
-async def test_the_end_of_a_stream_is_told() -> None:
+async def test_the_end_of_a_stream_is_noticed() -> None:
     hub = Hub()
     async with connect(hub.endpoint("t"), "/") as client:
         hub.publish("t", 1)

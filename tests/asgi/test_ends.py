@@ -57,7 +57,7 @@ def test_later_clients_get_what_is_kept_and_then_the_end(site: Site) -> None:
             assert stream.last_event_id == end
 
 
-def test_who_has_the_end_gets_204(site: Site) -> None:
+def test_a_client_with_the_end_gets_204(site: Site) -> None:
     hub = site.hub()
     before = hub.publish("t", 1).id
     end, later = hub.end("t").id, hub.publish("other", 1).id

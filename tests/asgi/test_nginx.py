@@ -168,7 +168,7 @@ def test_each_event_arrives_before_the_next_is_published(site: Site, encoding: s
             assert events.next().json() == number
 
 
-def test_the_server_is_asked_with_http_1_1_and_told_who_asks(site: Site) -> None:
+def test_the_server_is_asked_with_http_1_1_and_learns_the_clients_address(site: Site) -> None:
     with site.stream() as events:
         events.opened()
         request = site.requests.get(timeout=PATIENCE)

@@ -255,7 +255,7 @@ def test_a_client_that_comes_back_gets_exactly_what_it_missed(site: Site, how: s
 
 
 @pytest.mark.parametrize("reason", ["unknown", "epoch", "ahead", "evicted"])
-def test_a_gap_is_told(site: Site, reason: str) -> None:
+def test_a_gap_is_announced(site: Site, reason: str) -> None:
     hub = site.hub(history=3)
     old = hub.publish("t", 0).id
     if reason == "epoch":

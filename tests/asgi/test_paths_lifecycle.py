@@ -92,7 +92,7 @@ def test_a_background_task_runs_after_the_end(site: Site, how: str) -> None:
     until(lambda: ended == [("one", 0)])
 
 
-def test_one_too_many_is_told_to_come_back_later(site: Site) -> None:
+def test_a_client_beyond_the_limit_is_asked_to_come_back_later(site: Site) -> None:
     hub = site.hub(max_subscribers=1)
     with site.stream(hub) as stream:
         for _ in range(2):

@@ -30,7 +30,7 @@ def flood(hub: Hub, healthy: Stream) -> int:
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
-def test_what_a_slow_client_lost_is_told_exactly(site: Site, overflow: Any) -> None:
+def test_the_loss_of_a_slow_client_is_announced_exactly(site: Site, overflow: Any) -> None:
     hub = site.hub(capacity=8, history=0)
     with stalled(site, hub, overflow=overflow) as slow, site.stream(hub) as healthy:
         last = flood(hub, healthy)

@@ -110,7 +110,7 @@ def test_a_reload_in_mid_run_goes_on_and_three_see_the_same(site: Site) -> None:
         assert said(late.rest()) == [*range(10), done()]
 
 
-def test_stop_is_told_to_every_watcher(site: Site) -> None:
+def test_every_watcher_learns_of_a_stop(site: Site) -> None:
     model = Model(site)
     model.words = 2
     with model.start() as first, model.watch() as second:
@@ -124,7 +124,7 @@ def test_stop_is_told_to_every_watcher(site: Site) -> None:
     assert model.delete() is False
 
 
-def test_a_failure_is_told_to_every_watcher(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_watcher_learns_of_a_failure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("sse_hub"), "propagate", False)  # `site` fails for what is logged
     model = Model(site)
     model.words = 1
@@ -215,7 +215,7 @@ def test_an_id_of_another_life_of_the_name_is_a_newcomers(site: Site) -> None:
         assert [event.json() for event in stream.rest()][-1] == done()
 
 
-def test_watchers_of_a_server_that_stops_are_told(site: Site) -> None:
+def test_watchers_of_a_server_that_stops_learn_of_it(site: Site) -> None:
     """On a server of its own: the test ends it."""
     own = Site(next(way for way, (path, _) in WAYS.items() if path == site.path))
     model = Model(own)

@@ -73,7 +73,7 @@ def test_a_client_of_an_empty_stream_resumes(hub: Hub, store: Store, pair: Pair)
     resumed(b.listen(last_event_id=opening), [1])
 
 
-def test_a_quiet_topics_client_is_told_where_the_hub_is(hub: Hub, store: Store, pair: Pair) -> None:
+def test_a_client_of_a_quiet_topic_gets_the_hubs_cursor(hub: Hub, store: Store, pair: Pair) -> None:
     a, b = pair.hubs(store.url)
     with listening(a.listen("quiet"), b.listen("quiet")) as clients:
         last = publish(hub, *range(20))[-1]
@@ -103,7 +103,7 @@ def reset(worker: WorkerHub, last_event_id: str, *before: object, at_once: bool 
         assert client.last_event_id == id
 
 
-def test_what_was_trimmed_is_told_exactly(hub: Hub, store: Store, pair: Pair) -> None:
+def test_trimmed_events_are_announced_exactly(hub: Hub, store: Store, pair: Pair) -> None:
     ids = publish(hub, *range(10))
     store.trim(pair.name, keep=4)
     for worker in fresh(pair, store):
@@ -125,7 +125,7 @@ def test_nothing_is_missing_when_the_stream_was_emptied_behind_a_client(
         assert [client.resets for client in clients] == [[], []]
 
 
-def test_an_emptied_stream_resets_who_missed_something(hub: Hub, store: Store, pair: Pair) -> None:
+def test_an_emptied_stream_resets_clients_that_missed_something(hub: Hub, store: Store, pair: Pair) -> None:
     ids = publish(hub, 1, 2, 3)
     store.trim(pair.name, keep=0)
     for worker in fresh(pair, store):
@@ -268,9 +268,7 @@ def test_nothing_is_lost_or_repeated_while_clients_hop_between_workers(
     assert hops > 5
 
 
-def test_what_is_older_than_history_age_is_not_given_to_who_comes_back(
-    hub: Hub, store: Store, pair: Pair
-) -> None:
+def test_events_older_than_history_age_are_not_replayed(hub: Hub, store: Store, pair: Pair) -> None:
     """Redis may have it still: nothing was published since, by which it would be trimmed."""
     ids = publish(hub, *range(5))
     aged = store.grow_old(pair.name, 3600)

@@ -164,7 +164,7 @@ def test_the_clients_of_a_worker_that_died_are_gone_at_once(files: FileServer, p
     assert len([*(files.log(pair.name) / "workers").iterdir()]) == 1
 
 
-def test_who_is_there_is_written_again_when_it_was_deleted(files: FileServer, pair: Pair) -> None:
+def test_presence_is_written_again_when_it_was_deleted(files: FileServer, pair: Pair) -> None:
     a, b = pair.hubs(files.url)
     with listening(a.listen("x"), b.listen("x"), b.listen("y")) as (one, two, three):
         until(lambda: a.presence()["count"] == 3)

@@ -85,7 +85,7 @@ async def test_the_rights_that_the_documentation_names_are_enough(database: int)
             assert (await hub.presence("t")).count == 0
 
 
-def test_nobody_is_told_that_nothing_was_published_when_something_was() -> None:
+def test_no_error_says_that_nothing_was_published_when_something_was() -> None:
     rights = ["~{sse-hub:*", "+@all", "-xlen"]  # the script asks for it after it has written
     with RedisServer("--user", "app", "on", f">{PASSWORD}", *rights) as redis:
         with Hub(f"redis://app:{ENCODED}@{HOST}:{redis.port}") as hub:
@@ -162,7 +162,7 @@ def test_tls(tmp_path: Path, pair: Pair) -> None:
             takes(clients, ["through TLS"])
 
 
-def test_tls_with_a_certificate_of_nobody_we_trust(tmp_path: Path) -> None:
+def test_tls_with_an_untrusted_certificate(tmp_path: Path) -> None:
     with tls_server(tmp_path) as redis:
         refused(RedisBroker(redis.url, timeout=1.0), "certificate", "issuer")
 
@@ -269,7 +269,7 @@ def test_a_broker_that_is_none_is_said_at_once(broker: Any) -> None:
         Hub(broker)
 
 
-def test_nobody_listens() -> None:
+def test_a_port_on_which_nobody_listens() -> None:
     began = time.monotonic()
     refused(RedisBroker("redis://127.0.0.1:1", timeout=0.5), "refused", "connect")
     assert time.monotonic() - began < promised(3)

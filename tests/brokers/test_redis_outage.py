@@ -108,7 +108,7 @@ def test_the_log_tells_of_it(redis: RedisServer, proxy: Proxy, caplog: pytest.Lo
     assert all(hub.name in record.getMessage() for record in told)
 
 
-def test_a_server_that_refuses_to_be_followed_is_told_of_once(
+def test_a_server_that_refuses_to_be_followed_is_reported_once(
     redis: RedisServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a proxy does that knows no command that waits."""
@@ -184,7 +184,7 @@ def test_an_outage_costs_nothing(redis: RedisServer, proxy: Proxy, pair: Pair, w
             assert client.event()
 
 
-def test_who_comes_during_an_outage_misses_nothing_after_it(
+def test_a_client_that_comes_during_an_outage_misses_nothing_after_it(
     redis: RedisServer, proxy: Proxy, pair: Pair
 ) -> None:
     with scene(pair, proxy.url) as (hubs, _), publisher(redis, pair) as elsewhere:

@@ -32,7 +32,7 @@ async def test_presence_says_when_it_cannot_be_known(redis: RedisServer) -> None
 
 @pytest.mark.parametrize("lost", ["everything", "what expired"])
 @pytest.mark.parametrize("newcomer", [False, True])
-def test_who_is_there_is_known_again_after_it_was_lost_under_a_connection_that_stays(
+def test_presence_is_known_again_after_it_was_lost_under_a_connection_that_stays(
     redis: RedisServer, pair: Pair, lost: str, newcomer: bool
 ) -> None:
     a, b = pair.hubs(redis.url)
@@ -63,7 +63,7 @@ def test_a_worker_that_stood_still_is_there_again(redis: RedisServer, pair: Pair
         frozen.http.close()
 
 
-def test_who_is_there_is_known_after_redis_came_back_empty_at_once(redis: RedisServer, pair: Pair) -> None:
+def test_presence_is_known_after_redis_came_back_empty_at_once(redis: RedisServer, pair: Pair) -> None:
     a, b = pair.hubs(redis.url)
     with listening(a.listen("x"), b.listen("x")) as (one, two):
         eventually(lambda: a.presence("x"), presence_of(one, two))
@@ -73,7 +73,7 @@ def test_who_is_there_is_known_after_redis_came_back_empty_at_once(redis: RedisS
         eventually(lambda: a.presence("x"), presence_of(one, two))
 
 
-def test_nobody_is_missed_while_all_is_written_anew(redis: RedisServer, pair: Pair) -> None:
+def test_presence_misses_no_client_while_it_is_rewritten(redis: RedisServer, pair: Pair) -> None:
     """A worker whose connections are cut again and again, and one that asks who is there."""
     a = pair.workers[0].hub(redis.url, pair.name)
     with Proxy(redis.port) as proxy:

@@ -27,7 +27,7 @@ def test_a_hub_of_redis_starts_nothing_before_it_is_used(redis: RedisServer) -> 
 
 
 @pytest.mark.parametrize("first_dropped", [False, True])
-async def test_a_failure_is_logged_when_who_awaited_it_was_cancelled(
+async def test_a_failure_is_logged_when_its_awaiting_task_was_cancelled(
     caplog: pytest.LogCaptureFixture, first_dropped: bool
 ) -> None:
     async def wait(published: list[Any]) -> None:
@@ -53,7 +53,7 @@ async def test_a_failure_is_logged_when_who_awaited_it_was_cancelled(
     assert told() == 1
 
 
-def test_a_failure_that_nobody_looks_at_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_that_nobody_awaits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.WARNING, "sse_hub"),
         Hub(RedisBroker("redis://127.0.0.1:1/", timeout=0.2)) as hub,

@@ -28,7 +28,7 @@ async def until_reset(client: Subscription) -> None:
             pass
 
 
-async def test_who_may_not_read_the_stream_does_not_fill_the_log(
+async def test_a_user_who_may_not_read_the_stream_does_not_fill_the_log(
     redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Hub(user(redis, "-xread"), grace=0.0) as hub:
@@ -44,7 +44,7 @@ async def test_who_may_not_read_the_stream_does_not_fill_the_log(
     assert "secret" not in said
 
 
-async def test_who_may_not_be_asked_what_a_client_missed_resets_it(redis: RedisServer) -> None:
+async def test_a_user_who_may_not_read_the_past_resets_the_client(redis: RedisServer) -> None:
     async with Hub(user(redis, "-xrange"), grace=0.0) as hub:
         await hub.publish("prices", 1)
         client = hub.subscribe("prices", last_event_id="1-0")
@@ -69,7 +69,7 @@ async def test_where_a_stream_may_not_be_given_a_beginning_nobody_resumes_from_i
             await admin.flushall()
 
 
-async def test_who_may_only_read_reads_a_stream_that_is_not_there_yet(redis: RedisServer) -> None:
+async def test_a_user_who_may_only_read_reads_a_stream_that_does_not_exist_yet(redis: RedisServer) -> None:
     url = user(redis, "-eval", "-evalsha", "-@write", "+xread")
     async with Hub(url, grace=0.0) as hub, Hub(redis.url) as other:
         client = hub.subscribe("prices")
@@ -86,7 +86,7 @@ async def test_an_event_that_could_not_be_trimmed_by_age_is_published(redis: Red
         assert await hub.publish("prices", 1) is not None
 
 
-async def test_a_gap_is_told_though_nothing_follows_it(redis: RedisServer) -> None:
+async def test_a_gap_is_announced_though_nothing_follows_it(redis: RedisServer) -> None:
     async with Hub(redis.url, grace=0.0) as hub, Redis.from_url(redis.url) as admin:
         await hub.publish("prices", 1)
         client = hub.subscribe("prices")

@@ -116,7 +116,7 @@ def test_any_worker_stops_it_within_a_second(workers: list[Worker]) -> None:
     assert (a.stop("r"), b.stop("r"), b.stop("unknown")) == (False, False, False)
 
 
-def test_the_death_of_its_process_is_told_to_all_within_ten_seconds(workers: list[Worker]) -> None:
+def test_every_watcher_learns_of_the_death_of_its_process_within_ten_seconds(workers: list[Worker]) -> None:
     a, b = workers
     a.say("r", 2)
     with a.start("r") as first, b.watch("r") as second:

@@ -134,7 +134,7 @@ async def test_a_hub_follows_the_primary_that_the_sentinels_name(
         assert ids[3:] == [after]
 
 
-async def test_who_is_there_is_told_to_the_server_that_takes_it() -> None:
+async def test_presence_is_written_to_the_server_that_takes_over() -> None:
     with (
         RedisServer() as old,
         RedisServer("--replicaof", HOST, str(old.port)) as new,

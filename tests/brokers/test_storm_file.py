@@ -54,7 +54,7 @@ class Follower:
 
 
 @pytest.mark.timeout(900)
-async def test_writers_that_are_killed_lose_nothing_they_were_told_of(
+async def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
     files: FileServer, tmp_path: Path
 ) -> None:
     dice = random.Random(20260101)

@@ -78,7 +78,9 @@ def test_a_broken_line_is_mended_without_a_gap(
     expect(other.locator("#people-count")).to_have_text("2")
 
 
-def test_who_hangs_up_and_comes_back_has_missed_nothing(demo: Server, visit: Callable[..., Page]) -> None:
+def test_a_visitor_who_hangs_up_and_comes_back_has_missed_nothing(
+    demo: Server, visit: Callable[..., Page]
+) -> None:
     page, other = visit(demo.url, "Ada"), visit(demo.url, "Bob")
     page.click("#toggle")
     state(page, "closed")

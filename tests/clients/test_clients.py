@@ -302,7 +302,7 @@ def test_a_source_that_fails_fails_every_reader(
         assert reader.text == "".join(WORDS[:3])
 
 
-def test_who_resumes_what_is_not_there_is_told_so(node: Node, site: tuple[Model, Server]) -> None:
+def test_a_reader_that_resumes_a_missing_run_learns_that(node: Node, site: tuple[Model, Server]) -> None:
     for name in ("ai", "fetchEventSource"):
         reader, _ = node.open(name, site[1].url, "nowhere", True)
         assert reader.ended() == "nothing"

@@ -162,7 +162,7 @@ fn storm(seed: u64) -> [usize; 4] {
 }
 
 #[test]
-fn whoever_stalls_and_goes_on_is_served_or_told() {
+fn a_client_that_stalls_and_goes_on_is_served_or_reset() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let first = number("STORM_SEED").unwrap_or(1);
     let mut totals = [0; 4];

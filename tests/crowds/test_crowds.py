@@ -151,7 +151,7 @@ def test_visitors_leave_nothing_behind(loop: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_who_leaves_is_gone_at_once_also_during_a_broadcast() -> None:
+def test_a_client_that_leaves_is_gone_at_once_also_during_a_broadcast() -> None:
     leavers, killed = 60, 20
     with (
         many_descriptors(leavers),

@@ -68,7 +68,7 @@ def test_invalid_runs_are_left_out_and_named() -> None:
     assert run.failed(given) == ["broken at 2000 clients"]
 
 
-def test_who_cannot_keep_the_pace_is_marked() -> None:
+def test_a_server_that_cannot_keep_the_pace_is_marked() -> None:
     once_late = [ran(4, wall_s=4.8), ran(4, wall_s=9.0), ran(4, wall_s=5.9)]
     too_late = [ran(8, wall_s=4.8), ran(8, wall_s=9.0), ran(8, wall_s=6.5)]
     bad = {"valid": False, "invalid_because": ["not every request was answered"], "wall_s": 30.0}
@@ -86,7 +86,7 @@ def test_who_cannot_keep_the_pace_is_marked() -> None:
     assert "cannot keep up" not in report.section(given)
 
 
-def test_who_cannot_keep_the_pace_at_a_size_is_marked_there() -> None:
+def test_a_server_that_cannot_keep_the_pace_at_a_size_is_marked_there() -> None:
     results = [
         {"clients": clients, "runs": {"ours": [ran(4, wall_s=2.0)], "peer": [ran(8, wall_s=2.0 + late)]}}
         for clients, late in ((100, 0), (500, 1))
@@ -122,7 +122,7 @@ def test_with_two_rows_for_a_server_the_ratio_is_between_them() -> None:
     assert "ratios (**bold**) to the same server's next row, none stalled, in the same round" in text
 
 
-def test_each_rounds_ratio_is_told() -> None:
+def test_each_rounds_ratio_is_shown() -> None:
     bad = {"valid": False, "invalid_because": ["the load generator was saturated"], "cpu_per_event_us": 1.0}
     given = document({"ours": [ran(4), ran(10), ran(5)], "peer": [ran(8), bad, ran(20)]})
     text = report.by_round(given)

@@ -30,7 +30,7 @@ async def test_a_stream_that_is_closed_while_its_client_takes_nothing_is_freed()
             await until_async(lambda: hub.stats()["handed_off"] == 0)
 
 
-async def test_a_stream_that_ends_while_it_is_handed_over_is_told_of() -> None:
+async def test_a_stream_that_ends_while_it_is_handed_over_is_reported() -> None:
     ended: list[str] = []
     with Hub(grace=0) as hub:
         reasons: list[str] = []

@@ -104,7 +104,7 @@ fn blocks_of_zeros_are_not_delivered() {
 }
 
 #[test]
-fn segments_that_are_gone_are_told_of() {
+fn missing_segments_are_announced() {
     let (scratch, written) = written();
     for number in 0..scratch.segments().len() {
         let told = damaged(&scratch, &written, |dir| std::fs::remove_file(&segments(dir)[number]).unwrap());
@@ -142,7 +142,7 @@ fn a_log_of_another_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn what_a_dead_writer_left_is_cut_and_nobody_is_told() {
+fn a_torn_record_of_a_dead_writer_is_cut_silently() {
     let (scratch, written) = written();
     let newest = scratch.segments().pop().unwrap();
     let len = newest.metadata().unwrap().len();

@@ -94,7 +94,7 @@ fn segments_that_are_deleted_begin_anew() {
 }
 
 #[test]
-fn an_older_copy_that_is_put_back_is_told_of() {
+fn an_older_copy_that_is_put_back_is_announced() {
     let scratch = Scratch::new();
     // Of a log with other entries behind its middle.
     let older = Scratch::new();

@@ -90,7 +90,7 @@ fn large_events_and_large_segments_are_read() {
 }
 
 #[test]
-fn a_machine_that_stopped_is_told_of_unless_all_was_on_disk() {
+fn a_stopped_machine_is_announced_unless_everything_was_on_disk() {
     for (is_closed, is_synced, is_told) in
         [(false, false, true), (true, false, false), (false, true, false), (true, true, false)]
     {

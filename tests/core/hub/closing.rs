@@ -152,7 +152,7 @@ fn a_closing_hub_delivers_what_was_published_and_takes_no_more() {
 }
 
 #[test]
-fn a_place_that_is_given_away_keeps_nothing_of_who_had_it() {
+fn a_reused_key_keeps_nothing_of_its_former_subscriber() {
     let world = World::new(config());
     let old = world.live_with(&Request { max_age: Some(SECOND), ..request(&["a"]) });
     world.publish(&["a"], "for the old");
@@ -170,7 +170,7 @@ fn a_place_that_is_given_away_keeps_nothing_of_who_had_it() {
 }
 
 #[test]
-fn who_leaves_between_joining_and_the_next_turn_is_gone() {
+fn a_client_that_leaves_between_joining_and_the_next_turn_is_gone() {
     let world = World::new(config());
     let stream = world.subscribe(&request(&["a"]));
     stream.leave();

@@ -129,7 +129,7 @@ fn a_snapshot_comes_before_the_end() {
 }
 
 #[test]
-fn who_has_the_end_is_over() {
+fn a_client_with_the_end_has_everything() {
     let world = World::new(config());
     let is_over = |names: &[&str], seq| world.hub.is_over(&topics(names), &world.id(seq));
     world.publish(&["a"], "1");

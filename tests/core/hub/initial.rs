@@ -49,7 +49,7 @@ fn initial_events_too_large_are_refused_whole() {
 }
 
 #[test]
-fn who_resumes_completely_gets_no_initial_events_and_who_does_not_gets_them() {
+fn a_client_that_resumes_completely_gets_no_initial_events_and_others_get_them() {
     let world = small_history();
     for n in 1..=5 {
         world.publish(&["a"], &n.to_string());

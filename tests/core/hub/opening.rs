@@ -190,7 +190,7 @@ fn what_is_evicted_while_a_replay_waits_is_said() {
 
 /// A busy topic evicts at its full ring with every event: what a newcomer never had is not missed.
 #[test]
-fn a_newcomer_is_not_told_of_a_gap_when_its_past_moved_on() {
+fn a_newcomer_learns_of_no_gap_when_its_past_moved_on() {
     let world = small_history();
     for n in 1..=3 {
         world.publish(&["a"], &n.to_string());

@@ -8,7 +8,7 @@ use crate::flow::publish;
 use crate::support::{MS, SECOND, STALL, Stream, World, config, request};
 
 #[test]
-fn who_takes_nothing_for_the_stall_timeout_is_ended() {
+fn a_client_that_takes_nothing_for_the_stall_timeout_is_ended() {
     let world = World::new(config());
     let stream = world.live(&["a"]);
     let idle = world.live(&["b"]);
@@ -24,7 +24,7 @@ fn who_takes_nothing_for_the_stall_timeout_is_ended() {
 }
 
 #[test]
-fn who_was_idle_before_it_stalls_is_ended_as_soon() {
+fn a_client_that_was_idle_before_it_stalls_is_ended_as_soon() {
     for heartbeat in [None, Some(STALL / 2), Some(10 * STALL)] {
         let world = World::new(Config { heartbeat, ..config() });
         let stream = world.live(&["a"]);
@@ -49,7 +49,7 @@ fn a_subscription_nobody_takes_from_is_ended() {
 }
 
 #[test]
-fn who_takes_slowly_but_takes_is_not_stalled() {
+fn a_client_that_takes_slowly_is_not_stalled() {
     let world = World::new(config());
     let stream = world.live(&["a"]);
     for n in 1..=20 {

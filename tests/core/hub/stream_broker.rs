@@ -190,7 +190,7 @@ fn letters_are_appended_in_the_order_in_which_they_were_posted() {
 }
 
 #[test]
-fn who_comes_back_at_another_process_gets_what_it_missed() {
+fn a_client_that_comes_back_at_another_process_gets_what_it_missed() {
     let store = MemoryStore::default();
     let a = Worker::new(&store);
     let mut client = a.live();

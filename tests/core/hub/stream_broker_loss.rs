@@ -21,7 +21,7 @@ fn an_entry_that_is_deleted_before_it_is_read_is_a_gap() {
 }
 
 #[test]
-fn gaps_in_what_is_fetched_are_told_where_they_are() {
+fn gaps_in_a_fetched_replay_are_announced_in_their_place() {
     let store = MemoryStore::default();
     let worker = Worker::without_history(&store);
     let mut client = worker.live();
@@ -126,7 +126,7 @@ fn what_was_acknowledged_is_missed_also_when_the_log_has_gone_on() {
 }
 
 #[test]
-fn a_copy_that_takes_over_resets_also_who_had_read_nothing_of_what_it_lost() {
+fn a_copy_that_takes_over_resets_also_clients_that_had_read_none_of_what_it_lost() {
     let store = MemoryStore::default();
     let (a, b) = (Worker::new(&store), Worker::new(&store));
     let (mut stays, mut leaves) = (b.live(), b.live());

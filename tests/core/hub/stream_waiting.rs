@@ -26,7 +26,7 @@ fn ids_beyond_what_is_remembered_are_asked_for() {
 }
 
 #[test]
-fn heartbeats_go_to_who_waits_for_the_broker() {
+fn heartbeats_go_to_clients_that_wait_for_the_broker() {
     let (stream, mut worker, client) = undecided();
     later(&worker, &client);
     worker.world.drain();
@@ -44,7 +44,7 @@ fn heartbeats_go_to_who_waits_for_the_broker() {
 }
 
 #[test]
-fn who_waits_for_the_broker_can_be_told_to_go() {
+fn a_client_that_waits_for_the_broker_can_be_disconnected() {
     for who in [Who::User("ann".into()), Who::All, Who::Group(GroupId(3))] {
         let (_, worker, client) = undecided();
         later(&worker, &client);
@@ -63,7 +63,7 @@ fn who_waits_for_the_broker_can_be_told_to_go() {
 }
 
 #[test]
-fn who_waits_for_the_broker_reaches_its_greatest_age() {
+fn a_client_that_waits_for_the_broker_reaches_its_max_age() {
     let worker = Worker::new(config());
     let aged = Request { max_age: Some(5 * SECOND), ..request(&["t"]) };
     let client = worker.world.subscribe(&aged);
@@ -73,7 +73,7 @@ fn who_waits_for_the_broker_reaches_its_greatest_age() {
 }
 
 #[test]
-fn who_waits_for_the_broker_may_join_and_leave_and_move() {
+fn a_client_that_waits_for_the_broker_may_join_and_leave_and_be_transferred() {
     let (mut stream, mut worker, client) = undecided();
     let other = World::of(&worker.world.hub);
     let hub = worker.world.hub.clone();
@@ -94,7 +94,7 @@ fn who_waits_for_the_broker_may_join_and_leave_and_move() {
 }
 
 #[test]
-fn what_is_sent_to_who_waits_for_the_broker_arrives() {
+fn an_event_sent_to_a_client_that_waits_for_the_broker_arrives() {
     // A newcomer, one that is in history, one that is lost, and one whose past is fetched.
     for (id, kept, want) in [
         (None, 100, vec!["stream-open #4-0", "mail", "e5 #6-0"]),
@@ -127,7 +127,7 @@ fn what_is_sent_to_who_waits_for_the_broker_arrives() {
 }
 
 #[test]
-fn a_newcomer_whose_stream_opened_early_is_told_that_it_began_later() {
+fn a_newcomer_whose_stream_opened_early_learns_that_it_began_later() {
     let (mut stream, mut worker, client) = undecided();
     later(&worker, &client);
     later(&worker, &client);

@@ -37,7 +37,7 @@ fn topics_are_joined_and_left_exactly_at_their_place() {
 }
 
 #[test]
-fn who_joins_a_topic_twice_gets_its_events_once_and_leaves_it_once() {
+fn a_client_that_joins_a_topic_twice_gets_its_events_once_and_leaves_it_once() {
     let world = World::new(config());
     let stream = world.live(&["a", "a"]);
     world.hub.join(stream.identity.id, &topics(&["a", "a"])).unwrap();
@@ -119,7 +119,7 @@ fn a_broadcast_reaches_all_and_is_replayed_like_a_topic() {
 }
 
 #[test]
-fn counts_and_lists_follow_who_is_there() {
+fn counts_and_lists_follow_the_subscribers() {
     let world = World::new(config());
     let (first, second) = (world.live(&["a", "b"]), world.live(&["b"]));
     let counts = |world: &World| [None, Some("a"), Some("b"), Some("c")].map(|topic| world.hub.count(topic));

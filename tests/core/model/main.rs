@@ -44,7 +44,7 @@ fn everything_published_is_delivered_without_another_ring() {
 }
 
 #[test]
-fn who_joins_between_publications_misses_none_after_its_cursor() {
+fn a_client_that_joins_between_publications_misses_none_after_its_cursor() {
     check(1500, |world| {
         let publisher = world.publisher(&["a"], 4);
         let clients: Vec<_> = (0..2)
@@ -66,7 +66,7 @@ fn who_joins_between_publications_misses_none_after_its_cursor() {
 }
 
 #[test]
-fn who_leaves_and_resumes_at_any_moment_misses_none_and_gets_none_twice() {
+fn a_client_that_leaves_and_resumes_at_any_moment_misses_none_and_gets_none_twice() {
     check(1500, |world| {
         let publishers = [(); 2].map(|()| world.publisher(&["a", "b"], 3));
         let mut client = world.subscribe(&["a", "b"], None);

@@ -66,7 +66,7 @@ fn a_client_that_takes_few_bytes_is_never_cut() {
 
 /// A heartbeat or two that nobody takes: nothing waits at the hub.
 #[test]
-fn a_client_that_stalls_with_everything_in_the_kernel_is_told_by_a_reset() {
+fn a_client_that_stalls_with_everything_in_the_kernel_is_ended_by_a_reset() {
     let stall_timeout = Duration::from_millis(300);
     let setup = setup(Config { stall_timeout, ..config() });
     let (mut client, identity) = setup.connect_with(narrow_pair(), None);
