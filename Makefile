@@ -96,8 +96,10 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
+# Tests wait for servers more than they compute. A file stays in one process, for the fixtures of its module.
+WORKERS ?= 2
 test-python: setup $(VENV)/.packages-ready $(VENV)/.node-ready
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -rl --include='test_*.py' 'promised(' tests)

@@ -13,7 +13,9 @@ A test that needs a server under signals, in several processes or with its own e
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -38,12 +40,18 @@ HOST = "127.0.0.1"
 LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
 
 
+# Below the ports that Linux gives to outgoing connections, so that none of those takes a port between its choice
+# and the start of its server. Two processes that run tests choose in different orders.
+_ports = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
     """A port on which nobody listens, for servers that do not accept port 0."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    for port in itertools.islice(_ports, 12_000):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind((HOST, port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_until_it_accepts(port: int) -> None:
