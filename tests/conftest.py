@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skipped test fails where every test can run: a missing program is to be installed, not overlooked."""
+    """A skipped test fails where every test can run: install the missing program instead."""
     report = yield
     if report.skipped and sys.platform == "linux":
         report.outcome = "failed"

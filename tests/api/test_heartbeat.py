@@ -265,7 +265,7 @@ def test_timers_of_a_real_loop_are_not_set_again_and_again(loop_type: Any) -> No
         before = loop.timers
         for _ in range(5):
             await asyncio.gather(*map(anext, streams))
-        # At most one a heartbeat. A timer that is early is set anew for what is left, many times in a row.
+        # At most one a heartbeat. A timer that fires early is set again for the rest, many times in a row.
         assert loop.timers - before <= hub.stats()["heartbeats"]
         await hub.aclose()
 

@@ -283,7 +283,7 @@ async def test_closing_waits_for_streams_no_longer_than_its_grace() -> None:
 async def test_a_close_that_is_cancelled_closes_at_once() -> None:
     hub = Hub()
     async with connect(hub.endpoint("t"), "/"):
-        kept = hub.subscribe("t")  # nobody reads it, so it would be waited for
+        kept = hub.subscribe("t")  # it has no reader, so closing would wait for it
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(hub.aclose(grace=60), 0.05)
         assert kept.closed == "hub_closed"

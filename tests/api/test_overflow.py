@@ -37,7 +37,7 @@ async def push(clock: Clock, hub: Hub, data: range, fill: str = "") -> None:
 
 
 async def heard(client: EventClient, until: int) -> list[Any]:
-    """What the client gets from now on: numbers, and what is said of dropped ones."""
+    """What the client receives from here on: numbers, and announcements of dropped ones."""
     client.resume()
     assert (await client.next()).json() == "taken"
     got: list[Any] = []

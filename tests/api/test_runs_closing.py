@@ -51,7 +51,7 @@ async def test_close_stops_runs_of_other_loops_and_of_its_own() -> None:
     assert ended == [RunState.STOPPED]
     assert await own.wait() is RunState.STOPPED
     run = await hub.run("own", Gate().source)
-    hub.close()  # on its own loop, which cannot run meanwhile
+    hub.close()  # on its own loop, which the call blocks
     assert run.state is RunState.STOPPED
     await asyncio.sleep(0)
 

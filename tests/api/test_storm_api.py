@@ -88,7 +88,7 @@ def note(hub: Hub, record: Record, event: Event) -> None:
         return
     seq = int(event.id.rpartition("-")[2]) if event.id else None
     if kind == "reset" and event.json()["requested"] is None:
-        # In the middle of a replay, which may have gone on to read what was published meanwhile.
+        # In the middle of a replay, which may have reached events that were published after it began.
         record.head = hub.stats()["cursor"]
     record.seen.append((kind, seq, str(record.head) if kind == "reset" else event.data))
 

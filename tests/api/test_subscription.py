@@ -324,7 +324,7 @@ async def test_it_is_a_context_manager_and_can_be_aclosed() -> None:
 
 
 async def test_others_have_their_turns_while_many_are_resumed() -> None:
-    """And whoever has to wait for its turn does not fall behind meanwhile."""
+    """A task that must wait for its turn does not fall behind."""
     hub = Hub(capacity=2)
     streams = [await opened(hub) for _ in range(1500)]
     loop = asyncio.get_running_loop()

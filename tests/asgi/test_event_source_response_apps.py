@@ -249,7 +249,7 @@ def test_should_exit_tells_that_a_server_stops_and_ends_no_other_servers_streams
         while not AppStatus.should_exit:
             assert time.monotonic() < deadline, "nobody is told"
             time.sleep(0.001)
-        # Another server's stream that begins meanwhile is not concerned.
+        # A stream of another server that begins now is not affected.
         assert other.http.get("/").content == b"data: one\r\n\r\ndata: two\r\n\r\n"
         asked.set()
         thread.join(PATIENCE)

@@ -22,7 +22,7 @@ from wire import WAYS, Site, names, only
 SITES = tuple(WAYS)
 
 
-# --- Who is there ----------------------------------------------------------------------------------
+# --- Subscribers -----------------------------------------------------------------------------------
 
 
 def test_counts_and_stats_and_what_a_subscriber_knows_of_itself(site: Site) -> None:
@@ -129,7 +129,7 @@ def test_a_closing_hub_lets_out_what_is_queued_and_may_be_used_again(site: Site,
         assert names(stream.rest()) == [str(n) for n in range(100)]
         assert stream.ended
     until(lambda: reasons == ["hub_closed"] * 3)
-    # Anew: another epoch, so what they missed meanwhile cannot be known.
+    # Another epoch: what they missed in between cannot be known.
     with site.stream(hub, client={"last_event_id": streams[0].last_event_id}) as stream:
         assert stream.next().json()["reason"] == "epoch"
         assert hub.stats()["epoch"] != epoch

@@ -35,7 +35,7 @@ def test_the_loss_of_a_slow_client_is_announced_exactly(site: Site, overflow: An
     with stalled(site, hub, overflow=overflow) as slow, site.stream(hub) as healthy:
         last = flood(hub, healthy)
         numbers, lost = [], 0
-        # What was lost is told in its place: the numbers around it say how much it has to be.
+        # A loss is announced in its place: the numbers around it say how large it must be.
         while not lost or (overflow == "drop_oldest" and numbers[-1] != last):
             event = slow.next()
             if event.event == "stream-lagged":

@@ -32,7 +32,7 @@ async def source(rng: random.Random) -> AsyncIterator[int]:
 
 
 async def watch(hub: Hub, rng: random.Random, runs: list[Run]) -> tuple[int, int]:
-    """One client, which changes its mind; gives how often it returned, and how many ends it was told."""
+    """One client, which changes its mind; returns how often it came back, and how many ends it received."""
     returned = ends = 0
     for _ in range(4):
         run = rng.choice(runs)

@@ -48,7 +48,7 @@ class Log:
         self.epoch = ""
 
     def publish(self, hub: Hub, topics: frozenset[str], size: int) -> None:
-        with self.lock:  # nobody looks an event up before it is here
+        with self.lock:  # no event is looked up before it is here
             try:
                 id = hub.publish(topics, {"fill": "x" * size}).result()
             except HubClosed:
@@ -194,7 +194,7 @@ class Walker:
         while not calm.is_set():
             await self.visit(log, calm)
             await asyncio.sleep(self.random.uniform(0, away))
-        # Whoever was away comes back a last time, and stays.
+        # A client that was away comes back a last time, and stays.
         while True:
             await self.visit(log, calm)
 

@@ -60,7 +60,7 @@ def test_a_slow_finally_holds_up_nobody() -> None:
 
 
 class Steps:
-    """A ``def`` generator that says in which thread it runs, and waits where it is told to."""
+    """A ``def`` generator that says in which thread it runs, and waits where the test wants it."""
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []

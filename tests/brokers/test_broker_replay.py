@@ -15,7 +15,7 @@ from stores import Store, publish
 
 @pytest.fixture
 def hub(store: Store, pair: Pair) -> Iterator[Hub]:
-    """The same hub in the test's process, which serves nobody."""
+    """The same hub in the test's process, where it has no clients."""
     with Hub(store.url, name=pair.name, history=10_000) as hub:
         yield hub
 

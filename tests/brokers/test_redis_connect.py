@@ -23,7 +23,7 @@ ENCODED = "p%40ss%3Aw%2Frd%25%3F%23"
 
 
 def works(broker: Any, **options: Any) -> None:
-    """A hub publishes through it, reads it and knows who is there."""
+    """A hub publishes through it, reads from it and knows its presence."""
     with Hub(broker, **options) as hub:
         assert hub.publish("t", 1).result(PATIENCE)
         until(lambda: hub.stats()["broker"] == "connected")

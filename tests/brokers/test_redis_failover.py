@@ -57,7 +57,7 @@ async def published(hub: Hub, data: object) -> str:
 
 
 async def publish_unseen(replica: RedisServer, proxy: Proxy, hub: Hub) -> None:
-    """The replica stops following, and ``hub`` publishes to the primary, of which nobody reads any more."""
+    """The replica stops following, and ``hub`` publishes to the primary, which has no reader left."""
     until(lambda: replica.admin.xlen(stream_key()) == 1)
     proxy.hold_news()
     replica.admin.replicaof("NO", "ONE")

@@ -80,7 +80,7 @@ def test_trimmed_while_away(redis: RedisServer, proxy: Proxy, pair: Pair) -> Non
         proxy.restore()
         for client in clients:
             client.until_reset()
-            # What is left is theirs, in order; what they get, they get once.
+            # They receive what is left, in order, and each event once.
             rest = [*range(20)]
             seen = client.until(19)
             assert seen == rest[-len(seen) :]
@@ -100,7 +100,7 @@ def test_trimmed_behind_readers_that_have_everything(redis: RedisServer, pair: P
 
 
 def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
-    """The old primary had what the new one never saw: nobody may believe that it is all there."""
+    """The old primary had events that the new one never saw: no client may take the stream for complete."""
     with RedisServer() as late, scene(pair, proxy.url) as (hubs, clients):
         key = stream_key(pair.name)
         hubs[0].publish("seen by all", "seen by the old primary only")
@@ -121,8 +121,8 @@ def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Prox
                 assert client.resets == []
 
 
-def told_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
-    """The stream is the same, without its newest event: all are told, and nobody gets anything twice."""
+def reset_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
+    """The stream is the same, without its newest event: every client is reset, and gets no event twice."""
     for client in clients:
         client.until_reset()
     kept = redis.ids(pair.name)
@@ -133,7 +133,7 @@ def told_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clie
     for client in clients:
         assert client.resets == []
     for hub in hubs:
-        # Whoever comes with what is lost is told; with what is not, it gets the rest.
+        # A client with a lost id is reset; one with a kept id receives the rest.
         with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
             late.until_reset()
             assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
@@ -153,7 +153,7 @@ def test_a_failover_that_lost_the_newest_event(redis: RedisServer, proxy: Proxy,
         are(hubs, "disconnected")
         proxy.target = late.port
         proxy.restore()
-        told_once_and_on(late, pair, hubs, clients, lost)
+        reset_once_and_on(late, pair, hubs, clients, lost)
 
 
 def test_a_failover_to_a_server_whose_clock_is_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
@@ -193,4 +193,4 @@ def test_redis_is_killed_before_it_has_written_the_newest_event(redis: RedisServ
         redis.kill()
         are(hubs, "disconnected")
         redis.restart_with(disk)
-        told_once_and_on(redis, pair, hubs, clients, lost)
+        reset_once_and_on(redis, pair, hubs, clients, lost)

@@ -25,7 +25,7 @@ def test_a_lost_answer_is_said_and_nothing_is_sent_twice(
         published = hub.publish("t", "second")
         takes(clients, ["first", "second"])  # it is done,
         proxy.cut()
-        with pytest.raises(OutcomeUnknown):  # which nobody could tell the publisher.
+        with pytest.raises(OutcomeUnknown):  # which the publisher could not learn
             published.result(PATIENCE)
         assert published.done()
         assert published.id is None

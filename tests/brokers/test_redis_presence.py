@@ -74,7 +74,7 @@ def test_presence_is_known_after_redis_came_back_empty_at_once(redis: RedisServe
 
 
 def test_presence_misses_no_client_while_it_is_rewritten(redis: RedisServer, pair: Pair) -> None:
-    """A worker whose connections are cut again and again, and one that asks who is there."""
+    """A worker whose connections are cut again and again, and one that asks for presence."""
     a = pair.workers[0].hub(redis.url, pair.name)
     with Proxy(redis.port) as proxy:
         b = pair.workers[1].hub(proxy.url, pair.name)

@@ -29,7 +29,7 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
         loop.close()
         proxy.restore()
         until(published.done)
-        # Awaited later, so told later: what there was to say about the first was said.
+        # The second is reported when it is awaited, which is later; the report on the first is out.
         asyncio.run(asyncio.wait_for(hub.publish("t", 2), PATIENCE))
         assert not future.done()
     assert capfd.readouterr() == ("", "")
@@ -53,7 +53,7 @@ async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(
         await until_async(lambda: hub.stats()["backlog_bytes"] > 1000)
         loop.close()
         assert hub.count() == 2
-        # Nobody publishes or subscribes in this process meanwhile: its hub looks by itself.
+        # Nothing in this process publishes or subscribes: its hub must notice on its own.
         writer.publish("t", raw_data="3" * 400)
         received = b""
         async with asyncio.timeout(PATIENCE):

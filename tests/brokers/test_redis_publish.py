@@ -47,7 +47,7 @@ async def test_a_failure_is_logged_when_its_awaiting_task_was_cancelled(
             await until_async(lambda: hub.stats()["publish_failed"] == 1)
             published.clear()
             await until_async(lambda: told() == 1)
-            # Who gets it is told by it, and nobody else.
+            # The failure is raised where it is awaited, and logged nowhere.
             with pytest.raises(BrokerError):
                 await wait([hub.publish("t", 2)])
     assert told() == 1

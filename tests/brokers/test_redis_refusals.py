@@ -91,7 +91,7 @@ async def test_a_gap_is_announced_though_nothing_follows_it(redis: RedisServer) 
         await hub.publish("prices", 1)
         client = hub.subscribe("prices")
         await asyncio.wait_for(anext(client), PATIENCE)
-        async with admin.pipeline() as both:  # at once: nobody can read it between the two
+        async with admin.pipeline() as both:  # at once, so that no process reads it in between
             both.xadd(EVENTS, {"any": "thing"})
             both.xtrim(EVENTS, maxlen=0, approximate=False)
             await both.execute()

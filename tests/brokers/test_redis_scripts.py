@@ -21,7 +21,7 @@ COUNT = 2000
 
 
 def run_program(source: str, url: str, *, code: int = 0, errors: Sequence[str] = ()) -> str:
-    """Run it with this ``URL``; what it printed. It ends by itself and says nothing else on stderr."""
+    """Run it with this ``URL``; returns its output. It must end on its own, and print these ``errors``."""
     program = f"URL = {url!r}\nCOUNT = {COUNT}\n" + textwrap.dedent(source)
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

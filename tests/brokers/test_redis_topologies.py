@@ -126,7 +126,7 @@ async def test_a_hub_follows_the_primary_that_the_sentinels_name(
                 with contextlib.suppress(BrokerError, OutcomeUnknown):
                     after = await hub.publish("t", "after")
         names = await asyncio.wait_for(collected, PATIENCE)
-        # The replica had all of it, which nobody can know.
+        # The replica had everything, but no process can know that.
         kinds = [name for name in names if name != "stream-cursor"]
         assert kinds == ["stream-open", "0", "1", "stream-reset", '"after"']
         ids = [id for id, _ in replica.admin.xrange(stream_key())]

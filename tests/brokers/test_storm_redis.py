@@ -46,7 +46,7 @@ class Truth:
         self.looked = 0  # how many were published when it looked last
 
     def look(self, trim: int | None = None) -> None:
-        """Note what is new; in the same transaction, trim."""
+        """Note the new entries, and trim in the same transaction."""
         self.looked = len(self.topics)
         after = "(" + "-".join(map(str, self.ids[-1])) if self.ids else "-"
         pipeline = self.redis.admin.pipeline(transaction=True)
@@ -113,7 +113,7 @@ class Checked(Walker):
 
 
 class Publisher:
-    """Publishes everything from this process, which serves nobody, and keeps what became of it."""
+    """Publishes everything from this process, which has no clients, and keeps each outcome."""
 
     def __init__(self, url: str, name: str, seed: int, truth: Truth) -> None:
         self.dice = random.Random(seed)
@@ -142,7 +142,7 @@ class Publisher:
                 pass
 
     def resolve(self) -> set[int]:
-        """The numbers of what was published for sure; each has the id it was told."""
+        """The numbers of the events that were certainly published; each has the id that it was given."""
         published = set()
         for n, outcome in enumerate(self.outcomes):
             try:
@@ -199,7 +199,7 @@ async def trouble(redis: RedisServer, pair: Pair, truth: Truth, walkers: list[Ch
     await asyncio.sleep(3.0)  # longer than a publication may take
     redis.resume()
     await kept(3000)
-    # A worker is overrun: what it has yet to read is trimmed. (No one else may be hurt by that.)
+    # A worker is overrun: entries that it has not read are trimmed. No other worker may be affected.
     (overrun := pair.workers[1].process.process).send_signal(signal.SIGSTOP)
     await kept(HISTORY // 4)
     truth.look(trim=5)

@@ -33,7 +33,7 @@ SECONDS = float(os.environ.get("STORM_SECONDS", "8"))
 
 
 class Source:
-    """Publishes from this process, which serves nobody, and knows afterwards what was acknowledged."""
+    """Publishes from this process, which has no clients, and knows which events were acknowledged."""
 
     def __init__(self, url: str, name: str, seed: int) -> None:
         self.dice = random.Random(seed)

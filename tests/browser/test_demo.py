@@ -140,7 +140,7 @@ def test_a_notice_reaches_everybody_and_a_message_only_its_addressee(
     expect(ada.locator("#people b")).to_have_count(3)
     write(ada, "Bob", "for your eyes only")
     expect(bob.locator("#feed li[data-level=whisper] .text")).to_have_text(["for your eyes only"])
-    # What is published later comes later: whoever has the notice would have the message by now.
+    # Order is kept: a page that has the notice would have the message by now.
     notify(ada, "to all of you")
     for page in (ada, bob, eve):
         expect(page.locator("#feed li[data-level=info] .text")).to_have_text(["to all of you"])

@@ -37,7 +37,7 @@ def workers_started(server: Server, count: int) -> None:
 
 
 def worker(page: Page) -> str:
-    """Who has the page's stream."""
+    """The worker that has the page's stream."""
     return page.locator("#fact-worker").inner_text()
 
 

@@ -1,4 +1,4 @@
-//! A broker that connects nothing and answers nothing: a test plays it, and reads what its hub told it.
+//! A broker that connects nothing and answers nothing: a test plays its part, and reads its hub's calls.
 
 use std::sync::Arc;
 

@@ -209,14 +209,14 @@ def test_scaling_out_begins_with_one_variable(block: Block, broker: Any) -> None
         events.opened()
 
         def pushed() -> Any:
-            """What the endpoint answers, once what it says was published has come."""
+            """The endpoint's answer, once the event that it says it published has arrived."""
             answer = server.http.post("/push", json={"gold": 1}).json()
             event = events.next()
             assert (event.json(), event.id) == ({"gold": 1}, answer["id"])
             return answer
 
         first = pushed()
-        # Who is there is written to Redis a few times a second.
+        # Presence is written to Redis a few times a second.
         until(lambda: pushed()["online"] == 1)
         if broker is not None:
             assert first["id"] in broker.ids()

@@ -25,7 +25,7 @@ SITES = ("httptools", "h11")
 
 
 class Gate:
-    """Middleware that holds messages of a type back, in the test's hands. It also keeps what it sees."""
+    """Middleware that holds back messages of one type until the test lets them go. It keeps all it sees."""
 
     def __init__(self, app: ASGIApp, held: str = "") -> None:
         self.app = app

@@ -31,7 +31,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture
 def crowd(site: Site) -> Iterator[Callable[[Hub, int], list[socket.socket]]]:
-    """Many handed-off clients at once, of which nobody reads yet."""
+    """Many handed-off clients at once, none of which reads yet."""
     sockets: list[socket.socket] = []
 
     def come(hub: Hub, count: int) -> list[socket.socket]:

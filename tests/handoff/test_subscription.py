@@ -271,7 +271,7 @@ def test_background_and_on_disconnect_run_when_the_stream_ends(site: Site, how: 
     site.serve(make)
     with site.raw() as stream:
         stream.opened()
-        if how != "max_age":  # of which the end may come at any time
+        if how != "max_age":  # which may end at any time
             until(lambda: hub.stats()["handed_off"] == 1)
             assert ends == []
         if how == "client":

@@ -46,7 +46,7 @@ class App:
         self.left.set()
 
     async def ordinary(self, receive: Any, send: Any) -> None:
-        """Ends by itself while the client stays."""
+        """Ends on its own while the client stays."""
         watch = DisconnectWatch(receive, lambda: setattr(self, "calls", self.calls + 1))
         watch.start()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})

@@ -10,7 +10,7 @@ from waiting import PATIENCE
 
 
 def run_program(source: str) -> str:
-    """What the program prints; it must end by itself, with 0, and say nothing on stderr."""
+    """The output of a program, which must end on its own, with 0, and write nothing to stderr."""
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(source)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr

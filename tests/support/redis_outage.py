@@ -25,7 +25,7 @@ def scene(pair: Pair, url: str, **options: Any) -> Iterator[tuple[list[WorkerHub
     hubs = [*pair.hubs(url, broker=BROKER, history=HISTORY, **options)]
     for hub in hubs:
         hub.presence()
-    # Whoever comes while that takes long is told so by a reset.
+    # A client that comes while that takes long is reset.
     are(hubs, "connected", 30)
     with listening(hubs[0].listen(), hubs[1].listen()) as clients:
         hubs[0].publish("before")

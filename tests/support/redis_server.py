@@ -307,7 +307,7 @@ class Proxy:
         self._replies.clear()
 
     def hold_news(self) -> None:
-        """Whoever follows a stream learns nothing new until ``restore``; everything else is answered."""
+        """Hide new entries from followers until ``restore``; everything else is answered."""
         self._news.clear()
 
     def _accept(self, listener: socket.socket) -> None:

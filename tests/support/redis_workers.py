@@ -101,7 +101,7 @@ class WorkerHub:
         return response.json()
 
     def listen(self, topics: str = "t", *, last_event_id: str = "", **query: Any) -> Listener:
-        """Open a client's stream, of which nothing is read yet."""
+        """Open a client's stream, without reading from it."""
         path = f"/{self.name}/events?{urlencode({'topics': topics, **query})}"
         return Listener(self, path, last_event_id=last_event_id)
 

@@ -40,8 +40,8 @@ HOST = "127.0.0.1"
 LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
 
 
-# Below the ports that Linux gives to outgoing connections, so that none of those takes a port between its choice
-# and the start of its server. Two processes that run tests choose in different orders.
+# Below the ports that Linux gives to outgoing connections, so that none takes a port between its choice and
+# the start of its server. Two processes that run tests choose in different orders.
 _ports = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
 
 

@@ -49,7 +49,7 @@ fn pair(scratch: &Scratch) -> (sse_hub::file::journal::Journal, sse_hub::file::j
     (pair.0, pair.1, written)
 }
 
-/// Both go on, no id comes twice, and nobody's gap is silent.
+/// Both go on, no id comes twice, and no gap is silent.
 fn goes_on(scratch: &Scratch, act: impl FnOnce(&Scratch)) -> usize {
     let (mut a, mut b, mut written) = pair(scratch);
     act(scratch);

@@ -190,7 +190,7 @@ pub fn all_after(journal: &mut Journal, id: StreamId) -> Vec<Arrived> {
 pub type Written = BTreeMap<StreamId, String>;
 
 /// Check that a log, whatever was done to it, gives nothing that was not written, and that every client that stood at
-/// an id that was written gets what followed, or is told of a gap. Gives how many clients were told.
+/// an id that was written gets what followed, or a reset. Returns how many clients were reset.
 pub fn check(journal: &mut Journal, written: &Written) -> usize {
     let last = locked(journal, |journal| journal.last().unwrap()).unwrap();
     for entry in all_after(journal, StreamId::default()) {

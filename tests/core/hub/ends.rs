@@ -170,7 +170,7 @@ fn the_end_follows_a_client_that_moves_to_another_reader() {
         reactor.stream_of(moved)
     };
     world.publish(&["a"], "1");
-    // Before its loop has seen the end, after that, and of topics of which one has ended before.
+    // Before its loop has seen the end, after that, and in topics one of which ended earlier.
     let before = world.subscribe(&all_past(&["a"]));
     let two = world.subscribe(&request(&["a", "b"]));
     world.end("a");

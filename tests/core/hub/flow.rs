@@ -194,7 +194,7 @@ fn a_replay_does_not_take_over_what_is_not_of_its_topics() {
     let stream = world.subscribe(&Request { last_event_id: Some(world.id(0)), ..request(&["a"]) });
     world.drain();
     stream.take();
-    // It was in another topic for a moment, of which the replay knows nothing.
+    // It was in another topic for a moment, which the replay does not know.
     assert_eq!(world.hub.join(stream.identity.id, &topics(&["c"])), Ok(true));
     world.publish(&["c"], "of c");
     assert!(world.hub.leave(stream.identity.id, &topics(&["c"])));

@@ -184,7 +184,7 @@ fn idle_clients_share_their_wake_ups() {
         }
         wake_ups += 1;
     }
-    // 256 of each 15 s; alone, each heartbeat would be one, and each look at who is stalled.
+    // 256 of each 15 s; alone, each heartbeat and each check for stalls would be one.
     assert!(wake_ups <= 10 * 256, "{wake_ups}");
 }
 

@@ -64,7 +64,7 @@ struct Reader {
     until: u64,
     /// Up to here, topic by topic, everything was delivered, or the client knows better than to wait for it.
     floors: BTreeMap<u64, u64>,
-    /// A client that was told of its gap, or is new, has no claim to this while nothing was delivered to it.
+    /// A client that was reset, or is new, has no claim to this while nothing was delivered to it.
     unclaimed: u64,
 }
 

@@ -36,7 +36,7 @@ impl Kept {
     }
 }
 
-/// The log and what is wrong with the store.
+/// The log, and the faults of the store.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub struct Memory {
     entries: Vec<Kept>,
@@ -55,7 +55,7 @@ pub struct Memory {
     pub delay: Duration,
     /// Followers get no entries.
     pub is_held: bool,
-    /// A copy took over that may lack what was acknowledged.
+    /// A copy took over that may lack acknowledged entries.
     is_doubtful: bool,
     /// A gap cannot be appended.
     pub refuses_gaps: bool,
@@ -162,7 +162,7 @@ impl Memory {
         }
     }
 
-    /// Delete all; the log begins anew.
+    /// Delete all; the log starts over.
     pub fn empty(&mut self) {
         self.entries.clear();
         self.ms += 1;
@@ -188,7 +188,7 @@ impl Memory {
         self.workers.len()
     }
 
-    /// Lose who is present.
+    /// Lose the presence table.
     pub fn forget_workers(&mut self) {
         self.workers.clear();
     }

@@ -62,7 +62,7 @@ impl Reference {
     }
 
     fn push(&mut self, seq: u64, len: usize, counts: bool) -> Pushed {
-        // Once something new was dropped, what is newer still must not get past it.
+        // Once a new event was dropped, a newer one must not overtake it.
         let behind = self.dropped.1 > 0;
         if !behind && (!counts || self.fits(len)) {
             self.waiting.push((seq, len));
@@ -160,7 +160,7 @@ fn each_limit_holds_by_itself() {
 }
 
 /// A small event behind a large one that was dropped would carry the client's id past the dropped one before
-/// it hears of it: cut there, it would resume past a gap nobody told it of.
+/// it hears of it: cut there, it would resume past a gap that was never announced.
 #[test]
 fn nothing_overtakes_a_dropped_newest() {
     let (large, small) = (entry(2, 80), entry(3, 1));
@@ -172,7 +172,7 @@ fn nothing_overtakes_a_dropped_newest() {
     assert_eq!(queue.push(&small, Room::InAll), Pushed::Queued);
 }
 
-/// A `stream-reset` that tells of what nobody can count.
+/// A `stream-reset` for events that cannot be counted.
 fn a_break(seq: u64) -> Arc<Entry> {
     let frame = FrameBuilder::new(None, Some("stream-reset")).finish(None).seal(None);
     Arc::new(Entry::new(Some(seq), Target::All, Duration::ZERO, frame).breaking())
@@ -182,7 +182,7 @@ fn a_break(seq: u64) -> Arc<Entry> {
 fn a_break_is_never_dropped() {
     let capacity = Capacity { events: 3, bytes: usize::MAX };
     for (policy, expected) in [
-        // What was dropped behind the break is said before it: of what was dropped, nobody knows the place.
+        // Events dropped behind the break are announced before it: their places are not known.
         (OverflowPolicy::DropOldest, (6, vec![5, 8, 9], 0)),
         (OverflowPolicy::DropNewest, (0, vec![5, 6, 7], 2)),
     ] {

@@ -31,9 +31,9 @@ pub struct Client {
     last: Option<u64>,
     /// Whether this stream's beginning has given it a place in the order.
     placed: bool,
-    /// Up to here it was told of a gap, or never had a claim.
+    /// Up to here a gap was announced, or it never had a claim.
     excused: u64,
-    /// Dropped events it was told of and has not come past yet.
+    /// Dropped events that were announced and that it has not come past yet.
     dropped: u64,
     /// The newest id when this stream joined.
     joined: u64,
@@ -114,7 +114,7 @@ impl Client {
         (after + 1..=until).filter(mine).count() as u64
     }
 
-    /// Everything up to `until` was delivered, or it was told of exactly what was not.
+    /// Everything up to `until` was delivered, or its loss was announced exactly.
     fn is_complete_to(&mut self, until: u64, log: &Log) -> Result<(), TestCaseError> {
         let from = self.last.unwrap_or(0).max(self.excused);
         let missing = self.between(from, until, log);

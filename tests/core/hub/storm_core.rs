@@ -34,7 +34,7 @@ enum Step {
     Connect(usize),
     Initial(usize),
     Visit(usize),
-    /// A visit of which only so many events arrive whole.
+    /// A visit; only so many of its events arrive whole.
     CutVisit(usize, usize),
     Cut(usize),
     Close(usize),

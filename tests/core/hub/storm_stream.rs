@@ -80,10 +80,10 @@ struct Client {
     seen: u64,
     /// It knows where it is: events before are not its own.
     placed: bool,
-    /// Up to here it was told of a gap.
+    /// Up to here a reset announced a gap.
     excused: u64,
     resets: usize,
-    /// It was told of a gap since it came.
+    /// A reset announced a gap since it came.
     told: bool,
     /// The events it got.
     got: HashSet<u64>,
@@ -132,11 +132,11 @@ impl Client {
                 self.got.clear();
             }
             self.excused = head;
-            // Where it goes on may be before what it has seen: of a stream that was emptied.
+            // It may go on before what it has seen, in a stream that was emptied.
             self.seen = place.unwrap_or(self.seen);
             self.placed = true;
         } else if let Some(place) = place.filter(|_| !self.placed) {
-            // Of which life, this one does not say: who resumes with it has to be told that it cannot.
+            // The id does not say which life it is from: a client that resumes with it must be reset.
             self.placed = event.id.as_deref() != Some(NOWHERE);
             self.seen = place;
         } else if let Some(place) = place {
@@ -199,7 +199,7 @@ impl Storm {
             Step::Publish(topics) => record.publish(stream, topics.clone()),
             Step::Trim(keep) => stream.trim(*keep),
             Step::Empty(share, own) => {
-                // No id twice: one that two lives of the stream share could not be told apart. So the last three
+                // No id comes twice: two lives of the stream could not be told apart by it. So the last three
                 // digits count what was published.
                 let ms = stream.ms * share / 100 / 1000 * 1000 + record.published.len() as u64;
                 stream.empty(beginning(ms));

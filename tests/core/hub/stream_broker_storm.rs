@@ -176,7 +176,7 @@ impl Storm {
         loop {
             assert!(Instant::now() < end, "seed {}: somebody never gets to the end", self.seed);
             if published.elapsed() > Duration::from_millis(200) {
-                // Again: it may fail, and who has no place yet gets nothing of the past.
+                // Again, because it may fail; a client without a position receives nothing of the past.
                 published = Instant::now();
                 self.publish();
                 if at_end == 0 {

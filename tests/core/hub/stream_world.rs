@@ -85,7 +85,7 @@ impl Stream {
         self.entries.drain(..gone);
     }
 
-    /// Delete all, the stream's last id included; it begins anew behind this one.
+    /// Delete all, the stream's last id included; it starts over behind this one.
     pub fn empty(&mut self, beginning: StreamId) {
         self.entries.clear();
         self.last = beginning;
@@ -218,7 +218,7 @@ impl Worker {
         !page.is_empty()
     }
 
-    /// Behind which id a stream that ends before what was delivered has what is new.
+    /// The id behind which a stream that ends before the position has new entries.
     fn new_from(&self, stream: &Stream) -> StreamId {
         let known = |id: &StreamId| self.world.hub.has_followed(*id);
         let ids = stream.entries.iter().rev().flat_map(|entry| [entry.id, entry.before]);
@@ -230,7 +230,7 @@ impl Worker {
         std::iter::once(stream.last).chain(ids).find(known).or(new).unwrap_or(stream.last)
     }
 
-    /// Look whether the stream was emptied or lost its end, or what is next is gone.
+    /// Check whether the stream was emptied, has lost its end, or lacks the next entry.
     pub fn check_position(&mut self, stream: &Stream) {
         let Some(at) = self.at else { return };
         let base = match stream.last.cmp(&at) {

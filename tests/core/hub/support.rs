@@ -140,7 +140,7 @@ impl World {
         (drained, effects)
     }
 
-    /// Turn until nothing is left to dispatch; who was closed, and why.
+    /// Turn until nothing is left to dispatch. Returns the streams that closed, and why.
     pub fn drain(&self) -> Vec<(Arc<Identity>, CloseReason)> {
         let mut closed = Vec::new();
         loop {
@@ -236,7 +236,7 @@ impl Stream {
         (taken, out.iter().map(|entry| parse(entry)).collect())
     }
 
-    /// Not all of what it took was written.
+    /// The consumer could not write all that it took.
     pub fn write_blocked(&self) {
         self.reader.write_blocked(&self.identity, self.hub.clock.now());
     }

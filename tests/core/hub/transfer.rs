@@ -103,7 +103,7 @@ fn topics_that_were_joined_and_left_are_so_afterwards() {
 fn a_kick_that_is_pending_ends_it_after_what_came_before() {
     for who in [None, Some(Who::User("ann".into())), Some(Who::All)] {
         let (one, other) = two();
-        // It was meant for who was there then.
+        // It was meant for the subscribers of that time.
         one.live(&["t"]);
         one.hub.disconnect(Who::All, kicked());
         let stream = one.subscribe(&Request { user: Some("ann".into()), ..request(&["t"]) });
@@ -193,7 +193,7 @@ fn the_limits_of_a_slow_client_begin_where_it_arrives() {
         let (one, other) = two();
         other.live(&["t"]);
         let stream = one.subscribe(&Request { overflow: Some(overflow), ..request(&["t"]) });
-        // The loop had many turns meanwhile, but what the hub has yet to offer waits behind no write.
+        // The loop had many turns, but what the hub has yet to offer waits behind no write.
         one.drain();
         one.stick("u");
         (0..10).for_each(|n| _ = one.publish(&["t"], &n.to_string()));

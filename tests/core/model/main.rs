@@ -184,7 +184,7 @@ fn initial_events_come_before_anything_newer() {
         while entries.len() < 3 || entries.last().is_some_and(|last: &Option<u64>| last.unwrap_or(0) < 3) {
             entries.extend(client.next().expect("the stream goes on").iter().map(|entry| entry.seq));
         }
-        // stream-open and the first initial event carry no id: cut there, the client begins anew.
+        // stream-open and the first initial event carry no id: a client cut there starts over.
         assert_eq!(entries[..2], [None, None]);
         let cursor = entries[2].expect("the last initial event has the cursor's id");
         let newer: Vec<u64> = entries[3..].iter().flatten().copied().collect();

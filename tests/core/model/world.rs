@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// A reader whose loop is whoever drains it.
+    /// A reader that has no loop: the caller drains it.
     pub fn add_reader(&self) -> std::sync::Arc<Reader> {
         self.hub.add_reader(nobody())
     }

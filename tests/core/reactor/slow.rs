@@ -64,7 +64,7 @@ fn a_client_that_takes_few_bytes_is_never_cut() {
     assert_eq!(setup.stat("stalled"), 0);
 }
 
-/// A heartbeat or two that nobody takes: nothing waits at the hub.
+/// A heartbeat or two wait in the kernel, and nothing at the hub.
 #[test]
 fn a_client_that_stalls_with_everything_in_the_kernel_is_ended_by_a_reset() {
     let stall_timeout = Duration::from_millis(300);
@@ -93,7 +93,7 @@ fn a_client_that_vanishes_is_noticed_when_something_is_written_to_it() {
     assert_eq!(setup.stat("stalled"), 0);
 }
 
-/// The end of a stream waits behind what the client takes slowly, and arrives; nobody waits for one that stalls.
+/// The end of a stream waits behind what the client takes slowly, and arrives; a stalled client is not waited for.
 #[test]
 fn the_end_of_a_stream_reaches_a_slow_client() {
     let stall_timeout = Duration::from_secs(1);
