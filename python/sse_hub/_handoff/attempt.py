@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from abc import abstractmethod
 from enum import Enum
 from typing import Any, Protocol
 
@@ -55,19 +56,23 @@ class Connection(Protocol):
     """A connection that a response runs on, as its server's module knows it."""
 
     @property
+    @abstractmethod
     def server(self) -> RunningServer:
         """The server, with its groups of handed-off streams."""
 
     @property
+    @abstractmethod
     def transport(self) -> Any:
         """What the server writes the response to."""
 
     @transport.setter
     def transport(self, transport: Any) -> None: ...
 
+    @abstractmethod
     def reason_to_stay(self) -> Stay | None:
         """Why the connection cannot be handed off now."""
 
+    @abstractmethod
     def take(self, first: bytes) -> int | tuple[Stay, bytes]:
         """Write ``first`` and have the server forget the connection.
 

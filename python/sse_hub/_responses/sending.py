@@ -18,8 +18,9 @@ async def send_within(seconds: float | None, send: Send, message: Message) -> No
     if seconds is None:
         await send(message)
         return
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with limit:
             await send(message)
     except TimeoutError:
         if not limit.expired():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, FunctionType, MethodType
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -27,16 +28,20 @@ class Server(Protocol):
     """One running server, asked while it stops. A connection is whatever :meth:`abort` needs, or None."""
 
     @property
+    @abstractmethod
     def state(self) -> Any | None:
         """The object that identifies the server to its handed-off streams; None if it hands nothing off."""
 
     @property
+    @abstractmethod
     def limit(self) -> float | None:
         """Seconds after which the server itself cancels what is left; None when it waits for ever."""
 
+    @abstractmethod
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
         """Those of ``records`` that this server serves, each with its connection."""
 
+    @abstractmethod
     def unflushed(self) -> Iterable[tuple[Any, float]]:
         """Connections, each with its grace, whose stream ended but whose peer has not taken all of it."""
 

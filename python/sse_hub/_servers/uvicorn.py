@@ -171,7 +171,7 @@ def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: NewStop
         _wrap(cls, stopping)
         # The process's first stream may begin when its server is already stopping.
         for frame in frames(loop, "uvicorn", "shutdown"):
-            server = frame.f_locals.get("self")
+            server: Any = frame.f_locals.get("self")
             if isinstance(server, cls):
                 streams = stopping(UvicornServer(server))
                 server._sse_hub_streams = streams  # as long as the server, so that later streams find it too

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ class GroupOwner(Protocol):
     """A hub, as the owner of streams in groups."""
 
     @property
+    @abstractmethod
     def grace(self) -> float:
         """Seconds its streams may take to end in order."""
 
@@ -32,6 +34,7 @@ class GroupOwner(Protocol):
     def _stop_group(self, group: int, /) -> None:
         """Begin to end the streams in order."""
 
+    @abstractmethod
     def _open_in_group(self, group: int, /) -> int:
         """How many of the streams have not ended."""
 

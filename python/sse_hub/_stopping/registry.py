@@ -93,7 +93,7 @@ class Registration:
         self.receive = receive
         self.group = group
         self.switched = switched
-        self._ref = weakref.ref(self, _forget)
+        self._ref: weakref.ref[Registration] = weakref.ref(self, _forget)
 
     def register(self) -> None:
         """Enter the registry. A switch or a server that is ending its streams ends these as well."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
 __all__ = ["Stoppable"]
@@ -16,6 +17,7 @@ class Stoppable(Protocol):
     """
 
     @property
+    @abstractmethod
     def grace(self) -> float:
         """Seconds the streams may take to end in order; read when their server begins to stop."""
 
@@ -25,6 +27,7 @@ class Stoppable(Protocol):
     def end(self) -> None:
         """Begin to end the streams in order, and nothing but them: their server and their hub go on."""
 
+    @abstractmethod
     def finished(self) -> bool:
         """Whether every one of the streams has ended."""
 
