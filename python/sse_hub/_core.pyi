@@ -527,6 +527,9 @@ class Pump:
     def is_draining(self) -> bool:
         """Whether events wait for the connection to take what was written before."""
 
+    def write(self, bytes: bytes) -> bool:
+        """Write bytes between two events; False if they have to be sent, or must wait."""
+
     def end(self) -> None:
         """From now on, content that ignores its cancellation sends nothing more."""
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, Subscription
+from sse_hub._handoff.taking import is_refused_by_environment
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint
 from sse_hub._responses.hub_response import HubResponse
@@ -178,7 +178,7 @@ class Hub(RunningHub):
         self.grace = float(grace)
         self._warned_of_workers = False
         self._handoff = handoff
-        self._refused_by_environment = os.environ.get("SSE_HUB_HANDOFF", "").lower() in ("0", "false", "no")
+        self._refused_by_environment = is_refused_by_environment()
         self._stayed = Counter()
         self._full_status = full_status
         self._max_subscribers = max_subscribers

@@ -1,4 +1,4 @@
-"""A generator's events through ``send``: one message each time it waits, and nothing else changes."""
+"""A generator's events through ``send``: one message for each wake, and nothing else changes."""
 
 from __future__ import annotations
 

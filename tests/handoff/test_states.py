@@ -60,6 +60,9 @@ class Connection:
         self.first = first
         return self.descriptor
 
+    def discard(self, taken: int) -> None:
+        _core._close(taken)
+
 
 class Descriptor:
     """A descriptor to give away: the end of a pipe, so that the other end knows whether it is open."""
@@ -88,7 +91,7 @@ def descriptor() -> Iterator[Descriptor]:
         yield descriptor
 
 
-def begin(connection: Connection, timeout: float = 60.0) -> Attempt:
+def begin(connection: Connection, timeout: float = 60.0) -> Attempt[Any]:
     attempt = Attempt(connection)
     attempt.begin(b": x\n", timeout)
     return attempt

@@ -32,14 +32,15 @@ import asyncio
 import weakref
 from abc import abstractmethod
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from sse_hub import _core
 from sse_hub._handoff.recorder import Recorder, chunk_of, is_bare_stream
 from sse_hub._servers.stay import Stay
 from sse_hub._stopping.registry import RunningServer
 
 __all__ = ["Attempt", "Connection", "State"]
+
+T = TypeVar("T")
 
 _PATIENCE = 0.25  # seconds middleware may hold the beginning back
 
@@ -52,7 +53,7 @@ class State(Enum):
     KEPT = "kept"
 
 
-class Connection(Protocol):
+class Connection(Protocol[T]):
     """A connection that a response runs on, as its server's module knows it."""
 
     @property
@@ -73,38 +74,44 @@ class Connection(Protocol):
         """Why the connection cannot be handed off now."""
 
     @abstractmethod
-    def take(self, first: bytes) -> int | tuple[Stay, bytes]:
+    def take(self, first: bytes) -> T | tuple[Stay, bytes]:
         """Write ``first`` and have the server forget the connection.
 
-        Returns a duplicate of the descriptor (non-blocking, close-on-exec) that belongs to the caller; or
-        why the connection stays, and the part of ``first`` that is still unwritten.
+        Returns what belongs to the caller: a duplicate of the descriptor (non-blocking, close-on-exec), or
+        the transport. Or why the connection stays, and the part of ``first`` that is still unwritten.
         """
 
+    @abstractmethod
+    def discard(self, taken: T) -> None:
+        """Close what :meth:`take` returned, because nobody collected it."""
 
-class Attempt:
+
+class Attempt(Generic[T]):
     """Used on the server's loop only."""
 
     __slots__ = (
         "_chunk",
         "_connection",
-        "_descriptor",
+        "_discard",
         "_recorder",
         "_server",
+        "_taken",
         "_timer",
         "_waiter",
         "state",
         "stay",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection[T]) -> None:
         self.state = State.PENDING
         self.stay: Stay | None = None
         """Why the connection stays, once the state is ``KEPT``."""
         self._server = weakref.ref(connection.server)
-        self._connection: Connection | None = connection
+        self._connection: Connection[T] | None = connection
+        self._discard = connection.discard
         self._chunk = b""
         self._recorder: Recorder | None = None
-        self._descriptor: int | None = None
+        self._taken: T | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -137,13 +144,13 @@ class Attempt:
         connection.transport = self._recorder
         self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
 
-    async def decision(self) -> int | None:
+    async def decision(self) -> T | None:
         """Wait until the socket is taken, or until it is clear that it stays with the server.
 
         Returns:
-            The descriptor, which belongs to the caller from here on, with everything sent before already
-            passed to the kernel; or None: the body goes on through ``send``. A second call returns None. A
-            forked child closes it: before closing it yourself, or to keep it there, call ``_core._release``.
+            What was taken. It belongs to the caller from here on, with everything sent before already
+            written; or None: the body goes on through ``send``. A second call returns None. A forked child
+            closes a descriptor: before closing it yourself, or to keep it there, call ``_core._release``.
         """
         if self.state is State.PENDING and self._connection is not None:
             # Nothing is written to a client that left, so the announced bytes never come.
@@ -152,18 +159,18 @@ class Attempt:
             else:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
-        descriptor, self._descriptor = self._descriptor, None
-        return descriptor
+        taken, self._taken = self._taken, None
+        return taken
 
     def end(self) -> None:
         """The response is done. Idempotent.
 
-        An undecided connection stays with the server; a descriptor that nobody collected is closed.
+        An undecided connection stays with the server; what nobody collected is closed.
         """
         self._keep(Stay.LATE)
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            _core._close(descriptor)
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            self._discard(taken)
 
     def _seen(self, wire: bytes) -> None:
         fits = is_bare_stream(wire, self._chunk)
@@ -177,12 +184,12 @@ class Attempt:
             self._keep(stay)
             return
         taken = self._connection.take(wire)
-        if isinstance(taken, int):
-            self._descriptor = taken
-            self._decide(State.TAKEN, b"")
-        else:
+        if isinstance(taken, tuple):
             self.stay, left = taken
             self._decide(State.KEPT, left)
+        else:
+            self._taken = taken
+            self._decide(State.TAKEN, b"")
 
     def _keep(self, stay: Stay) -> None:
         if self.state is State.PENDING:

@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from contextlib import suppress
 from secrets import token_hex
+from typing import TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import _release as release_descriptor
 from sse_hub._handoff.attempt import Attempt
-from sse_hub._handoff.uvicorn import CycleConnection
+from sse_hub._handoff.owned import OwnedConnection
+from sse_hub._handoff.uvicorn import CycleConnection, DescriptorOf, TransportOf
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_handoff import serving_cycle
 
-__all__ = ["COME_BACK_LATER", "end_of_response", "end_on_socket", "make_attempt", "take_socket"]
+__all__ = [
+    "COME_BACK_LATER",
+    "end_of_response",
+    "end_on_socket",
+    "is_refused_by_environment",
+    "make_attempt",
+    "make_transport_attempt",
+    "take_socket",
+]
+
+T = TypeVar("T")
+C = TypeVar("C", bound=CycleConnection)
 
 COME_BACK_LATER = b"retry: 30000\n\n"
 """The body for a browser that cannot be served now. Any status but 200 would stop it for good."""
 
 
-def make_attempt(scope: Scope, receive: Receive, *, insist: bool = False) -> Attempt | Stay:
-    """An attempt to take the connection that this response runs on, or the reason not to try.
+def is_refused_by_environment() -> bool:
+    """Whether ``SSE_HUB_HANDOFF=0`` is set."""
+    return os.environ.get("SSE_HUB_HANDOFF", "").lower() in ("0", "false", "no")
+
+
+def make_attempt(scope: Scope, receive: Receive, *, insist: bool = False) -> Attempt[int] | Stay:
+    """An attempt to take the descriptor that this response is written to, or the reason not to try.
 
     ``insist``: also from a server that limits its connections.
     """
     if sys.platform == "win32":
         return Stay.PLATFORM
+    connection = _connection(scope, receive, DescriptorOf, insist)
+    return connection if isinstance(connection, Stay) else Attempt(connection)
+
+
+def make_transport_attempt(scope: Scope, receive: Receive) -> Attempt[OwnedConnection] | Stay:
+    """The same for the transport, which the event loop keeps."""
+    connection = _connection(scope, receive, TransportOf, True)
+    return connection if isinstance(connection, Stay) else Attempt(connection)
+
+
+def _connection(scope: Scope, receive: Receive, kind: type[C], insist: bool) -> C | Stay:
     if scope["type"] != "http":
         return Stay.METHOD
     cycle = serving_cycle(scope, receive)
     if cycle is None:
         return Stay.HIDDEN if "uvicorn.server" in sys.modules else Stay.SERVER
-    connection = CycleConnection(cycle)
-    if (stay := connection.reason_to_begin(insist)) is not None:
-        return stay
-    return Attempt(connection)
+    connection = kind(cycle)
+    stay = connection.reason_to_begin(insist)
+    return connection if stay is None else stay
 
 
-async def take_socket(attempt: Attempt, send: Send, start: Message) -> int | None:
-    """Send the response's head and a first comment, and take the connection's descriptor.
+async def take_socket(attempt: Attempt[T], send: Send, start: Message) -> T | None:
+    """Send the response's head and a first comment, and take the connection's descriptor or transport.
 
     None when the server keeps the connection: the body goes on through ``send``.
     """

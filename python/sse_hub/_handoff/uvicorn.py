@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sse_hub import _core
+from sse_hub._handoff.owned import OwnedConnection
 from sse_hub._handoff.recorder import Recorder
 from sse_hub._servers import uvicorn_handoff as inside
 from sse_hub._servers.stay import Stay
 from sse_hub._stopping.handed import running_server
 from sse_hub._stopping.registry import RunningServer
 
-__all__ = ["CycleConnection", "HandOff", "find_protocol"]
+__all__ = ["CycleConnection", "DescriptorOf", "HandOff", "TransportOf", "find_protocol"]
 
 logger = logging.getLogger("sse_hub")
 
@@ -26,6 +30,9 @@ class CycleConnection:
     """The connection of a uvicorn cycle, for an ``Attempt``."""
 
     __slots__ = ("_cycle", "_server")
+
+    # Whether a connection that uvicorn encrypts can be taken.
+    _encrypted = False
 
     def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
@@ -60,19 +67,47 @@ class CycleConnection:
 
     def reason_to_stay(self) -> Stay | None:
         try:
-            stay = inside.reason_to_stay(self._cycle)
+            stay = inside.reason_to_stay(self._cycle, encrypted=self._encrypted)
             return Stay.STOPPING if stay is None and self.server.stopping else stay
         except AttributeError:
             return self._unknown()
-
-    def take(self, first: bytes) -> int | tuple[Stay, bytes]:
-        return inside.take(self._cycle, first)
 
     @staticmethod
     def _unknown() -> Stay:
         """Another HTTP implementation, or another version, than the ones known here."""
         logger.debug("no hand-off from this version of the server", exc_info=True)
         return Stay.SERVER
+
+
+class DescriptorOf(CycleConnection):
+    """Gives a duplicate of the connection's descriptor, for a reactor."""
+
+    __slots__ = ()
+
+    def take(self, first: bytes) -> int | tuple[Stay, bytes]:
+        return inside.take(self._cycle, first)
+
+    def discard(self, taken: int) -> None:
+        _core._close(taken)
+
+
+class TransportOf(CycleConnection):
+    """Gives the connection's transport, for a generator that stays on the event loop."""
+
+    __slots__ = ()
+
+    _encrypted = True
+
+    def take(self, first: bytes) -> OwnedConnection | tuple[Stay, bytes]:
+        transport = inside.transport(self._cycle)
+        transport.write(first)
+        after_request = partial(inside.after_request, self._cycle)
+        owned = OwnedConnection(transport, after_request, partial(inside.say_left, weakref.ref(self._cycle)))
+        inside.release(self._cycle, owned)
+        return owned
+
+    def discard(self, taken: OwnedConnection) -> None:
+        taken.abort()
 
 
 class HandOff:

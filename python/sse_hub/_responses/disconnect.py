@@ -12,6 +12,8 @@ from starlette.types import Message, Receive
 
 from sse_hub._servers.uvicorn import is_cycle
 
+__all__ = ["DisconnectWatch", "needs_no_task"]
+
 logger = logging.getLogger("sse_hub")
 
 
@@ -43,7 +45,7 @@ class DisconnectWatch:
 
     def start(self) -> None:
         """Begin to listen. Call it once."""
-        if _waits_for_plain_futures(self._receive):
+        if needs_no_task(self._receive):
             self._step()
         else:
             self._future = asyncio.get_running_loop().create_task(self._listen())
@@ -107,7 +109,7 @@ class DisconnectWatch:
         self._report()
 
 
-def _waits_for_plain_futures(receive: Receive) -> bool:
+def needs_no_task(receive: Receive) -> bool:
     """Whether ``receive()`` needs no task around it: uvicorn's own, hypercorn's ``Queue.get``."""
     if not isinstance(receive, MethodType):
         return False

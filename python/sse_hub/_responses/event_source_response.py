@@ -16,14 +16,22 @@ from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
 from sse_hub._handoff.attempt import Attempt
-from sse_hub._handoff.taking import end_of_response, end_on_socket, take_socket
+from sse_hub._handoff.owned import OwnedConnection
+from sse_hub._handoff.taking import (
+    end_of_response,
+    end_on_socket,
+    is_refused_by_environment,
+    make_transport_attempt,
+    take_socket,
+)
 from sse_hub._responses.content import SyncContent
 from sse_hub._responses.dependencies import close_dependencies
+from sse_hub._responses.detached_stream import DetachedStream
 from sse_hub._responses.event_stream import EventStream
 from sse_hub._responses.sending import send_within
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._responses.task_group import HOOKS, TaskGroupStream
-from sse_hub._servers.stay import Stay
+from sse_hub._servers.stay import Stay, log_once
 from sse_hub._stopping.registry import RunningServer, switch
 from sse_hub._stopping.serving import on_asyncio
 from sse_hub.event import ServerSentEvent
@@ -70,8 +78,12 @@ class EventSourceResponse(TaskGroupStream, Response):
         shutdown_grace_period: seconds ``content`` has after that before it is cancelled; default 0.
         cleanup_timeout: seconds that closing ``content`` may take after a failed send, and for which
             ``content`` may ignore its cancellation; default 30, None means no limit.
-        handoff: for a Subscription, as in ``Hub.response``.
-        hold_dependencies: for a Subscription, as in ``Hub.response``.
+        handoff: for a Subscription, as in ``Hub.response``. For other content default None, which is False;
+            True lets the request end when the stream begins, under uvicorn: only ``content``, which goes on
+            in a task of its own, and the connection are kept. Dependencies with ``yield`` close then, and
+            an exception of ``content`` is logged.
+        hold_dependencies: for a Subscription, as in ``Hub.response``. For other content True keeps a stream
+            with ``handoff=True`` with its server.
 
     Raises:
         ValueError: ``sep`` is none of the three, or ``ping``, ``shutdown_grace_period`` or
@@ -232,8 +244,42 @@ class EventSourceResponse(TaskGroupStream, Response):
                 await close_dependencies(scope)
         elif isinstance(subscription, Subscription):
             cast(StreamingHub, subscription._hub)._stays(Stay.CONTENT)
-        await EventStream(self, scope, receive, send).run(head)
+        elif self.handoff:
+            if await self._detach(scope, receive, send, start):
+                return True
+            head = None
+        await EventStream(self, receive, send).run(scope, head)
         return False
+
+    async def _detach(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
+        """Let the request end while the content streams on. False when the stream stays with its server."""
+        attempt = self._transport_attempt(scope, receive)
+        if not isinstance(attempt, Attempt):
+            log_once(attempt)
+            await send(start)
+            return False
+        connection = await take_socket(attempt, send, start)
+        if connection is None:
+            log_once(attempt.stay)
+            return False
+        try:
+            server = attempt.server
+            connection.begin(partial(DetachedStream(self, connection, server).open, server))
+        except BaseException:
+            connection.abort()
+            raise
+        await end_of_response(send)
+        await close_dependencies(scope)
+        return True
+
+    def _transport_attempt(self, scope: Scope, receive: Receive) -> Attempt[OwnedConnection] | Stay:
+        if is_refused_by_environment():
+            return Stay.ENVIRONMENT
+        if self.hold_dependencies:
+            return Stay.DEPENDENCIES
+        if self.status_code != 200:
+            return Stay.STATUS
+        return make_transport_attempt(scope, receive)
 
     def _overrides_hooks(self) -> bool:
         """Whether a subclass, or a patch of this class, has its own method for a part of the stream."""
@@ -241,7 +287,7 @@ class EventSourceResponse(TaskGroupStream, Response):
 
     def _attempt(
         self, hub: StreamingHub, subscription: Subscription, scope: Scope, receive: Receive
-    ) -> Attempt | Stay:
+    ) -> Attempt[int] | Stay:
         """An attempt to take the socket, or why the stream stays with its server."""
         if self.hold_dependencies:
             return Stay.DEPENDENCIES

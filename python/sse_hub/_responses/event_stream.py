@@ -1,17 +1,15 @@
-"""One ``EventSourceResponse`` in progress: its two tasks, and every way it ends.
+"""One ``EventSourceResponse`` in progress: every way it ends.
 
 The *body* task drives the user's generator and sends its events; nothing else touches the generator. The
-request's own task, the *supervisor*, waits for everything else: the client leaves, a ping is due, the server
-stops, the body ends. Most of the time it waits in ``receive()``, and other events interrupt that wait through
-the ``asyncio.timeout`` around it. (Starlette's ``Request.is_disconnected`` also awaits ``receive()`` again
-after an interruption, so servers and middleware are used to it.)
+request's own task waits until the stream is *over*: callbacks and timers say so, which cost less than a task
+that waits for each of them.
 
 ::
 
-    streaming --body ended-------------------> ended
-        |-----client left----> close handler -> cancel the body -> ended
-        |-----server stops---> shutdown_event -> grace -> cancel the body -> end of the HTTP body -> ended
-        `-----an exception---> cancel the body -> raised
+    streaming --body ended-----------------------> over --> ended
+        |-----client left--> close handler ------> over --> cancel the body --> ended
+        |-----server stops-> event -> grace -----> over --> cancel the body --> end of the HTTP body --> ended
+        `-----an exception-----------------------> over --> cancel the body --> raised
 """
 
 from __future__ import annotations
@@ -20,56 +18,40 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from sse_hub._core import Pump, Subscription
+from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
-from sse_hub._responses.content import close_content
-from sse_hub._responses.sending import SendTimeoutError, send_within
+from sse_hub._responses.disconnect import DisconnectWatch, needs_no_task
+from sse_hub._responses.event_body import FOR_EVER, EventBody
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_departure, find_unsent
-from sse_hub._servers.uvicorn_writing import connection_of
+from sse_hub._servers import abort, find_unsent
 from sse_hub._stopping.serving import Serving
-from sse_hub.event import ServerSentEvent, _encoder
-from sse_hub.event import _ensure_bytes as ensure_bytes
+
+__all__ = ["EventStream", "logger"]
 
 logger = logging.getLogger("sse_hub.sse")
 
 # Seconds beyond the user's grace period in which a stopping stream sends its end; then it is aborted.
 _LAST_SEND = 0.5
-# Three years, for streams that do not end with their server: uvloop's timers do not accept infinity.
-_FOR_EVER = 10.0**8
 
 
-class EventStream:
+class EventStream(EventBody):
     """One response's stream; used once, on the loop that serves it."""
 
-    def __init__(self, response: Streamed, scope: Scope, receive: Receive, send: Send) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._response = response
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._has_left = find_departure(send)
-        self._tasks: list[asyncio.Future[None]] = []  # the body first, then the user's data sender
-        # The timeout that the supervisor waits under; moving its deadline to now interrupts the wait.
-        self._wait: asyncio.Timeout | None = None
-        self._interrupted = False
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._ping_due = False
-        self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
-        self._sending = False  # the body is sending
-        self._pump: Pump | None = None  # drives the content instead, if it writes to the connection itself
-        # How far the response is: head sent, end being sent, end sent; content closed.
-        self._started = self._finishing = self._complete = self._closed = False
-        # Why the stream ends: the server stops (its content knows, its grace is over), or the client is
-        # gone; and whether its tasks are being cancelled.
-        self._stopping = self._told = self._overdue = self._gone = self._ending = False
+    __slots__ = ("_failure", "_gone", "_handler", "_limit", "_over", "_stopping")
+
+    def __init__(self, response: Streamed, receive: Receive, send: Send) -> None:
+        super().__init__(response, receive, send)
+        self._over: asyncio.Future[None] = self.loop.create_future()
+        self._failure: BaseException | None = None
+        self._handler: asyncio.Task[None] | None = None
+        self._limit: asyncio.Timeout | None = None  # around the wait in `receive`
+        self._stopping = self._gone = False
 
     # Stoppable: what the server and AppStatus call.
 
@@ -80,8 +62,19 @@ class EventStream:
 
     def stop(self) -> None:
         """End the stream within its grace period. On the stream's loop; idempotent."""
+        if self._stopping or self._gone:
+            return
         self._stopping = True
-        self._interrupt()
+        response = self._response
+        if response._shutdown_event is not None:
+            response._shutdown_event.set()
+        if isinstance(response.body_iterator, Subscription):
+            response.body_iterator._end(EndKind.SHUTDOWN)
+        grace = self._grace_period()
+        if grace > 0:
+            self._timer = self.loop.call_later(grace, self._wake)
+        else:
+            self._wake()
 
     def end(self) -> None:
         self.stop()
@@ -91,260 +84,170 @@ class EventStream:
 
     def abort(self) -> None:
         """End the stream of a client that accepts nothing: its ``send`` never returns."""
-        if not self.finished() and not abort(self._receive):
+        if not self.finished() and not self._abort_connection():
             self._tasks[0].cancel()
+
+    def _abort_connection(self) -> bool:
+        return abort(self._receive)
 
     def _grace_period(self) -> float:
         grace: float = self._response._shutdown_grace_period
         source = self._response.body_iterator
         if isinstance(source, Subscription):  # ends within its hub's grace
             grace = max(grace, getattr(source._hub, "grace", 1.0))
-        return min(grace, _FOR_EVER)
+        return min(grace, FOR_EVER)
 
-    # The supervisor: the request's own task.
+    # The request's own task.
 
-    async def run(self, start: Message | None) -> None:
+    async def run(self, scope: Scope, start: Message | None) -> None:
         """Stream until the end, from whichever side it comes; raises what went wrong.
 
         ``start`` is the head, or None if it was sent.
         """
+        self._begin(start)
         source = self._response.body_iterator
-        self._start_tasks(start)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
             if (unsent := find_unsent(self._receive)) is not None:
                 source._ask_unsent(unsent)
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
-        failure: BaseException | None = None
         try:
-            with Serving(self._scope, self._receive, self, switched=True):
-                self._schedule_ping()
+            with Serving(scope, self._receive, self, switched=True):
                 try:
-                    await self._supervise()
+                    await self._wait()
                 except BaseException as error:
-                    failure = error
-                await self._end_tasks()
-                await self._close_content()
-                if (
-                    failure is None
-                    and self._stopping
-                    and not (self._failures() or self._gone or self._complete)
-                ):
-                    await self._end_response(start)
+                    self._failure = error
+                await self._end(start)
         finally:
-            self._response.active = False
-            for timer in self._timers.values():
-                timer.cancel()
             if isinstance(source, Subscription):
                 source._end(EndKind.CLIENT)
-            errors = self._failures()
-            # A cancelled task keeps its exception, whose traceback leads back to this object. Without these
-            # references, nothing of the stream has to wait for a garbage collection.
-            self._tasks.clear()
-            self._timers.clear()
+            errors = self._clear()
         try:
-            _raise(failure, errors)
+            _raise(errors)
         finally:
-            del failure, errors  # what is raised has this frame in its traceback
+            del errors  # what is raised has this frame in its traceback
 
-    def _start_tasks(self, start: Message | None) -> None:
-        self._tasks.append(self.loop.create_task(self._drive(start)))
-        if self._response.data_sender_callable is not None:
-            self._tasks.append(asyncio.ensure_future(self._response.data_sender_callable()))
-        for task in self._tasks:
-            task.add_done_callback(self._task_done)
-
-    async def _supervise(self) -> None:
-        """Wait, and send pings; returns when the body has ended or has to be cancelled."""
-        while not (self._tasks[0].done() or self._overdue or self._failures()):
-            if self._stopping and not self._told:
-                self._tell()
-            elif self._ping_due:
-                await self._ping()
-            elif await self._client_left():
-                return
-
-    async def _client_left(self) -> bool:
-        """Wait for a message or an interruption. When the client left, call its handler and return True."""
-        message: Message | None
-        if self._has_left is not None and self._has_left():
-            message = {"type": "http.disconnect"}  # another `receive` took the message
-        else:
-            message = await self._interruptible(self._receive)
-        if message is None:
-            return False
-        if message["type"] != "http.disconnect":
+    async def _wait(self) -> None:
+        """Wait until the stream is over, and notice when the client leaves."""
+        self._check_departure()
+        if needs_no_task(self._receive):
+            watch = DisconnectWatch(self._receive, self._client_left)
+            watch.start()
+            try:
+                await self._over
+            finally:
+                watch.close()
+            return
+        while not self._over.done():
+            message: Message | None = None
+            try:
+                async with asyncio.timeout(None) as self._limit:
+                    message = await self._receive()
+            except TimeoutError:
+                if self._limit is None or not self._limit.expired():
+                    raise
+            if message is not None and message["type"] == "http.disconnect":
+                self._client_left()
+                break
             # A part of the request's body. Let other tasks run, in case these messages never end.
             await asyncio.sleep(0)
-            return False
-        self._gone = True
-        logger.debug("Got event: http.disconnect. Stop streaming.")
-        if self._finishing:
-            # Servers also send this once the response is complete, so it means nothing to a handler.
-            return True
-        self._response.active = False
-        if self._response.client_close_handler_callable is not None:
-            await self._response.client_close_handler_callable(message)
-        return True
+        self._limit = None
+        await self._over
 
-    async def _interruptible(self, wait: Callable[[], Awaitable[Any]], seconds: float | None = None) -> Any:
-        """The result of ``wait()``; None when it was interrupted.
+    def _ask_again(self) -> None:
+        """Interrupt the wait in ``receive``.
 
-        Raises SendTimeoutError when it took longer than ``seconds``.
+        A poll beside the stream may have taken the disconnect; then some middleware says so when it is asked
+        anew. (Starlette's ``Request.is_disconnected`` also awaits ``receive`` again after an interruption, so
+        servers and middleware are used to it.)
         """
-        self._interrupted = False
-        result = None
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                self._wait = limit
-                result = await wait()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        finally:
-            self._wait = None
-        if limit.expired() and not self._interrupted:
-            raise SendTimeoutError
-        return result
+        if self._limit is not None:
+            with suppress(RuntimeError):  # the wait has just ended, or been interrupted
+                self._limit.reschedule(self.loop.time())
 
-    def _interrupt(self) -> None:
-        """Make the supervisor check what has changed. If it is not waiting, it is about to check anyway."""
-        if self._wait is not None and not self._interrupted:
-            self._interrupted = True
-            # Too late if the wait has just ended.
-            with suppress(RuntimeError):
-                self._wait.reschedule(self.loop.time())
+    def _begin(self, start: Message | None) -> None:
+        self._start_task(self.loop.create_task(self._drive(start)))
+        if self._response.data_sender_callable is not None:
+            self._start_task(asyncio.ensure_future(self._response.data_sender_callable()))
+        self._schedule_ping()
+
+    def _clear(self) -> list[BaseException]:
+        """Let go of everything, and return what went wrong.
+
+        A cancelled task keeps its exception, whose traceback leads back to this object. Without these
+        references, nothing of the stream has to wait for a garbage collection.
+        """
+        self._response.active = False
+        for timer in (self._ping_timer, self._timer):
+            if timer is not None:
+                timer.cancel()
+        errors = self._failures()
+        if self._failure is not None:
+            errors.insert(0, self._failure)
+        self._tasks.clear()
+        self._ping_timer = self._timer = self._failure = self._handler = None
+        return errors
+
+    # What may happen to the stream.
+
+    def _wake(self) -> None:
+        """The stream is over."""
+        if not self._over.done():
+            self._over.set_result(None)
+            self._ask_again()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._wake()
+
+    def _start_task(self, task: asyncio.Future[None]) -> None:
+        self._tasks.append(task)
+        task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Future[None]) -> None:
-        # The data sender may return; only its failure matters, and nothing does once everything has ended.
-        if self._tasks and (task is self._tasks[0] or self._failures()):
-            self._interrupt()
-
-    def _tell(self) -> None:
-        """Announce that the server stops, and start the grace period."""
-        self._told = True
-        response = self._response
-        if response._shutdown_event is not None:
-            response._shutdown_event.set()
-        if isinstance(response.body_iterator, Subscription):
-            response.body_iterator._end(EndKind.SHUTDOWN)
-        grace = self._grace_period()
-        if grace > 0:
-            self._timers["grace"] = self.loop.call_later(grace, self._out_of_grace)
+        # The data sender and a ping may return: only their failure matters.
+        if not self._tasks:
+            return
+        if task is self._tasks[0]:
+            # The handler of a client that left ends before the response does.
+            if self._handler is None or self._handler.done() or self._failures():
+                self._wake()
+        elif task is self._handler or (not task.cancelled() and task.exception() is not None):
+            self._wake()
         else:
-            self._overdue = True
+            self._tasks.remove(task)
 
-    def _out_of_grace(self) -> None:
-        self._overdue = True
-        self._interrupt()
+    def _client_left(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        logger.debug("Got event: http.disconnect. Stop streaming.")
+        handler = self._response.client_close_handler_callable
+        # Servers also send this once the response is complete, so it means nothing to a handler then.
+        if self._finishing or self._over.done():
+            self._wake()
+            return
+        self._response.active = False
+        if handler is None:
+            self._wake()
+        else:
+            self._handler = self.loop.create_task(_call(handler))
+            self._start_task(self._handler)
 
     def _subscription_closed(self, reason: EndReason) -> None:
         if reason.kind is EndKind.STALLED:
             self.abort()
 
-    # Pings.
-
-    def _schedule_ping(self) -> None:
-        interval = self._response.ping_interval
-        if interval > 0 and self._response._pings:
-            self._timers["ping"] = self.loop.call_later(min(interval, _FOR_EVER), self._time_for_ping)
-
-    def _time_for_ping(self) -> None:
-        self._ping_due = True
-        self._interrupt()
-
-    async def _ping(self) -> None:
-        self._ping_due = False
-        # While the body sends, the connection is not idle, and a ping would only queue up behind it.
-        busy = self._sending or (self._pump is not None and self._pump.is_draining)
-        if self._started and not busy and not self._finishing:
-            chunk = ensure_bytes(self._ping_message(), self._response.sep)
-            logger.debug("ping: %s", chunk)
-            message = {"type": "http.response.body", "body": chunk, "more_body": True}
-            sent = self._ping_sent = self.loop.create_future()
-            try:
-                await self._interruptible(lambda: self._send(message), self._response.send_timeout)
-            finally:
-                self._ping_sent = None
-                if not sent.done():
-                    sent.set_result(None)
-        self._schedule_ping()
-
-    def _ping_message(self) -> Any:
-        factory = self._response.ping_message_factory
-        if factory is not None:
-            return factory()
-        return ServerSentEvent(comment=f"ping - {datetime.now(UTC)}", sep=self._response.sep)
-
-    # The body's task.
-
-    async def _drive(self, start: Message | None) -> None:
-        """Send the head, each of the content's events, and the end."""
-        response, send, timeout = self._response, self._send, self._response.send_timeout
-        sep = response.sep
-        self._sending = True
-        if start is not None:
-            await send(start)
-        self._started = True
-        self._sending = False
-        debug = logger.isEnabledFor(logging.DEBUG)
-        connection = None if timeout is not None or debug else connection_of(self._receive, send)
-        if connection is None:
-            pump = Pump.sending(response.body_iterator, _encoder, sep, self._send_events)
-        else:
-            pump = Pump(response.body_iterator, _encoder, sep, *connection)
-        self._pump = pump
-        try:
-            await pump
-        except BaseException:
-            # The content may be suspended where it yielded: closing it runs its cleanup before this goes on.
-            await self._close_content()
-            raise
-        finally:
-            self._pump = None
-        if self._ping_sent is not None:
-            await self._ping_sent
-        self._finishing = True
-        response.active = False
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._complete = True
-
-    async def _send_events(self, chunk: bytes) -> None:
-        """Send the events that the content had ready."""
-        logger.debug("chunk: %s", chunk)
-        if self._ping_sent is not None:
-            await self._ping_sent
-        self._sending = True
-        message = {"type": "http.response.body", "body": chunk, "more_body": True}
-        try:
-            await send_within(self._response.send_timeout, self._send, message)
-        except BaseException:
-            self._limit_cleanup()
-            raise
-        self._sending = False
-        if self._has_left is not None and self._has_left():
-            self._interrupt()
-
-    def _limit_cleanup(self) -> None:
-        """Cancel content again that goes on for too long after a failed send."""
-        limit = self._response._cleanup_timeout
-        if limit is not None and not self._ending:
-            # Closing content that yielded has its own limit of as many seconds; this one expires after it.
-            self._timers["cleanup"] = self.loop.call_later(min(limit + 1, _FOR_EVER), self._cancel_cleanup)
-
-    def _cancel_cleanup(self) -> None:
-        if not self.finished():
-            logger.warning("A stream's content did not end after a failed send; it is cancelled again")
-            self._tasks[0].cancel()
-
-    async def _close_content(self) -> None:
-        """Close content that has not ended, once."""
-        content = self._response.body_iterator
-        if not (self._finishing or self._closed or isinstance(content, Subscription)):
-            self._closed = True
-            await close_content(content, self._response._cleanup_timeout)
-
     # The end.
+
+    async def _end(self, start: Message | None) -> None:
+        """End what still runs, and the response of a server that stops."""
+        await self._end_tasks()
+        await self._close_content()
+        failed = self._failure is not None or self._failures()
+        if self._stopping and not (failed or self._gone or self._complete):
+            await self._end_response(start)
 
     async def _end_tasks(self) -> None:
         """Cancel what still runs and wait for it: nothing of the stream is left when the response returns."""
@@ -376,7 +279,7 @@ class EventStream:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             # The client reads nothing: an orderly close of its connection would take for ever.
-            abort(self._receive)
+            self._abort_connection()
 
     def _failures(self) -> list[BaseException]:
         """The exceptions of tasks that ended with one."""
@@ -384,16 +287,18 @@ class EventStream:
         return [error for task in done if (error := task.exception()) is not None]
 
 
-def _raise(failure: BaseException | None, errors: list[BaseException]) -> None:
+async def _call(handler: Callable[[Message], Awaitable[None]]) -> None:
+    await handler({"type": "http.disconnect"})
+
+
+def _raise(errors: list[BaseException]) -> None:
     """Raise what went wrong: one exception as it is, several as a group."""
     try:
-        if isinstance(failure, asyncio.CancelledError):
-            raise failure
-        if failure is not None:
-            errors.append(failure)
+        if errors and isinstance(errors[0], asyncio.CancelledError):
+            raise errors[0]
         if len(errors) == 1:
             raise errors[0]
         if errors:
             raise BaseExceptionGroup("several errors in one event stream", errors)
     finally:
-        del failure, errors  # they hold this frame
+        del errors  # they hold this frame

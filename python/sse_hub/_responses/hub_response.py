@@ -86,7 +86,7 @@ class HubResponse(Response):
         if self.background is not None:
             await self.background()
 
-    def _attempt(self, scope: Scope, receive: Receive) -> Attempt | Stay:
+    def _attempt(self, scope: Scope, receive: Receive) -> Attempt[int] | Stay:
         """An attempt to take the socket, or why the stream stays with its server."""
         if self.hold_dependencies:
             return Stay.DEPENDENCIES

@@ -75,7 +75,7 @@ class StreamingHub(_core.Hub):
     def _is_full(self) -> bool:
         return self._max_subscribers is not None and self.count() >= self._max_subscribers
 
-    def _attempt(self, scope: Scope, receive: Receive, handoff: bool | None) -> Attempt | Stay:
+    def _attempt(self, scope: Scope, receive: Receive, handoff: bool | None) -> Attempt[int] | Stay:
         """An attempt to take a connection from its server, or why it stays there.
 
         ``handoff`` is the response's option; None is the hub's.

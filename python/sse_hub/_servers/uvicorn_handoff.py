@@ -7,8 +7,11 @@ and HTTP implementation made them. uvicorn itself is not patched, and other requ
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,7 +21,17 @@ from sse_hub import _core
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn import find_cycle, is_cycle
 
-__all__ = ["limits_concurrency", "reason_to_stay", "server_state", "serving_cycle", "take"]
+__all__ = [
+    "after_request",
+    "limits_concurrency",
+    "reason_to_stay",
+    "release",
+    "say_left",
+    "server_state",
+    "serving_cycle",
+    "take",
+    "transport",
+]
 
 _FRAMES = 500  # more than any middleware stack has
 
@@ -70,8 +83,11 @@ def limits_concurrency(cycle: Any) -> bool:
     return getattr(cycle.transport.get_protocol(), "limit_concurrency", None) is not None
 
 
-def reason_to_stay(cycle: Any) -> Stay | None:
-    """None if a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else."""
+def reason_to_stay(cycle: Any, *, encrypted: bool = False) -> Stay | None:
+    """None if a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else.
+
+    ``encrypted`` says that it may be one that uvicorn encrypts.
+    """
     transport, scope = cycle.transport, cycle.scope
     if cycle.disconnected or transport.is_closing():
         return Stay.CLIENT_LEFT
@@ -83,7 +99,7 @@ def reason_to_stay(cycle: Any) -> Stay | None:
         return Stay.EXPECT_CONTINUE
     if cycle.more_body or cycle.body:
         return Stay.REQUEST_BODY
-    if transport.get_extra_info("sslcontext") is not None:
+    if not encrypted and transport.get_extra_info("sslcontext") is not None:
         return Stay.TLS
     if transport.get_extra_info("socket") is None:
         return Stay.SERVER
@@ -129,3 +145,48 @@ def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
     cycle.message_event.set()
     cycle.transport.abort()
     return descriptor
+
+
+def transport(cycle: Any) -> Any:
+    """The connection's own transport, below whatever records what the cycle writes."""
+    return cycle.transport.get_protocol().transport
+
+
+def release(cycle: Any, protocol: asyncio.Protocol) -> None:
+    """Give a connection that has no reason to stay another protocol. To uvicorn it is lost.
+
+    Later sends are swallowed, nothing is logged, and the connection is no longer counted. Because the reason
+    is an error, uvicorn does not close the transport.
+    """
+    connection = cycle.transport.get_protocol()
+    connection.transport.set_protocol(protocol)
+    connection.connection_lost(ConnectionAbortedError("handed off"))
+
+
+def after_request(cycle: Any, then: Callable[[], None]) -> None:
+    """Call ``then`` once the request of a released cycle has ended, in a copy of the present context.
+
+    From then on the cycle's ``receive`` waits for the client again, for content that asks its request whether
+    the client is connected. If the request's task is not this one, because middleware runs the application in
+    another, ``then`` is called at once, and ``receive`` says that the client left.
+    """
+
+    def over(task: asyncio.Task[Any]) -> None:
+        cycle.disconnected = False
+        cycle.message_event.clear()
+        then()
+
+    task = asyncio.current_task()
+    frame: FrameType | None = getattr(task and task.get_coro(), "cr_frame", None)
+    is_own = frame is not None and frame.f_code.co_name == "run_asgi" and frame.f_locals.get("self") is cycle
+    if task is not None and is_own:
+        task.add_done_callback(over)
+    else:
+        then()
+
+
+def say_left(cycle: weakref.ref[Any]) -> None:
+    """Have the ``receive`` of a released cycle say that the client left, if anything still refers to it."""
+    if (alive := cycle()) is not None:
+        alive.disconnected = True
+        alive.message_event.set()

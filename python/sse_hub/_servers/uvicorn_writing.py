@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import functools
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.types import Receive, Send
 
 from sse_hub._servers.uvicorn import find_cycle
 
-__all__ = ["connection_of"]
+__all__ = ["ChunkedConnection", "connection_of", "socket_of"]
+
+ChunkedConnection: TypeAlias = tuple[Any, Any, int | None]
+"""The transport, flow control and socket of a response whose body goes out in chunks."""
 
 # By the names of their code, which `functools.wraps` does not copy: a wrapper's module and function, and the
 # variable that holds the `send` it wraps.
@@ -27,7 +30,7 @@ _TRANSPARENT = {
 }
 
 
-def connection_of(receive: Receive, send: Send) -> tuple[Any, Any, int | None] | None:
+def connection_of(receive: Receive, send: Send) -> ChunkedConnection | None:
     """The transport, flow control and socket of a response whose head was sent.
 
     None if the body has to go through ``send``. The socket is None if the transport's bytes are not those on
@@ -40,7 +43,7 @@ def connection_of(receive: Receive, send: Send) -> tuple[Any, Any, int | None] |
     wanted = ("is_closing", "get_write_buffer_size", "write", "get_extra_info")
     if not (hasattr(flow, "write_paused") and all(hasattr(transport, name) for name in wanted)):
         return None
-    return transport, flow, _socket(transport)
+    return transport, flow, socket_of(transport)
 
 
 def _sender(send: Any) -> Any:
@@ -84,7 +87,8 @@ def _is_chunked(cycle: Any) -> bool:
     return type(writer).__name__ == "ChunkedWriter"
 
 
-def _socket(transport: Any) -> int | None:
+def socket_of(transport: Any) -> int | None:
+    """The descriptor of a transport; None if its bytes are not those on the wire."""
     try:
         if transport.get_extra_info("sslcontext") is not None:
             return None

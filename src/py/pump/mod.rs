@@ -119,6 +119,18 @@ impl Pump {
         self.is_ending = true;
     }
 
+    /// Write bytes between two events. False if they have to be sent, or must wait.
+    fn write(&mut self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
+        if self.drain.is_some() || !self.sink.is_connection() {
+            return Ok(false);
+        }
+        self.sink.gather(|out| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        self.sink.flush(py).map(|_| true)
+    }
+
     fn __await__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
         slf
     }
@@ -323,13 +335,13 @@ impl Pump {
         let now = Instant::now();
         let Some(since) = self.since else {
             self.since = Some(now);
-            return self.write(py).map(|()| false);
+            return self.flush(py).map(|()| false);
         };
         if self.sink.gathered() < WRITE && now - since < GATHERING {
             return Ok(false);
         }
         self.since = Some(now);
-        self.write(py)?;
+        self.flush(py)?;
         if self.drain.is_none() {
             return Ok(true);
         }
@@ -337,7 +349,7 @@ impl Pump {
         Ok(false)
     }
 
-    fn write(&mut self, py: Python<'_>) -> PyResult<()> {
+    fn flush(&mut self, py: Python<'_>) -> PyResult<()> {
         self.drain = self.sink.flush(py)?;
         if self.drain.is_none() {
             self.drain = self.sink.drained(py)?;

@@ -49,6 +49,11 @@ impl Sink {
         Self { way: Way::Function(send), chunk: Vec::new() }
     }
 
+    /// Whether it writes to the connection.
+    pub fn is_connection(&self) -> bool {
+        matches!(self.way, Way::Connection(_))
+    }
+
     /// Bytes that wait to be written.
     pub fn gathered(&self) -> usize {
         self.chunk.len().saturating_sub(HEAD)

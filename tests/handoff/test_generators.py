@@ -1,0 +1,417 @@
+"""``EventSourceResponse(generator, handoff=True)``: the request ends, and the generator streams on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import Depends, FastAPI
+from live import Server, serve
+from sse_hub import EventSourceResponse
+from sse_hub.sse import AppStatus
+from starlette.background import BackgroundTask
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+from waiting import PATIENCE, promised, until
+
+HTTP = pytest.mark.parametrize("http", ["httptools", "h11"])
+LOOP = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+class Requests:
+    """Middleware that counts the requests under way."""
+
+    def __init__(self, app: ASGIApp, open: list[str]) -> None:
+        self.app, self.open = app, open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") != "/":
+            await self.app(scope, receive, send)
+            return
+        self.open.append("/")
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open.remove("/")
+
+
+@contextmanager
+def streaming(
+    content: Callable[[], Any],
+    app: FastAPI | None = None,
+    server: dict[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[tuple[Server, list[str]]]:
+    """A server whose ``/`` streams the content, and its requests under way."""
+    app = app or FastAPI()
+    requests: list[str] = []
+    app.add_middleware(Requests, open=requests)
+
+    @app.get("/")
+    async def events() -> EventSourceResponse:
+        return EventSourceResponse(content(), handoff=True, **{"ping": 0, "sep": "\n"} | options)
+
+    with serve(app, **server or {}) as serving:
+        yield serving, requests
+
+
+@contextmanager
+def client(server: Server, window: int = 0) -> Iterator[socket.socket]:
+    with socket.socket() as connection:
+        if window:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = bytearray()
+    while part := connection.recv(65536):
+        received += part
+    return bytes(received)
+
+
+class Content:
+    """A generator that yields ``hello``, waits, and records how it ends."""
+
+    def __init__(self, how: str = "") -> None:
+        self.how = how
+        self.notes: list[str] = []
+        self.waits = threading.Event()
+
+    async def __call__(self) -> AsyncIterator[str]:
+        try:
+            yield "hello"
+            self.waits.set()
+            while True:
+                try:
+                    await asyncio.get_running_loop().create_future()
+                except asyncio.CancelledError:
+                    self.notes.append("cancelled")
+                    if self.how != "swallows" or self.notes.count("cancelled") > 1:
+                        raise
+        finally:
+            if self.how == "yields":
+                yield "goodbye"
+            await asyncio.sleep(0)
+            self.notes.append("cleaned up")
+
+
+@HTTP
+@LOOP
+def test_the_request_ends_and_every_event_arrives(http: str, loop: str) -> None:
+    go_on = threading.Event()
+
+    async def content() -> AsyncIterator[Any]:
+        yield "a"
+        yield {"data": "b", "id": "1"}
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        for number in range(1000):
+            yield number
+        await asyncio.sleep(0)
+        yield b"data: last\n\n"
+
+    background: list[str] = []
+    options = {"background": BackgroundTask(background.append, "ran")}
+    with streaming(content, server={"http": http, "loop": loop}, **options) as (server, requests):
+        with server.stream("/") as events:
+            assert [events.next().data, events.next().data] == ["a", "b"]
+            until(lambda: requests == [])
+            assert background == []
+            go_on.set()
+            assert [event.data for event in events.rest()] == [*map(str, range(1000)), "last"]
+        until(lambda: background == ["ran"])
+        assert server.http.get("/nothing").status_code == 404
+
+
+def test_only_one_task_remains_and_the_context_is_the_request_s() -> None:
+    name = contextvars.ContextVar("name", default="outside")
+    seen: list[Any] = []
+
+    async def content() -> AsyncIterator[str]:
+        name.set("inside")
+        yield "a"
+        await asyncio.sleep(0)
+        own = asyncio.current_task()
+        # uvicorn's own task, and this one.
+        seen.append(len([task for task in asyncio.all_tasks() if task is not own]))
+        yield name.get()
+
+    with streaming(content) as (server, _), server.stream("/") as events:
+        assert [event.data for event in events.rest()] == ["a", "inside"]
+    assert seen[0] <= 2
+
+
+@pytest.mark.parametrize("how", ["waits", "swallows", "yields"])
+def test_a_client_that_leaves_ends_the_content(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    content = Content(how)
+    calls: list[str] = []
+
+    async def left(message: Any) -> None:
+        calls.append(message["type"])
+
+    options = {
+        "client_close_handler_callable": left,
+        "background": BackgroundTask(calls.append, "background"),
+        "cleanup_timeout": 0,
+    }
+    with streaming(content, **options) as (server, _), server.stream("/") as events:
+        assert events.next().data == "hello"
+        assert content.waits.wait(PATIENCE)
+        events.response.close()
+        until(lambda: "background" in calls)
+    times = 2 if how == "swallows" else 1
+    assert content.notes == [*["cancelled"] * times, *([] if how == "yields" else ["cleaned up"])]
+    assert calls == ["http.disconnect", "background"]
+
+
+@HTTP
+@LOOP
+def test_a_client_with_a_small_window_holds_the_generator_back(http: str, loop: str) -> None:
+    made = 0
+
+    async def content() -> AsyncIterator[str]:
+        nonlocal made
+        for number in range(20_000):
+            made += 1
+            yield f"{number} {'x' * 500}"
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+
+    with streaming(content, server={"http": http, "loop": loop}) as (server, _), client(server, 4096) as slow:
+        seen = -1
+        while seen != made:  # it makes what the kernel and the transport hold, and then waits
+            seen = made
+            server.http.get("/nothing")
+            threading.Event().wait(0.2)
+        assert 0 < seen < 20_000
+        received = read_to_end(slow)
+    lines = [line for line in received.split(b"\n") if line.startswith(b"data: ")]
+    assert [int(line[6:].split()[0]) for line in lines] == list(range(20_000))
+    assert received.endswith(b"0\r\n\r\n")
+
+
+@LOOP
+@pytest.mark.parametrize("window", [0, 4096])
+def test_a_server_that_stops_ends_them_also_while_a_client_stalls(loop: str, window: int) -> None:
+    notes: list[str] = []
+    stalled: list[socket.socket] = []
+    began = threading.Event()
+
+    async def content() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "x" * 10_000
+                began.set()
+                await asyncio.sleep(0 if window else PATIENCE)
+        finally:
+            notes.append("cleaned up")
+
+    with streaming(content, server={"loop": loop}) as (server, requests), client(server, window) as slow:
+        assert began.wait(PATIENCE)
+        until(lambda: requests == [])
+        if window:  # until it takes no more
+            threading.Event().wait(0.2)
+        server.http.close()
+        began_to_stop = time.monotonic()
+        # Leaving the block stops the server, and waits for that; the client stays.
+        stalled.append(slow.dup())
+    assert time.monotonic() - began_to_stop < promised(2)
+    assert notes == ["cleaned up"]
+    stalled[0].close()
+
+
+def test_goodbye_within_the_grace_period() -> None:
+    app = FastAPI()
+    received: list[bytes] = []
+
+    @app.get("/")
+    async def events() -> EventSourceResponse:
+        event = anyio.Event()
+
+        async def told() -> AsyncIterator[str]:
+            yield "hello"
+            await event.wait()
+            yield "goodbye"
+
+        return EventSourceResponse(
+            told(), handoff=True, ping=0, sep="\n", shutdown_event=event, shutdown_grace_period=PATIENCE
+        )
+
+    with serve(app) as server:
+        connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = b""
+        while b"data: hello" not in head:
+            head += connection.recv(65536)
+        reading = threading.Thread(target=lambda: received.append(read_to_end(connection)))
+        reading.start()
+    reading.join(PATIENCE)
+    connection.close()
+    assert received[0].endswith(b"data: goodbye\n\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("events", [0, 2])
+def test_an_exception_breaks_the_body_off_and_is_logged(
+    events: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[bool] = []
+    background: list[str] = []
+
+    async def content() -> AsyncIterator[str]:
+        try:
+            for number in range(events):
+                yield str(number)
+            raise LookupError("no more")
+        finally:
+            closed.append(True)
+
+    options = {"background": BackgroundTask(background.append, "ran")}
+    with streaming(content, **options) as (server, _), server.stream("/") as stream:
+        for number in range(events):
+            assert stream.next().data == str(number)
+        with pytest.raises(Exception, match=r"peer closed|incomplete"):
+            stream.rest()
+    assert closed == [True]
+    assert background == []
+    assert "A stream that was handed off failed" in caplog.text
+    assert "LookupError: no more" in caplog.text
+
+
+def test_dependencies_close_when_the_stream_begins_unless_they_are_held() -> None:
+    app = FastAPI()
+    opened: list[str] = []
+    content = Content()
+
+    async def session() -> AsyncIterator[str]:
+        opened.append("session")
+        yield "session"
+        opened.remove("session")
+
+    @app.get("/{how}")
+    async def events(how: str, session: str = Depends(session)) -> EventSourceResponse:
+        return EventSourceResponse(content(), handoff=True, hold_dependencies=how == "held")
+
+    with serve(app) as server:
+        with server.stream("/let-go") as stream:
+            assert stream.next().data == "hello"
+            until(lambda: opened == [])
+        with server.stream("/held") as stream:
+            assert stream.next().data == "hello"
+            assert opened == ["session"]
+
+
+def test_pings_go_out_between_events() -> None:
+    content = Content()
+    with (
+        streaming(content, ping=0.01, ping_message_factory=lambda: b": ping\n\n") as (server, _),
+        client(server) as connection,
+    ):
+        received = b""
+        while received.count(b": ping\n\n") < 3:
+            received += connection.recv(65536)
+    assert received.index(b"data: hello") < received.index(b": ping\n\n")
+
+
+def test_a_send_that_takes_too_long_ends_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    notes: list[str] = []
+
+    async def content() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "x" * 100_000
+        finally:
+            notes.append("cleaned up")
+
+    with streaming(content, send_timeout=0.2) as (server, _), client(server, 4096):
+        until(lambda: notes == ["cleaned up"])
+        until(lambda: "SendTimeoutError" in caplog.text)
+
+
+def test_app_status_ends_them() -> None:
+    content = Content()
+    with streaming(content) as (server, _), server.stream("/") as stream:
+        assert stream.next().data == "hello"
+        try:
+            AppStatus.should_exit = True
+            assert stream.rest() == []
+        finally:
+            AppStatus.should_exit = False
+    assert content.notes == ["cancelled", "cleaned up"]
+
+
+@pytest.mark.parametrize("why", ["middleware", "environment", "status"])
+def test_a_stream_that_cannot_leave_streams_all_the_same(
+    why: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def content() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(0)
+        under_way.append(list(requests))
+        yield "b"
+
+    app = FastAPI()
+    under_way: list[Any] = []
+    options: dict[str, Any] = {}
+    if why == "middleware":
+        app.add_middleware(GZipMiddleware, minimum_size=1)
+        options = {"media_type": "text/plain"}
+    elif why == "environment":
+        monkeypatch.setenv("SSE_HUB_HANDOFF", "0")
+    else:
+        options = {"status_code": 201}
+    with streaming(content, app, **options) as (server, requests):
+        response = server.http.get("/", headers={"Accept-Encoding": "gzip"})
+    text = response.text.replace(response.text[: response.text.index("data: a")], "")
+    assert text == "data: a\n\ndata: b\n\n"
+    assert under_way == [["/"]]
+
+
+def test_a_request_that_asks_whether_its_client_left_gets_the_truth() -> None:
+    app = FastAPI()
+    asked: list[bool] = []
+
+    @app.get("/")
+    async def events(request: Request) -> EventSourceResponse:
+        async def content() -> AsyncIterator[str]:
+            for number in range(3):
+                asked.append(await request.is_disconnected())
+                yield str(number)
+                await asyncio.sleep(0)
+
+        return EventSourceResponse(content(), handoff=True, ping=0)
+
+    with serve(app) as server, server.stream("/") as stream:
+        assert [event.data for event in stream.rest()] == ["0", "1", "2"]
+    assert asked == [False] * 3
+
+
+def test_content_of_a_def_generator_leaves_too() -> None:
+    def content() -> Iterator[str]:
+        yield "a"
+        yield "b"
+
+    with streaming(content) as (server, requests), server.stream("/") as stream:
+        assert [event.data for event in stream.rest()] == ["a", "b"]
+        assert requests == []
+
+
+def test_nothing_is_logged_when_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
+    content = Content()
+    with caplog.at_level(logging.WARNING), streaming(content) as (server, _):
+        with server.stream("/") as stream:
+            assert stream.next().data == "hello"
+        until(lambda: content.notes == ["cancelled", "cleaned up"])
+    assert caplog.text == ""
