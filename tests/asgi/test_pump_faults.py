@@ -1,0 +1,116 @@
+"""Faults around a generator's stream under uvicorn, whether its request stays or was let go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from live import Server, serve
+from sse_hub import EventSourceResponse
+from waiting import PATIENCE, until
+
+HANDOFF = pytest.mark.parametrize("handoff", [None, True])
+LOOP = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+@contextmanager
+def streaming(content: Any, handoff: bool | None, **options: Any) -> Iterator[Server]:
+    app = FastAPI()
+
+    @app.get("/")
+    async def events() -> EventSourceResponse:
+        return EventSourceResponse(content(), ping=0, sep="\n", handoff=handoff)
+
+    with serve(app, **options) as server:
+        yield server
+
+
+def connect(server: Server) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Leave at once: what the server writes from now on fails."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@HANDOFF
+@LOOP
+def test_a_descriptor_whose_number_is_given_again_receives_nothing(handoff: bool | None, loop: str) -> None:
+    ended: list[bytes] = []
+
+    async def content() -> AsyncIterator[str]:
+        received = b""
+        try:
+            while True:
+                # Whatever has just become free is taken at once.
+                pairs = [socket.socketpair() for _ in range(3)]
+                yield "tick"
+                for one, other in pairs:
+                    for each in (one, other):
+                        each.setblocking(False)
+                        with suppress(BlockingIOError):
+                            received += each.recv(100)
+                        each.close()
+                await asyncio.sleep(0)
+        finally:
+            ended.append(received)
+
+    with streaming(content, handoff, loop=loop) as server:
+        for number in range(10):
+            connection = connect(server)
+            received = b""
+            while received.count(b"tick") < 5:
+                received += connection.recv(4096)
+            reset(connection)
+            until(lambda number=number: len(ended) == number + 1)  # type: ignore[misc]
+    assert ended == [b""] * 10
+
+
+@HANDOFF
+def test_streams_go_on_while_the_process_has_no_descriptor_left(handoff: bool | None) -> None:
+    go_on = threading.Event()
+
+    async def content() -> AsyncIterator[str]:
+        yield "before"
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        yield "after"
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    with streaming(content, handoff) as server, server.stream("/") as first:
+        assert first.next().data == "before"
+        # Connected, and not sent yet: it begins when nothing is left.
+        waiting = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+        assert server.http.get("/nothing").status_code == 404
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            waiting.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while b"data: before" not in received:
+                received += waiting.recv(4096)
+            go_on.set()
+            assert [event.data for event in first.rest()] == ["after"]
+            while not received.endswith(b"0\r\n\r\n"):
+                received += waiting.recv(4096)
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            waiting.close()
+    assert b"data: after" in received
