@@ -6,6 +6,10 @@
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
 #   make test-uvicorns  that streams leave every uvicorn from 0.34 on, the newest of each minor version
+#   make test-pythons  the package from a wheel on every supported Python, with the newest and the oldest packages;
+#                      Pythons that are missing are got on Debian; PYTHONS="3.12 3.14t" for some
+#   make test-wheel  the package from a wheel in dist/, on the Python named by PYTHON=
+#   make wheels  the wheels that Linux can build, into dist/; PYTHONS= as above, LIBRARIES="glibc musl"
 #   make test-windows WINDOWS_PYTHON=…  the extension built for Windows, and what of the tests can run there, under
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
@@ -27,7 +31,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-windows explore fuzz lint lint-bench build setup venv system clean format reference docs
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -109,6 +113,26 @@ target/uvicorns/%: | venv
 
 test-uvicorns: build $(UVICORNS:%=target/uvicorns/%)
 	SSE_HUB_UVICORNS="$(UVICORNS)" $(PY) -m pytest tests/handoff/test_uvicorns.py
+
+PYTHONS ?=
+test-pythons: venv
+	@sh tools/system-packages.sh nginx-light redis-server openssl patchelf
+	$(PY) tools/test_pythons.py $(PYTHONS)
+
+TESTS ?=
+test-wheel:
+	@! command -v dpkg-query >/dev/null || sh tools/system-packages.sh nginx-light redis-server openssl
+	$(PYTHON) tools/test_pythons.py --here --with newest --wheels dist $(if $(TESTS),-- $(TESTS))
+
+$(VENV)/.wheels-ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV)/wheels
+	$(PY) tools/dev-requirements.py wheels > $(VENV)/wheels-requirements.txt
+	$(VENV)/wheels/bin/python -m pip install -q -r $(VENV)/wheels-requirements.txt
+	@touch $@
+
+LIBRARIES ?= glibc musl
+wheels: $(VENV)/.wheels-ready
+	PATH="$(abspath $(VENV))/wheels/bin:$$PATH" $(VENV)/wheels/bin/python tools/wheels.py $(PYTHONS) $(LIBRARIES:%=--for %)
 
 test-windows: venv
 	@sh tools/system-packages.sh gcc-mingw-w64-x86-64 wine wine64 unzip

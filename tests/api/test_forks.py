@@ -12,6 +12,10 @@ from wire import Stream
 
 # A hub with an open stream, whose process forks twenty times while three threads use the hub.
 FORKING = """
+    import warnings
+    # From 3.12 on Python warns of what this program is about.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+
     async def one(n):
         async with connect(hub.endpoint("t", replay="all"), "/") as client:
             hub.publish("t", n)

@@ -12,7 +12,7 @@ from pages import ROOT
 
 
 def load_hook() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_hook", ROOT / "tools" / "docs_site.py")
+    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "tools" / "docs_site.py")
     assert spec is not None
     assert spec.loader is not None
     hook = importlib.util.module_from_spec(spec)

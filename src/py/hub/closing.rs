@@ -90,6 +90,8 @@ impl Generations {
     /// Close, step 4: the next use makes a new generation.
     pub fn finish_close(&self, py: Python<'_>, epoch: &str) -> PyResult<()> {
         let Some(current) = self.open_with_epoch(epoch) else { return Ok(()) };
+        // One thread alone goes on from here, with or without a GIL. What others still make for this generation, they
+        // make under the locks below, after they saw that it is not closed: so it is found there.
         if current.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

@@ -280,7 +280,9 @@ impl Generations {
         if let Some(reactors) = self.reactors_of(hub) {
             return Ok(reactors);
         }
-        // Locked while they start, which needs no Python: a close on another thread takes them out afterwards.
+        // Locked while they start, which needs no Python: a close on another thread takes them out afterwards. A thread
+        // that waits for this lock keeps its GIL or, without one, stays attached; neither holds up the starting one,
+        // not even while a garbage collection stops all attached threads.
         let mut current = self.reactors.lock();
         if !self.is_current(hub) {
             drop(current); // Python makes the exception.

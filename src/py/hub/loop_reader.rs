@@ -24,6 +24,8 @@ use crate::waker::Wake;
 /// How many consumers are resumed in one turn of the loop. Resumed all at once, each would have a handle of the loop
 /// at the same time: with thousands, Python's garbage collector takes these for objects that stay, and
 /// pauses the loop for hundreds of milliseconds. Other tasks also get their turns in between.
+/// Without a GIL a collection stops the threads of all loops, and few handles at a time matter more. The order of the
+/// turns needs no GIL: all of them run on the loop's own thread, and the locks are for a thread that closes the hub.
 const RESUMED: usize = 128;
 
 /// Reports the ends of streams to the application, by a call on `event_loop`. Implemented where handles to

@@ -1,0 +1,114 @@
+"""Run the tests on other Pythons: from a wheel, in a clean environment, with the newest and oldest packages.
+
+    python tools/test_pythons.py                        every Python, newest and oldest
+    python tools/test_pythons.py 3.14t --with newest    one of them
+    python tools/test_pythons.py 3.12 -- tests/api      what follows goes to pytest
+    python tools/test_pythons.py --here --wheels dist   the Python that runs this, with a wheel that is there
+
+The newest are those of the group `dev` in pyproject.toml. The oldest are the lower bounds that pyproject.toml
+gives users, with the rest of the group beside them. Pythons that are missing are got by pythons.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+from pythons import CACHE, get
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
+KINDS = ("newest", "oldest")
+
+NOT_TESTED_WITH = {"maturin", "mypy", "openai", "playwright", "ruff", "types-psutil"}
+"""What `dev` has for the rooms that are not run here, and for other targets of make."""
+
+# The rooms where Python's version can matter. Two files need the environment of packages of `make test`.
+ROOMS = [f"tests/{room}" for room in ("api", "asgi", "brokers", "handoff", "stopping")]
+ROOMS += ["--ignore=tests/handoff/test_packages.py", "--ignore=tests/asgi/test_as_sse_starlette.py"]
+
+
+def name_of(requirement: str) -> str:
+    """The package that a requirement is about."""
+    return re.split(r"[\[<>=!~ ;]", requirement)[0]
+
+
+def oldest() -> dict[str, str]:
+    """The lower bounds that users are promised, as exact requirements by name."""
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    promised = [*project["dependencies"], *(item for extra in extras for item in extra)]
+    return {name_of(item): item.replace(">=", "==") for item in promised}
+
+
+def requirements(kind: str) -> list[str]:
+    """What an environment of this kind gets beside the wheel."""
+    group = [item for item in PROJECT["dependency-groups"]["dev"] if name_of(item) not in NOT_TESTED_WITH]
+    group.append("pyyaml")
+    if kind == "newest":
+        return group
+    bounds = oldest()
+    return [item for item in group if name_of(item) not in bounds] + list(bounds.values())
+
+
+def build(interpreter: Path) -> Path:
+    """Build a wheel of the checkout for this Python; the folder it is in."""
+    folder = ROOT / "target" / "pythons"
+    folder.mkdir(parents=True, exist_ok=True)
+    maturin = Path(sys.executable).with_name("maturin")
+    command: list[str | Path] = [maturin, "build", "--release", "--quiet", "--auditwheel", "skip"]
+    command += ["-i", interpreter, "-o", folder]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder
+
+
+def environment(interpreter: Path, name: str, kind: str, wheels: Path) -> Path:
+    """The interpreter of a new environment with the package in it, from a folder of wheels."""
+    folder = CACHE / "environments" / name
+    subprocess.run([interpreter, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    install: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
+    subprocess.run([*install, *requirements(kind)], check=True)
+    began = time.monotonic()
+    # There is no compiler on this path.
+    bare = {**os.environ, "PATH": str(python.parent)}
+    own = [*install, "--no-deps", "--no-index", "--only-binary", ":all:", "--find-links", wheels.resolve()]
+    subprocess.run([*own, "sse-hub"], check=True, env=bare)
+    print(f"{name}: installed in {time.monotonic() - began:.1f} s", flush=True)
+    return python
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("versions", nargs="*", metavar="VERSION", help=f"{', '.join(VERSIONS)} [all]")
+    add("--with", dest="kinds", choices=KINDS, action="append", help="[both]")
+    add("--here", action="store_true", help="the Python that runs this")
+    add("--wheels", type=Path, metavar="FOLDER", help="where its wheel is [built anew]")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args, rest = parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    versions = ["here"] if args.here else args.versions or list(VERSIONS)
+    results: dict[str, int] = {}
+    for version in versions:
+        interpreter = Path(sys.executable) if args.here else get(version)
+        wheels = args.wheels or build(interpreter)
+        for kind in args.kinds or KINDS:
+            name = f"{version}-{kind}"
+            python = environment(interpreter, name, kind, wheels)
+            command: list[str | Path] = [python, "-m", "pytest", "-p", "no:cacheprovider", *(rest or ROOMS)]
+            results[name] = subprocess.run(command, cwd=ROOT, check=False).returncode
+    for name, code in results.items():
+        print(f"{name}: {'passed' if code == 0 else f'failed ({code})'}")
+    return int(any(results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
