@@ -1,15 +1,14 @@
-"""A client of hubs on Redis that comes and goes, for storms."""
+"""A client of hubs with a broker that comes and goes, for storms."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from redis_server import EntryId
-from redis_workers import WorkerHub
 from sse_hub import BrokerError
 from sse_hub._testing.event_parser import Event, EventParser
 from waiting import PATIENCE
@@ -18,8 +17,19 @@ TOPICS = [f"t{n}" for n in range(40)]
 NONE: EntryId = (0, 0)
 
 
+class Place(Protocol):
+    """A worker's hub."""
+
+    name: str
+
+    @property
+    def port(self) -> int: ...
+
+
 class Walker:
     """A client that leaves and comes back as it likes until the storm is calm. Its record is judged later."""
+
+    leaves = 0.01  # how likely with each event
 
     def __init__(self, seed: int, number: int) -> None:
         self.dice = random.Random(f"{seed}-{number}")
@@ -41,9 +51,9 @@ class Walker:
         else:
             self.record.append((event.event, event.id, -1))
 
-    async def visit(self, hub: WorkerHub, calm: asyncio.Event) -> None:
+    async def visit(self, hub: Place, calm: asyncio.Event) -> None:
         """One connection, from its request to its end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", hub.worker.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
         self.visits += 1
         id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
         path = f"/{hub.name}/events?topics={','.join(self.topics)}"
@@ -61,14 +71,14 @@ class Walker:
                     if not (event := parser.events.popleft()).is_comment:
                         self.see(event)
                         # For each event, as a loaded worker sends many of them in one chunk.
-                        if not calm.is_set() and self.dice.random() < 0.01:
+                        if not calm.is_set() and self.dice.random() < self.leaves:
                             return  # in the middle of whatever comes next
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
             writer.transport.abort()
 
-    async def walk(self, hubs: list[WorkerHub], calm: asyncio.Event) -> None:
+    async def walk(self, hubs: Sequence[Place], calm: asyncio.Event) -> None:
         while not self.at_end:
             await self.visit(self.dice.choice(hubs), calm)
             if not calm.is_set():

@@ -94,6 +94,10 @@ class WorkerHub:
         self.worker = worker
         self.name = name
 
+    @property
+    def port(self) -> int:
+        return self.worker.port
+
     def _call(self, method: str, path: str, *, json: Any = None, **query: Any) -> Any:
         query = {key: value for key, value in query.items() if value is not None}
         response = self.worker.http.request(method, f"/{self.name}{path}", params=query, json=json)
