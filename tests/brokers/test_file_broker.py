@@ -281,14 +281,15 @@ async def test_synced_events_are_published(files: FileServer) -> None:
     assert "synced yes" in (files.log() / "boot").read_text()
 
 
+@pytest.mark.parametrize("version", [0, 2])
 async def test_a_log_of_another_version_is_refused(
-    files: FileServer, caplog: pytest.LogCaptureFixture
+    files: FileServer, caplog: pytest.LogCaptureFixture, version: int
 ) -> None:
     async with Hub(files.url) as hub:
         await hub.publish("t", 1)
     (segment,) = files.segments()
     content = bytearray(segment.read_bytes())
-    content[8] = 2
+    content[8] = version
     segment.write_bytes(content)
     async with Hub(files.broker(timeout=0.3)) as hub:
         with pytest.raises(BrokerError, match="another version of sse-hub wrote"):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import logging
 import os
+import resource
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
 
-from sse_hub import FileBroker, Hub
+from sse_hub import BrokerError, FileBroker, Hub
 
 HISTORY = 2000
 # Longer than a follower on a loaded machine may stand still.
@@ -31,7 +39,6 @@ def publish_once(url: str, data: str) -> None:
 
 def hold(url: str) -> None:
     """Subscribe and wait to be killed."""
-    import asyncio
 
     async def wait() -> None:
         hub = Hub(url)
@@ -40,3 +47,75 @@ def hold(url: str) -> None:
             pass
 
     asyncio.run(wait())
+
+
+def starve(url: str, said: Connection) -> None:
+    """Publish while only so many files may be opened; say each time what became of it, and of the next."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for spare in range(16):
+        hub = Hub(FileBroker(url, timeout=0.3))
+        held = []
+        with suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(spare):
+            os.close(held.pop())
+        try:
+            outcome = f"id {hub.publish('t', spare).result()}"
+        except (BrokerError, OSError) as error:
+            outcome = f"{type(error).__name__} {error}"
+        for each in held:
+            os.close(each)
+        after = None
+        while after is None:  # as long as the pause before the next attempt lasts
+            with suppress(BrokerError, OSError):
+                after = hub.publish("t", "after").result()
+        hub.close()
+        said.send((outcome, after))
+    said.send(None)
+
+
+def become(user: int, group: int) -> None:
+    os.setgroups([])
+    os.setgid(group)
+    os.setuid(user)
+
+
+async def seen(hub: Hub, count: int, then: Callable[[], Awaitable[Any]]) -> bytes:
+    """Subscribe, act, and return what a client of the whole history has once it has so many events."""
+    received = b""
+    async with hub.subscribe("t", replay="all", control=False) as stream:
+        waiting = asyncio.ensure_future(anext(stream))
+        await then()
+        while received.count(b"data: ") < count:
+            received += await waiting
+            waiting = asyncio.ensure_future(anext(stream))
+        waiting.cancel()
+    return received
+
+
+def share(url: str, user: int, group: int, count: int, said: Connection) -> None:
+    """As this user, publish and follow until the events of both users are there."""
+    become(user, group)
+    with Hub(FileBroker(url, mode=0o660)) as hub:
+
+        async def publish() -> None:
+            for n in range(count):
+                await hub.publish("t", f"{user} {n}")
+
+        said.send(asyncio.run(seen(hub, 2 * count, publish)))
+
+
+def poll(url: str, user: int, said: Connection) -> None:
+    """As a user who has no inotify instance left, follow what another hub publishes."""
+    become(user, user)
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("sse_hub").addHandler(handler)
+    inotify_init = ctypes.CDLL(None).inotify_init
+    while inotify_init() >= 0:
+        pass
+    with Hub(url) as writer, Hub(url) as reader:
+        received = asyncio.run(seen(reader, 1, lambda: writer.publish("t", "polled")))
+    said.send((received, messages))
