@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
-from redis_outage import RECOVERY, are, get_all, publisher, scene, served_again
+from redis_outage import RECOVERY, are, publisher, reset_once_and_on, scene, served_again
 from redis_server import Proxy, RedisServer, stream_key
-from redis_workers import Pair, WorkerHub, listening, takes
+from redis_workers import Pair, listening, takes
 from waiting import PATIENCE, promised
 
 
@@ -39,38 +38,6 @@ def test_redis_comes_back_empty(redis: RedisServer, pair: Pair, clock: str) -> N
             assert client.resets == []
 
 
-@pytest.mark.parametrize("clock", ["goes on", "was set back"])
-def test_everything_is_deleted_under_a_connection_that_stays(
-    redis: RedisServer, pair: Pair, clock: str
-) -> None:
-    if clock == "was set back":
-        redis.clock_ahead(pair.name)
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.flushall()
-        flushed = time.monotonic()
-        for client in clients:
-            client.until_reset()
-        assert time.monotonic() - flushed < promised(5)
-        hubs[0].publish("anew")
-        takes(clients, ["anew"])
-        for client in clients:
-            assert client.resets == []
-
-
-def test_everything_is_deleted_and_published_anew_at_once(redis: RedisServer, pair: Pair) -> None:
-    """With ids that go on growing: only the chain shows it."""
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.flushall()
-        hubs[0].publish("anew")
-        for client in clients:
-            client.until_reset()
-        takes(clients, ["anew"])
-        hubs[1].publish("and on")
-        takes(clients, ["and on"])
-        for client in clients:
-            assert client.resets == []
-
-
 def test_trimmed_while_away(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
     with scene(pair, proxy.url) as (hubs, clients), publisher(redis, pair) as elsewhere:
         proxy.cut()
@@ -89,14 +56,6 @@ def test_trimmed_while_away(redis: RedisServer, proxy: Proxy, pair: Pair) -> Non
         takes(clients, ["and on"])
         for client in clients:
             assert client.resets == []
-
-
-def test_trimmed_behind_readers_that_have_everything(redis: RedisServer, pair: Pair) -> None:
-    with scene(pair, redis.url) as (hubs, clients):
-        redis.admin.xtrim(stream_key(pair.name), maxlen=0, approximate=False)
-        hubs[0].publish(1)
-        hubs[1].publish(2)
-        get_all(redis, pair, clients, "")
 
 
 def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
@@ -119,27 +78,6 @@ def test_a_failover_to_a_replica_that_was_behind(redis: RedisServer, proxy: Prox
             for client in clients:
                 client.until("and on")
                 assert client.resets == []
-
-
-def reset_once_and_on(redis: RedisServer, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
-    """The stream is the same, without its newest event: every client is reset, and gets no event twice."""
-    for client in clients:
-        client.until_reset()
-    kept = redis.ids(pair.name)
-    assert [client.last_event_id for client in clients] == [kept[-1]] * 2
-    with publisher(redis, pair) as elsewhere:
-        published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
-    takes(clients, [0, 1, 2])
-    for client in clients:
-        assert client.resets == []
-    for hub in hubs:
-        # A client with a lost id is reset; one with a kept id receives the rest.
-        with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
-            late.until_reset()
-            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
-            assert early.resets == []
-            hubs[0].publish(f"to all of {hub.worker.port}")
-            takes([late], [f"to all of {hub.worker.port}"])
 
 
 def test_a_failover_that_lost_the_newest_event(redis: RedisServer, proxy: Proxy, pair: Pair) -> None:
@@ -182,15 +120,3 @@ def test_a_failover_to_a_server_whose_clock_is_behind(redis: RedisServer, proxy:
         takes(clients, ["on the new primary"])
         for client in clients:
             assert client.resets == []
-
-
-def test_redis_is_killed_before_it_has_written_the_newest_event(redis: RedisServer, pair: Pair) -> None:
-    with scene(pair, redis.url) as (hubs, clients):
-        hubs[0].publish("kept", "kept too")
-        disk = redis.keep_disk()
-        (lost,) = hubs[1].publish("lost")
-        takes(clients, ["kept", "kept too", "lost"])
-        redis.kill()
-        are(hubs, "disconnected")
-        redis.restart_with(disk)
-        reset_once_and_on(redis, pair, hubs, clients, lost)

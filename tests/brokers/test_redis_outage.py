@@ -14,8 +14,7 @@ import psutil
 import pytest
 from redis_outage import BROKER, RECOVERY, are, first, get_all, publisher, scene, served_again, stay
 from redis_server import Proxy, RedisServer, stream_key
-from redis_workers import Pair, Worker, WorkerHub, app_command, listening, takes
-from servers import run
+from redis_workers import Pair, WorkerHub, takes
 from sse_hub import Hub, RedisBroker
 from waiting import PATIENCE, promised, until
 
@@ -232,18 +231,3 @@ def test_a_worker_that_starts_during_an_outage_serves_after_it(
         finally:
             for client in clients + newcomers:
                 client.close()
-
-
-def test_a_server_stops_although_redis_stands_still(redis: RedisServer) -> None:
-    with run(app_command()) as process:
-        worker = Worker(process)
-        hub = worker.hub(redis.url, "default", broker=BROKER)
-        with listening(hub.listen()):
-            redis.pause()
-            process.terminate()
-            began = time.monotonic()
-            assert process.wait() in (0, -15)
-            assert time.monotonic() - began < promised(5)
-        worker.http.close()
-        assert "lifespan ended" in process.output
-        assert "Traceback" not in process.output

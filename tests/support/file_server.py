@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -176,6 +177,34 @@ class FileServer:
         )  # first, or a hub puts something new beside the rest
         self.log(name).rename(gone / name)
         shutil.rmtree(gone)
+
+    def empty(self) -> None:
+        """Delete everything."""
+        for log in [*self.root.iterdir()]:
+            self.delete(log.name)
+
+    def keep_disk(self) -> Path:
+        """Copy the files, for ``restart_with``."""
+        return Path(shutil.copytree(self.root, Path(tempfile.mkdtemp(dir=self.directory)) / "events"))
+
+    def restart_with(self, disk: Path) -> None:
+        """Put an older copy of all files in their place."""
+        self.root.rename(Path(tempfile.mkdtemp(dir=self.directory)) / "events")
+        while True:
+            try:
+                disk.rename(self.root)
+            except OSError:  # a hub was quicker, and began anew
+                shutil.rmtree(self.root, ignore_errors=True)
+            else:
+                return
+
+    def clock_ahead(self, name: str = "default", *, by: float = 3600.0) -> None:
+        """Begin a hub's log, which does not exist yet, ``by`` seconds in the future."""
+        self.log(name).mkdir(mode=0o700, parents=True)
+        self.root.chmod(0o700)
+        base = f"{int((time.time() + by) * 1000)}-1000001"
+        write_segment(self.log(name), base, [])
+        (self.log(name) / "lock").write_bytes(struct.pack("<q", number(base)))
 
     def grow_old(self, name: str, seconds: float) -> dict[str, str]:
         """Make everything in a log so much older; what became of each id."""

@@ -1,4 +1,4 @@
-"""A hub on two workers over one Redis, for tests in which Redis or the network fails."""
+"""A hub on two workers over one store, for tests in which the store or the network fails."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from redis_server import RedisServer
 from redis_workers import Listener, Pair, WorkerHub, listening, takes
 from sse_hub import Hub
+from stores import Store
 from waiting import PATIENCE, promised, until
 
 # How long after Redis is back everybody has to be served again.
@@ -34,9 +35,9 @@ def scene(pair: Pair, url: str, **options: Any) -> Iterator[tuple[list[WorkerHub
         yield hubs, clients
 
 
-def publisher(redis: RedisServer, pair: Pair) -> Hub:
-    """The hub in this process, by a way of its own to Redis."""
-    return Hub(redis.url, name=pair.name, history=HISTORY)
+def publisher(store: Store, pair: Pair) -> Hub:
+    """The hub in this process, by a way of its own to the store."""
+    return Hub(store.url, name=pair.name, history=HISTORY)
 
 
 def first(hub: Hub) -> None:
@@ -77,3 +78,24 @@ def get_all(redis: RedisServer, pair: Pair, clients: tuple[Listener, ...], after
         assert [client.event().id for _ in ids] == ids
         client.heartbeat()
         assert client.resets == []
+
+
+def reset_once_and_on(store: Store, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
+    """The log is the same, without its newest event: every client is reset, and gets no event twice."""
+    for client in clients:
+        client.until_reset()
+    kept = store.ids(pair.name)
+    assert [client.last_event_id for client in clients] == [kept[-1]] * 2
+    with publisher(store, pair) as elsewhere:
+        published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
+    takes(clients, [0, 1, 2])
+    for client in clients:
+        assert client.resets == []
+    for hub in hubs:
+        # A client with a lost id is reset; one with a kept id receives the rest.
+        with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
+            late.until_reset()
+            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
+            assert early.resets == []
+            hubs[0].publish(f"to all of {hub.worker.port}")
+            takes([late], [f"to all of {hub.worker.port}"])

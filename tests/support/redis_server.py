@@ -194,6 +194,10 @@ class RedisServer:
         """Delete a hub's stream."""
         self.admin.delete(stream_key(name))
 
+    def empty(self) -> None:
+        """Delete everything."""
+        self.admin.flushall()
+
     def grow_old(self, name: str, seconds: float) -> dict[str, str]:
         """Make everything in a hub's stream so much older; what became of each id."""
         key = stream_key(name)
