@@ -20,8 +20,9 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from sse_hub import BrokerError, Hub, HubClosed, Subscription
 
+from . import cost, source
 from .answers import write_answer
-from .exchange import keep_market
+from .exchange import keep_market, trade
 from .models import (
     Change,
     ChatMessage,
@@ -42,7 +43,7 @@ from .models import (
 from .settings import Settings
 
 STATIC = FilePath(__file__).parent / "static"
-PRICES, NOTICES, LOBBY, PRESENCE = "prices", "notices", "chat:lobby", "presence"
+PRICES, NOTICES, LOBBY, PRESENCE, COST = "prices", "notices", "chat:lobby", "presence", "cost"
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 BEAT = 5.0  # seconds after which a worker says anew who is there, so that one that died is noticed
 
@@ -57,6 +58,7 @@ if settings.broker is None:
     hub.topic(NOTICES, history=20)
     hub.topic("chat:*", history=200)
     hub.topic(PRESENCE, history=50)
+    hub.topic(COST, history=1)
     replay = "all"
 else:
     # The stream keeps all topics together.
@@ -68,6 +70,9 @@ else:
         reconnect=settings.reconnect,
     )
     replay = settings.tick_history
+
+
+meter = cost.Meter(hub, PRICES, COST, settings.crowd, settings.measured)
 
 
 def report(task: asyncio.Task[None]) -> None:
@@ -86,7 +91,9 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
         for task in tasks:
             task.add_done_callback(report)
+        meter.show()
         yield
+        await meter.stop()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=1.0)
@@ -127,7 +134,7 @@ ClientId = Annotated[str, Query(pattern=r"^[a-z0-9]{8,32}$")]
 @app.get("/events")
 async def events(client: ClientId, name: Annotated[Name, Query()], prices: bool = True) -> Response:
     """Everything a page wants to hear, over one connection (HTTP/1.1 allows a browser only six)."""
-    topics = [NOTICES, LOBBY, PRESENCE]
+    topics = [NOTICES, LOBBY, PRESENCE, COST]
     if prices:
         topics.append(PRICES)
     # A newcomer gets what is kept; one who comes back, what came after the id its browser names.
@@ -255,3 +262,21 @@ async def watch(id: AnswerId) -> Response:
 async def stop(id: AnswerId) -> dict[str, bool]:
     """Stop it, wherever it runs."""
     return {"stopped": await hub.stop(f"answer:{id}")}
+
+
+# --- What a client costs, and the lines behind each card ---------------------------------------------
+
+app.include_router(cost.routes(meter, anywhere=settings.crowd_anywhere))
+app.include_router(
+    source.routes(
+        {
+            "market": [trade, events],
+            "connection": [connected, disconnected, cut],
+            "cost": [cost.routes],
+            "chat": [chat],
+            "answer": [write_answer, ask, watch, stop],
+            "people": [announce, whisper],
+            "notices": [notify],
+        }
+    )
+)

@@ -10,11 +10,16 @@ SSE_HUB_TOKEN        seconds between two tokens of an answer, about (default 0.0
 SSE_HUB_TICK_HISTORY how many ticks are kept for those who join or come back (default 240)
 SSE_HUB_BROKER       file:events or redis://… makes all workers one hub (default: none, so one worker)
 SSE_HUB_HISTORY      with a broker: how many events of all kinds are kept (default 5000)
+SSE_HUB_CROWD        streams that the card of costs opens (default 1000 on a loopback address, else 0: off)
+SSE_HUB_MEASURED     seconds for which that card measures each kind of stream (default 6)
 """
 
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MOST = 5000  # streams that the card of costs opens, whatever is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,9 @@ class Settings:
     token: float
     broker: str | None
     history: int
+    crowd: int
+    crowd_anywhere: bool
+    measured: float
 
     @property
     def shown_broker(self) -> str | None:
@@ -43,9 +51,12 @@ class Settings:
     def from_environment(cls) -> "Settings":
         """Read the variables above. A value that is no number raises ValueError."""
         env = os.environ
+        host = env.get("HOST", "127.0.0.1")
+        # One worker measures itself; with a broker there may be several.
+        crowd = "0" if env.get("SSE_HUB_BROKER") or host not in LOOPBACK else "1000"
         shortest, longest = env.get("SSE_HUB_RECONNECT", "1,3").split(",")
         return cls(
-            host=env.get("HOST", "127.0.0.1"),
+            host=host,
             port=int(env.get("PORT", "8000")),
             heartbeat=float(env.get("SSE_HUB_HEARTBEAT", "5")),
             reconnect=(float(shortest), float(longest)),
@@ -54,4 +65,7 @@ class Settings:
             token=float(env.get("SSE_HUB_TOKEN", "0.045")),
             broker=env.get("SSE_HUB_BROKER") or None,
             history=int(env.get("SSE_HUB_HISTORY", "5000")),
+            crowd=min(int(env.get("SSE_HUB_CROWD", crowd)), MOST),
+            crowd_anywhere="SSE_HUB_CROWD" in env,
+            measured=float(env.get("SSE_HUB_MEASURED", "6")),
         )

@@ -228,6 +228,74 @@ def test_the_id_of_a_quiet_stream_moves_on(demo: Server, visit: Callable[..., Pa
     ticks_go_on(page)
 
 
+def test_what_a_client_costs_is_measured_with_real_streams(serve: Serve, visit: Callable[..., Page]) -> None:
+    server = serve(*DEMO, **QUICK, SSE_HUB_CROWD="60", SSE_HUB_MEASURED="1")
+    page, other = visit(server.url, "Ada"), visit(server.url, "Bob")
+    start = page.locator("#cost-start")
+    expect(start).to_have_text("Open 60 streams")
+    start.click()
+    for one in (page, other):
+        expect(one.locator("#cost-hub-clients")).to_have_text("60")
+        expect(one.locator("#cost-starlette-clients")).to_have_text("60")
+        expect(one.locator("#cost")).to_have_attribute("data-state", "done")
+        expect(one.locator("#cost-start")).to_have_text("Open 60 streams")
+    for kind in ("hub", "starlette"):
+        for value, unit in (("memory", "KB"), ("cpu", "µs"), ("age", "ms")):
+            shown = page.locator(f"#cost-{kind}-{value}").inner_text()
+            assert re.fullmatch(rf"[\d.,]+ {unit}", shown), shown
+    expect(page.locator("#cost-times-cpu")).to_have_text(re.compile(r"^[\d.,]+.$"))
+    ticks_go_on(page)
+    # Nobody of the crowd stays, and nobody of it was taken for a visitor.
+    expect(page.locator("#people-count")).to_have_text("2")
+
+
+def test_the_streams_can_be_closed_early_and_are_refused_elsewhere(
+    serve: Serve, visit: Callable[..., Page]
+) -> None:
+    server = serve(*DEMO, **QUICK, SSE_HUB_CROWD="30", SSE_HUB_MEASURED="600")
+    page = visit(server.url, "Ada")
+    page.click("#cost-start")
+    expect(page.locator("#cost-hub-clients")).to_have_text("30")
+    assert server.http.get("/cost/starlette").status_code == 409
+    page.click("#cost-start")
+    expect(page.locator("#cost-start")).to_have_text("Open 30 streams")
+    assert server.http.get("/cost/hub").status_code == 409
+    closed = serve(*DEMO, **QUICK, SSE_HUB_CROWD="0")
+    off = visit(closed.url, "Ada")
+    expect(off.locator("#cost-start")).to_be_disabled()
+    assert closed.http.post("/api/cost").status_code == 403
+
+
+def test_each_card_shows_the_lines_behind_it(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    buttons = page.locator(".card .toggle")
+    for index in range(buttons.count()):
+        buttons.nth(index).click()
+        expect(buttons.nth(index)).to_have_attribute("aria-expanded", "true")
+    assert buttons.count() == 7
+    for text in page.locator(".source").all_inner_texts():
+        assert "def " in text
+    expect(page.locator("#code-chat")).to_contain_text("hub.publish(LOBBY")
+    buttons.first.click()
+    expect(page.locator(".source").first).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_a_notice_does_not_cover_the_chart(
+    demo: Server, visit: Callable[..., Page], size: tuple[int, int]
+) -> None:
+    page = visit(demo.url, "Ada", viewport={"width": size[0], "height": size[1]})
+    notify(page, "look here")
+    page.evaluate("scrollTo(0, 0)")
+    toast = page.locator(".toast", has_text="look here")
+    expect(toast).to_be_visible()
+    box, chart = toast.bounding_box(), page.locator("#chart").bounding_box()
+    assert box is not None
+    assert chart is not None
+    apart = box["x"] >= chart["x"] + chart["width"] or box["y"] >= chart["y"] + chart["height"]
+    assert apart or box["y"] + box["height"] <= chart["y"], (box, chart)
+
+
 def test_what_is_too_long_or_empty_is_refused(demo: Server) -> None:
     for path, body in {
         "chat": {"author": "Ada", "text": "x" * 281},

@@ -3,6 +3,8 @@
 import { Answer } from "./answer.js";
 import { post } from "./api.js";
 import { Chat } from "./chat.js";
+import { Code } from "./code.js";
+import { Cost } from "./cost.js";
 import { byId } from "./dom.js";
 import { Log } from "./log.js";
 import { Market } from "./market.js";
@@ -30,6 +32,8 @@ const complain = (error) => notices.complain(error);
 const chat = new Chat(stream, me, complain);
 const people = new People(stream, me, complain);
 new Answer();
+new Cost(stream, complain);
+new Code(complain);
 
 // --- State ---------------------------------------------------------------------------------------
 

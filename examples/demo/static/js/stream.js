@@ -4,7 +4,7 @@
 // What this class adds: it knows the state, keeps the last id, and can hang up and come back.
 
 const CONTROL = ["stream-open", "stream-reset", "stream-cursor", "stream-lagged"];
-const OURS = ["hello", "tick", "notice", "chat", "whisper", "presence"];
+const OURS = ["hello", "tick", "notice", "chat", "whisper", "presence", "cost"];
 // A browser gives up for good when it gets anything but 200 (a proxy's 502, say). We try again.
 const RETRY_AFTER_REFUSAL = 5000;
 
