@@ -12,7 +12,7 @@
 #   make wheels  the wheels that Linux can build, into dist/; PYTHONS= as above, LIBRARIES="glibc musl"
 #   make test-windows WINDOWS_PYTHON=…  the extension built for Windows, and what of the tests can run there, under
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
-#   make bench  side by side with what a user would pick instead, about 45 minutes; bench-quick: about three
+#   make bench  side by side with what a user would pick instead, about 50 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
 #   make reference  docs/reference.md, rendered from the docstrings
 #   make docs   the documentation as a site with search, in target/site

@@ -1,6 +1,6 @@
 """What the suite consists of.
 
-The sizes are chosen so that all parts together take about 45 minutes on an idle machine with two cores, the
+The sizes are chosen so that all parts together take about 50 minutes on an idle machine with two cores, the
 quick ones about three, after what is compiled is compiled.
 """
 
@@ -23,9 +23,17 @@ class Part:
     baseline: str = "sse-hub handed off"
 
 
-def _part(name: str, title: str, words: str, servers: str, rounds: int, minutes: float) -> Part:
+def _part(
+    name: str,
+    title: str,
+    words: str,
+    servers: str,
+    rounds: int,
+    minutes: float,
+    baseline: str = "sse-hub handed off",
+) -> Part:
     chosen = ("--servers", servers) if servers else ()
-    return Part(name, title, (*words.split(), *chosen), rounds, minutes)
+    return Part(name, title, (*words.split(), *chosen), rounds, minutes, baseline)
 
 
 OURS = "sse-hub,sse-hub handed off"
@@ -47,23 +55,49 @@ FULL = (
         3,
         1,
     ),
-    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 3, 0.6, "sse-hub"),
+    Part("tokens", "Token streams that never wait", ("tokens", "--events", "1000"), 5, 1.6, "starlette"),
     Part(
         "tokens-pause",
         "Token streams that wait before each event",
         ("tokens", "--events", "1000", "--pause", "0"),
-        3,
-        0.7,
-        "sse-hub",
+        5,
+        1.8,
+        "starlette",
     ),
     Part(
         "tokens-queue",
         "Token streams that come through a queue",
-        ("tokens", "--events", "1000", "--queue", "--servers", "sse-starlette,sse-hub,starlette"),
-        3,
-        0.5,
-        "sse-hub",
+        (
+            "tokens",
+            "--events",
+            "1000",
+            "--queue",
+            "--servers",
+            "sse-starlette,sse-hub,sse-hub handed off,starlette,bare loop",
+        ),
+        5,
+        1.3,
+        "starlette",
     ),
+    _part(
+        "generators",
+        "Open streams of generators",
+        "generators --clients 2000 --seconds 1",
+        "sse-starlette,sse-hub,sse-hub handed off,starlette",
+        5,
+        1.5,
+        "starlette",
+    ),
+    _part(
+        "generators-churn",
+        "Clients of generators that come and go",
+        "generators-churn --seconds 2",
+        "sse-starlette,sse-hub,sse-hub handed off,starlette",
+        5,
+        1,
+        "starlette",
+    ),
+    Part("others", "Other requests of a process with sse_hub", ("others",), 5, 1),
     _part(
         "stalled",
         "9,000 clients beside 1,000 that read nothing, and without them",
@@ -81,7 +115,7 @@ FULL = (
         4,
     ),
     _part("idle", "Idle clients and their heartbeats", "idle --clients 2000 --seconds 16", BEATS, 2, 3),
-    _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 2, 1),
+    _part("churn", "Clients that come and go", "churn --seconds 3", f"{MAIN},starlette,node,nchan", 5, 2),
     _part(
         "publish",
         "What publish() costs its caller",

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import encode, imports, report, toolchains
+from bench import encode, imports, others, report, toolchains
 from bench.parts import FULL, QUICK
 
 RESULTS = toolchains.ROOT / "bench" / "results"
@@ -21,7 +21,9 @@ and how to read it: [bench/README.md](../README.md)."""
 
 def section(document: report.Document) -> str:
     """One part's tables."""
-    simple = {"encode": encode.table, "imports": imports.table}.get(document["workload"])
+    simple = {"encode": encode.table, "imports": imports.table, "others": others.table}.get(
+        document["workload"]
+    )
     if simple is None:
         return report.section(document)
     found = report.provenance(document["machine"], document["versions"])

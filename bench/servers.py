@@ -67,6 +67,11 @@ def uvicorn(app: str, *options: str, handoff: bool = True) -> Callable[[int, Pat
     return command
 
 
+def with_variable(variable: str, start: Callable[[int, Path], list[str]]) -> Callable[[int, Path], list[str]]:
+    """The same server with a variable in its environment."""
+    return lambda port, directory: ["env", variable, *start(port, directory)]
+
+
 def granian(app: str) -> Callable[[int, Path], list[str]]:
     """One granian worker with uvloop; its supervisor is measured with it."""
     fixed = ["--interface", "asgi", "--loop", "uvloop", "--workers", "1", "--no-access-log"]
@@ -125,6 +130,8 @@ FANOUT = frozenset({"fanout", "growth", "burst", "publish", "idle", "churn", "st
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
 FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
+# Streams of generators that wait.
+WAITING = frozenset({"generators", "generators-churn"})
 REDIS = frozenset({"redis", "redis-burst"})
 # The hub's own, and nchan's; the others' users write a history of their own.
 REPLAY = frozenset({"replay"})
@@ -140,7 +147,7 @@ SERVERS = [
     Server(
         "sse-starlette",
         uvicorn("bench.peers.sse_starlette_tokens:app"),
-        TOKENS,
+        TOKENS | WAITING,
         ("sse-starlette", "fastapi", *WEB),
     ),
     Server(
@@ -187,10 +194,18 @@ SERVERS = [
         FANOUT,
         ("sse-hub", "fastapi", "hypercorn"),
     ),
-    Server("sse-hub", uvicorn("bench.peers.sse_hub_tokens:app"), TOKENS, ("sse-hub", "fastapi", *WEB)),
+    Server(
+        "sse-hub", uvicorn("bench.peers.sse_hub_tokens:app"), TOKENS | WAITING, ("sse-hub", "fastapi", *WEB)
+    ),
+    Server(
+        "sse-hub handed off",
+        with_variable("BENCH_GENERATOR_HANDOFF=1", uvicorn("bench.peers.sse_hub_tokens:app")),
+        TOKENS | WAITING,
+        ("sse-hub", "fastapi", *WEB),
+    ),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse_replay:app"), REPLAY, ("fastapi", *WEB)),
-    Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
+    Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS | WAITING, WEB),
     Server("raw-asgi", uvicorn("bench.peers.raw_asgi:app"), FANOUT | TOKENS, WEB[:3]),
     Server(
         "go",
@@ -222,6 +237,12 @@ SERVERS = [
         companion=lambda port, directory: [
             sys.executable, "-m", "bench.peers.nchan_control", str(directory / CONTROL), str(port),
         ],
+    ),
+    Server(
+        "bare loop",
+        program(sys.executable, "-m", "bench.peers.bare_loop"),
+        TOKENS,
+        ("uvloop",),
     ),
     Server(
         "bare",

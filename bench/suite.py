@@ -1,6 +1,6 @@
 """Every part of the comparison, one after another, in as many sittings as one likes.
 
-    python -m bench.suite                        # all parts: about 45 minutes
+    python -m bench.suite                        # all parts: about 50 minutes
     python -m bench.suite --only fanout,growth   # these only; what other parts left behind stays
     python -m bench.suite --resume               # only what is missing, after a run that was cut short
     python -m bench.suite --quick                # a few servers and workloads, one round: about three minutes
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import encode, imports, render, report, run
+from bench import encode, imports, others, render, report, run
 from bench.parts import FULL, QUICK, Part
 
 
@@ -75,7 +75,9 @@ def perform(part: Part, args: argparse.Namespace) -> report.Document:
         passing.write_text(json.dumps(document | {"title": part.title}, indent=1) + "\n")
         passing.replace(path)
 
-    simple = {"encode": encode.measure, "imports": imports.measure}.get(part.words[0])
+    simple = {"encode": encode.measure, "imports": imports.measure, "others": others.measure}.get(
+        part.words[0]
+    )
     if simple is None:
         words = [*part.words, "--rounds", str(rounds), "--baseline", part.baseline]
         return run.execute(run.parse(words), previous, save)

@@ -77,6 +77,12 @@ async def _tokens(client: httpx.AsyncClient) -> None:
         check(await _collect(client, f"/tokens?{params}", None), 0, EVENTS)
 
 
+async def _waiting(client: httpx.AsyncClient) -> None:
+    (event,) = await _collect(client, "/waiting", 1)
+    if len(event.data) != 128:
+        raise WrongEvents(f"the event is {event.data!r}")
+
+
 def verify(workload: str, port: int) -> None:
     """Raise WrongEvents, or httpx's errors, unless the server does what the workload needs."""
 
@@ -85,6 +91,8 @@ def verify(workload: str, port: int) -> None:
             match workload:
                 case "tokens":
                     await _tokens(client)
+                case "generators" | "generators-churn":
+                    await _waiting(client)
                 case "replay":
                     await _replay(client)
                 case _:

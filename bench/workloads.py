@@ -136,6 +136,11 @@ def _replay(args: Namespace) -> dict[str, object]:
     return {"n": args.events or 1000, "warmup": 1}
 
 
+def _waiting(args: Namespace) -> dict[str, object]:
+    """Streams of generators that wait; nothing counts them."""
+    return {"duration": args.seconds, "path": "/waiting", "count": ""}
+
+
 def _timed(args: Namespace) -> dict[str, object]:
     return {"duration": args.seconds}
 
@@ -197,6 +202,8 @@ WORKLOADS = {
     "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
     "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, replace(BUSY, digits=2), ALONE)),
     "churn": Workload("churn", _timed, (VISIT, BUSY, LOAD, WAITED), "50"),
+    "generators": Workload("idle", _waiting, (RSS, CONNECT), "2000"),
+    "generators-churn": Workload("churn", _waiting, (VISIT, BUSY, LOAD, WAITED), "50"),
 }
 
 

@@ -1,6 +1,7 @@
 """Finite streams from a generator, as a language model's tokens are served, through sse_hub."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from sse_hub import EventSourceResponse
 from bench.peers.common import text
 
 app = FastAPI()
+HANDOFF = bool(os.environ.get("BENCH_GENERATOR_HANDOFF"))
 
 
 async def generate(n: int, size: int, pause: float | None) -> AsyncIterator[dict[str, str]]:
@@ -32,8 +34,18 @@ async def relay(n: int, size: int) -> AsyncIterator[dict[str, str]]:
     await producer
 
 
+async def wait() -> AsyncIterator[dict[str, str]]:
+    yield {"data": text(0, 128)}
+    await asyncio.Event().wait()
+
+
 @app.get("/tokens")
 async def tokens(
     n: int, bytes: int = 128, pause: float | None = None, queue: bool = False
 ) -> EventSourceResponse:
-    return EventSourceResponse(relay(n, bytes) if queue else generate(n, bytes, pause))
+    return EventSourceResponse(relay(n, bytes) if queue else generate(n, bytes, pause), handoff=HANDOFF)
+
+
+@app.get("/waiting")
+async def waiting() -> EventSourceResponse:
+    return EventSourceResponse(wait(), handoff=HANDOFF)

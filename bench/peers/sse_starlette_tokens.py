@@ -32,8 +32,18 @@ async def relay(n: int, size: int) -> AsyncIterator[dict[str, str]]:
     await producer
 
 
+async def wait() -> AsyncIterator[dict[str, str]]:
+    yield {"data": text(0, 128)}
+    await asyncio.Event().wait()
+
+
 @app.get("/tokens")
 async def tokens(
     n: int, bytes: int = 128, pause: float | None = None, queue: bool = False
 ) -> EventSourceResponse:
     return EventSourceResponse(relay(n, bytes) if queue else generate(n, bytes, pause))
+
+
+@app.get("/waiting")
+async def waiting() -> EventSourceResponse:
+    return EventSourceResponse(wait())
