@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, Subscription
 from sse_hub._handoff.taking import is_refused_by_environment
+from sse_hub._responses.channel import Channel
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint
 from sse_hub._responses.hub_response import HubResponse
@@ -37,6 +38,7 @@ from sse_hub._runs.running_hub import RunningHub
 from sse_hub.brokers import Broker, make_broker
 
 __all__ = [
+    "Channel",
     "Hub",
     "Initial",
     "Overflow",
@@ -56,6 +58,7 @@ FullStatus: TypeAlias = Literal[200, 503]
 
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
 _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
+_Event = TypeVar("_Event")
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 _MIB = 1024 * 1024
@@ -294,6 +297,28 @@ class Hub(RunningHub):
         # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
         return Endpoint(lambda wanted: self.response(wanted, **options), topics, methods)
+
+    def channel(
+        self, topic: str, events: Mapping[str, type[_Event]] | None = None, /, **named: type[_Event]
+    ) -> Channel[_Event]:
+        """A topic whose events have types: ``hub.channel("prices", tick=Tick, halt=Halt)``.
+
+        ``publish`` of the channel checks each value and names the event by its type; ``responses`` and
+        ``response_class`` describe the stream in OpenAPI. Subscribing to the topic in any other way, and
+        publishing to it unchecked, still works. Needs pydantic.
+
+        Args:
+            topic: the topic's name.
+            events: the types by the events' names, for names that are no identifiers.
+            named: the same by keyword: pydantic models, dataclasses, TypedDicts, or types such as ``int`` and
+                ``list[str]``.
+
+        Raises:
+            TypeError: no event was given, or an argument is of the wrong type.
+            ValueError: the topic's or an event's name breaks a rule.
+            ImportError: pydantic is not installed.
+        """
+        return Channel(self, topic, {**(events or {}), **named})
 
     def client_js(self) -> ClientScript:
         """The JavaScript module with ``connect``, for an endpoint to return or a ``Route`` to mount.
