@@ -52,13 +52,21 @@ pub enum Letter {
         /// What happens to it.
         step: Step,
     },
+    /// The holder of a lease gives it up, for which other processes wait. Posted under [`Fence::Held`].
+    Release {
+        /// The lease's name.
+        lease: Arc<str>,
+    },
 }
 
 /// A step in the life of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Everything is kept from here on: it is a run's.
-    Begin,
+    Begin {
+        /// How long the name is not free once the run has ended.
+        keep: Duration,
+    },
     /// Its run is to stop, wherever it runs.
     Stop,
     /// It ends.
@@ -107,6 +115,7 @@ impl Letter {
             Self::Event { draft, .. } => draft.len(),
             Self::Kick { reason, .. } => reason.len(),
             Self::Life { topic, .. } => topic.as_str().len(),
+            Self::Release { lease } => lease.len(),
         }
     }
 
@@ -122,7 +131,7 @@ impl Letter {
         match self {
             Self::Event { to, .. } => !matches!(to, To::One(_)),
             Self::Life { step, .. } => matches!(step, Step::End { .. }),
-            Self::Kick { .. } => false,
+            Self::Kick { .. } | Self::Release { .. } => false,
         }
     }
 
@@ -132,7 +141,7 @@ impl Letter {
         match self {
             Self::Event { to: To::Topics(topics), .. } => topics,
             Self::Life { topic, .. } => std::slice::from_ref(topic),
-            Self::Event { .. } | Self::Kick { .. } => &[],
+            Self::Event { .. } | Self::Kick { .. } | Self::Release { .. } => &[],
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::broker::letter::{Fence, Letter};
 use crate::error::Result;
 use crate::ids::{StreamId, SubscriberId};
 use crate::outcome::{Failure, Outcome, ReportFailure};
+use crate::topic::Topic;
 
 pub mod letter;
 
@@ -54,14 +55,20 @@ pub trait Broker: ReportFailure {
     /// whether this token holds it. The future needs no runtime.
     fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool>;
 
-    /// Whether anybody holds a lease. The future needs no runtime.
-    fn is_leased(&self, name: Arc<str>) -> Answered<bool>;
+    /// The same, but wait until the lease is free: at once when its holder releases it, and within a few seconds when
+    /// the holder dies. Never gives false.
+    fn await_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool>;
 
     /// Whether a lease that was taken here is held still.
     fn holds(&self, name: &str, token: &str) -> bool;
 
-    /// Give a lease up, so that others may take it.
+    /// Give a lease up, so that others may take it; or no longer wait for it, whatever the answer will be.
     fn release(&self, name: &str, token: &str);
+
+    /// Find out whether there is a run that this process does not follow: another process may have begun it just now,
+    /// or the log may have trimmed its beginning or all of it. Before the answer true, the broker brings the hub to
+    /// where it follows the run: `Hub::adopt_run`, or `Hub::adopt_end`. The future needs no runtime.
+    fn find_run(&self, topic: Topic) -> Answered<bool>;
 
     /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
     /// answer goes to `Hub::resolve`, from the broker's thread.

@@ -32,8 +32,11 @@ fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
     }
     let bytes = format::encode(&entry.fields)
         .ok_or_else(|| refused("an event does not fit into a record of at most 4 GiB"))?;
-    if let (Some(keep), Some(topic)) = (entry.ends, entry.open.first()) {
-        life.end(topic, now, keep);
+    if let (Some(ends), Some(topic)) = (&entry.ends, entry.open.first()) {
+        life.end(topic, now, ends);
+    }
+    if let (true, Some(Fence::Held { lease, token })) = (entry.frees, &entry.fence) {
+        life.release(lease, token, now);
     }
     Ok(bytes)
 }
@@ -48,7 +51,7 @@ fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result
     let bodies: Vec<_> = verdicts.iter().filter_map(|one| one.as_ref().ok()).collect();
     let appended = journal.append(&bodies);
     if appended.ids.len() < bodies.len() {
-        // An entry that was not written ends no topic.
+        // An entry that was not written ends no topic and releases no lease.
         *life = before;
         let mut left = appended.ids.len();
         for entry in batch {
@@ -56,6 +59,12 @@ fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result
                 break;
             }
             left -= usize::from(judge(entry, life, now).is_ok());
+        }
+    }
+    let accepted = batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+    for ((entry, _), id) in accepted.zip(&appended.ids) {
+        if let (Some(_), Some(topic)) = (&entry.ends, entry.open.first()) {
+            life.ended_by(topic, *id);
         }
     }
     // The entries are written. On a full disk, the next batch tries again to note which topics they ended.

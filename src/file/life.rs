@@ -2,10 +2,11 @@
 //! changes, and read again after another process has replaced it.
 //!
 //! ```text
-//! ended UNTIL TOPIC
+//! ended UNTIL ID HOW TOPIC
 //! lease UNTIL TOKEN NAME
 //! ```
-//! Times are milliseconds by the log's clock. Lines whose time is over are left out.
+//! Times are milliseconds by the log's clock. Lines whose time is over are left out. How a topic ended is JSON text
+//! without a space; the id is that of the entry that ended it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use super::directory::Directory;
 use super::held::Held;
+use crate::ids::StreamId;
+use crate::stream_broker::store::{Ended, Ends};
 
 const FILE: &str = "life";
 
@@ -23,9 +26,17 @@ const FILE: &str = "life";
 pub struct Life {
     /// The file that was read. It stays open, so that no other file is taken for it.
     file: Option<Arc<Held>>,
-    ended: BTreeMap<String, u64>,
+    ended: BTreeMap<String, End>,
     leases: BTreeMap<String, (String, u64)>,
     is_changed: bool,
+}
+
+/// The end of a topic.
+#[derive(Debug, Clone)]
+struct End {
+    until: u64,
+    id: StreamId,
+    note: Arc<str>,
 }
 
 fn after(now: u64, time: Duration) -> u64 {
@@ -52,7 +63,7 @@ impl Life {
             let Some((until, rest)) = rest.split_once(' ') else { continue };
             let Ok(until) = until.parse() else { continue };
             match (kind, rest.split_once(' ')) {
-                ("ended", _) => drop(self.ended.insert(rest.into(), until)),
+                ("ended", Some((id, rest))) => self.read_end(until, id, rest),
                 ("lease", Some((token, name))) => {
                     self.leases.insert(name.into(), (token.into(), until));
                 }
@@ -60,6 +71,14 @@ impl Life {
             }
         }
         Ok(())
+    }
+
+    fn read_end(&mut self, until: u64, id: &str, rest: &str) {
+        if let (Some(id), Some((how, topic))) = (StreamId::parse(id), rest.split_once(' '))
+            && let Ok(note) = serde_json::from_str::<String>(how)
+        {
+            self.ended.insert(topic.into(), End { until, id, note: note.into() });
+        }
     }
 
     /// Write the file, if something has changed. The log is locked.
@@ -70,11 +89,12 @@ impl Life {
         if !self.is_changed {
             return Ok(());
         }
-        self.ended.retain(|_, until| now < *until);
+        self.ended.retain(|_, end| now < end.until);
         self.leases.retain(|_, (_, until)| now < *until);
         let mut text = String::new();
-        for (topic, until) in &self.ended {
-            let _ = writeln!(text, "ended {until} {topic}");
+        for (topic, End { until, id, note }) in &self.ended {
+            let how = serde_json::Value::from(&**note).to_string().replace(' ', "\\u0020");
+            let _ = writeln!(text, "ended {until} {id} {how} {topic}");
         }
         for (name, (token, until)) in &self.leases {
             let _ = writeln!(text, "lease {until} {token} {name}");
@@ -86,12 +106,29 @@ impl Life {
 
     #[must_use]
     pub fn has_ended(&self, topic: &str, now: u64) -> bool {
-        self.ended.get(topic).is_some_and(|until| now < *until)
+        self.ended.get(topic).is_some_and(|end| now < end.until)
     }
 
-    pub fn end(&mut self, topic: &str, now: u64, keep: Duration) {
-        self.ended.insert(topic.into(), after(now, keep));
+    /// End a topic. The id of its end is noted by [`Life::ended_by`].
+    pub fn end(&mut self, topic: &str, now: u64, ends: &Ends) {
+        let end = End { until: after(now, ends.keep), id: StreamId::default(), note: ends.note.clone() };
+        self.ended.insert(topic.into(), end);
         self.is_changed = true;
+    }
+
+    /// Note the id of the entry that has ended a topic.
+    pub fn ended_by(&mut self, topic: &str, id: StreamId) {
+        if let Some(end) = self.ended.get_mut(topic) {
+            end.id = id;
+        }
+    }
+
+    /// How a topic has ended, if its name is not free.
+    #[must_use]
+    pub fn ended(&self, topic: &str, now: u64) -> Option<Ended> {
+        let End { until, id, note } = self.ended.get(topic)?;
+        let left = Duration::from_millis(until.saturating_sub(now));
+        (!left.is_zero()).then(|| Ended { id: *id, left, note: (**note).into() })
     }
 
     /// The token that holds a lease.

@@ -11,7 +11,7 @@ use super::journal::{Journal, Settings};
 use super::log::FileLog;
 use super::workers::{self, Mine};
 use crate::ids::StreamId;
-use crate::stream_broker::store::{Answer, Append, AppendError, Opened, PresenceWrite, Store};
+use crate::stream_broker::store::{Answer, Append, AppendError, Ended, Opened, PresenceWrite, Store};
 
 /// The longest time for which opening a log may delay the opening of a client's stream.
 const OPENING: Duration = Duration::from_millis(1500);
@@ -110,6 +110,10 @@ impl Store for FileStore {
 
     async fn is_leased(&self, name: &str) -> Answer<bool> {
         self.0.with_life(|life, now| life.holder(name, now).is_some()).map_err(failed)
+    }
+
+    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
+        self.0.with_life(|life, now| life.ended(topic, now)).map_err(failed)
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

@@ -108,6 +108,17 @@ impl History {
         }
     }
 
+    /// The same, but what the topic has kept before stays, and what it has lost counts as lost.
+    pub fn pin_rest(&mut self, topic: TopicId) {
+        let Some(ring) = self.rings.get_mut(&topic).filter(|ring| !ring.is_pinned) else { return };
+        ring.is_pinned = true;
+        self.pinned_bytes += ring.bytes;
+        self.pinned_events += ring.entries.len();
+        for entry in ring.entries.clone() {
+            self.release(&entry);
+        }
+    }
+
     /// Whether everything of a topic is kept.
     #[must_use]
     pub fn is_pinned(&self, topic: TopicId) -> bool {

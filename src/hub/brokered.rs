@@ -52,6 +52,7 @@ impl Delivery {
             }
             Letter::Kick { whose, reason } => Self::Kick(whose, reason),
             Letter::Life { topic, step } => Self::Life(topic, step),
+            Letter::Release { .. } => return None,
         })
     }
 }

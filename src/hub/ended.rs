@@ -18,6 +18,8 @@ pub(super) struct Ends {
     pub(super) due: BinaryHeap<Reverse<(Duration, TopicId)>>,
     /// Runs that are to stop, until their drivers have asked.
     pub(super) stops: FxHashSet<TopicId>,
+    /// How long the names of runs are not free once they have ended. Only with a broker.
+    pub(super) keeps: FxHashMap<TopicId, Duration>,
 }
 
 impl Ends {

@@ -80,12 +80,41 @@ impl Hub {
         end.map(|end| end.ending.clone())
     }
 
-    /// The topics of runs that have not ended.
+    /// The topics of runs that have not ended, and how long each is kept after its end, if the hub knows that.
     #[must_use]
-    pub fn running(&self) -> Vec<Arc<str>> {
+    pub fn running(&self) -> Vec<(Arc<str>, Option<Duration>)> {
         let state = self.state.lock();
         let runs = state.history.pinned().filter(|id| !state.ends.has(*id));
-        runs.filter_map(|id| Some(state.topics.get(id)?.name.clone())).collect()
+        let named = |id| Some((state.topics.get(id)?.name.clone(), state.ends.keeps.get(&id).copied()));
+        runs.filter_map(named).collect()
+    }
+
+    /// Follow a run whose beginning the broker's log no longer has: everything is kept from now on.
+    pub fn adopt_run(&self, topic: &Topic) {
+        let mut state = self.state.lock();
+        for id in state.intern(&self.config, std::slice::from_ref(topic)) {
+            if !state.ends.has(id) {
+                state.history.pin_rest(id);
+            }
+        }
+    }
+
+    /// A topic has ended by an entry that this process has not read and will not read. Its name is free after `left`.
+    pub fn adopt_end(&self, topic: &Topic, id: StreamId, left: Duration, ending: &Ending) {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.expire(now);
+        let seq = state.seq;
+        for topic in state.intern(&self.config, std::slice::from_ref(topic)) {
+            if !state.ends.has(topic) {
+                let end = TopicEnd { seq, id: id.event_id(), ending: ending.clone() };
+                let change = state.end_topic(topic, end, now + left);
+                state.log.push(Item::Change(Arc::new(change)));
+            }
+        }
+        let readers = state.listening();
+        drop(state);
+        ring(&readers);
     }
 
     /// Whether another process has asked to stop a run; reported once.
@@ -108,10 +137,13 @@ impl Hub {
         let Some(last) = ends.and_then(|ends| ends.into_iter().max_by_key(|end| end.seq)) else {
             return false;
         };
-        match state.numbering.find(last_event_id, state.seq) {
-            Place::Here(seq) => seq >= last.seq,
-            Place::Elsewhere(id) => last.id.and_then(StreamId::from_event_id).is_some_and(|end| end <= id),
-            Place::Nowhere(_) => false,
+        let end = last.id.and_then(StreamId::from_event_id);
+        match (state.numbering.find(last_event_id, state.seq), end, StreamId::parse(last_event_id)) {
+            (Place::Nowhere(_), ..) => false,
+            // With a broker, the ids say it: an end that was adopted has no number of its own.
+            (_, Some(end), Some(id)) => end <= id,
+            (Place::Here(seq), ..) => seq >= last.seq,
+            (Place::Elsewhere(_), ..) => false,
         }
     }
 
@@ -136,7 +168,10 @@ impl State {
         let seq = self.seq;
         let &topic = self.intern(&hub.config, std::slice::from_ref(topic)).first()?;
         match step {
-            Step::Begin => self.history.pin(topic, seq),
+            Step::Begin { keep } => {
+                self.history.pin(topic, seq);
+                self.ends.keeps.insert(topic, keep);
+            }
             Step::Stop => drop(self.history.is_pinned(topic) && self.ends.stops.insert(topic)),
             Step::End { keep, ending } => {
                 self.ends.stops.remove(&topic);
@@ -202,6 +237,7 @@ impl State {
     /// End a topic. Returns the change that its subscribers must learn.
     pub(super) fn end_topic(&mut self, topic: TopicId, end: TopicEnd, until: Duration) -> Change {
         let end = Arc::new(end);
+        self.ends.keeps.remove(&topic);
         self.ends.by_topic.insert(topic, end.clone());
         self.ends.due.push(Reverse((until, topic)));
         Change::Finish { what: Finished::Topic(topic), end }

@@ -298,6 +298,12 @@ impl State {
     ) -> Plan {
         let head = self.seq;
         let given = request.given();
+        // A snapshot replaces everything that is lost.
+        let complete =
+            request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
+        // A run of which something is lost, without control events, which would say so: that is a gap.
+        let is_partial = request.has_all_room && request.no_control && !complete;
+        let gap = gap.or_else(|| is_partial.then_some((ResetReason::Evicted, head)));
         let requested = || given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);
         let reset = gap.map(|(reason, _)| (reason, requested()));
         let replay = match gap {
@@ -314,9 +320,6 @@ impl State {
             cursor: (head, self.numbering.id(head)),
             since: self.history.resume(topics, head, head),
         });
-        // A snapshot replaces everything that is lost.
-        let complete =
-            request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
         Plan { cursor, id, reset, replay, fetch: None, snapshot, recovered, complete }
     }
 

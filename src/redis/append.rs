@@ -12,7 +12,7 @@ use super::link::{describe, is_useless};
 use super::scripts::PUBLISH;
 use crate::broker::letter::Fence;
 use crate::ids::StreamId;
-use crate::stream_broker::store::{Append, AppendError};
+use crate::stream_broker::store::{Append, AppendError, Ends};
 
 /// The reply of a batch's script: each entry's id, or why it was refused.
 type Replies = Vec<RedisResult<String>>;
@@ -120,20 +120,23 @@ impl Inner {
             pipeline.cmd("EVAL").arg(PUBLISH.text())
         };
         let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
-        command.arg(2).arg(&self.keys.events).arg(&self.keys.ended);
+        command.arg(3).arg(&self.keys.events).arg(&self.keys.ended).arg(&self.keys.endings);
         command.arg(self.kept.count).arg(age).arg(self.kept.min_age.as_millis().to_string());
-        for Append { fields, open, fence, ends } in batch {
+        for Append { fields, open, fence, ends, frees } in batch {
             command.arg(open.len());
             for topic in open {
                 command.arg(&**topic);
             }
-            command.arg(ends.map_or_else(String::new, |keep| keep.as_millis().to_string()));
+            match ends {
+                None => command.arg("").arg(""),
+                Some(Ends { keep, note }) => command.arg(keep.as_millis().to_string()).arg(&**note),
+            };
             match fence {
                 None => command.arg("").arg(""),
                 Some(Fence::Held { lease, token }) => command.arg(self.keys.lease_of(lease)).arg(&**token),
                 Some(Fence::Free { lease }) => command.arg(self.keys.lease_of(lease)).arg(""),
             };
-            command.arg(2 * fields.len());
+            command.arg(u8::from(*frees)).arg(2 * fields.len());
             for (field, value) in fields {
                 command.arg(*field).arg(value);
             }

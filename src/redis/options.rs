@@ -258,6 +258,8 @@ pub struct Keys {
     pub presence: String,
     /// The topics that have ended, by when their names are free.
     pub ended: String,
+    /// How each of them did.
+    pub endings: String,
     /// The prefix of the key of a lease.
     pub lease: String,
 }
@@ -284,6 +286,7 @@ impl Keys {
             workers: format!("{tag}:workers"),
             presence: format!("{tag}:presence:"),
             ended: format!("{tag}:ended"),
+            endings: format!("{tag}:endings"),
             lease: format!("{tag}:lease:"),
         })
     }

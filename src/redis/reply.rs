@@ -1,10 +1,13 @@
 //! Entries of the stream, out of Redis's replies (protocol RESP2).
 
+use std::time::Duration;
+
 use redis::Value;
 
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::envelope;
+use crate::stream_broker::store::Ended;
 
 fn text(value: &Value) -> Option<&str> {
     match value {
@@ -61,6 +64,15 @@ pub fn last_id(value: &Value) -> Option<StreamId> {
     let Value::Array(fields) = value else { return None };
     let pair = fields.chunks_exact(2).find(|pair| text(&pair[0]) == Some("last-generated-id"))?;
     StreamId::parse(text(&pair[1])?)
+}
+
+/// How a topic has ended: `[id and note, milliseconds]`; `None` for any other reply.
+#[must_use]
+pub fn ended(value: &Value) -> Option<Ended> {
+    let Value::Array(parts) = value else { return None };
+    let (id, note) = text(parts.first()?)?.split_once(' ')?;
+    let left = Duration::from_millis(text(parts.get(1)?)?.parse().ok()?);
+    Some(Ended { id: StreamId::parse(id)?, left, note: note.into() })
 }
 
 /// Seconds and microseconds of a `TIME`, as milliseconds.

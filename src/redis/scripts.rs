@@ -85,10 +85,11 @@ pub static BEGIN: Script = script!(concat!(last_id!(), "return last_id(KEYS[1])"
 /// the other, so the stream's order decides. The topics that have ended are in a set, scored by the time at which their
 /// names are free. While the set is empty, checking it costs one command per batch.
 ///
-/// `KEYS`: the stream; the topics that have ended. `ARGV`: how many entries to keep; how old they may be in
-/// milliseconds, or nothing; how old they must be to go for their number; for each entry, how many topics must not have
-/// ended, and these; for how many milliseconds the first of them ends, or nothing; the key of a lease, or nothing, and
-/// its token, nothing for a lease that nobody may hold; how many fields and values it has together, and these.
+/// `KEYS`: the stream; the topics that have ended; how each of them did. `ARGV`: how many entries to keep; how old they
+/// may be in milliseconds, or nothing; how old they must be to go for their number; for each entry, how many topics must
+/// not have ended, and these; for how many milliseconds the first of them ends, or nothing, and how; the key of a lease,
+/// or nothing, and its token, nothing for a lease that nobody may hold; `1` if the entry releases it; how many fields
+/// and values it has together, and these.
 pub static PUBLISH: Script = script!(concat!(
     last_id!(),
     r"
@@ -110,21 +111,29 @@ local function refusal(first, count, lease, token)
   end
   if lease ~= '' and (redis.call('GET', lease) or '') ~= token then return {err = 'FENCED lease'} end
 end
+local function finish(topic, keep, id, note)
+  local past = string.format('%.0f', now())
+  for _, free in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', past)) do
+    redis.call('HDEL', KEYS[3], free)
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', past)
+  redis.call('ZADD', KEYS[2], string.format('%.0f', now() + keep), topic)
+  redis.call('HSET', KEYS[3], topic, id .. ' ' .. note)
+  local longest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', longest + 1000))
+  redis.call('PEXPIREAT', KEYS[3], string.format('%.0f', longest + 1000))
+  has_ends = true
+end
 while at < #ARGV do
   local first, count = at + 1, tonumber(ARGV[at])
   local rest = first + count
-  local ends, last = ARGV[rest], rest + 3 + ARGV[rest + 3]
-  local id = refusal(first, count, ARGV[rest + 1], ARGV[rest + 2])
-    or redis.pcall('XADD', KEYS[1], place, 'p', before, unpack(ARGV, rest + 4, last))
+  local ends, last = ARGV[rest], rest + 5 + ARGV[rest + 5]
+  local id = refusal(first, count, ARGV[rest + 2], ARGV[rest + 3])
+    or redis.pcall('XADD', KEYS[1], place, 'p', before, unpack(ARGV, rest + 6, last))
   if type(id) == 'string' then
     before, newest, place = id, id, '*'
-    if ends ~= '' then
-      redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now()))
-      redis.call('ZADD', KEYS[2], string.format('%.0f', now() + ends), ARGV[first])
-      local longest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
-      redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', longest + 1000))
-      has_ends = true
-    end
+    if ends ~= '' then finish(ARGV[first], ends, id, ARGV[rest + 1]) end
+    if ARGV[rest + 4] == '1' then redis.call('DEL', ARGV[rest + 2]) end
   end
   ids[#ids + 1] = id
   at = last + 1
@@ -164,6 +173,21 @@ redis.call('SET', KEYS[2], ARGV[1])
 return known ~= '' and not is_whole and 1 or 0
 "
 ));
+
+/// How a topic has ended: the id of the entry that ended it and how, in one text, and for how many milliseconds its name
+/// is not free. Nothing when it is.
+///
+/// `KEYS`: the topics that have ended; how each of them did. `ARGV`: the topic.
+pub static ENDED: Script = script!(
+    r"
+local free = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not free then return false end
+local time = redis.call('TIME')
+local left = tonumber(free) - (time[1] * 1000 + math.floor(time[2] / 1000))
+local how = left > 0 and redis.call('HGET', KEYS[2], ARGV[1])
+return how and {how, string.format('%.0f', left)}
+"
+);
 
 /// Takes a lease, or renews it, unless another token holds it. Gives 1 when this token holds it now, else 0.
 ///

@@ -11,10 +11,13 @@ use super::inner::Inner;
 use super::link::{Commands, Moved, connect};
 use super::log::RedisLog;
 use super::options::{Keys, Server};
-use super::scripts::{ALIVE, LEASE, PRESENT, RELEASE};
+use super::reply;
+use super::scripts::{ALIVE, ENDED, LEASE, PRESENT, RELEASE};
 use crate::broker::PresenceChange;
 use crate::ids::StreamId;
-use crate::stream_broker::store::{Answer, Append, AppendError, Opened, PresenceWrite, Store, StoreError};
+use crate::stream_broker::store::{
+    Answer, Append, AppendError, Ended, Opened, PresenceWrite, Store, StoreError,
+};
 use crate::stream_broker::{Kept, PRESENCE_TTL};
 
 /// Members of a presence table that are written with one command.
@@ -125,6 +128,15 @@ impl Store for RedisStore {
         ask.cmd("EXISTS").arg(keys.lease_of(name));
         let found = commands.run_all(server, moved, ask).await?;
         Ok(found == Value::Int(1))
+    }
+
+    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
+        let Inner { server, keys, commands, moved, .. } = &*self.0;
+        let ask = |command: &mut Cmd| {
+            command.arg(2).arg(&keys.ended).arg(&keys.endings).arg(topic);
+        };
+        let replied = commands.eval(server, moved, &ENDED, &ask).await?;
+        Ok(reply::ended(&replied))
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `v` | version of this format, 1 |
 //! | `p` | id of the entry before this one, written by the store itself |
-//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, must stop; the topic ends; `g`: a gap |
-//! | `t` | topics, one per line; or the subscriber's id, or the user |
+//! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, must stop; the topic ends; `r`: a lease is released; `g`: a gap |
+//! | `t` | topics, one per line; or the subscriber's id, the user, or the lease |
 //! | `c` | lines of the event's comment, if it has one |
-//! | `d` | the event's other lines; or why the streams end; or a topic's last state, its `keep` in milliseconds and the words for clients, each on a line |
+//! | `d` | the event's other lines; or why the streams end; or a run's `keep` in milliseconds; or a topic's `keep`, its last state and the words for clients, each on a line |
 //!
 //! An entry that cannot be read breaks the log: the clients of every process that reads past it are reset. A gap is
 //! such an entry on purpose.
@@ -49,6 +49,7 @@ pub fn fields(letter: &Letter) -> Fields {
             said = step(of);
             (said.0, topic.as_str().as_bytes().to_vec(), b"", said.1.as_bytes())
         }
+        Letter::Release { lease } => (b"r", lease.as_bytes().to_vec(), b"", b""),
     };
     let mut fields = vec![("v", VERSION.to_vec()), ("k", kind.to_vec())];
     if !to.is_empty() {
@@ -69,25 +70,35 @@ pub fn gap() -> Fields {
 
 fn step(step: &Step) -> (&'static [u8], String) {
     match step {
-        Step::Begin => (b"b", String::new()),
+        Step::Begin { keep } => (b"b", keep.as_millis().to_string()),
         Step::Stop => (b"s", String::new()),
-        Step::End { keep, ending } => {
-            let head = format!("{}\n{}", ending.state.as_str(), keep.as_millis());
-            (b"e", ending.error.as_ref().map_or(head.clone(), |error| format!("{head}\n{error}")))
-        }
+        Step::End { keep, ending } => (b"e", format!("{}\n{}", keep.as_millis(), note(ending))),
     }
+}
+
+/// How a topic ended, as text: its state, and on the lines behind it the words for clients.
+#[must_use]
+pub fn note(ending: &Ending) -> String {
+    let state = ending.state.as_str();
+    ending.error.as_ref().map_or_else(|| state.to_owned(), |error| format!("{state}\n{error}"))
+}
+
+/// Reads a [`note`].
+#[must_use]
+pub fn read_note(text: &str) -> Option<Ending> {
+    let (state, error) = text.split_once('\n').map_or((text, None), |(state, error)| (state, Some(error)));
+    Some(Ending { state: EndState::parse(state)?, error: error.map(Into::into) })
 }
 
 fn read_step(kind: &[u8], data: Vec<u8>) -> Option<Step> {
     let text = String::from_utf8(data).ok()?;
+    let keep = |text: &str| text.parse().ok().map(Duration::from_millis);
     match kind {
-        b"b" if text.is_empty() => Some(Step::Begin),
+        b"b" => Some(Step::Begin { keep: keep(&text)? }),
         b"s" if text.is_empty() => Some(Step::Stop),
         b"e" => {
-            let mut parts = text.splitn(3, '\n');
-            let state = EndState::parse(parts.next()?)?;
-            let keep = Duration::from_millis(parts.next()?.parse().ok()?);
-            Some(Step::End { keep, ending: Ending { state, error: parts.next().map(Into::into) } })
+            let (kept, ending) = text.split_once('\n')?;
+            Some(Step::End { keep: keep(kept)?, ending: read_note(ending)? })
         }
         _ => None,
     }
@@ -106,6 +117,7 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
         b"o" => To::One(to.into()),
         b"i" => return Some(Letter::Kick { whose: Whose::Id(to.into()), reason: reason(data)? }),
         b"u" => return Some(Letter::Kick { whose: Whose::User(to.into()), reason: reason(data)? }),
+        b"r" => return Some(Letter::Release { lease: to.into() }),
         kind => {
             return Some(Letter::Life { topic: Topic::new(&to).ok()?, step: read_step(kind, data)? });
         }
@@ -179,12 +191,23 @@ mod tests {
             keep,
             ending: Ending { state: EndState::Failed, error: error.map(Into::into) },
         };
-        for step in [Step::Begin, Step::Stop, ended(None), ended(Some("two\nlines")), ended(Some(""))] {
+        for step in
+            [Step::Begin { keep }, Step::Stop, ended(None), ended(Some("two\nlines")), ended(Some(""))]
+        {
             let letter = Letter::Life { topic: Topic::new("t").unwrap(), step: step.clone() };
             let arrived = travel(&letter);
             let Some(Letter::Life { topic, step: read }) = arrived.letter else { panic!("{arrived:?}") };
             assert_eq!((topic.as_str(), read), ("t", step));
         }
+    }
+
+    #[test]
+    fn a_released_lease_travels() {
+        let arrived = travel(&Letter::Release { lease: "once:é".into() });
+        assert!(
+            matches!(&arrived.letter, Some(Letter::Release { lease }) if **lease == *"once:é"),
+            "{arrived:?}"
+        );
     }
 
     #[test]

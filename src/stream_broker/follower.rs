@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::shared::Shared;
 use super::store::{Answer, Log, Opened, Store, StoreError, Trouble};
-use crate::broker::letter::Arrived;
+use crate::broker::letter::{Arrived, Letter};
 use crate::hub::Hub;
 use crate::ids::StreamId;
 
@@ -191,7 +191,7 @@ impl<S: Store> Follower<S> {
         self.check_passed(&hub, cursor);
         let end = arrived.last().map_or(cursor, |entry| entry.id);
         let mut acknowledged = shared.acknowledged.take(end).into_iter().peekable();
-        let mut whole = Vec::with_capacity(arrived.len());
+        let (mut whole, mut freed) = (Vec::with_capacity(arrived.len()), Vec::new());
         for Arrived { id, before, letter } in arrived {
             let mut lost = None;
             while let Some(passed) = acknowledged.next_if(|passed| *passed <= id) {
@@ -216,11 +216,17 @@ impl<S: Store> Follower<S> {
                 self.report(&lost_although_acknowledged(lost));
                 hub.break_log(before);
             }
+            if let Letter::Release { lease } = &letter {
+                freed.push(lease.clone());
+            }
             whole.push((id, letter));
             cursor = id;
         }
         hub.deliver(whole);
         self.set_cursor(cursor);
+        for lease in freed {
+            shared.leases.freed(&lease);
+        }
     }
 
     /// Check for entries that the log acknowledged but that this process read past without seeing.

@@ -1,48 +1,103 @@
-//! The leases that this process holds.
+//! The leases that this process holds or wants.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
-struct Held {
-    token: Arc<str>,
-    /// By this process's clock, counted from before the store was asked.
-    until: Instant,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The store was asked, or its holder is waited for.
+    Wanted,
+    /// Until then by this process's clock, counted from before the store was asked.
+    Held(Instant),
 }
 
-/// The leases that this process holds.
+#[derive(Clone)]
+struct Lease {
+    token: Arc<str>,
+    state: State,
+    /// Other processes may wait for it.
+    is_awaited: bool,
+    /// Notified when it may be free, and when it is no longer wanted.
+    changed: Arc<Notify>,
+}
+
+/// A lease that was given up.
+pub struct Forgotten {
+    /// Whether it was held, and had not run out.
+    pub was_held: bool,
+    /// Whether other processes may wait for it.
+    pub is_awaited: bool,
+}
+
+/// The leases that this process holds or wants, by name.
 #[derive(Default)]
-pub struct Leases(Mutex<FxHashMap<Arc<str>, Held>>);
+pub struct Leases(Mutex<FxHashMap<Arc<str>, Vec<Lease>>>);
 
 impl Leases {
+    fn with<T>(&self, name: &str, token: &str, act: impl FnOnce(&mut Lease) -> T) -> Option<T> {
+        let mut leases = self.0.lock();
+        leases.get_mut(name)?.iter_mut().find(|lease| *lease.token == *token).map(act)
+    }
+
+    /// Note that a lease is wanted, unless it is held. What is returned is notified when it may be free, and when it is
+    /// no longer wanted.
+    pub fn want(&self, name: Arc<str>, token: Arc<str>, is_awaited: bool) -> Arc<Notify> {
+        if let Some(changed) = self.with(&name, &token, |lease| lease.changed.clone()) {
+            return changed;
+        }
+        let lease = Lease { token, state: State::Wanted, is_awaited, changed: Arc::default() };
+        let changed = lease.changed.clone();
+        self.0.lock().entry(name).or_default().push(lease);
+        changed
+    }
+
+    /// Whether it is wanted or held.
+    pub fn is_wanted(&self, name: &str, token: &str) -> bool {
+        self.with(name, token, |_| ()).is_some()
+    }
+
+    /// The store gave the lease, or renewed it. False when it is no longer wanted.
+    pub fn won(&self, name: &str, token: &str, until: Instant) -> bool {
+        self.with(name, token, |lease| lease.state = State::Held(until)).is_some()
+    }
+
     pub fn holds(&self, name: &str, token: &str) -> bool {
-        let held = self.0.lock();
-        held.get(name).is_some_and(|held| *held.token == *token && Instant::now() < held.until)
+        let is_held = |lease: &mut Lease| matches!(lease.state, State::Held(until) if Instant::now() < until);
+        self.with(name, token, is_held) == Some(true)
     }
 
-    /// Stop renewing a lease. Returns whether it was held.
-    pub fn forget(&self, name: &str, token: &str) -> bool {
-        let mut held = self.0.lock();
-        let is_its = held.get(name).is_some_and(|held| *held.token == *token);
-        if is_its {
-            held.remove(name);
+    /// Neither hold nor want a lease; `None` when that was so already.
+    pub fn forget(&self, name: &str, token: &str) -> Option<Forgotten> {
+        let mut leases = self.0.lock();
+        let of_name = leases.get_mut(name)?;
+        let lease = of_name.swap_remove(of_name.iter().position(|lease| *lease.token == *token)?);
+        if of_name.is_empty() {
+            leases.remove(name);
         }
-        is_its
+        drop(leases);
+        lease.changed.notify_one();
+        let was_held = matches!(lease.state, State::Held(until) if Instant::now() < until);
+        Some(Forgotten { was_held, is_awaited: lease.is_awaited })
     }
 
-    pub fn add(&self, name: Arc<str>, token: Arc<str>, until: Instant) {
-        self.0.lock().insert(name, Held { token, until });
-    }
-
-    pub fn renewed(&self, name: &str, token: &str, until: Instant) {
-        if let Some(held) = self.0.lock().get_mut(name).filter(|held| *held.token == *token) {
-            held.until = until;
+    /// The holder of a lease, in any process, has released it.
+    pub fn freed(&self, name: &str) {
+        for lease in self.0.lock().get(name).into_iter().flatten() {
+            if lease.state == State::Wanted {
+                lease.changed.notify_one();
+            }
         }
     }
 
+    /// The names and tokens of the leases that are held.
     pub fn all(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        self.0.lock().iter().map(|(name, held)| (name.clone(), held.token.clone())).collect()
+        let leases = self.0.lock();
+        let all = leases.iter().flat_map(|(name, leases)| leases.iter().map(move |lease| (name, lease)));
+        let held = all.filter(|(_, lease)| lease.state != State::Wanted);
+        held.map(|(name, lease)| (name.clone(), lease.token.clone())).collect()
     }
 }

@@ -1,30 +1,22 @@
 //! Leases: the right, of one process at a time, to do something. The holder renews them; a process that dies, or is
-//! paused, loses them, and the log then refuses what it writes under them. Every process watches the runs that it
-//! follows: a run whose lease nobody holds is declared lost; the log's order decides that this happens once.
+//! paused, loses them, and the log then refuses what it writes under them. A holder that releases a lease for which
+//! others wait does so by an entry of the log, which wakes them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::shared::Shared;
 use super::store::Store;
-use crate::broker::letter::{Fence, Letter, Step};
-use crate::ending::{EndState, Ending};
+use crate::broker::letter::{Fence, Letter};
 use crate::outcome::Failure;
-use crate::topic::Topic;
 
 /// How long a lease is held after it was last renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// How often leases are renewed, and runs checked.
+/// How often leases are renewed, runs are checked, and a lease is tried whose holder may have died.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a lost run is kept: its own `keep` died with its process.
-const KEEP_LOST: Duration = Duration::from_secs(300);
-
-/// The lease of a run.
-#[must_use]
-pub fn of_run(topic: &str) -> Arc<str> {
-    format!("run:{topic}").into()
-}
 
 /// Renew held leases and check runs, until the broker stops; then release all leases.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
@@ -44,61 +36,80 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 }
 
 impl<S: Store> Shared<S> {
-    pub async fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Result<bool, Failure> {
-        let until = Instant::now() + LEASE;
-        match self.store.lease(&name, &token, LEASE).await {
-            Ok(true) => self.leases.add(name, token, until),
-            Ok(false) => return Ok(false),
-            Err(error) => {
-                let text = format!("{} gave no lease: {error}", self.store.place());
-                return Err(Failure::Refused(text.into()));
-            }
+    /// Try to take a lease that is wanted. Gives whether it is held.
+    pub async fn take_lease(&self, name: &str, token: &str) -> Result<bool, Failure> {
+        let is_held = self.try_lease(name, token).await;
+        if !matches!(is_held, Ok(true)) {
+            self.leases.forget(name, token);
         }
-        Ok(true)
+        is_held
     }
 
-    pub async fn is_leased(&self, name: &str) -> Result<bool, Failure> {
-        self.store.is_leased(name).await.map_err(|error| {
-            Failure::Refused(
-                format!("{} did not say which process runs it: {error}", self.store.place()).into(),
-            )
-        })
+    /// Take a lease once it is free. Gives false when it is no longer wanted.
+    pub async fn await_lease(&self, name: &str, token: &str, changed: &Notify) -> Result<bool, Failure> {
+        while self.leases.is_wanted(name, token) {
+            match self.try_lease(name, token).await {
+                Ok(false) => {}
+                is_held => {
+                    if is_held.is_err() {
+                        self.leases.forget(name, token);
+                    }
+                    return is_held;
+                }
+            }
+            // Only time shows that the holder has died.
+            let _ = tokio::time::timeout(EVERY, changed.notified()).await;
+        }
+        Ok(false)
+    }
+
+    async fn try_lease(&self, name: &str, token: &str) -> Result<bool, Failure> {
+        let until = Instant::now() + LEASE;
+        match self.store.lease(name, token, LEASE).await {
+            Ok(true) if self.leases.won(name, token, until) => Ok(true),
+            Ok(true) => {
+                // It was given up while the store was asked.
+                let _ = self.store.release(name, token).await;
+                Ok(false)
+            }
+            Ok(false) => Ok(false),
+            Err(error) => {
+                let text = format!("{} gave no lease: {error}", self.store.place());
+                Err(Failure::Refused(text.into()))
+            }
+        }
+    }
+
+    /// Give a lease up. Returns what must be released in the store, if the log does not do that.
+    pub fn release(&self, name: &str, token: &str) -> bool {
+        let Some(forgotten) = self.leases.forget(name, token).filter(|lease| lease.was_held) else {
+            return false;
+        };
+        let lease: Arc<str> = name.into();
+        let letter = Letter::Release { lease: lease.clone() };
+        let fence = Fence::Held { lease, token: token.into() };
+        let posted = forgotten.is_awaited.then(|| self.outbox.post(letter, Some(fence), self.backlog_bytes));
+        match posted {
+            Some(Ok(outcome)) => {
+                // If the log does not take it, the lease runs out.
+                outcome.ignore();
+                false
+            }
+            Some(Err(_)) | None => true,
+        }
     }
 
     async fn renew_leases(&self) {
         for (name, token) in self.leases.all() {
             let until = Instant::now() + LEASE;
             match self.store.lease(&name, &token, LEASE).await {
-                Ok(true) => self.leases.renewed(&name, &token, until),
+                Ok(true) if self.leases.won(&name, &token, until) => {}
+                // It was released while the store was asked, and has just been taken again.
+                Ok(true) => drop(self.store.release(&name, &token).await),
                 Ok(false) => drop(self.leases.forget(&name, &token)),
                 // It may still be held; if not, the log refuses what needs it.
                 Err(_) => {}
             }
         }
-    }
-
-    /// Declare those runs lost that nobody held at the last check either. Returns those that nobody holds.
-    async fn look_after_runs(&self, before: &[Arc<str>]) -> Vec<Arc<str>> {
-        let Some(hub) = self.hub.upgrade() else { return Vec::new() };
-        let mut orphans = Vec::new();
-        for name in hub.running() {
-            let lease = of_run(&name);
-            if !matches!(self.store.is_leased(&lease).await, Ok(false)) {
-                continue;
-            }
-            if before.contains(&name)
-                && let Ok(topic) = Topic::new(&name)
-            {
-                let ending = Ending { state: EndState::Lost, error: None };
-                let letter = Letter::Life { topic, step: Step::End { keep: KEEP_LOST, ending } };
-                // Another process may be first, or the run's owner may come back: the log decides.
-                if let Ok(outcome) = self.outbox.post(letter, Some(Fence::Free { lease }), self.backlog_bytes)
-                {
-                    outcome.ignore();
-                }
-            }
-            orphans.push(name);
-        }
-        orphans
     }
 }

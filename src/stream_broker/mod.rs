@@ -11,7 +11,8 @@
 //! | `position` | this process's position in a log that may have lost its end, or begun anew |
 //! | `publisher`, `outbox`, `acknowledged` | letters, from the hub to the log, and their outcomes |
 //! | `resume`, `fetch` | clients that come back with an id this process does not know |
-//! | `leases` | the leases of this process, and the runs whose process died |
+//! | `leases`, `held` | the leases of this process |
+//! | `runs` | runs of other processes: those that died, and those that the log no longer has |
 //! | `presence` | which subscribers all workers have |
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::error::Result;
 use crate::hub::Hub;
 use crate::ids::{StreamId, SubscriberId};
 use crate::outcome::{Failure, Outcome, ReportFailure};
+use crate::topic::Topic;
 
 mod acknowledged;
 mod backoff;
@@ -45,16 +47,17 @@ mod position;
 mod presence;
 mod publisher;
 mod resume;
+mod runs;
 mod shared;
 pub mod store;
 
 use acknowledged::Acknowledged;
 use held::Leases;
 pub use kept::Kept;
-pub use leases::of_run as lease_of_run;
 use outbox::Outbox;
 use pages::Pages;
 pub use presence::PRESENCE_TTL;
+pub use runs::lease_of as lease_of_run;
 pub use shared::Observer;
 use shared::Shared;
 use store::Store;
@@ -118,6 +121,18 @@ impl<S: Store> StreamBroker<S> {
         Ok(broker)
     }
 
+    /// The answer to a question, which is worked out on the broker's thread.
+    fn ask<T: Send + 'static>(
+        &self,
+        answer: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Answered<T> {
+        let (give, given) = oneshot::channel();
+        self.runtime.spawn(async move {
+            let _ = give.send(answer.await);
+        });
+        Box::pin(async move { given.await.ok() })
+    }
+
     fn wait_while_sending(&self, is_done: impl Fn() -> bool) -> usize {
         let store = &self.shared.store;
         let patience = store.timeout() * 2 + store.connect_timeout() + GOODBYE;
@@ -155,21 +170,21 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool> {
-        let (answer, answered) = oneshot::channel();
+        // Now, so that a release that follows at once finds it.
+        self.shared.leases.want(name.clone(), token.clone(), false);
         let shared = self.shared.clone();
-        self.runtime.spawn(async move {
-            let _ = answer.send(shared.take_lease(name, token).await);
-        });
-        Box::pin(async move { answered.await.ok() })
+        self.ask(async move { shared.take_lease(&name, &token).await })
     }
 
-    fn is_leased(&self, name: Arc<str>) -> Answered<bool> {
-        let (answer, answered) = oneshot::channel();
+    fn await_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool> {
+        let changed = self.shared.leases.want(name.clone(), token.clone(), true);
         let shared = self.shared.clone();
-        self.runtime.spawn(async move {
-            let _ = answer.send(shared.is_leased(&name).await);
-        });
-        Box::pin(async move { answered.await.ok() })
+        self.ask(async move { shared.await_lease(&name, &token, &changed).await })
+    }
+
+    fn find_run(&self, topic: Topic) -> Answered<bool> {
+        let shared = self.shared.clone();
+        self.ask(async move { shared.find_run(&topic).await })
     }
 
     fn holds(&self, name: &str, token: &str) -> bool {
@@ -177,7 +192,7 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn release(&self, name: &str, token: &str) {
-        if self.shared.leases.forget(name, token) {
+        if self.shared.release(name, token) {
             let (shared, name, token) = (self.shared.clone(), name.to_owned(), token.to_owned());
             self.runtime.spawn(async move { shared.store.release(&name, &token).await });
         }
@@ -195,12 +210,8 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn present(&self, topic: Option<String>) -> Present {
-        let (answer, answered) = oneshot::channel();
         let shared = self.shared.clone();
-        self.runtime.spawn(async move {
-            let _ = answer.send(shared.present(topic).await);
-        });
-        Box::pin(async move { answered.await.ok() })
+        self.ask(async move { shared.present(topic).await })
     }
 
     fn is_connected(&self) -> bool {
@@ -221,6 +232,9 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn stop(&self) {
+        for (name, token) in self.shared.leases.all() {
+            self.release(&name, &token);
+        }
         self.shared.stopping.send_replace(true);
     }
 

@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::envelope;
 use super::outbox::Posted;
 use super::shared::Shared;
-use super::store::{Append, AppendError, Store};
+use super::store::{Append, AppendError, Ends, Store};
 use crate::broker::letter::{Letter, Step};
 use crate::ids::StreamId;
 use crate::outcome::{Failure, Sent};
@@ -45,9 +45,12 @@ fn entry(posted: &Posted) -> Append {
         open: letter.needs_open().iter().map(|topic| topic.as_str().into()).collect(),
         fence: posted.fence.clone(),
         ends: match letter {
-            Letter::Life { step: Step::End { keep, .. }, .. } => Some(*keep),
+            Letter::Life { step: Step::End { keep, ending }, .. } => {
+                Some(Ends { keep: *keep, note: envelope::note(ending).into() })
+            }
             _ => None,
         },
+        frees: matches!(letter, Letter::Release { .. }),
     }
 }
 

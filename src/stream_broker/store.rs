@@ -83,8 +83,30 @@ pub struct Append {
     pub open: Vec<Arc<str>>,
     /// The required state of a lease; otherwise the entry is refused as [`AppendError::Fenced`].
     pub fence: Option<Fence>,
-    /// The entry ends `open[0]`: for this long, entries for that topic are refused.
-    pub ends: Option<Duration>,
+    /// The entry ends `open[0]`.
+    pub ends: Option<Ends>,
+    /// The entry releases the lease of its fence, which is held.
+    pub frees: bool,
+}
+
+/// What the end of a topic leaves behind.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// For this long, entries for the topic are refused.
+    pub keep: Duration,
+    /// How it ended: a text of this crate, which the store gives back.
+    pub note: Arc<str>,
+}
+
+/// A topic that has ended, and whose name is not free yet.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The id of the entry that ended it.
+    pub id: StreamId,
+    /// How long entries for it will be refused.
+    pub left: Duration,
+    /// As in [`Ends`].
+    pub note: String,
 }
 
 /// Why an entry has no id.
@@ -170,6 +192,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether any token holds a lease.
     fn is_leased(&self, name: &str) -> impl Future<Output = Answer<bool>> + Send;
+
+    /// How a topic has ended, whether the log still keeps that entry or not; `None` when its name is free.
+    fn ended(&self, topic: &str) -> impl Future<Output = Answer<Option<Ended>>> + Send;
 
     /// Write which subscribers a worker has, and that it is alive. Returns whether the worker's table is complete: it
     /// is not when what was written before has been lost.

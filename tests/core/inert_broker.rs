@@ -7,6 +7,7 @@ use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
 use sse_hub::error::Result;
 use sse_hub::ids::{StreamId, SubscriberId};
 use sse_hub::outcome::{Failure, Outcome, ReportFailure};
+use sse_hub::topic::Topic;
 
 /// What a test writes down of the hub's calls.
 pub trait Notes: Send + Sync + 'static {
@@ -27,7 +28,11 @@ impl<N: Notes> Broker for InertBroker<N> {
         Box::pin(std::future::ready(None))
     }
 
-    fn is_leased(&self, _name: Arc<str>) -> Answered<bool> {
+    fn await_lease(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<bool> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn find_run(&self, _topic: Topic) -> Answered<bool> {
         Box::pin(std::future::ready(None))
     }
 

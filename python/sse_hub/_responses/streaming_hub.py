@@ -57,7 +57,7 @@ class StreamingHub(_core.Hub):
     _stall_timeout: float
     _on_connect: list[OnConnect]
     _on_disconnect: list[OnDisconnect]
-    _callbacks: set[asyncio.Future[None]]
+    _callbacks: set[asyncio.Future[Any]]
 
     def _warn_of_workers(self, receive: Receive) -> None:
         """Warn, once, of a server whose other processes this hub does not reach."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from sse_hub._core import Publication
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub.exceptions import BrokerError, LeaseLost
+from sse_hub.exceptions import BrokerError, HubClosed, LeaseLost
 
 __all__ = ["Produce", "run_once"]
 
@@ -20,36 +20,39 @@ Produce: TypeAlias = Callable[[Callable[..., Publication]], Awaitable[None]]
 
 logger = logging.getLogger("sse_hub")
 
-_LOOK = 0.25  # seconds between two checks of the lease, whether it is held here or elsewhere
+_LOOK = 0.25  # seconds between two checks whether the lease is still held
 _AFTER_FAILURE = 1.0  # seconds after which a broker that did not answer is asked again
 
 
-async def run_once(hub: StreamingHub, name: str, produce: Produce) -> None:
-    """Call ``produce`` while this process holds the lease of this name."""
+async def run_once(hub: StreamingHub, name: str, produce: Produce, closed: Callable[[], bool]) -> None:
+    """Call ``produce`` while this process holds the lease of this name.
+
+    ``closed`` says whether the hub was closed since: its next use would start it anew.
+    """
     if hub.broker is None:
         await produce(hub.publish)
         return
-    lease, token = f"once:{name}", secrets.token_hex(16)
+    lease = f"once:{name}"
     waits = False
     while True:
+        token = secrets.token_hex(16)
         try:
-            is_held = await hub._take_lease(lease, token)
-        except BrokerError as error:
-            if not waits:
-                logger.warning("hub %r: %r waits for the broker: %s", hub.name, name, error)
-            waits = True
-            await asyncio.sleep(_AFTER_FAILURE)
-            continue
-        waits = False
-        if not is_held:
-            await asyncio.sleep(_LOOK)
-            continue
-        try:
+            try:
+                await hub._await_lease(lease, token)
+            except BrokerError as error:
+                if not waits:
+                    logger.warning("hub %r: %r waits for the broker: %s", hub.name, name, error)
+                waits = True
+                await asyncio.sleep(_AFTER_FAILURE)
+                continue
+            waits = False
             with suppress(LeaseLost):
                 if await _produce(hub, lease, token, produce):
                     return
         finally:
             hub._release(lease, token)
+        if closed():
+            raise HubClosed(f"the hub was closed, and {name!r} has stopped here")
         logger.warning("hub %r: %r now belongs to another process: its lease ran out here", hub.name, name)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._runs.driver import lease_of
 
 __all__ = ["is_there"]
 
@@ -19,9 +18,4 @@ async def is_there(hub: StreamingHub, name: str) -> bool:
     until = loop.time() + _SOON
     while (found := hub._is_followed(name)) is None and loop.time() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK)
-    if found or hub.broker is None or not await hub._is_leased(lease_of(name)):
-        return bool(found)
-    # It has just begun; or its beginning is no longer in the stream, and it is followed from here on.
-    while not hub._is_followed(name) and loop.time() < until:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK)
-    return True
+    return bool(found) or (hub.broker is not None and await hub._find_run(name))

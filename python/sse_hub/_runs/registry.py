@@ -25,6 +25,7 @@ class Runs:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process = os.getpid()
+        self.closes = 0  # how often the hub was closed
         self._by_name: dict[str, Run] = {}
 
     def get(self, name: str) -> Run | None:
@@ -91,6 +92,7 @@ class Runs:
         self._end_rest(drivers)
 
     def _stop_all(self, patience: float) -> list[RunDriver]:
+        self.closes += 1
         drivers = self.running()
         for driver in drivers:
             driver.stop_threadsafe(patience)

@@ -40,7 +40,11 @@ class Run:
         return RunResponse(self._hub, self.id, format, **options)
 
     async def wait(self) -> RunState:
-        """Wait until the run has ended. Cancelling the wait does not stop the run."""
+        """Wait until the run has ended. Cancelling the wait does not stop the run.
+
+        Raises:
+            HubClosed: the hub was closed, and another process drives the run.
+        """
         return await asyncio.wrap_future(self._driver.finished)
 
     async def stop(self) -> bool:

@@ -87,7 +87,7 @@ class RunningHub(StreamingHub):
             if known is not None and self._is_followed(name):
                 return known
             driver = RunDriver(self, name, open_source(function, args, kwargs), options)
-            self._begin_run(name, None)
+            self._begin_run(name, keep, None)
             return self._start(driver)
 
     def _start(self, driver: RunDriver) -> Run:
@@ -108,25 +108,38 @@ class RunningHub(StreamingHub):
             if self._is_followed(name):
                 if self._ending(name) == "ended":
                     raise TopicEnded(f"topic {name!r} has ended, and it was no run's")
-                return RunElsewhere(self, name)
-            if not await self._take_lease(lease_of(name), token):
-                await asyncio.sleep(_LOOK)
-                continue
-            try:
-                driver = RunDriver(self, name, opens(), options, token)
-                await self._begin_run(name, token)
-            except TopicEnded:  # by an end that this process has yet to follow
-                self._release(lease_of(name), token)
-                await asyncio.sleep(_LOOK)
-            except BaseException:
-                self._release(lease_of(name), token)
-                raise
-            else:
-                run = self._start(driver)
-                # From now on, a caller that asks this process for the run finds it.
-                while run.state == "running" and not self._is_followed(name):  # noqa: ASYNC110
+                return RunElsewhere(self, name, self._runs_here())
+            # A caller that is cancelled must not leave a run behind that has begun and that nothing drives.
+            beginning = asyncio.ensure_future(self._begin_under_lease(name, token, options, opens))
+            self._callbacks.add(beginning)  # The loop holds tasks weakly.
+            beginning.add_done_callback(self._callbacks.discard)
+            run = await asyncio.shield(beginning)
+            if run is None:
+                # Another process has it, or had it, and this process has yet to follow that.
+                if not await self._find_run(name):
                     await asyncio.sleep(_LOOK)
-                return run
+                continue
+            # From now on, a caller that asks this process for the run finds it.
+            while run.state == "running" and not self._is_followed(name):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+            return run
+
+    async def _begin_under_lease(
+        self, name: str, token: str, options: RunOptions, opens: Callable[[], AsyncIterator[Any]]
+    ) -> Run | None:
+        """Begin a run if its lease is free, and if its topic has not ended."""
+        run = None
+        try:
+            if await self._take_lease(lease_of(name), token):
+                driver = RunDriver(self, name, opens(), options, token)
+                await self._begin_run(name, options.keep, token)
+                run = self._start(driver)
+        except TopicEnded:
+            pass
+        finally:
+            if run is None:
+                self._release(lease_of(name), token)
+        return run
 
     def follow(
         self, name: str, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]
@@ -157,7 +170,7 @@ class RunningHub(StreamingHub):
             return await run.stop()
         if self.broker is None or not await is_there(self, name):
             return False
-        return await RunElsewhere(self, name).stop()
+        return await RunElsewhere(self, name, self._runs_here()).stop()
 
     async def once(self, name: str, produce: Produce) -> None:
         """Run ``produce`` in one process of the hub: a ticker, a poller, what must not be published twice.
@@ -174,9 +187,11 @@ class RunningHub(StreamingHub):
                 it raises is raised here.
 
         Raises:
-            HubClosed: the hub is closing.
+            HubClosed: the hub was closed; ``produce`` is cancelled then.
         """
-        await run_once(self, name, produce)
+        runs = self._runs_here()
+        closes = runs.closes
+        await run_once(self, name, produce, lambda: runs.closes != closes)
 
     def _runs_here(self) -> Runs:
         """The registry. A forked child begins with none of its parent's runs."""

@@ -251,12 +251,20 @@ impl PyHub {
         self.finish(py, topic, keep, Ending { state, error: error.map(Into::into) }, token)
     }
 
-    // Begin a run's topic: everything is kept until its end is forgotten. With a broker, under a lease.
-    fn _begin_run(&self, py: Python<'_>, topic: &str, token: Option<&str>) -> PyResult<PyPublication> {
+    // Begin a run's topic: everything is kept until its end is forgotten, `keep` after it. With a broker, under a
+    // lease.
+    fn _begin_run(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        keep: f64,
+        token: Option<&str>,
+    ) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
         if self.generations.has_broker() {
             let fence = held(&topic, token);
-            return self.generations.post_letter(py, Letter::Life { topic, step: Step::Begin }, fence);
+            let step = Step::Begin { keep: seconds("keep", keep).or_raise(py)? };
+            return self.generations.post_letter(py, Letter::Life { topic, step }, fence);
         }
         self.generations.hub().begin_whole(&topic).or_raise(py)?;
         Ok(PyPublication::known(None))
@@ -281,12 +289,20 @@ impl PyHub {
         answer_of(slf.py(), answer, true)
     }
 
+    // Take a lease with the caller's token once it is free. Returns an awaitable of True.
+    fn _await_lease<'py>(slf: &Bound<'py, Self>, name: &str, token: &str) -> PyResult<Bound<'py, PyAny>> {
+        let generations = &slf.get().generations;
+        generations.connected(slf.py())?;
+        let answer = generations.broker().map(|broker| broker.await_lease(name.into(), token.into()));
+        answer_of(slf.py(), answer, true)
+    }
+
     // Whether a lease is still held.
     fn _holds(&self, name: &str, token: &str) -> bool {
         self.generations.broker().is_some_and(|broker| broker.holds(name, token))
     }
 
-    // Release a lease.
+    // Release a lease, or no longer wait for it.
     fn _release(&self, name: &str, token: &str) {
         if let Some(broker) = self.generations.broker() {
             broker.release(name, token);
@@ -345,11 +361,12 @@ impl PyHub {
         Ok(self.generations.connected(py)?.is_followed(topic))
     }
 
-    // An awaitable of whether any process holds a lease.
-    fn _is_leased<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    // An awaitable of whether there is a run that this process does not follow. If there is, it follows it then.
+    fn _find_run<'py>(slf: &Bound<'py, Self>, topic: &str) -> PyResult<Bound<'py, PyAny>> {
+        let topic = Topic::new(topic).or_raise(slf.py())?;
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
-        let answer = generations.broker().map(|broker| broker.is_leased(name.into()));
+        let answer = generations.broker().map(|broker| broker.find_run(topic));
         answer_of(slf.py(), answer, false)
     }
 

@@ -12,7 +12,7 @@ use sse_hub::broker::letter::{Arrived, Fence};
 use sse_hub::ids::{BEGINNINGS, StreamId};
 use sse_hub::stream_broker::envelope::{self, Fields};
 use sse_hub::stream_broker::store::{
-    Answer, Append, AppendError, Log, Opened, PresenceWrite, Store, StoreError,
+    Answer, Append, AppendError, Ended, Ends, Log, Opened, PresenceWrite, Store, StoreError,
 };
 use tokio::sync::Notify;
 
@@ -60,7 +60,7 @@ pub struct Memory {
     /// A gap cannot be appended.
     pub refuses_gaps: bool,
     workers: Vec<(String, Vec<PresenceChange>)>,
-    ended: HashMap<Arc<str>, Instant>,
+    ended: HashMap<Arc<str>, (Instant, StreamId, Arc<str>)>,
     leases: HashMap<String, (String, Instant)>,
 }
 
@@ -106,7 +106,7 @@ impl Memory {
 
     fn append_checked(&mut self, entry: Append) -> Result<StreamId, AppendError> {
         let has_ended =
-            |topic: &&Arc<str>| self.ended.get(&**topic).is_some_and(|free| Instant::now() < *free);
+            |topic: &&Arc<str>| self.ended.get(&**topic).is_some_and(|(free, ..)| Instant::now() < *free);
         if let Some(topic) = entry.open.iter().find(has_ended) {
             return Err(AppendError::Ended(topic.clone()));
         }
@@ -118,10 +118,14 @@ impl Memory {
         if !is_open {
             return Err(AppendError::Fenced);
         }
-        if let Some(keep) = entry.ends {
-            self.ended.insert(entry.open[0].clone(), Instant::now() + keep);
+        let id = self.append(entry.fields);
+        if let Some(Ends { keep, note }) = entry.ends {
+            self.ended.insert(entry.open[0].clone(), (Instant::now() + keep, id, note));
         }
-        Ok(self.append(entry.fields))
+        if let (true, Some(Fence::Held { lease, .. })) = (entry.frees, &entry.fence) {
+            self.leases.remove(&**lease);
+        }
+        Ok(id)
     }
 
     /// Leases run out.
@@ -307,6 +311,15 @@ impl Store for MemoryStore {
 
     async fn is_leased(&self, name: &str) -> Answer<bool> {
         self.ask(self.generation(), |memory| memory.holder(name).is_some()).await
+    }
+
+    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
+        self.ask(self.generation(), |memory| {
+            let (until, id, note) = memory.ended.get(topic)?;
+            let left = until.saturating_duration_since(Instant::now());
+            (!left.is_zero()).then(|| Ended { id: *id, left, note: (**note).into() })
+        })
+        .await
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

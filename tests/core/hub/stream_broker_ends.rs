@@ -17,6 +17,7 @@ use crate::stream_broker::{Client, PATIENCE, Worker, until};
 use crate::support::{draft, request, topics};
 
 const KEEP: Duration = Duration::from_secs(300);
+const BEGIN: Step = Step::Begin { keep: KEEP };
 
 fn ended() -> Sent {
     Err(Failure::Ended("t".into()))
@@ -55,6 +56,20 @@ impl Worker {
         runtime.block_on(asked).expect("an answer").expect("no failure")
     }
 
+    fn await_lease(&self, token: &str) -> std::thread::JoinHandle<Instant> {
+        let asked = self.broker.await_lease(lease_of_run("t"), token.into());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            assert!(runtime.block_on(asked).expect("an answer").expect("no failure"));
+            Instant::now()
+        })
+    }
+
+    fn finds_run(&self) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.broker.find_run(topic())).expect("an answer").expect("no failure")
+    }
+
     fn newcomer(&self) -> Client {
         let all = Request { past: Some(Past::All), ..request(&["t"]) };
         let stream = self.world.subscribe(&all);
@@ -67,6 +82,12 @@ impl Worker {
         client.until(self, |client| client.has_ended);
         client.seen.retain(|seen| seen != "stream-open");
         client.seen
+    }
+
+    /// Publish to another topic.
+    fn publish_elsewhere(&self) {
+        let letter = Letter::Event { to: To::Topics(topics(&["else"])), draft: draft("x") };
+        wait(&self.world.hub.post(letter).unwrap()).unwrap();
     }
 
     fn state(&self) -> Option<EndState> {
@@ -175,11 +196,11 @@ fn one_holds_a_lease_and_only_it_writes() {
     assert!(
         a.broker.holds(&lease, "one") && !a.broker.holds(&lease, "two") && !b.broker.holds(&lease, "two")
     );
-    a.step(Step::Begin, held("one")).unwrap();
-    assert_eq!(b.step(Step::Begin, held("two")), Err(Failure::Fenced));
+    a.step(BEGIN, held("one")).unwrap();
+    assert_eq!(b.step(BEGIN, held("two")), Err(Failure::Fenced));
     assert!(a.publish_held("1", "one").is_ok());
     assert_eq!(b.publish_held("2", "two"), Err(Failure::Fenced));
-    until(|| *b.world.hub.running() == [Arc::from("t")]);
+    until(|| *b.world.hub.running() == [(Arc::from("t"), Some(KEEP))]);
     assert!(b.step(Step::Stop, None).is_ok());
     until(|| a.world.hub.take_stop("t"));
     assert!(!a.world.hub.take_stop("t"), "said once");
@@ -187,7 +208,7 @@ fn one_holds_a_lease_and_only_it_writes() {
     a.step(Step::End { keep: KEEP, ending: done }, held("one")).unwrap();
     a.broker.release(&lease, "one");
     until(|| b.lease("two"));
-    assert_eq!(b.step(Step::Begin, held("two")), ended());
+    assert_eq!(b.step(BEGIN, held("two")), ended());
     assert_eq!(b.whole(), ["1", "stream-end"]);
 }
 
@@ -196,7 +217,7 @@ fn a_run_that_nobody_holds_is_declared_lost_once() {
     let store = MemoryStore::default();
     let (a, b, c) = (Worker::new(&store), Worker::new(&store), Worker::new(&store));
     assert!(a.lease("one"));
-    a.step(Step::Begin, held("one")).unwrap();
+    a.step(BEGIN, held("one")).unwrap();
     a.publish_held("1", "one").unwrap();
     let mut watcher = b.live();
     // Its process is paused: it renews nothing.
@@ -223,4 +244,128 @@ fn a_broker_that_stops_gives_its_leases_up() {
     assert!(a.lease("one"));
     assert_eq!(a.broker.finish(), 0);
     assert!(b.lease("two"));
+}
+
+#[test]
+fn a_released_lease_wakes_the_process_that_waits_for_it() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    a.await_lease("one").join().unwrap();
+    let takes_over = |holder: &Worker, old: &str, other: &Worker, new: &str| {
+        let waits = other.await_lease(new);
+        // It has tried, and tries again only after a second, or when it is woken.
+        std::thread::park_timeout(Duration::from_millis(100));
+        assert!(!waits.is_finished());
+        let since = Instant::now();
+        holder.broker.release(&lease_of_run("t"), old);
+        waits.join().unwrap() - since < Duration::from_millis(700)
+    };
+    // A busy machine may take longer now and then.
+    let at_once = (0..5).any(|_| takes_over(&a, "one", &b, "two") || takes_over(&b, "two", &a, "one"));
+    assert!(at_once);
+    let (a, b) = if a.broker.holds(&lease_of_run("t"), "one") { (b, a) } else { (a, b) };
+    // A broker that stops releases its leases in the same way.
+    let waits = a.await_lease("three");
+    b.broker.stop();
+    waits.join().unwrap();
+}
+
+#[test]
+fn a_lease_that_is_no_longer_waited_for_stays_free() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    a.await_lease("one").join().unwrap();
+    let given_up = b.broker.await_lease(lease_of_run("t"), "two".into());
+    b.broker.release(&lease_of_run("t"), "two");
+    a.broker.release(&lease_of_run("t"), "one");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(given_up), Some(Ok(false)));
+    until(|| a.lease("three"));
+}
+
+#[test]
+fn a_process_that_starts_when_all_of_a_run_is_trimmed_knows_its_end() {
+    let store = MemoryStore::default();
+    let a = Worker::new(&store);
+    until(|| a.is_connected());
+    assert!(!a.finds_run() && a.lease("one"));
+    a.step(BEGIN, held("one")).unwrap();
+    a.publish_held("1", "one").unwrap();
+    let failed = Ending { state: EndState::Failed, error: Some("two\nlines".into()) };
+    let end = a.step(Step::End { keep: KEEP, ending: failed.clone() }, held("one")).unwrap().unwrap();
+    a.broker.release(&lease_of_run("t"), "one");
+    a.publish_elsewhere();
+    until(|| !a.broker.is_behind_itself());
+    store.with(|memory| memory.trim(1));
+    let b = Worker::new(&store);
+    until(|| b.is_connected());
+    assert_eq!((b.world.hub.is_followed("t"), b.finds_run()), (Some(false), true));
+    assert_eq!(b.world.hub.ending("t"), Some(failed));
+    assert!(b.world.hub.is_over(&[topic()], &end.to_string()));
+    assert!(!b.world.hub.is_over(&[topic()], "1-0"));
+    assert_eq!(b.whole(), ["stream-end"], "what it was is gone");
+    assert_eq!(b.world.hub.running(), []);
+    // Nobody ever spoke of this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let other = b.broker.find_run(Topic::new("other").unwrap());
+    assert_eq!(runtime.block_on(other), Some(Ok(false)));
+}
+
+#[test]
+fn a_process_that_starts_when_the_beginning_of_a_run_is_trimmed_follows_the_rest() {
+    let store = MemoryStore::default();
+    let a = Worker::new(&store);
+    until(|| a.is_connected());
+    assert!(a.lease("one"));
+    a.step(BEGIN, held("one")).unwrap();
+    a.publish_held("1", "one").unwrap();
+    a.publish_held("2", "one").unwrap();
+    store.with(|memory| memory.trim(1));
+    let b = Worker::new(&store);
+    until(|| b.is_connected());
+    assert_eq!((b.world.hub.is_followed("t"), b.finds_run()), (Some(false), true));
+    assert_eq!(b.world.hub.running(), [(Arc::from("t"), None)]);
+    // The only process that saw its beginning dies, and its lease runs out.
+    drop(a);
+    store.with(crate::memory_store::Memory::expire_leases);
+    until(|| b.state() == Some(EndState::Lost));
+    assert_eq!(b.whole(), ["2", "stream-end"]);
+}
+
+#[test]
+fn a_process_that_missed_the_end_of_a_run_in_a_gap_learns_it() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one"));
+    a.step(BEGIN, held("one")).unwrap();
+    let mut watcher = b.live();
+    until(|| !b.world.hub.running().is_empty());
+    store.with(|memory| memory.is_held = true);
+    a.step(Step::End { keep: KEEP, ending: Ending { state: EndState::Done, error: None } }, held("one"))
+        .unwrap();
+    a.broker.release(&lease_of_run("t"), "one");
+    a.publish_elsewhere();
+    store.with(|memory| {
+        memory.trim(1);
+        memory.is_held = false;
+    });
+    watcher.until(&b, |client| client.has_ended);
+    assert_eq!(watcher.seen, ["stream-reset", "stream-end"]);
+    assert_eq!(b.state(), Some(EndState::Done));
+}
+
+#[test]
+fn a_lost_run_is_kept_as_long_as_it_asked_for() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    assert!(a.lease("one"));
+    a.step(Step::Begin { keep: Duration::ZERO }, held("one")).unwrap();
+    let mut watcher = b.live();
+    a.broker.release(&lease_of_run("t"), "one");
+    store.with(crate::memory_store::Memory::expire_leases);
+    watcher.until(&b, |client| client.has_ended);
+    assert_eq!(b.step(BEGIN, None).map(drop), Ok(()), "its name is free");
 }

@@ -1,0 +1,128 @@
+//! Runs that this process does not drive. It declares those lost whose lease nobody holds; the log's order decides that
+//! this happens once. It asks the store about those that it does not follow: the log may have trimmed them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::envelope::read_note;
+use super::shared::Shared;
+use super::store::{Answer, Ended, Store};
+use crate::broker::letter::{Fence, Letter, Step};
+use crate::ending::{EndState, Ending};
+use crate::ids::StreamId;
+use crate::outcome::Failure;
+use crate::topic::Topic;
+
+/// How long a lost run is kept of which this process has not read the beginning.
+const KEEP_LOST: Duration = Duration::from_secs(300);
+/// How long another process may take to begin a run of which it has the lease, and this one to read that.
+const BEGINNING: Duration = Duration::from_secs(2);
+/// The pause between two checks whether the hub follows a run.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The lease of a run.
+#[must_use]
+pub fn lease_of(topic: &str) -> Arc<str> {
+    format!("run:{topic}").into()
+}
+
+impl<S: Store> Shared<S> {
+    /// Find out whether there is a run that this process does not follow. If there is, the hub follows it from now on.
+    pub async fn find_run(&self, topic: &Topic) -> Result<bool, Failure> {
+        self.ask_for_run(topic).await.map_err(|error| {
+            let place = self.store.place();
+            Failure::Refused(format!("{place} did not say whether there is a run {topic:?}: {error}").into())
+        })
+    }
+
+    async fn ask_for_run(&self, topic: &Topic) -> Answer<bool> {
+        let lease = lease_of(topic.as_str());
+        // Before the end: a run that ends in between is found by that.
+        if self.store.is_leased(&lease).await? && self.find_running(topic, &lease).await? {
+            return Ok(true);
+        }
+        let asked = Instant::now();
+        let Some(ended) = self.store.ended(topic.as_str()).await? else {
+            return Ok(self.follows(topic));
+        };
+        if !self.has_followed(ended.id) {
+            let mut progress = self.progress.subscribe();
+            let reached = progress.wait_for(|at| at.is_some_and(|at| at >= ended.id));
+            let _ = tokio::time::timeout(BEGINNING, reached).await;
+        }
+        self.adopt_end(topic, &ended, asked);
+        Ok(self.follows(topic))
+    }
+
+    /// A process has the lease of a run. False when it had it only for a moment.
+    async fn find_running(&self, topic: &Topic, lease: &str) -> Answer<bool> {
+        let until = Instant::now() + BEGINNING;
+        while !self.follows(topic) {
+            if Instant::now() >= until {
+                let is_running = self.store.is_leased(lease).await?;
+                if let Some(hub) = self.hub.upgrade().filter(|_| is_running) {
+                    // The log no longer has its beginning.
+                    hub.adopt_run(topic);
+                }
+                return Ok(is_running);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(true)
+    }
+
+    fn follows(&self, topic: &Topic) -> bool {
+        self.hub.upgrade().is_some_and(|hub| hub.is_followed(topic.as_str()) == Some(true))
+    }
+
+    fn has_followed(&self, id: StreamId) -> bool {
+        self.progress.borrow().is_some_and(|at| at >= id)
+    }
+
+    /// The store says how a topic ended, and was asked at a certain time. If this process has read that entry, or
+    /// missed it in a gap, the hub knows the end from now on.
+    fn adopt_end(&self, topic: &Topic, ended: &Ended, asked: Instant) {
+        let left = ended.left.saturating_sub(asked.elapsed());
+        let Some(ending) = read_note(&ended.note).filter(|_| self.has_followed(ended.id) && !left.is_zero())
+        else {
+            return;
+        };
+        if let Some(hub) = self.hub.upgrade() {
+            hub.adopt_end(topic, ended.id, left, &ending);
+        }
+    }
+
+    /// Declare those runs lost that nobody held at the last check either. Returns those that nobody holds.
+    pub async fn look_after_runs(&self, before: &[Arc<str>]) -> Vec<Arc<str>> {
+        let Some(hub) = self.hub.upgrade() else { return Vec::new() };
+        let mut orphans = Vec::new();
+        for (name, keep) in hub.running() {
+            let lease = lease_of(&name);
+            if !matches!(self.store.is_leased(&lease).await, Ok(false)) {
+                continue;
+            }
+            if before.contains(&name)
+                && let Ok(topic) = Topic::new(&name)
+            {
+                let asked = Instant::now();
+                match self.store.ended(&name).await {
+                    // Its end was in a gap of the log.
+                    Ok(Some(ended)) => self.adopt_end(&topic, &ended, asked),
+                    Ok(None) => self.declare_lost(topic, keep.unwrap_or(KEEP_LOST), lease),
+                    Err(_) => {}
+                }
+            }
+            orphans.push(name);
+        }
+        orphans
+    }
+
+    /// Another process may be first, or the run's owner may come back: the log decides.
+    fn declare_lost(&self, topic: Topic, keep: Duration, lease: Arc<str>) {
+        let ending = Ending { state: EndState::Lost, error: None };
+        let letter = Letter::Life { topic, step: Step::End { keep, ending } };
+        if let Ok(outcome) = self.outbox.post(letter, Some(Fence::Free { lease }), self.backlog_bytes) {
+            outcome.ignore();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+"""Runs over a broker, whose log may have trimmed them, and work that one process hands on to another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from run_sources import Gate, end, transcript
+from sse_hub import Hub, HubClosed, RunState
+from sse_hub.testing import connect
+from stores import Store
+from waiting import PATIENCE, until_async
+
+
+async def fails() -> AsyncIterator[int]:
+    yield 1
+    raise RuntimeError("its own")
+
+
+async def test_a_process_that_starts_when_a_run_is_trimmed_knows_how_it_ended(store: Store) -> None:
+    async with Hub(store.url) as first:
+        run = await first.run("r", fails, error=lambda error: "sorry")
+        assert await run.wait() is RunState.FAILED
+        await first.publish("other", 1)
+        store.trim(keep=1)
+        async with Hub(store.url) as later:
+            async with connect(later.follow("r"), "/", control=True) as client:
+                opening, ending = [event async for event in client]
+                assert json.loads(opening.data) == {"complete": False}
+                assert json.loads(ending.data) == {"state": "failed", "error": "sorry"}
+                last = client.last_event_id
+            assert await transcript(later, "r", last_event_id=last) == []
+            async with connect(later.follow("r", format="openai"), "/") as refused:
+                assert refused.status_code == 409
+            again = await asyncio.wait_for(later.run("r", fails), PATIENCE)
+            assert await again.wait() is RunState.FAILED
+            assert await later.stop("r") is False
+            assert await transcript(later, "nowhere") == []
+
+
+async def test_a_process_that_starts_when_a_beginning_is_trimmed_shows_the_rest(store: Store) -> None:
+    gate = Gate()
+    async with Hub(store.url) as first:
+        run = await first.run("r", gate.source, 1)
+        gate.steps.put_nowait(2)
+        await until_async(lambda: first.stats()["cursor"] >= 4)
+        store.trim(keep=1)
+        async with Hub(store.url) as later:
+            joined = await asyncio.wait_for(later.run("r", gate.source), PATIENCE)
+            watcher = asyncio.create_task(transcript(later, "r"))
+            await until_async(lambda: later.count("r") == 1)
+            gate.steps.put_nowait(None)
+            assert await watcher == ["2", end("done")]
+            assert await joined.wait() is await run.wait() is RunState.DONE
+        assert gate.calls == 1
+
+
+async def test_waiting_for_a_run_elsewhere_ends_with_the_hub(store: Store) -> None:
+    gate = Gate()
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        run = await first.run("r", gate.source, 1)
+        joined = await other.run("r", gate.source)
+        waits = asyncio.create_task(joined.wait())
+        await asyncio.sleep(0)
+        await other.aclose()
+        with pytest.raises(HubClosed, match="goes on in another process"):
+            await asyncio.wait_for(waits, PATIENCE)
+        assert run.state is RunState.RUNNING
+        gate.steps.put_nowait(None)
+        assert await run.wait() is RunState.DONE
+
+
+async def test_a_start_that_is_cancelled_leaves_no_run_without_a_driver(store: Store) -> None:
+    gate = Gate()
+    async with Hub(store.url) as hub:
+        await hub.publish("warm", 1)
+        for turns in range(40):
+            starting = asyncio.create_task(hub.run(f"r {turns}", gate.source))
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+        runs = [f"r {turns}" for turns in range(40)]
+        for name in runs:
+            run = await asyncio.wait_for(hub.run(name, gate.source), PATIENCE)
+            assert run.state is RunState.RUNNING
+            assert await run.stop()
+
+
+class Relay:
+    """Hubs that want to produce the same, each of which notes when it begins."""
+
+    def __init__(self, url: str) -> None:
+        self.hubs = [Hub(url), Hub(url)]
+        self.began: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
+        self.finish = [asyncio.Event(), asyncio.Event()]
+
+    async def produce(self, number: int, publish: Callable[..., Any]) -> None:
+        self.began.put_nowait((number, time.monotonic()))
+        await self.finish[number].wait()
+
+    def join(self, number: int) -> asyncio.Task[None]:
+        self.finish[number].clear()
+        return asyncio.create_task(
+            self.hubs[number].once("name", lambda publish: self.produce(number, publish))
+        )
+
+
+@pytest.mark.parametrize("way", ["returns", "is cancelled", "its hub closes"])
+async def test_another_takes_over_at_once_when_the_work(store: Store, way: str) -> None:
+    relay = Relay(store.url)
+    tasks = {number: relay.join(number) for number in (0, 1)}
+    number, _ = await relay.began.get()
+    took = []
+    for _ in range(5):
+        # The other has tried to take the lease; it would try again after a second.
+        await asyncio.sleep(0.1)
+        since = time.monotonic()
+        if way == "returns":
+            relay.finish[number].set()
+        elif way == "is cancelled":
+            tasks[number].cancel()
+        else:
+            closing = asyncio.create_task(relay.hubs[number].aclose())
+        other, at = await asyncio.wait_for(relay.began.get(), PATIENCE)
+        assert other == 1 - number
+        took.append(at - since)
+        with suppress(asyncio.CancelledError, HubClosed):
+            await tasks[number]
+        if way == "its hub closes":
+            await closing
+        tasks[number] = relay.join(number)
+        number = other
+    assert min(took) < 0.7, took  # each, unless the machine is busy
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    for hub in relay.hubs:
+        await hub.aclose()
+
+
+async def test_a_wait_that_is_cancelled_takes_no_lease(store: Store) -> None:
+    relay = Relay(store.url)
+    for _ in range(20):
+        first = relay.join(0)
+        await asyncio.sleep(0.001)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    while not relay.began.empty():
+        relay.began.get_nowait()
+    second = relay.join(1)
+    assert (await asyncio.wait_for(relay.began.get(), PATIENCE))[0] == 1
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    for hub in relay.hubs:
+        await hub.aclose()
