@@ -94,6 +94,23 @@ def test_progress_comes_to_its_end(block: Block) -> None:
     assert [json.loads(data)["percent"] for _, data in got[:-2]] == [25, 50, 75, 100]
 
 
+@exercises("runs.md", "Progress of an agent, or of an MCP tool")
+def test_an_agent_reports_and_is_stopped(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+        server.http.post("/research/1", params={"question": "bees"})
+        with server.stream("/research/1") as events:
+            events.opened()
+            got = [(event.event, event.json()) for event in events.rest()]
+        assert [event for event, _ in got] == ["progress", "progress", "progress", "result", "stream-end"]
+        assert got[0][1] == {"progress": 1, "total": 3, "message": "search"}
+        assert got[3][1] == "All about bees."
+        server.http.post("/research/2", params={"question": "wasps"})
+        with server.stream("/research/2") as events:
+            assert events.next().event == "progress"
+            assert server.http.delete("/research/2").json() == {"stopped": True}
+            assert events.rest()[-1].json() == {"state": "stopped"}
+
+
 @exercises("scaling-out.md", "Once per hub")
 def test_the_market_ticks_once(block: Block) -> None:
     with serve(block.run()["app"]) as server, server.stream("/prices") as events:
