@@ -9,6 +9,9 @@ import OpenAI from "openai";
 globalThis.document ??= { hidden: false, addEventListener() {}, removeEventListener() {} };
 globalThis.window ??= globalThis;
 
+// When a connection breaks, some leave a rejected promise behind that nobody awaits; their readers must end all the same.
+process.on("unhandledRejection", (error) => process.stderr.write(`unhandled: ${error}\n`));
+
 const print = (reader, said) => process.stdout.write(JSON.stringify({ reader, ...said }) + "\n");
 
 const clients = {
