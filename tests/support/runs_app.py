@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,27 @@ async def words(name: str, total: int) -> AsyncIterator[str]:
 async def start(name: str, total: int = 10, keep: float = 300.0, format: Any = None) -> Response:
     run = await hub.run(name, words, name, total, keep=keep)
     return run.response(format=format)
+
+
+class Failed(Exception):
+    """What some of the storm's sources raise."""
+
+
+async def numbers(name: str, total: int) -> AsyncIterator[int]:
+    """Numbers at the storm's pace. One source in six fails somewhere."""
+    dice = random.Random(name)
+    fails_at = dice.randrange(total) if dice.random() < 1 / 6 else None
+    for number in range(total):
+        if number == fails_at:
+            raise Failed
+        if dice.random() < 0.7:
+            await asyncio.sleep(dice.random() * 0.1)
+        yield number
+
+
+@app.post("/storm/{name}")
+async def storm(name: str, total: int) -> Response:
+    return (await hub.run(name, numbers, name, total)).response()
 
 
 @app.get("/runs/{name}")

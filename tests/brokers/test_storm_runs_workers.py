@@ -1,0 +1,177 @@
+"""The storm of runs over a broker: watchers come, leave, return with their id to any of three workers, and
+stop runs at random, while workers are killed and replaced.
+
+No watcher misses an event, receives one twice, or hangs. All watchers of a run see the same events and the
+same end, whichever workers they were at, and so does a process that starts when all is over.
+``STORM_RUNS=50 STORM_WATCHERS=200 STORM_KILLS=8`` is the full storm; ``STORM_SEED`` chooses another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from run_sources import transcript
+from servers import ServerProcess, uvicorn
+from sse_hub import Hub
+from sse_hub._testing.event_parser import Event, EventParser
+from stores import Store
+from waiting import PATIENCE, until_async
+
+SEED = int(os.environ.get("STORM_SEED", "20261129"))
+RUNS = int(os.environ.get("STORM_RUNS", "8"))
+WATCHERS = int(os.environ.get("STORM_WATCHERS", "24"))
+KILLS = int(os.environ.get("STORM_KILLS", "1"))
+WORKERS, EVENTS = 3, 60
+
+
+class Watcher:
+    """A client of one run after the other."""
+
+    def __init__(self, number: int, happened: Counter[str]) -> None:
+        self.dice = random.Random(f"{SEED}-{number}")
+        self.happened = happened
+        self.begin()
+
+    def begin(self) -> None:
+        """Turn to one of the newest runs, which grow older with each watcher that does so."""
+        self.happened["watched"] += 1
+        newest = self.happened["watched"] // 4
+        self.run = f"run {SEED} {self.dice.randrange(max(newest - 4, 0), newest + 1)}"
+        self.id = ""
+        self.seen: list[int] = []
+        self.end: str | None = None
+
+    def see(self, event: Event) -> None:
+        self.id = event.id
+        if event.event == "message":
+            assert event.json() == len(self.seen), f"{self.run}: {event.json()} after {self.seen[-3:]}"
+            self.seen.append(event.json())
+        elif event.event == "stream-end":
+            self.end = event.json()["state"]
+        else:
+            assert event.event == "stream-open", event
+            assert event.data == "", event
+
+    async def visit(self, storm: Storm) -> None:
+        """One connection, from its request to its end."""
+        worker = self.dice.choice(storm.workers)
+        path = self.run.replace(" ", "%20")
+        target = f"GET /runs/{path}" if self.seen else f"POST /storm/{path}?total={EVENTS}"
+        id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
+        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        self.happened["visits"] += 1
+        try:
+            writer.write(f"{target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{id}\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                # A worker that has just begun may not have reached its broker yet.
+                assert head.startswith(b"HTTP/1.1 503"), (self.run, self.seen[-1:], head)
+                return
+            await self.read(reader, storm)
+        finally:
+            writer.transport.abort()
+
+    async def read(self, reader: asyncio.StreamReader, storm: Storm) -> None:
+        parser = EventParser(self.id)
+        while self.end is None:
+            size = int(await reader.readuntil(b"\r\n"), 16)
+            chunk = await reader.readexactly(size + 2)
+            assert size, f"{self.run}: a stream ended without a word"
+            parser.feed(chunk[:-2])
+            while parser.events:
+                if (event := parser.events.popleft()).is_comment:
+                    continue
+                self.see(event)
+                if self.dice.random() < 0.03:
+                    self.happened["left"] += 1
+                    return
+                if self.dice.random() < 0.001:
+                    await storm.stop(self.run, self.dice)
+
+    async def watch(self, storm: Storm) -> None:
+        """Some runs to their ends, until the storm is over."""
+        while True:
+            while self.end is None:
+                with suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await self.visit(storm)
+                await asyncio.sleep(self.dice.random() * 0.05)
+            storm.ends.setdefault(self.run, set()).add((self.end, len(self.seen)))
+            self.happened[self.end] += 1
+            if storm.is_calm.is_set():
+                return
+            self.begin()
+
+
+class Storm:
+    """The workers, and what the watchers saw."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_calm = asyncio.Event()
+        self.ends: dict[str, set[tuple[str, int]]] = {}
+        self.workers: list[ServerProcess] = []
+
+    async def start(self) -> ServerProcess:
+        command = uvicorn("runs_app:app", "--no-access-log")
+        command.env |= {"SSE_HUB_URL": self.url}
+        return await asyncio.to_thread(ServerProcess, command)
+
+    async def kill(self, place: int) -> None:
+        """A worker dies, and another takes its place."""
+        await asyncio.to_thread(self.workers[place].kill)
+        self.workers[place] = await self.start()
+
+    async def stop(self, run: str, dice: random.Random) -> None:
+        path = run.replace(" ", "%20")
+        with suppress(ConnectionError):
+            _, writer = await asyncio.open_connection("127.0.0.1", dice.choice(self.workers).port)
+            writer.write(f"DELETE /runs/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await writer.drain()
+            writer.close()
+
+
+async def rage(storm: Storm, happened: Counter[str]) -> None:
+    dice = random.Random(SEED)
+    storm.workers = [await storm.start() for _ in range(WORKERS)]
+    async with asyncio.timeout((2 + KILLS / 4) * PATIENCE), asyncio.TaskGroup() as group:
+        for number in range(WATCHERS):
+            group.create_task(Watcher(number, happened).watch(storm))
+        for _ in range(KILLS):
+            before = happened["visits"]
+            await until_async(lambda before=before: happened["visits"] > before + 2 * WATCHERS)
+            await storm.kill(dice.randrange(WORKERS))
+        # The full storm has runs of every kind; the small one may have none that was stopped.
+        await until_async(
+            lambda: happened["done"] > 0 and happened["lost"] > 0 and len(storm.ends) >= RUNS,
+            (1 + KILLS / 4) * PATIENCE,
+        )
+        storm.is_calm.set()
+
+
+@pytest.mark.timeout(900)
+async def test_no_watcher_misses_doubles_or_hangs_although_workers_die(store: Store) -> None:
+    happened: Counter[str] = Counter()
+    storm = Storm(store.url)
+    try:
+        await rage(storm, happened)
+        states = {}
+        async with Hub(store.url, history=20_000) as late:
+            for run, ends in storm.ends.items():
+                assert len(ends) == 1, f"{run} ended as {ends}"
+                ((state, count),) = ends
+                assert state != "done" or count == EVENTS
+                told: list[Any] = await transcript(late, run)
+                assert json.loads(told.pop().removeprefix("stream-end ")) == {"state": state}
+                assert [json.loads(data) for data in told] == list(range(count))
+                states[run] = state
+    finally:
+        for worker in storm.workers:
+            worker.kill()
+    print(json.dumps({"runs": Counter(states.values()), "watchers": WATCHERS, "kills": KILLS, **happened}))
