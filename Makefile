@@ -146,6 +146,8 @@ lint: venv build lint-bench $(VENV)/.bench-ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(PY) tools/snippets.py
+	$(VENV)/bin/mypy --config-file tools/snippets.ini target/snippets
 	$(PY) -m mypy.stubtest sse_hub._core
 
 # Go is not needed to work on the package: its peer is looked at where Go is installed.
