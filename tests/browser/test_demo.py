@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from browser_support import STOP_SECONDS, Proxy, Server, running
-from demo_page import DEMO, QUICK, log_line, notify, number, say, state, ticks_go_on, write
+from demo_page import (
+    DEMO,
+    QUICK,
+    keep_toasts,
+    log_line,
+    notify,
+    number,
+    say,
+    state,
+    ticks_go_on,
+    toasted,
+    write,
+)
 from playwright.sync_api import Page, expect
 from waiting import PATIENCE
 
@@ -138,13 +150,15 @@ def test_a_notice_reaches_everybody_and_a_message_only_its_addressee(
 ) -> None:
     ada, bob, eve = (visit(demo.url, name) for name in ("Ada", "Bob", "Eve"))
     expect(ada.locator("#people b")).to_have_count(3)
+    for page in (ada, bob, eve):
+        keep_toasts(page)
     write(ada, "Bob", "for your eyes only")
     expect(bob.locator("#feed li[data-level=whisper] .text")).to_have_text(["for your eyes only"])
     # Order is kept: a page that has the notice would have the message by now.
     notify(ada, "to all of you")
     for page in (ada, bob, eve):
         expect(page.locator("#feed li[data-level=info] .text")).to_have_text(["to all of you"])
-        expect(page.locator("#toasts")).to_contain_text("to all of you")
+        toasted(page, "to all of you")
     for page in (ada, eve):
         assert page.locator("#feed li[data-level=whisper]").count() == 0
 

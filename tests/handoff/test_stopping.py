@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -158,9 +159,10 @@ def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
     site = Site(way)
     # The readers share this process with their server: within the grace, they parse 4,000 events in it.
     hub = site.hub(capacity=100_000, grace=2.0)
-    stalled = site.stream(hub, client={"receive_buffer": 4096}, overflow="drop_oldest")
-    streams = [site.stream(hub) for _ in range(8)]
-    with quiet():
+    with ExitStack() as opened, quiet():
+        opened.callback(site.close)
+        opened.enter_context(site.stream(hub, client={"receive_buffer": 4096}, overflow="drop_oldest"))
+        streams = [opened.enter_context(site.stream(hub)) for _ in range(8)]
         for n in range(500):
             hub.publish("t", {"n": n, "fill": "x" * 1000})
         began = time.monotonic()
@@ -172,19 +174,17 @@ def test_readers_get_what_was_queued_and_the_end_of_the_body(way: str) -> None:
         site.server.wait()
         assert time.monotonic() - began < promised(2 + hub.grace)
         assert hub.count() == 0
-    for stream in [stalled, *streams]:
-        stream.close()
-    site.close()
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_each_of_uvicorns_protocols_and_loops(http: str, loop: str) -> None:
     site = Site(http, http=http, loop=loop)
-    with quiet():
+    with ExitStack() as opened, quiet():
+        opened.callback(site.close)
         hub = site.hub()
         site.app = hub.endpoint("t")
-        streams = [Stream(site.port) for _ in range(20)]  # all at once
+        streams = [opened.enter_context(Stream(site.port)) for _ in range(20)]  # all at once
         for stream in streams:
             stream.opened()
         assert hub.stats()["handed_off"] == 20
@@ -196,6 +196,4 @@ def test_each_of_uvicorns_protocols_and_loops(http: str, loop: str) -> None:
         for stream in streams:
             assert [event.json() for event in stream.rest()] == [*range(100)]
             assert stream.ended
-            stream.close()
         site.close_hubs()
-        site.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
+from waiting import PATIENCE
 
 DEMO = ["-m", "examples.demo"]
 QUICK = {
@@ -61,6 +62,23 @@ def write(page: Page, to: str, text: str) -> None:
     page.fill("#whisper-text", text)
     page.press("#whisper-text", "Enter")
     expect(page.locator("#whisper-outcome")).to_have_text(f"Sent to {to}, and to nobody else.")
+
+
+def keep_toasts(page: Page) -> None:
+    """Keep the text of every toast from here on: a toast is gone after a few seconds."""
+    page.evaluate("""() => {
+      window.toasted = [];
+      const keep = (records) =>
+        records.forEach(({ addedNodes }) => addedNodes.forEach((node) => toasted.push(node.textContent)));
+      new MutationObserver(keep).observe(document.getElementById("toasts"), { childList: true });
+    }""")
+
+
+def toasted(page: Page, text: str) -> None:
+    """Wait until a toast said this."""
+    page.wait_for_function(
+        "(text) => toasted.some((said) => said.includes(text))", arg=text, timeout=PATIENCE * 1000
+    )
 
 
 def notify(page: Page, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis_server import RedisServer
@@ -25,9 +25,11 @@ def scene(pair: Pair, url: str, **options: Any) -> Iterator[tuple[list[WorkerHub
     """A hub on both workers, with a client on each that has seen one event."""
     hubs = [*pair.hubs(url, broker=BROKER, history=HISTORY, **options)]
     for hub in hubs:
-        hub.presence()
+        # The first use begins to connect; on a busy machine its time is over before that is done.
+        with suppress(AssertionError):
+            hub.presence()
     # A client that comes while that takes long is reset.
-    are(hubs, "connected", 30)
+    are(hubs, "connected")
     with listening(hubs[0].listen(), hubs[1].listen()) as clients:
         hubs[0].publish("before")
         takes(clients, ["before"])
