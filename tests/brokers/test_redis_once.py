@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis_server import RedisServer
 from servers import IMPORTS
-from sse_hub import Hub, LeaseLost
+from sse_hub import Hub, HubClosed, LeaseLost
 from waiting import PATIENCE, promised, until_async
 
 TICKER = """
@@ -124,3 +125,23 @@ async def test_what_is_published_without_the_lease_is_refused(redis: RedisServer
         await hub._publish_held("once:x", "mine", "t", 1)
         with pytest.raises(LeaseLost):
             await hub._publish_held("once:x", "not mine", "t", 1)
+
+
+async def test_what_is_produced_while_the_hub_closes_does_not_open_it_again(tmp_path: Path) -> None:
+    hub = Hub(f"file:{tmp_path}/events")
+    begun, starts = asyncio.Event(), 0
+
+    async def produce(publish: Callable[..., Any]) -> None:
+        nonlocal starts
+        starts += 1
+        while True:
+            await publish("t", 1)
+            begun.set()
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(hub.once("name", produce))
+    await begun.wait()
+    await hub.aclose()
+    with pytest.raises(HubClosed):
+        await task
+    assert (starts, hub.stats()["broker"]) == (1, "disconnected")

@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeAlias
 
 from sse_hub._core import Publication
@@ -58,7 +57,13 @@ async def run_once(hub: StreamingHub, name: str, produce: Produce, closed: Calla
 
 async def _produce(hub: StreamingHub, lease: str, token: str, produce: Produce) -> bool:
     """Whether ``produce`` returned; False when it was cancelled because the lease is no longer held."""
-    publish: Callable[..., Any] = partial(hub._publish_held, lease, token)
+
+    def publish(*args: Any, **fields: Any) -> Publication:
+        # A publication that is certain to be refused would also connect a hub that was closed again.
+        if not hub._holds(lease, token):
+            raise LeaseLost("this process does not hold the lease any more; nothing was published")
+        return hub._publish_held(lease, token, *args, **fields)
+
     task = asyncio.ensure_future(produce(publish))
     try:
         while True:
