@@ -100,10 +100,11 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
-# Tests wait for servers more than they compute. A file stays in one process, for the fixtures of its module.
+# Tests wait for servers more than they compute. A file stays in one process, for the fixtures of its module; files
+# keep their order, because those with few tests, which xdist would run last, take longest.
 WORKERS ?= 2
 test-python: setup $(VENV)/.packages-ready $(VENV)/.node-ready
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -rl --include='test_*.py' 'promised(' tests)
