@@ -8,6 +8,7 @@ import resource
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from live import Server, serve
 from sse_hub import EventSourceResponse
-from waiting import PATIENCE, until
+from waiting import PATIENCE, promised, until
 
 HANDOFF = pytest.mark.parametrize("handoff", [None, True])
 LOOP = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -114,3 +115,35 @@ def test_streams_go_on_while_the_process_has_no_descriptor_left(handoff: bool | 
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             waiting.close()
     assert b"data: after" in received
+
+
+@HANDOFF
+@LOOP
+def test_a_server_stops_within_two_seconds_while_a_client_stalls(handoff: bool | None, loop: str) -> None:
+    notes: list[str] = []
+    made = 0
+
+    async def content() -> AsyncIterator[str]:
+        nonlocal made
+        try:
+            while True:
+                made += 1
+                yield "x" * 10_000
+                await asyncio.sleep(0)
+        finally:
+            notes.append("cleaned up")
+
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with streaming(content, handoff, loop=loop) as server:
+            stalled.connect(("127.0.0.1", server.port))
+            stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            seen = -1
+            while seen != made or made == 0:  # until the generator is held back
+                seen = made
+                server.http.get("/nothing")
+                threading.Event().wait(0.2)
+            server.http.close()
+            began = time.monotonic()
+        assert time.monotonic() - began < promised(2)
+    assert notes == ["cleaned up"]

@@ -7,7 +7,6 @@ import contextvars
 import logging
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from sse_hub.sse import AppStatus
 from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from waiting import PATIENCE, promised, until
+from waiting import PATIENCE, until
 
 HTTP = pytest.mark.parametrize("http", ["httptools", "h11"])
 LOOP = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -119,36 +118,6 @@ def test_a_client_with_a_small_window_holds_the_generator_back(http: str, loop: 
     lines = [line for line in received.split(b"\n") if line.startswith(b"data: ")]
     assert [int(line[6:].split()[0]) for line in lines] == list(range(20_000))
     assert received.endswith(b"0\r\n\r\n")
-
-
-@LOOP
-@pytest.mark.parametrize("window", [0, 4096])
-def test_a_server_that_stops_ends_them_also_while_a_client_stalls(loop: str, window: int) -> None:
-    notes: list[str] = []
-    stalled: list[socket.socket] = []
-    began = threading.Event()
-
-    async def content() -> AsyncIterator[str]:
-        try:
-            while True:
-                yield "x" * 10_000
-                began.set()
-                await asyncio.sleep(0 if window else PATIENCE)
-        finally:
-            notes.append("cleaned up")
-
-    with streaming(content, server={"loop": loop}) as (server, requests), client(server, window) as slow:
-        assert began.wait(PATIENCE)
-        until(lambda: requests == [])
-        if window:  # until it takes no more
-            threading.Event().wait(0.2)
-        server.http.close()
-        began_to_stop = time.monotonic()
-        # Leaving the block stops the server, and waits for that; the client stays.
-        stalled.append(slow.dup())
-    assert time.monotonic() - began_to_stop < promised(2)
-    assert notes == ["cleaned up"]
-    stalled[0].close()
 
 
 def test_goodbye_within_the_grace_period() -> None:
@@ -314,6 +283,26 @@ def test_a_request_that_asks_whether_its_client_left_gets_the_truth() -> None:
     with serve(app) as server, server.stream("/") as stream:
         assert [event.data for event in stream.rest()] == ["0", "1", "2"]
     assert asked == [False] * 3
+
+
+def test_it_leaves_through_middleware_that_runs_the_app_in_a_task_of_its_own() -> None:
+    app = FastAPI()
+    go_on = threading.Event()
+
+    @app.middleware("http")
+    async def passing(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    async def content() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        yield "b"
+
+    with streaming(content, app) as (server, requests), server.stream("/") as stream:
+        assert stream.next().data == "a"
+        until(lambda: requests == [])
+        go_on.set()
+        assert [event.data for event in stream.rest()] == ["b"]
 
 
 def test_content_of_a_def_generator_leaves_too() -> None:
