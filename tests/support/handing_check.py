@@ -6,7 +6,9 @@ saw, a line for each server.
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
@@ -27,6 +29,15 @@ def build(hub: Hub, *, relayed: bool) -> FastAPI:
     @app.get("/subscription")
     async def subscription() -> Response:
         return EventSourceResponse(hub.subscribe("t"))
+
+    @app.get("/generator")
+    async def generator(request: Request) -> Response:
+        async def events() -> AsyncIterator[str]:
+            # Middleware that runs the application in a task of its own hides the truth.
+            yield f"left: {not relayed and await request.is_disconnected()}"
+            await asyncio.get_running_loop().create_future()
+
+        return EventSourceResponse(events(), handoff=True)
 
     @app.get("/plain")
     async def plain() -> dict[str, str]:
@@ -55,11 +66,13 @@ def check(loop: Any, http: Any, *, relayed: bool) -> str:
     with (
         Stream(port, "/response") as one,
         Stream(port, "/subscription") as other,
+        Client(port, "/generator") as let_go,
         Client(port, "/plain") as kept,
         Client(port, "/response", headers="\r\nGET /plain HTTP/1.1\r\nHost: x\r\n") as pipelined,
     ):
         one.opened()
         other.opened()
+        let_go.read_until(b"data: left: False\r\n\r\n")
         kept.read_until(b"answer")
         kept.read_until(b"}")
         kept.sock.sendall(b"GET /response HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -83,6 +96,7 @@ def check(loop: Any, http: Any, *, relayed: bool) -> str:
         for stream in (one, other):
             assert stream.rest() == []
             assert stream.ended
+        assert let_go.read_to_end().endswith(b"0\r\n\r\n")
         thread.join(20)
         assert not thread.is_alive()
     hub.close()
