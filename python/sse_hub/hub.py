@@ -126,6 +126,7 @@ class Hub(RunningHub):
         ValueError: an option is out of its range.
     """
 
+    # Longer than other functions: each option is a line of the signature and of the call below it.
     def __new__(
         cls,
         broker: str | Broker | None = None,
