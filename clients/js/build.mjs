@@ -14,6 +14,16 @@ const MOST = 3 * 1024;
 const TOKEN =
   /\/\/[^\n]*|\/\*[^]*?\*\/|(?<=[(,=:?&|!]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/[a-z]*|`(?:\\.|[^`\\])*`|"(?:\\.|[^"\\\n])*"|[A-Za-z_$][\w$]*|\d[\w.]*|\s+|[^]/g;
 
+// Local names that the source uses neither as a property nor in a text: they become short ones.
+const LOCAL = (
+  "abort after afterCR again alive asBytes attempt backoff catchesUp channel closing decoder emit failures finish " +
+  "follow follows forget freeze given hasCaughtUp hasJumped hasOpened hear isAsked isControl isHub isLost isWaiting " +
+  "iterate iterator iterators jump lead leads line lines listeners load locks mark offer offered offline once online over parse " +
+  "parser position quiet reader release remember resolveClosed rest retryAfter run said sent shared skip stale " +
+  "timer wake wasRefused LONGEST LONGEST_BACKOFF HUB_HEARTBEAT"
+).split(" ");
+const SHORT = new Map(LOCAL.map((name, at) => [name, "$" + at.toString(36)]));
+
 export const minify = (source) => {
   let out = "";
   let space = "";
@@ -31,7 +41,7 @@ export const minify = (source) => {
     if (space && (words || signs)) out += " ";
     else if (space === "\n" && last === "}" && /[\w$([`"]/.test(token[0])) out += "\n";
     if (token === "}" && last === ";") out = out.slice(0, -1);
-    out += token;
+    out += last === "." && !out.endsWith("...") ? token : (SHORT.get(token) ?? token);
     space = "";
   }
   return `${out}\n`;

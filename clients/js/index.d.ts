@@ -59,6 +59,11 @@ export interface Options {
    */
   reset?: (event?: StreamEvent) => unknown | Promise<unknown>;
   /**
+   * One connection for all tabs of the origin that share this URL, method and text of the body. Default false.
+   * Ignored where there are no Web Locks: under Node, and on pages without HTTPS, except on localhost.
+   */
+  share?: boolean;
+  /**
    * Seconds between the server's heartbeats: without a byte for twice as long, the connection is taken for dead.
    * Default 15 for a hub's streams; never for those of other servers. 0 turns it off.
    */

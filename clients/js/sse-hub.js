@@ -41,7 +41,7 @@ const retryAfter = (value) => (/^\d+$/.test(value) ? value * 1000 : Date.parse(v
 const asBytes = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
 
 export const connect = (url, options = {}) => {
-  const { headers, method = "GET", body, credentials, lastEventId, reset, keep, signal, heartbeat, ...others } = options;
+  const { headers, method = "GET", body, credentials, lastEventId, reset, keep, share, signal, heartbeat, ...others } = options;
   for (const name in others) throw new TypeError(`${name}: no such option`);
   const isAsked = typeof headers === "function";
   // What is wrong with the arguments is an error here, not a failed attempt later.
@@ -53,6 +53,8 @@ export const connect = (url, options = {}) => {
   const listeners = new Map();
   const iterators = new Set();
   const window = globalThis.addEventListener ? globalThis : undefined;
+  const closing = new AbortController(); // It removes every listener, and the requests for locks.
+  const once = { signal: closing.signal };
   let position = lastEventId ?? (keep && sessionStorage.getItem(key)) ?? "";
   let retry = 3000;
   let isHub = false; // Names that start with "stream-" are control events of a hub only.
@@ -62,6 +64,17 @@ export const connect = (url, options = {}) => {
   let abort = new AbortController();
   let wake = () => {};
   let resolveClosed;
+  // Shared by the tabs of an origin: the tab that holds a lock leads. It reads the stream, and says its blocks to the
+  // others, each with the leader's position before it.
+  const locks = share && globalThis.navigator?.locks;
+  const channel = locks && new BroadcastChannel(key);
+  let leads = !channel;
+  let release = () => {};
+  let mark = ""; // The id of the last event that was no control event.
+  const said = []; // Blocks of the leader that were not taken.
+  let hear = () => {};
+  let isWaiting = false; // A tab that catches up waits for bytes: nothing is being delivered.
+  let hasCaughtUp = false;
   const closed = new Promise((resolve) => (resolveClosed = resolve));
 
   // What throws here is an error of the page, not of the stream.
@@ -94,10 +107,11 @@ export const connect = (url, options = {}) => {
     if (over) return;
     over = result;
     abort.abort();
+    closing.abort();
+    release();
+    channel?.close();
     wake();
-    window?.removeEventListener("online", online);
-    window?.removeEventListener("offline", offline);
-    signal?.removeEventListener("abort", close);
+    hear();
     for (const iterator of iterators) iterator.end();
     resolveClosed(result);
   };
@@ -138,6 +152,7 @@ export const connect = (url, options = {}) => {
     position = id;
     emit(event);
     if (!isControl) {
+      mark = id;
       hasJumped = false;
       await Promise.all([...iterators].map((iterator) => iterator.push(event)));
     }
@@ -148,10 +163,13 @@ export const connect = (url, options = {}) => {
     return false;
   };
 
-  const run = async () => {
+  // The leader is, or comes, where this tab is: what follows is in `said`.
+  const follows = () => !leads && said.some((block) => block.before === position);
+
+  const run = async (catchesUp) => {
     let failures = 0;
     let wasRefused = false;
-    while (!over) {
+    while (!over && (leads || catchesUp)) {
       let after = 0;
       let hasOpened = false;
       let status, error;
@@ -176,16 +194,22 @@ export const connect = (url, options = {}) => {
           if (!stale) failures = 0;
           isLost = true;
           emit({ type: "open", status });
+          if (!leads) channel.postMessage(0);
           const parse = parser(position, (ms) => (retry = ms));
           const decoder = new TextDecoder(); // It drops a byte order mark.
           const reader = answer.body.getReader();
           let jump = stale > 1 && !over && (await load());
           while (!jump && !over) {
+            isWaiting = !leads;
             const { done, value } = await alive(reader.read());
+            isWaiting = false;
             if (done) break;
             for (const block of parse(decoder.decode(value, { stream: true }))) {
-              if (over || (jump = await take(block))) break;
+              if (over) break;
+              if (leads) channel?.postMessage([{ ...block, before: position }]);
+              if ((jump = await take(block))) break;
               if (!stale) failures = 0;
+              if (follows()) return abort.abort();
             }
           }
           abort.abort();
@@ -209,10 +233,12 @@ export const connect = (url, options = {}) => {
           after = again ? retryAfter(again) : 0;
         }
       } catch (thrown) {
+        isWaiting = false;
+        if (hasCaughtUp) return (hasCaughtUp = false);
         error = thrown;
         if (stale) position = "";
       }
-      if (over) return;
+      if (over || !(leads || catchesUp)) return;
       abort.abort();
       if (!hasOpened || stale) failures += 1;
       const backoff = Math.min(Math.max(retry, 1) * 2 ** failures, Math.max(retry, LONGEST_BACKOFF));
@@ -228,6 +254,67 @@ export const connect = (url, options = {}) => {
       });
     }
   };
+
+  // Take what the leader says, until this tab leads or is not where the leader is.
+  const follow = async () => {
+    while (!over) {
+      if (said.length) {
+        if (!position && !stale) position = said[0].before; // A newcomer begins where the leader is.
+        const at = said.findIndex((block) => block.before === position);
+        if (at < 0 || (await take(said.splice(0, at + 1)[at]))) return;
+      } else if (leads) return;
+      else await new Promise((resolve) => (hear = resolve));
+    }
+  };
+
+  const lead = () =>
+    locks.request(key, once, () => {
+      leads = true;
+      hear();
+      return new Promise((resolve) => (release = resolve));
+    }).catch(() => {});
+
+  const shared = async () => {
+    while (!over) {
+      try {
+        await follow();
+        if (leads) {
+          said.length = 0;
+          await run();
+        } else if (!over && !follows()) await locks.request(`${key} 2`, once, () => leads || run(true)); // one tab at a time
+      } catch {
+        if (stale) position = ""; // reset() failed: run() calls it again.
+      }
+    }
+  };
+
+  if (channel) {
+    channel.onmessage = ({ data }) => {
+      if (!data && leads && position && !stale) {
+        const last = mark || position;
+        const at = (before, id) => ({ before, id });
+        channel.postMessage([at(last, last), at(last, position), at(position, position)]);
+      } else if (data && !leads) {
+        said.push(...data);
+        hear();
+        if (isWaiting && follows()) {
+          hasCaughtUp = true;
+          abort.abort();
+        }
+      }
+    };
+    // A frozen page reads nothing: another tab has to lead.
+    const freeze = () => {
+      if (!leads) return;
+      leads = false;
+      abort.abort();
+      release();
+    };
+    window.document?.addEventListener("freeze", freeze, once);
+    window.document?.addEventListener("resume", lead, once);
+    lead();
+    channel.postMessage(0);
+  }
 
   // One event at a time: the next one is read when the consumer asks for it.
   async function* iterate() {
@@ -257,11 +344,11 @@ export const connect = (url, options = {}) => {
     if (over.error) throw over.error;
   }
 
-  window?.addEventListener("online", online);
-  window?.addEventListener("offline", offline);
-  signal?.addEventListener("abort", close);
+  window?.addEventListener("online", online, once);
+  window?.addEventListener("offline", offline, once);
+  signal?.addEventListener("abort", close, once);
   if (signal?.aborted) close();
-  else queueMicrotask(run);
+  else queueMicrotask(channel ? shared : run);
 
   return {
     url: request.url,

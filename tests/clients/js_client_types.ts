@@ -6,6 +6,7 @@ const connection = connect(new URL("https://shop.example/events"), {
   body: JSON.stringify({ topics: ["prices"] }),
   headers: async (refused) => ({ Authorization: refused ? "new" : "old" }),
   reset: async (event) => (event ? "k-1" : undefined),
+  share: true,
   signal: new AbortController().signal,
 });
 const remove: () => void = connection.on("tick", (event) => JSON.parse(event.data));

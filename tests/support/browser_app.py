@@ -70,6 +70,12 @@ async def events(request: Request, topic: str) -> Response:
     return hub.response(topic)
 
 
+@app.get("/count")
+async def count(topic: str) -> int:
+    """How many streams a topic has."""
+    return hub.count(topic)
+
+
 @app.get("/came-with")
 async def last_event_ids(topic: str) -> list[str | None]:
     """The Last-Event-ID of each request for this topic so far."""
