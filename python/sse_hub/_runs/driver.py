@@ -245,37 +245,46 @@ class RunDriver:
         self.end(state, error if state is RunState.FAILED else None)
 
     async def _publish_all(self) -> None:
+        name, token, publish = self.name, self._token, self._hub._publish_part
+        keeps = self._options.on_finish is not None
         count = 0
+        # Without a coroutine for each event, which costs as much as publishing it.
         async for value in self._source:
             if self._is_stopping:
                 return
-            await self._publish(value)
+            try:
+                published = publish(name, value, self._room, token)
+            except HubFull:
+                published = await self._publish_later(value)
+            if published is None:
+                raise RunTooLarge(
+                    f"run {name!r} yields more than max_bytes={self._options.max_bytes}; its last event was"
+                    " not published"
+                )
+            self._room -= published[1]
+            if keeps:
+                self._events.append(value)
+            if token is not None:
+                await self._settle_some(published[0])
             count += 1
             if count % _BURST == 0:
                 await asyncio.sleep(0)
         while self._unsettled:
             await self._unsettled.popleft()
 
-    async def _publish(self, value: Any) -> None:
+    async def _publish_later(self, value: Any) -> tuple[Publication, int] | None:
         while True:
+            await asyncio.sleep(_PATIENCE)
             try:
-                published = self._hub._publish_part(self.name, value, self._room, self._token)
-                break
+                return self._hub._publish_part(self.name, value, self._room, self._token)
             except HubFull:
-                await asyncio.sleep(_PATIENCE)
-        if published is None:
-            raise RunTooLarge(
-                f"run {self.name!r} yields more than max_bytes={self._options.max_bytes}; its last event was"
-                " not published"
-            )
-        self._room -= published[1]
-        if self._options.on_finish is not None:
-            self._events.append(value)
-        if self._token is not None:
-            # An event that the broker did not accept would be a gap in the run, so the run fails.
-            self._unsettled.append(published[0])
-            while self._unsettled and (len(self._unsettled) > _AHEAD or self._unsettled[0].done()):
-                await self._unsettled.popleft()
+                continue
+
+    async def _settle_some(self, published: Publication) -> None:
+        """An event that the broker did not accept would be a gap in the run, so the run fails."""
+        self._unsettled.append(published)
+        while self._unsettled and (len(self._unsettled) > _AHEAD or self._unsettled[0].done()):
+            await self._unsettled.popleft()
 
     def _driven(self, task: asyncio.Task[None]) -> None:
         self.end(RunState.STOPPED)  # one that was cancelled before its first step
