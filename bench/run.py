@@ -63,6 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="seconds the token generator sleeps before each event; none: it never awaits",
     )
     add("--queue", action="store_true", help="tokens: each event comes through an asyncio.Queue")
+    add("--watchers", type=int, default=1, help="runs: clients of each source [%(default)s]")
     add("--repeat", type=int, default=2, help="token streams per client [%(default)s]")
     add("--stalled", type=int, help="of the clients, how many stop reading [0; stalled: a tenth]")
     add("--probe", action="store_true", help="time an unrelated endpoint meanwhile (fanout)")

@@ -109,6 +109,7 @@ def over_redis(
     packages: tuple[str, ...],
     prepare: Callable[[], None] = toolchains.redis,
     handoff: bool = True,
+    workloads: frozenset[str] | None = None,
 ) -> "Server":
     """A Python server with a Redis beside it."""
     start = uvicorn(app, handoff=handoff)
@@ -118,7 +119,8 @@ def over_redis(
         return ["env", f"BENCH_REDIS={url}", *start(port, directory)]
 
     packages = (*packages, "redis", "fastapi", *WEB)
-    return Server(name, command, REDIS, packages, toolchains.redis_version, prepare, companion=redis)
+    serves = REDIS if workloads is None else workloads
+    return Server(name, command, serves, packages, toolchains.redis_version, prepare, companion=redis)
 
 
 def program(*words: str) -> Callable[[int, Path], list[str]]:
@@ -132,6 +134,8 @@ FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
 # Streams of generators that wait.
 WAITING = frozenset({"generators", "generators-churn"})
+RUNS = frozenset({"runs"})
+RUNS_REDIS = frozenset({"runs-redis"})
 REDIS = frozenset({"redis", "redis-burst"})
 # The hub's own, and nchan's; the others' users write a history of their own.
 REPLAY = frozenset({"replay"})
@@ -202,6 +206,35 @@ SERVERS = [
         with_variable("BENCH_GENERATOR_HANDOFF=1", uvicorn("bench.peers.sse_hub_tokens:app")),
         TOKENS | WAITING,
         ("sse-hub", "fastapi", *WEB),
+    ),
+    Server("sse-hub run", uvicorn("bench.peers.sse_hub_runs:app"), RUNS, ("sse-hub", "fastapi", *WEB)),
+    Server(
+        "sse-hub run portable",
+        uvicorn("bench.peers.sse_hub_runs:app", handoff=False),
+        RUNS,
+        ("sse-hub", "fastapi", *WEB),
+    ),
+    Server(
+        "sse-hub generator",
+        uvicorn("bench.peers.sse_hub_tokens:app"),
+        RUNS,
+        ("sse-hub", "fastapi", *WEB),
+    ),
+    Server(
+        "sse-starlette",
+        uvicorn("bench.peers.sse_starlette_runs:app"),
+        RUNS,
+        ("sse-starlette", "fastapi", *WEB),
+    ),
+    over_redis(
+        "sse-hub run over Redis", "bench.peers.sse_hub_runs_redis:app", ("sse-hub",), workloads=RUNS_REDIS
+    ),
+    over_redis(
+        "resumable-stream",
+        "bench.peers.resumable_stream_redis:app",
+        ("resumable-stream", "hiredis"),
+        prepare=toolchains.resumable_stream,
+        workloads=RUNS_REDIS,
     ),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse_replay:app"), REPLAY, ("fastapi", *WEB)),

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def hiredis() -> None:
     redis()
     if not HIREDIS_AVAILABLE:
         raise Unavailable("hiredis: the dependency group `bench` has it")
+
+
+def resumable_stream() -> None:
+    """The same, and the package."""
+    hiredis()
+    if find_spec("resumable_stream") is None:
+        raise Unavailable("resumable-stream: the dependency group `bench` has it")
 
 
 def redis_version() -> dict[str, str]:

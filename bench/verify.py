@@ -89,7 +89,7 @@ def verify(workload: str, port: int) -> None:
     async def main() -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             match workload:
-                case "tokens":
+                case "tokens" | "runs" | "runs-redis":
                     await _tokens(client)
                 case "generators" | "generators-churn":
                     await _waiting(client)

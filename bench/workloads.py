@@ -132,6 +132,13 @@ def _tokens(args: Namespace) -> dict[str, object]:
     return {"n": n, "path": path, "warmup": 1, "repeat": args.repeat}
 
 
+def _runs(args: Namespace) -> dict[str, object]:
+    n = args.events or 1000
+    pause = 0.0 if args.pause is None else args.pause
+    path = f"/tokens?n={n}&bytes={args.bytes}&pause={pause}&watchers={args.watchers}"
+    return {"n": n, "path": path, "warmup": 1, "repeat": args.repeat}
+
+
 def _replay(args: Namespace) -> dict[str, object]:
     return {"n": args.events or 1000, "warmup": 1}
 
@@ -198,6 +205,8 @@ WORKLOADS = {
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
     "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000", paced=True),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
+    "runs": Workload("tokens", _runs, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
+    "runs-redis": Workload("tokens", _runs, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
     "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD, WAITED), "1000"),
     "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
     "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, replace(BUSY, digits=2), ALONE)),
