@@ -238,7 +238,8 @@ SERVERS = [
     ),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse_replay:app"), REPLAY, ("fastapi", *WEB)),
-    Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS | WAITING, WEB),
+    Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
+    Server("StreamingResponse", uvicorn("bench.peers.fastapi_stream:app"), WAITING, ("fastapi", *WEB)),
     Server("raw-asgi", uvicorn("bench.peers.raw_asgi:app"), FANOUT | TOKENS, WEB[:3]),
     Server(
         "go",

@@ -58,15 +58,6 @@ async def tokens(request: Request) -> StreamingResponse:
     return StreamingResponse(body, media_type="text/event-stream")
 
 
-async def wait() -> AsyncIterator[bytes]:
-    yield f"data: {text(0, 128)}\n\n".encode()
-    await asyncio.Event().wait()
-
-
-async def waiting(request: Request) -> StreamingResponse:
-    return StreamingResponse(wait(), media_type="text/event-stream")
-
-
 def send(data: str) -> None:
     frame = f"data: {data}\n\n".encode()
     for queue in clients:
@@ -96,7 +87,6 @@ app = Starlette(
     routes=[
         Route("/events", events),
         Route("/tokens", tokens),
-        Route("/waiting", waiting),
         Route("/publish", publish, methods=["POST"]),
         Route("/count", count),
         Route("/ping", ping),
