@@ -37,6 +37,9 @@ def _part(
 
 
 OURS = "sse-hub,sse-hub handed off"
+OVER_REDIS = "sse-hub over Redis on 4 workers"
+ON_WORKERS = f"sse-hub over files on 4 workers,{OVER_REDIS}"
+BOTH = "--server-cores 0,1"
 MAIN = f"sse-starlette,{OURS},go,axum"
 # Who sends heartbeats of its own accord.
 BEATS = f"sse-starlette,{OURS},fastapi.sse,axum"
@@ -133,6 +136,12 @@ FULL = (
         2,
     ),
     _part("redis-burst", "Through Redis, 200 events at once", "redis-burst", "", 3, 1),
+    _part(
+        "workers", "Four workers, one event after another", f"workers {BOTH}", ON_WORKERS, 3, 1, OVER_REDIS
+    ),
+    _part(
+        "workers-burst", "Four workers, 500 at a time", f"workers-burst {BOTH}", ON_WORKERS, 3, 1, OVER_REDIS
+    ),
     Part("encode", "Encoding alone", ("encode",), 31, 0.2),
     Part("imports", "What an import costs a process that starts", ("imports",), 11, 0.2),
 )

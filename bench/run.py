@@ -120,13 +120,14 @@ def measure(server: servers.Server, args: argparse.Namespace) -> dict[str, Any]:
     """One run on a fresh process: verified, then timed. `args.clients` is one number here."""
     workload = WORKLOADS[args.workload]
     server_cores, load_cores = cores(args)
-    with servers.running(server, server_cores, load_cores) as (pid, port):
+    with servers.running(server, server_cores, load_cores) as (pid, port, beside):
         verify.verify(args.workload, port)
         options = {
             "clients": args.clients,
             "bytes": args.bytes,
             "timeout": args.timeout,
             "gather": args.gather,
+            "beside": beside if workload.together else None,
         }
         result = load.run(workload.mode, pid, port, load_cores, **(options | workload.options(args)))
     costs = (result.get("publisher") or {}).pop("publish_cpu_ns", None)

@@ -31,6 +31,7 @@ class Server:
     serve; `packages` are the distributions whose versions the report prints, `versions` gives those of
     anything else.
     `prepare` builds or installs what it needs, and raises `toolchains.Unavailable` where it cannot be had.
+    Of its `workers`, if there are several, each leaves a file `started.PID` in that directory.
     `companion` is the command line of a process beside it that is not measured; it listens on CONTROL in that
     directory.
     """
@@ -42,6 +43,7 @@ class Server:
     versions: Callable[[], dict[str, str]] = dict
     prepare: Callable[[], None] = nothing
     companion: Callable[[int, Path], list[str]] | None = None
+    workers: int = 1
 
 
 def uvicorn(app: str, *options: str, handoff: bool = True) -> Callable[[int, Path], list[str]]:
@@ -123,6 +125,28 @@ def over_redis(
     return Server(name, command, serves, packages, toolchains.redis_version, prepare, companion=redis)
 
 
+def shared(kind: str, workloads: frozenset[str], *, workers: int = 1, handoff: bool = True) -> "Server":
+    """sse-hub over a broker: `Redis`, beside it, or `files` in its directory."""
+    # The supervisor ends a worker that does not answer it for five seconds, by default.
+    many = ("--workers", str(workers), "--timeout-worker-healthcheck", "60") if workers > 1 else ()
+    start = uvicorn("bench.peers.sse_hub_shared:app", *many, handoff=handoff)
+
+    def command(port: int, directory: Path) -> list[str]:
+        is_redis = kind == "Redis"
+        place = (
+            f"redis://127.0.0.1:{(directory / REDIS_PORT).read_text()}" if is_redis else f"file:{directory}"
+        )
+        number = f"BENCH_NUMBER={directory / 'number'}"
+        return ["env", f"BENCH_BROKER={place}", number, *start(port, directory)]
+
+    name = f"sse-hub over {kind}" + (f" on {workers} workers" if many else " handed off" if handoff else "")
+    packages = ("sse-hub", "fastapi", *WEB)
+    if kind == "Redis":
+        versions, prepare = toolchains.redis_version, toolchains.redis
+        return Server(name, command, workloads, packages, versions, prepare, companion=redis, workers=workers)
+    return Server(name, command, workloads, packages, workers=workers)
+
+
 def program(*words: str) -> Callable[[int, Path], list[str]]:
     """A program that takes its port as the last argument."""
     return lambda port, _directory: [*words, str(port)]
@@ -137,6 +161,8 @@ WAITING = frozenset({"generators", "generators-churn"})
 RUNS = frozenset({"runs"})
 RUNS_REDIS = frozenset({"runs-redis"})
 REDIS = frozenset({"redis", "redis-burst"})
+# Of all processes of a host together.
+WORKERS = frozenset({"workers", "workers-burst", "workers-replay"})
 # The hub's own, and nchan's; the others' users write a history of their own.
 REPLAY = frozenset({"replay"})
 WEB = ("uvicorn", "uvloop", "httptools", "starlette")
@@ -174,6 +200,10 @@ SERVERS = [
     ),
     over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",), handoff=False),
     over_redis("sse-hub over Redis handed off", "bench.peers.sse_hub_redis:app", ("sse-hub",)),
+    shared("files", REDIS, handoff=False),
+    shared("files", REDIS),
+    shared("files", WORKERS, workers=4),
+    shared("Redis", WORKERS, workers=4),
     over_redis(
         "sse-starlette + redis-py per client",
         "bench.peers.sse_starlette_redis:app",
@@ -310,7 +340,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def await_listening(process: "subprocess.Popen[bytes]", at: int | Path, seconds: float = 20.0) -> None:
+def await_listening(process: "subprocess.Popen[bytes]", at: int | Path, seconds: float = 60.0) -> None:
     """Return once the port or Unix socket accepts; RuntimeError if the process ends or time runs out."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -344,18 +374,22 @@ def started(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
 @contextmanager
 def running(
     server: Server, cores: str | None, companion_cores: str | None = None
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[tuple[int, int, int | None]]:
     """Start the server, give its process id and port, and end it and its children.
 
-    Its companion, where it has one, is not of its family: what that costs is not the server's.
+    Its companion, where it has one, is not of its family: the third value is its process id.
     """
     port = free_port()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        beside = None
         if server.companion is not None:
             beside = stack.enter_context(started(pinned(server.companion(port, directory), companion_cores)))
             await_listening(beside, directory / CONTROL)
         # taskset replaces itself by the server, so the process id is the server's.
         process = stack.enter_context(started(pinned(server.command(port, directory), cores)))
         await_listening(process, port)
-        yield process.pid, port
+        while server.workers > 1 and len([*directory.glob("started.*")]) < server.workers:
+            time.sleep(0.05)
+        time.sleep(1.0 if server.workers > 1 else 0.0)  # the last one begins to accept
+        yield process.pid, port, beside.pid if beside else None

@@ -41,7 +41,8 @@ class Workload:
     """A workload: the load generator's mode, its options from the command line's, columns, clients.
 
     Those of `across` have a table of their own, a column for each number of clients, instead. `paced`: events
-    are due at their times, which a server may be unable to keep.
+    are due at their times, which a server may be unable to keep. `together`: a server is charged for what its
+    companion computes.
     """
 
     mode: str
@@ -51,12 +52,14 @@ class Workload:
     across: tuple[Metric, ...] = ()
     twin: Twin | None = None
     paced: bool = False
+    together: bool = False
 
 
 CLIENTS = Metric("clients", "clients", digits=0)
 # How many of them the server still counts when all is over: one that drops who stalls is seen here.
 STAYED = Metric("of them afterwards", "subscribers_after", digits=0)
 CPU = Metric("CPU per event, µs", "cpu_per_event_us", digits=2, ratio=True)
+PUBLISHED = Metric("CPU per published event, µs", "cpu_per_published_us", digits=2, ratio=True)
 RSS = Metric("RSS per client, KB", "rss_per_client", 1 / 1000, ratio=True)
 PEAK = Metric("RSS at most, MB", "rss_peak", 1e-6, digits=0)
 CONNECT = Metric("CPU per connect, µs", "cpu_per_connect_us", digits=0)
@@ -124,6 +127,16 @@ def _burst(args: Namespace) -> dict[str, object]:
     return {"n": n, "rate": 0, "batch": n, "warmup": 1}
 
 
+def _workers(args: Namespace) -> dict[str, object]:
+    """Each event is awaited before the next."""
+    return _paced(args, 100.0) | {"warmup": 100, "rate": args.rate or 100.0}
+
+
+def _workers_burst(args: Namespace) -> dict[str, object]:
+    """Each batch is awaited before the next."""
+    return {"n": args.events or 50_000, "rate": 0, "batch": args.batch or 500, "warmup": 1000}
+
+
 def _tokens(args: Namespace) -> dict[str, object]:
     n = args.events or 2000
     pause = "" if args.pause is None else f"&pause={args.pause}"
@@ -146,6 +159,10 @@ def _replay(args: Namespace) -> dict[str, object]:
 def _waiting(args: Namespace) -> dict[str, object]:
     """Streams of generators that wait; nothing counts them."""
     return {"duration": args.seconds, "path": "/waiting", "count": ""}
+
+
+def _missed(args: Namespace) -> dict[str, object]:
+    return {"n": args.events or 2000, "warmup": 1}
 
 
 def _timed(args: Namespace) -> dict[str, object]:
@@ -202,6 +219,17 @@ WORKLOADS = {
     "redis-burst": Workload(
         "fanout", _burst, (replace(SPEED, ratio=True), CPU, REDIS, *DELIVERY, BUSY, LOAD, WAITED), "500"
     ),
+    "workers": Workload(
+        "fanout", _workers, (PUBLISHED, *LATENCY, BUSY, LOAD, WAITED), "4", paced=True, together=True
+    ),
+    "workers-burst": Workload(
+        "fanout",
+        _workers_burst,
+        (PUBLISHED, replace(SPEED, ratio=True), *LATENCY, BUSY, LOAD, WAITED),
+        "4",
+        together=True,
+    ),
+    "workers-replay": Workload("replay", _missed, (*REPLAY, BUSY, LOAD, WAITED), "100", together=True),
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
     "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000", paced=True),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),

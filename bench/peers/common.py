@@ -6,7 +6,7 @@ and padding. The load generator checks all three.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,27 +23,36 @@ class Publisher:
     """Numbers events, publishes them at a steady pace, and times what `publish` costs its caller.
 
     `encode` hands the text over as UTF-8 bytes. `awaits`: what `publish` returns is awaited, and not timed.
+    `after` is awaited behind each batch.
     """
 
-    def __init__(self, publish: Callable[[Any], Any], *, encode: bool = False, awaits: bool = False) -> None:
+    def __init__(
+        self,
+        publish: Callable[[Any], Any],
+        *,
+        encode: bool = False,
+        awaits: bool = False,
+        after: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._publish = publish
         self._encode = encode
         self._awaits = awaits
-        self._seq = 0
+        self._after = after
+        self.next = 0
 
     async def run(self, n: int, rate: float, size: int, batch: int) -> dict[str, Any]:
         """Publish `n` events of `size` bytes, `batch` at a time, `rate` a second (0: without a pause).
 
         Returns the CPU time of this thread per call, one number for each batch.
         """
-        first, publish = self._seq, self._publish
+        first, publish = self.next, self._publish
         costs: list[float] = []
         begin = time.monotonic()
         for start in range(0, n, batch):
-            texts: Sequence[str | bytes] = [text(self._seq + i, size) for i in range(min(batch, n - start))]
+            texts: Sequence[str | bytes] = [text(self.next + i, size) for i in range(min(batch, n - start))]
             if self._encode:
                 texts = [data.encode() for data in texts if isinstance(data, str)]
-            self._seq += len(texts)
+            self.next += len(texts)
             before = time.thread_time_ns()
             for data in texts:
                 made = publish(data)
@@ -51,6 +60,8 @@ class Publisher:
                     await made
             if not self._awaits:
                 costs.append((time.thread_time_ns() - before) / len(texts))
+            if self._after is not None:
+                await self._after()
             # Against the clock, not from one sleep to the next: a slow server does not slow the pace.
             due = begin + (start + batch) / rate if rate else 0.0
             await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -18,6 +18,7 @@ modes
 options (defaults in brackets)
   --addr HOST:PORT      the server, IPv4
   --pid PID             the server's process; its descendants are counted with it
+  --beside PID          another process, which is counted with the server
   --clients N           [100]
   --path PATH           the stream [/events]
   --publish PATH        the publisher [/publish]
@@ -66,6 +67,8 @@ pub struct Args {
     pub addr: SocketAddrV4,
     /// Its process.
     pub pid: i32,
+    /// Another process of the server.
+    pub beside: Option<i32>,
     /// How many clients.
     pub clients: usize,
     /// The stream's path.
@@ -116,6 +119,7 @@ impl Args {
             mode: Mode::Fanout,
             addr: "127.0.0.1:0".parse().map_err(|_| "address")?,
             pid: 0,
+            beside: None,
             clients: 100,
             path: "/events".into(),
             publish: "/publish".into(),
@@ -170,6 +174,7 @@ impl Args {
         match name {
             "addr" => self.addr = value.parse()?,
             "pid" => self.pid = value.parse()?,
+            "beside" => self.beside = Some(value.parse()?),
             "clients" => self.clients = value.parse()?,
             "path" => self.path = value.string()?,
             "publish" => self.publish = value.string()?,

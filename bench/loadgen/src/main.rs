@@ -24,7 +24,7 @@ use args::{Args, Mode};
 use engine::Engine;
 
 fn run(args: &Args) -> Result<serde_json::Value, String> {
-    let server = process::Server::new(args.pid)?;
+    let server = process::Server::new(args.pid, args.beside)?;
     let mut engine =
         Engine::new(server, args.addr, &args.path, args.sources).map_err(|error| error.to_string())?;
     engine.gather = Duration::from_micros(args.gather);

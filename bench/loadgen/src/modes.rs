@@ -83,6 +83,7 @@ pub fn fanout(engine: &mut Engine, args: &Args) -> Outcome {
     judge(engine, &mut report);
     let cpu_us = report["server_cpu_s"].as_f64().unwrap_or(0.0) * 1e6;
     report.insert("cpu_per_event_us".into(), per(cpu_us, engine.tally.events));
+    report.insert("cpu_per_published_us".into(), per(cpu_us, args.n));
     report.insert("received".into(), engine.tally.summary());
     report.insert("publisher".into(), answer);
     if args.stalled > 0 && !args.count.is_empty() {

@@ -26,21 +26,24 @@ impl Cpu {
     }
 }
 
-/// The server under test: a process and its descendants.
+/// The server under test: a process, perhaps another one beside it, and their descendants.
 #[derive(Debug)]
 pub struct Server {
-    pid: i32,
+    pids: Vec<i32>,
 }
 
 impl Server {
     /// Refuses a process that is not there.
-    pub fn new(pid: i32) -> Result<Self, String> {
-        fs::metadata(format!("/proc/{pid}")).map_err(|error| format!("no process {pid}: {error}"))?;
-        Ok(Self { pid })
+    pub fn new(pid: i32, beside: Option<i32>) -> Result<Self, String> {
+        let pids = [Some(pid), beside].into_iter().flatten().collect::<Vec<_>>();
+        for pid in &pids {
+            fs::metadata(format!("/proc/{pid}")).map_err(|error| format!("no process {pid}: {error}"))?;
+        }
+        Ok(Self { pids })
     }
 
     fn family(&self) -> Vec<i32> {
-        let mut pids = vec![self.pid];
+        let mut pids = self.pids.clone();
         let mut next = 0;
         while next < pids.len() {
             let tasks = fs::read_dir(format!("/proc/{}/task", pids[next]));
