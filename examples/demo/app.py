@@ -91,7 +91,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
         for task in tasks:
             task.add_done_callback(report)
-        meter.show()
+        if settings.broker is None:  # With a broker several workers share a port, and the card stays off.
+            meter.show()
         yield
         await meter.stop()
         for task in tasks:
