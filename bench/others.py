@@ -74,7 +74,7 @@ def load(port: int, seconds: float) -> int:
 
 def once(server: Server, cores: tuple[str | None, str | None]) -> dict[str, float]:
     """A fresh process, and a run against it."""
-    with servers.running(server, cores[0]) as (pid, port):
+    with servers.running(server, cores[0]) as (pid, port, _):
         stream = None
         if server.name == WITH:
             stream = socket.create_connection(("127.0.0.1", port))
