@@ -89,11 +89,13 @@ impl Hub {
         runs.filter_map(named).collect()
     }
 
-    /// Follow a run whose beginning the broker's log no longer has: everything is kept from now on.
+    /// Follow a run whose beginning the broker's log no longer has: everything is kept from now on. If the topic has
+    /// lost nothing, the beginning has yet to come, and nothing is done.
     pub fn adopt_run(&self, topic: &Topic) {
+        let now = self.clock.now();
         let mut state = self.state.lock();
         for id in state.intern(&self.config, std::slice::from_ref(topic)) {
-            if !state.ends.has(id) {
+            if !state.ends.has(id) && !state.history.is_whole(&[id], now) {
                 state.history.pin_rest(id);
             }
         }

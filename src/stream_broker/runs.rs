@@ -16,7 +16,7 @@ use crate::topic::Topic;
 /// How long a lost run is kept of which this process has not read the beginning.
 const KEEP_LOST: Duration = Duration::from_secs(300);
 /// How long another process may take to begin a run of which it has the lease, and this one to read that.
-const BEGINNING: Duration = Duration::from_secs(2);
+const BEGINNING: Duration = Duration::from_secs(5);
 /// The pause between two checks whether the hub follows a run.
 const LOOK: Duration = Duration::from_millis(10);
 

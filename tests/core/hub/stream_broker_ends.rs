@@ -369,3 +369,14 @@ fn a_lost_run_is_kept_as_long_as_it_asked_for() {
     watcher.until(&b, |client| client.has_ended);
     assert_eq!(b.step(BEGIN, None).map(drop), Ok(()), "its name is free");
 }
+
+#[test]
+fn a_run_that_has_yet_to_begin_is_not_taken_for_one_that_is_trimmed() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one") && b.finds_run());
+    assert_eq!(b.world.hub.running(), []);
+    a.step(BEGIN, held("one")).unwrap();
+    until(|| b.world.hub.running() == [(Arc::from("t"), Some(KEEP))]);
+}
