@@ -36,10 +36,10 @@ pub enum Error {
         /// The hub's limit, in bytes.
         limit: usize,
     },
-    /// Subscribers came and left while a reader did not run; nobody was registered.
+    /// Subscribers came and left, or joined and left topics, while a reader did not run; nothing has changed.
     #[error(
         "an event loop with subscribers has not run while {waiting} bytes of joins and leaves waited for it, which is \
-         more than {limit}; the subscriber was not registered"
+         more than {limit}; nothing has changed"
     )]
     ReaderBehind {
         /// Bytes of changes that wait for the slowest reader.

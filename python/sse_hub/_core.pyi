@@ -118,10 +118,11 @@ class Subscription:
     def join(self, topics: str | Iterable[str]) -> bool:
         """Join these topics too, from the next event on.
 
-        Returns False when the client is gone.
+        Returns False when the client is gone, or all its topics have ended: then its stream ends.
 
         Raises:
             ValueError: a name breaks a rule.
+            HubFull: the client's event loop has not run while very many joins and leaves waited for it.
         """
 
     def leave(self, topics: str | Iterable[str]) -> bool:

@@ -126,9 +126,10 @@ impl Hub {
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
         let readers = state.listening();
         if state.topics.len() >= state.next_sweep {
-            state.sweep(now);
+            state.sweep(self, now);
         }
         drop(state);
+        self.hand_over_presence();
         count(&self.counters.published, published as u64);
         ring(&readers);
     }
@@ -274,14 +275,14 @@ impl State {
         self.numbering.follow(id);
         Some(match delivery? {
             Delivery::Event(_, To::One(name), frame) => {
-                let found = self.named(&name)?;
+                let found = self.named(&name).filter(|id| !self.is_over(&self.subscribers[id]))?;
                 Item::Event(Arc::new(Entry::new(None, Target::One(found), at, frame)))
             }
             Delivery::Event(id, to, frame) => {
                 let target = match to {
                     To::Topics(topics) => {
                         for topic in &topics {
-                            self.reopen(topic);
+                            self.reopen(hub, topic);
                         }
                         Target::Topics(self.intern(&hub.config, &topics))
                     }

@@ -5,10 +5,9 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Hub, State, ring};
+use super::{Hub, Registered, State, ring};
 use crate::broker::letter::Step;
 use crate::change::{Change, Finished};
-use crate::config::Config;
 use crate::ending::{Ending, TopicEnd};
 use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
@@ -27,7 +26,7 @@ impl Hub {
     pub fn finish(&self, topic: &Topic, keep: Duration, ending: &Ending) -> Result<EventId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let ids = state.open_topic(&self.config, topic, now)?;
+        let ids = state.open_topic(self, topic, now)?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
         for topic in ids {
@@ -48,7 +47,7 @@ impl Hub {
     /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
     pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
         let mut state = self.state.lock();
-        let ids = state.open_topic(&self.config, topic, self.clock.now())?;
+        let ids = state.open_topic(self, topic, self.clock.now())?;
         let seq = state.seq;
         for topic in ids {
             state.history.pin(topic, seq);
@@ -65,9 +64,12 @@ impl Hub {
         if !state.numbering.has_started() {
             return None;
         }
-        state.expire(now);
+        state.expire(self, now);
         let found = state.topics.find(topic);
-        Some(found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id)))
+        let is_followed = found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id));
+        drop(state);
+        self.hand_over_presence();
+        Some(is_followed)
     }
 
     /// How a topic ended, until its name is free.
@@ -75,7 +77,7 @@ impl Hub {
     pub fn ending(&self, topic: &str) -> Option<Ending> {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.expire(now);
+        state.expire(self, now);
         let end = state.topics.find(topic).and_then(|id| state.ends.by_topic.get(&id));
         end.map(|end| end.ending.clone())
     }
@@ -105,7 +107,7 @@ impl Hub {
     pub fn adopt_end(&self, topic: &Topic, id: StreamId, left: Duration, ending: &Ending) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.expire(now);
+        state.expire(self, now);
         let seq = state.seq;
         for topic in state.intern(&self.config, std::slice::from_ref(topic)) {
             if !state.ends.has(topic) {
@@ -132,7 +134,7 @@ impl Hub {
     pub fn is_over(&self, topics: &[Topic], last_event_id: &str) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.expire(now);
+        state.expire(self, now);
         let end_of =
             |topic: &Topic| state.topics.find(topic.as_str()).and_then(|id| state.ends.by_topic.get(&id));
         let ends: Option<Vec<_>> = topics.iter().map(end_of).collect();
@@ -166,7 +168,7 @@ impl State {
         step: Step,
         at: Duration,
     ) -> Option<Change> {
-        self.reopen(topic);
+        self.reopen(hub, topic);
         let seq = self.seq;
         let &topic = self.intern(&hub.config, std::slice::from_ref(topic)).first()?;
         match step {
@@ -184,40 +186,84 @@ impl State {
     }
 
     /// The log has an entry for a topic, so its name is free, whatever this process's clock says.
-    pub(super) fn reopen(&mut self, topic: &Topic) {
+    pub(super) fn reopen(&mut self, hub: &Hub, topic: &Topic) {
         if let Some(id) = self.topics.find(topic.as_str()).filter(|id| self.ends.has(*id)) {
-            self.free(id);
+            self.free(hub, id);
         }
     }
 
-    fn free(&mut self, topic: TopicId) {
+    fn free(&mut self, hub: &Hub, topic: TopicId) {
         if self.ends.by_topic.remove(&topic).is_none() {
             return;
         }
-        if let Some(info) = self.topics.get(topic) {
-            let name = info.name.clone();
-            self.history.forget(topic, &name);
-            self.topics.remove(topic);
+        self.ends.stops.remove(&topic);
+        let Some(info) = self.topics.get(topic) else { return };
+        let (name, is_used) = (info.name.clone(), info.subscribers > 0);
+        let waiting = if is_used { self.take_out_all(hub, topic) } else { Vec::new() };
+        self.history.forget(topic, &name);
+        self.topics.remove(topic);
+        if let Some(name) = Topic::new(&name).ok().filter(|_| !waiting.is_empty()) {
+            self.take_in_all(hub, &name, &waiting);
         }
     }
 
+    /// Take the subscribers out of a topic whose name is free. Returns those that wait for the broker: they have yet to
+    /// join the topic of this name, whichever that is then.
+    fn take_out_all(&mut self, hub: &Hub, topic: TopicId) -> Vec<SubscriberId> {
+        let (mut waiting, mut left) = (Vec::new(), Vec::new());
+        for (&id, found) in &mut self.subscribers {
+            if !found.topics.contains(&topic) {
+                continue;
+            }
+            found.topics.retain(|other| *other != topic);
+            if found.unresolved.is_some() {
+                waiting.push(id);
+            } else {
+                found.was_in_ended = true;
+                left.push(found.identity.clone());
+            }
+        }
+        for identity in left {
+            hub.queue_presence(self, &identity, &TopicIds::from_slice(&[topic]), false);
+        }
+        waiting
+    }
+
+    fn take_in_all(&mut self, hub: &Hub, name: &Topic, subscribers: &[SubscriberId]) {
+        for topic in self.intern(&hub.config, std::slice::from_ref(name)) {
+            for id in subscribers {
+                if let Some(found) = self.subscribers.get_mut(id) {
+                    found.topics.push(topic);
+                    self.topics.enter(topic);
+                }
+            }
+        }
+    }
+
+    /// Whether all topics of a subscriber have ended: its stream ends, and nothing new goes to it.
+    pub(super) fn is_over(&self, registered: &Registered) -> bool {
+        let mut named = registered.topics.iter().filter(|topic| **topic != TopicId::BROADCAST).peekable();
+        let is_in_ended = registered.was_in_ended || named.peek().is_some();
+        is_in_ended && registered.unresolved.is_none() && named.all(|topic| self.ends.has(*topic))
+    }
+
     /// Free the names whose time is over.
-    pub(super) fn expire(&mut self, now: Duration) {
+    pub(super) fn expire(&mut self, hub: &Hub, now: Duration) {
         while let Some(&Reverse((at, topic))) = self.ends.due.peek()
             && at <= now
         {
             self.ends.due.pop();
-            self.free(topic);
+            self.free(hub, topic);
         }
     }
 
     /// The topic of this name, which has not ended.
-    fn open_topic(&mut self, config: &Config, topic: &Topic, now: Duration) -> Result<TopicIds> {
+    fn open_topic(&mut self, hub: &Hub, topic: &Topic, now: Duration) -> Result<TopicIds> {
         if self.closing {
             return Err(Error::HubClosed);
         }
-        self.expire(now);
-        let ids = self.intern(config, std::slice::from_ref(topic));
+        self.expire(hub, now);
+        let ids = self.intern(&hub.config, std::slice::from_ref(topic));
         self.check_unfinished(&ids)?;
         Ok(ids)
     }
@@ -245,8 +291,8 @@ impl State {
         Change::Finish { what: Finished::Topic(topic), end }
     }
 
-    /// The topics by which a subscriber of these is dispatched: those that have not ended. When all have ended, there
-    /// are none, and the change that ends the subscriber's stream is returned, too.
+    /// The topics by which a subscriber of these is dispatched: those that have not ended. If some have ended, the
+    /// change that tells its reader so is returned, too; if all have, there are no topics, and its stream ends.
     pub(super) fn unfinished(
         &self,
         subscriber: SubscriberId,
@@ -258,9 +304,9 @@ impl State {
         let ends = topics.iter().filter_map(|topic| self.ends.by_topic.get(topic));
         let Some(end) = ends.max_by_key(|end| end.seq).cloned() else { return (topics, None) };
         topics.retain(|topic| !self.ends.has(*topic));
-        if topics.iter().any(|&topic| topic != TopicId::BROADCAST) {
-            return (topics, None);
+        if topics.iter().all(|&topic| topic == TopicId::BROADCAST) {
+            topics = TopicIds::new();
         }
-        (TopicIds::new(), Some(Change::Finish { what: Finished::Subscriber(subscriber), end }))
+        (topics, Some(Change::Finish { what: Finished::Subscriber(subscriber), end }))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::request::{Question, Request};
-use super::{Hub, Registered, State};
+use super::{Hub, Registered, State, ring};
 use crate::change::Change;
 use crate::control::ResetReason;
 use crate::deadlines::Heartbeat;
@@ -144,12 +144,8 @@ impl Hub {
         if state.closing {
             return Err(Error::HubClosed);
         }
-        state.expire(now);
-        let (waiting, limit) =
-            (state.log.waiting_change_bytes(), self.config.backlog_bytes.max(LEAST_CHANGES));
-        if waiting > limit {
-            return Err(Error::ReaderBehind { waiting, limit });
-        }
+        state.expire(self, now);
+        state.check_changes(self)?;
         if let Some(limit) = self.config.max_subscribers.filter(|&limit| state.subscribers.len() >= limit) {
             drop(state);
             count(&self.counters.turned_away, 1);
@@ -168,8 +164,13 @@ impl Hub {
             None => Ok(state.plan(request, &topics, now)),
         };
         let unresolved = plan.is_err().then(|| Box::new(request.clone()));
-        let registered =
-            Registered { identity: identity.clone(), topics: topics.clone(), unresolved, closing: None };
+        let registered = Registered {
+            identity: identity.clone(),
+            topics: topics.clone(),
+            unresolved,
+            closing: None,
+            was_in_ended: false,
+        };
         state.subscribers.insert(identity.id, registered);
         state.add_to_reader(identity.reader);
         if plan.is_ok() {
@@ -178,7 +179,7 @@ impl Hub {
         // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
         state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
         if state.topics.len() >= state.next_sweep {
-            state.sweep(now);
+            state.sweep(self, now);
         }
         drop(state);
         self.hand_over_presence();
@@ -186,34 +187,41 @@ impl Hub {
     }
 
     /// Add topics to a subscriber, from the next event on; those that have ended give it nothing. False when it is not
-    /// registered.
+    /// registered, or all its topics have ended: its stream is about to end.
     ///
     /// # Errors
-    /// [`Error::HubClosed`].
+    /// [`Error::HubClosed`], [`Error::ReaderBehind`]; then nothing has changed.
     pub fn join(&self, subscriber: SubscriberId, topics: &[Topic]) -> Result<bool> {
         let mut state = self.state.lock();
         if state.closing {
             return Err(Error::HubClosed);
         }
-        state.expire(self.clock.now());
-        let Some(registered) = state.subscribers.get(&subscriber) else { return Ok(false) };
+        state.expire(self, self.clock.now());
+        let Some(registered) = state.subscribers.get(&subscriber).filter(|found| !state.is_over(found))
+        else {
+            return Ok(false);
+        };
         let has = registered.topics.clone();
+        state.check_changes(self)?;
         let mut topics = state.intern(&self.config, topics);
         topics.retain(|topic| !has.contains(topic) && !state.ends.has(*topic));
         for &topic in &topics {
             state.topics.enter(topic);
         }
+        let mut reader = None;
         if let Some(registered) = state.subscribers.get_mut(&subscriber) {
             registered.topics.extend_from_slice(&topics);
             let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
             self.queue_presence(&state, &identity, &topics, true);
             // Until the broker has resolved its start it is in no topic; it joins all of them then.
-            if is_resolved {
+            if is_resolved && !topics.is_empty() {
                 state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
+                reader = state.reader_of(&identity);
             }
         }
         drop(state);
         self.hand_over_presence();
+        ring(&reader);
         Ok(true)
     }
 
@@ -224,19 +232,25 @@ impl Hub {
             topics.iter().filter_map(|topic| state.topics.find(topic.as_str())).collect();
         topics.sort_unstable();
         topics.dedup();
+        let has_ended =
+            topics.clone().into_iter().filter(|topic| state.ends.has(*topic)).collect::<TopicIds>();
         let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
+        registered.was_in_ended |= topics.iter().any(|topic| has_ended.contains(topic));
         let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
         self.queue_presence(&state, &identity, &topics, false);
         for &topic in &topics {
             state.topics.exit(topic);
         }
-        if is_resolved {
+        let mut reader = None;
+        if is_resolved && !topics.is_empty() {
             state.log.push(Item::Change(Arc::new(Change::Leave { subscriber, topics })));
+            reader = state.reader_of(&identity);
         }
         drop(state);
         self.hand_over_presence();
+        ring(&reader);
         true
     }
 
@@ -253,6 +267,17 @@ impl Hub {
 }
 
 impl State {
+    /// Refuse what adds changes to the log while a reader leaves too many of them unread.
+    fn check_changes(&self, hub: &Hub) -> Result<()> {
+        let (waiting, limit) = (self.log.waiting_change_bytes(), hub.config.backlog_bytes.max(LEAST_CHANGES));
+        if waiting > limit { Err(Error::ReaderBehind { waiting, limit }) } else { Ok(()) }
+    }
+
+    /// The subscriber's reader, to be woken for a change: changes that wait for the next event would pile up.
+    fn reader_of(&self, identity: &Identity) -> Option<Arc<Reader>> {
+        self.readers.get(&identity.reader).map(|slot| slot.reader.clone())
+    }
+
     /// It gets what is published from here on; where all its topics have ended, the end.
     pub(super) fn attach(&mut self, identity: &Identity, topics: TopicIds) {
         let (reader, subscriber, key) = (identity.reader, identity.id, identity.key);

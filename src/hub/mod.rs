@@ -67,6 +67,8 @@ struct Registered {
     unresolved: Option<Box<Request>>,
     /// Why its stream closes, while the broker delivers the close.
     closing: Option<Box<CloseReason>>,
+    /// It was in a topic that has ended, and is no longer: it left, or the name is free.
+    was_in_ended: bool,
 }
 
 struct State {
@@ -101,7 +103,7 @@ pub struct Hub {
 
 type Readers = SmallVec<[Arc<Reader>; 4]>;
 
-fn ring(readers: &Readers) {
+fn ring<'a>(readers: impl IntoIterator<Item = &'a Arc<Reader>>) {
     for reader in readers {
         reader.bell.ring();
     }
@@ -189,7 +191,7 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.check_open(self, draft.len())?;
-        state.expire(now);
+        state.expire(self, now);
         let target = target(&mut state, self);
         state.check_unfinished(target.rings())?;
         state.seq += 1;
@@ -200,7 +202,7 @@ impl Hub {
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
         let readers = state.listening();
         if state.topics.len() >= state.next_sweep {
-            state.sweep(now);
+            state.sweep(self, now);
         }
         drop(state);
         count(&self.counters.published, 1);
@@ -209,7 +211,7 @@ impl Hub {
     }
 
     /// Send an event to one subscriber, in order with all others, without an id and not replayed. False when it is not
-    /// registered.
+    /// registered, or all its topics have ended.
     ///
     /// # Errors
     /// As [`Hub::publish`].
@@ -218,7 +220,8 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.check_open(self, draft.len())?;
-        let Some(subscriber) = subscriber.filter(|id| state.subscribers.contains_key(id)) else {
+        let gets = |id: &SubscriberId| state.subscribers.get(id).is_some_and(|found| !state.is_over(found));
+        let Some(subscriber) = subscriber.filter(gets) else {
             drop(state);
             count(&self.counters.undeliverable, 1);
             return Ok(false);
@@ -298,8 +301,8 @@ impl State {
 
     /// Evict topics without subscribers and without events. The cost is spread over the topics that were added since
     /// the last time.
-    fn sweep(&mut self, now: Duration) {
-        self.expire(now);
+    fn sweep(&mut self, hub: &Hub, now: Duration) {
+        self.expire(hub, now);
         let idle = self.topics.iter().filter(|(id, info)| {
             info.subscribers == 0 && !self.ends.has(*id) && !self.history.is_pinned(*id)
         });

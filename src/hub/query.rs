@@ -57,7 +57,7 @@ impl Hub {
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.snapshot();
         let mut state = self.state.lock();
-        state.sweep(self.clock.now());
+        state.sweep(self, self.clock.now());
         let sizes = [
             ("subscribers", state.subscribers.len()),
             ("topics", state.topics.len()),
@@ -68,6 +68,7 @@ impl Hub {
         ];
         counters.push(("cursor", state.seq));
         drop(state);
+        self.hand_over_presence();
         let waiting = self.waiting_for_initial();
         counters.push(("initial_waiting", waiting.0 as u64));
         counters.push(("initial_bytes", waiting.1 as u64));

@@ -50,6 +50,10 @@ impl Subscriber {
             Phase::Closed { replay: None, .. } => self.forget_end(),
             _ => return,
         }
-        out.extend(end.ending.tail(self.terms.format, self.terms.control, end.cursor(), now));
+        // In several topics, of which it left the last, the client may have events from behind the end. An id before
+        // theirs would have them come again.
+        let seen = out.iter().filter_map(|entry| entry.seq).fold(self.last_seq, u64::max);
+        let cursor = end.cursor().filter(|cursor| cursor.seq >= seen);
+        out.extend(end.ending.tail(self.terms.format, self.terms.control, cursor, now));
     }
 }

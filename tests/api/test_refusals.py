@@ -193,6 +193,15 @@ def test_a_hub_says_what_is_wrong_with_a_number_of_any_size(option: str, least: 
         Hub(**{option: most})
 
 
+@pytest.mark.parametrize("reconnect", [(1, 1), [1, 1], [1.0, 1.0]])
+async def test_reconnect_is_a_pair_in_a_tuple_or_a_list(reconnect: Any) -> None:
+    async with Hub(reconnect=reconnect).subscribe("t") as subscription:
+        assert b"retry: 1000\n" in await anext(subscription)
+    for wrong in ([1], (1, 2, 3), 5, "15"):
+        with pytest.raises((TypeError, ValueError)):
+            Hub(reconnect=wrong)
+
+
 def test_retention_says_what_is_wrong_with_a_number_of_any_size() -> None:
     hub = Hub()
     with pytest.raises(

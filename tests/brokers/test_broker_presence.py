@@ -8,7 +8,7 @@ import pytest
 from redis_workers import Pair, listening, presence_of, takes
 from sse_hub import Hub
 from stores import Store
-from waiting import eventually
+from waiting import eventually, until_async
 
 
 async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
@@ -98,3 +98,17 @@ def test_disconnect_reaches_clients_wherever_they_are(store: Store, pair: Pair, 
         hub.publish("t", "after").result()
         takes([bob], ["after"])
         eventually(a.presence, presence_of(bob))
+
+
+async def test_who_was_in_a_topic_whose_name_is_free_is_in_it_no_longer(store: Store) -> None:
+    async with Hub(store.url) as hub:
+        async with hub.subscribe(["a", "b"]) as subscription:
+            await anext(subscription)
+            assert (await hub.presence("a")).ids == (subscription.id,)
+            await hub.end("a", keep=0)
+            await until_async(lambda: hub._ending("a") is not None or hub.stats()["topics"] == 1)
+            await until_async(lambda: hub.stats()["topics"] == 1)
+            assert subscription.topics == ("b",)
+            assert (await hub.presence("a")).ids == ()
+            assert (await hub.presence("b")).ids == (subscription.id,)
+        assert (await hub.presence("b")).ids == ()

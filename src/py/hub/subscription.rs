@@ -15,6 +15,7 @@ use super::publication::PyPublication;
 use super::reactors::{HandedClient, Reactors};
 use super::stream::{Place, Stream};
 use crate::broker::letter::{Letter, To};
+use crate::error::Error;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
@@ -181,7 +182,16 @@ impl PySubscription {
         if !self.stream.is_ours() {
             return Ok(false);
         }
-        self.stream.hub.join(self.stream.first.id, &topics).or_raise(py)
+        let (hub, id) = (&self.stream.hub, self.stream.first.id);
+        let joined = match hub.join(id, &topics) {
+            Err(Error::ReaderBehind { .. }) => {
+                // The reader that is behind may belong to a closed loop.
+                self.stream.generations.forget_closed_loops(py);
+                hub.join(id, &topics)
+            }
+            joined => joined,
+        };
+        joined.or_raise(py)
     }
 
     #[pyo3(name = "leave")]

@@ -155,7 +155,8 @@ impl Model {
     fn expected(&self, client: &Client) -> Vec<String> {
         let events = self.log.iter().filter(|(name, _)| client.names.contains(name));
         let events = events.map(|(_, seq)| format!("x #{seq}"));
-        events.chain(self.end_of(client).map(|end| format!("{END} #{end}"))).collect()
+        let shown = |end| if client.last > end { END.into() } else { format!("{END} #{end}") };
+        events.chain(self.end_of(client).map(shown)).collect()
     }
 }
 
@@ -184,7 +185,10 @@ fn take(worlds: &[World; 2], client: &mut Client) {
     let got = read(&worlds[usize::from(client.at)], &client.stream);
     for seen in got {
         if let Some((_, seq)) = seen.rsplit_once('#') {
-            client.last = client.last.max(seq.parse().unwrap());
+            let seq: u64 = seq.parse().unwrap();
+            let may_repeat = u64::from(seen.starts_with("stream-"));
+            assert!(seq + may_repeat > client.last, "{seen} after #{}", client.last);
+            client.last = client.last.max(seq);
         }
         if !seen.starts_with("stream-open") && !seen.starts_with("stream-cursor") {
             client.got.push(seen);

@@ -5,6 +5,7 @@
 mod closing;
 mod control;
 mod ends;
+mod ends_members;
 mod ends_model;
 mod flow;
 mod heartbeats;

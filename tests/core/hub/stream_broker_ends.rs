@@ -8,6 +8,7 @@ use sse_hub::broker::letter::{Fence, Letter, Step, To};
 use sse_hub::ending::{EndState, Ending};
 use sse_hub::history::Past;
 use sse_hub::hub::Request;
+use sse_hub::ids::StreamId;
 use sse_hub::outcome::{Failure, Outcome, Sent};
 use sse_hub::stream_broker::lease_of_run;
 use sse_hub::topic::Topic;
@@ -177,9 +178,9 @@ fn a_name_is_free_again_for_all() {
     let (a, b) = (Worker::new(&store), Worker::new(&store));
     a.publish("old").unwrap();
     a.end(Duration::ZERO).unwrap();
-    b.publish("new").unwrap();
+    let new = StreamId::parse(&b.publish("new").unwrap().unwrap().to_string()).unwrap();
     for worker in [&a, &b] {
-        until(|| worker.state().is_none());
+        until(|| worker.world.hub.has_followed(new) && worker.state().is_none());
         let mut client = worker.newcomer();
         client.until(worker, |client| client.seen.iter().any(|seen| seen == "new"));
         assert!(!client.has_ended && !client.seen.contains(&"old".to_owned()));
