@@ -17,6 +17,7 @@ from typing import Any
 import file_writer
 import pytest
 from file_server import FileServer
+from file_writer import PRELOAD
 from redis_workers import Pair, listening, takes
 from servers import stopped
 from sse_hub import BrokerError, FileBroker, Hub, OutcomeUnknown
@@ -30,7 +31,7 @@ ADA, BOB, GROUP = 54321, 54322, 54320
 def context() -> Any:
     """A server that forks processes without threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["file_writer"])
+    context.set_forkserver_preload(PRELOAD)
     return context
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from file_server import FileServer
-from file_writer import HISTORY, MIN_AGE, write
+from file_writer import HISTORY, MIN_AGE, PRELOAD, write
 from sse_hub import FileBroker, Hub
 from sse_hub._testing.event_parser import EventParser
 from waiting import PATIENCE, until_async
@@ -59,7 +59,7 @@ async def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
 ) -> None:
     dice = random.Random(20260101)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["file_writer"])
+    context.set_forkserver_preload(PRELOAD)
     followers = [Follower(files.url), Follower(files.url)]
     tasks = [asyncio.create_task(follower.follow()) for follower in followers]
     async with Hub(files.url) as hub:

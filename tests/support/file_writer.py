@@ -14,6 +14,8 @@ from typing import Any
 
 from sse_hub import BrokerError, FileBroker, Hub
 
+# A process has one fork server, whichever test starts it.
+PRELOAD = ["file_writer", "file_serving"]
 HISTORY = 2000
 # Longer than a follower on a loaded machine may stand still.
 MIN_AGE = 10.0
