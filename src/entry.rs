@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::frame::Frame;
 use crate::ids::{EventId, SubscriberId};
+use crate::key::Key;
 use crate::topic::{TopicId, TopicIds};
 
 /// A place in the hub's order.
@@ -77,6 +78,24 @@ impl Entry {
     #[must_use]
     pub fn breaking(self) -> Self {
         Self { is_break: true, ..self }
+    }
+
+    /// What it is the newest value of.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.frame.key()
+    }
+
+    /// Whether it makes an older entry obsolete for every subscriber: both are values of one key, and each topic
+    /// of the older one gets the newer one too.
+    #[must_use]
+    pub fn supersedes(&self, older: &Self) -> bool {
+        let covers = match (&self.target, &older.target) {
+            (Target::One(newer), Target::One(older)) => newer == older,
+            (Target::One(_), _) | (_, Target::One(_)) => false,
+            (newer, older) => older.rings().iter().all(|topic| newer.rings().contains(topic)),
+        };
+        covers && self.key().is_some() && self.key() == older.key()
     }
 
     /// Bytes of the event on the wire.

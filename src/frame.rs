@@ -17,6 +17,7 @@
 //! moved (a comment is, by the few bytes the id is shorter than the longest).
 
 use crate::ids::{EventId, MAX_EVENT_ID_LEN};
+use crate::key::Key;
 
 /// Room for the hexadecimal digits of a `usize` and CRLF.
 const CHUNK_ROOM: usize = 2 * size_of::<usize>() + 2;
@@ -188,7 +189,7 @@ impl FrameBuilder {
         if self.buf.capacity() - self.buf.len() > SLACK + self.buf.len() / 4 {
             self.buf.shrink_to_fit();
         }
-        Draft { buf: self.buf, comment_len: self.comment_len }
+        Draft { buf: self.buf, comment_len: self.comment_len, key: None }
     }
 }
 
@@ -197,6 +198,7 @@ impl FrameBuilder {
 pub struct Draft {
     buf: Vec<u8>,
     comment_len: usize,
+    key: Option<Key>,
 }
 
 impl Draft {
@@ -208,7 +210,19 @@ impl Draft {
         buf.extend_from_slice(comment);
         buf.resize(buf.len() + ID_ROOM, 0);
         buf.extend_from_slice(CRLF);
-        Self { buf, comment_len: comment.len() }
+        Self { buf, comment_len: comment.len(), key: None }
+    }
+
+    /// The event as the newest value of `key`.
+    #[must_use]
+    pub fn keyed(self, key: Option<Key>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// What it is the newest value of.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
     }
 
     /// Bytes of the event on the wire, without its id line.
@@ -241,7 +255,7 @@ impl Draft {
         buf.resize(buf.len() + ID_ROOM, 0);
         buf.extend_from_slice(rest);
         buf.extend_from_slice(CRLF);
-        Some(Self { buf, comment_len: comment.len() })
+        Some(Self { buf, comment_len: comment.len(), key: None })
     }
 
     /// Writes the id and the chunk head. Allocates nothing and moves no data.
@@ -260,7 +274,7 @@ impl Draft {
         let start = id_at - self.comment_len;
         self.buf.copy_within(CHUNK_ROOM..CHUNK_ROOM + self.comment_len, start);
         let chunk = self.write_chunk_head(start);
-        Frame { buf: self.buf, chunk: small(chunk), sse: small(start) }
+        Frame { buf: self.buf, chunk: small(chunk), sse: small(start), key: self.key }
     }
 
     /// Writes the length of what starts at `start` right before it; returns where that length begins.
@@ -300,6 +314,7 @@ pub struct Frame {
     buf: Vec<u8>,
     chunk: u8,
     sse: u8,
+    key: Option<Key>,
 }
 
 impl Frame {
@@ -313,6 +328,12 @@ impl Frame {
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
         &self.buf[usize::from(self.chunk)..]
+    }
+
+    /// What the event is the newest value of.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
     }
 
     /// Bytes of memory the frame holds besides itself.

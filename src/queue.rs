@@ -1,9 +1,13 @@
 //! The events that wait for one subscriber, and the policy where too many wait.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::entry::Entry;
+use crate::key::Key;
+use crate::stats::{Counters, count};
 
 /// What to do when more than the capacity waits behind an unfinished write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,16 +45,50 @@ pub enum Room {
 pub enum Pushed {
     /// The event waits.
     Queued,
-    /// This many events were dropped, the new one perhaps among them.
-    Dropped(u64),
+    /// The event waits, in place of this many older values of its key.
+    Superseded(u64),
+    /// Events were dropped, the new one perhaps among them.
+    Dropped {
+        /// How many.
+        events: u64,
+        /// How many older values of its key the new event replaced.
+        superseded: u64,
+    },
     /// There is no room, and the policy is to disconnect.
     Overflow,
 }
 
+impl Pushed {
+    /// Count the events that the client does not get.
+    pub fn count(self, counters: &Counters) {
+        let (dropped, superseded) = match self {
+            Self::Queued | Self::Overflow => return,
+            Self::Superseded(values) => (0, values),
+            Self::Dropped { events, superseded } => (events, superseded),
+        };
+        count(&counters.dropped, dropped);
+        count(&counters.superseded, superseded);
+    }
+}
+
+/// A queue with fewer entries is searched for a key from end to end.
+const FEW: usize = 16;
+
+/// The numbers of the values of each key. By a keyed hash, because keys may come from users.
+type Values = HashMap<Key, SmallVec<[u64; 1]>>;
+
 /// A subscriber's queue: references to shared entries, in order.
+///
+/// A value goes to the end, and older values of its key leave the queue ([`Entry::supersedes`]). So the order stays
+/// the log's, and a client that has an id has everything before it, or something newer.
 #[derive(Debug)]
 pub struct Queue {
-    entries: VecDeque<Arc<Entry>>,
+    /// With the number of the push.
+    entries: VecDeque<(u64, Arc<Entry>)>,
+    /// How many entries were ever pushed.
+    pushes: u64,
+    /// Only for a long queue.
+    values: Option<Box<Values>>,
     bytes: usize,
     capacity: Capacity,
     policy: OverflowPolicy,
@@ -62,7 +100,16 @@ impl Queue {
     /// An empty queue.
     #[must_use]
     pub fn new(capacity: Capacity, policy: OverflowPolicy) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, capacity, policy, dropped_oldest: 0, dropped_newest: 0 }
+        Self {
+            entries: VecDeque::new(),
+            pushes: 0,
+            values: None,
+            bytes: 0,
+            capacity,
+            policy,
+            dropped_oldest: 0,
+            dropped_newest: 0,
+        }
     }
 
     /// Deliver an entry. The limits hold only for a queue that waits behind an unfinished write, so that a burst
@@ -70,10 +117,14 @@ impl Queue {
     pub fn push(&mut self, entry: &Arc<Entry>, room: Room) -> Pushed {
         // An entry behind a dropped one would carry the client's id over a gap that is announced only later. So
         // everything newer is dropped too until the queue is taken, which a replay may delay.
-        if self.dropped_newest == 0 && self.has_room(entry, room) {
-            self.bytes += entry.len();
-            self.entries.push_back(entry.clone());
-            return Pushed::Queued;
+        let superseded = self.superseded_by(entry);
+        if self.dropped_newest == 0 && self.has_room(entry, room, &superseded) {
+            self.remove_all(&superseded);
+            self.append(entry);
+            return match superseded.len() {
+                0 => Pushed::Queued,
+                n => Pushed::Superseded(n as u64),
+            };
         }
         match self.policy {
             OverflowPolicy::Disconnect => Pushed::Overflow,
@@ -81,25 +132,81 @@ impl Queue {
             OverflowPolicy::DropNewest if entry.is_break => {
                 let waiting = self.entries.len() as u64;
                 self.start_over();
-                self.bytes = entry.len();
-                self.entries.push_back(entry.clone());
-                Pushed::Dropped(waiting)
+                self.append(entry);
+                Pushed::Dropped { events: waiting, superseded: 0 }
             }
             OverflowPolicy::DropNewest => {
                 self.dropped_newest += 1;
-                Pushed::Dropped(1)
+                Pushed::Dropped { events: 1, superseded: 0 }
             }
             OverflowPolicy::DropOldest => {
                 let before = self.dropped_oldest;
-                while !self.has_room(entry, room) {
-                    let kept = usize::from(self.entries.front().is_some_and(|oldest| oldest.is_break));
-                    let Some(oldest) = self.entries.remove(kept) else { break };
-                    self.bytes -= oldest.len();
+                self.remove_all(&superseded);
+                while !self.has_room(entry, room, &[]) {
+                    let kept = usize::from(self.entries.front().is_some_and(|(_, oldest)| oldest.is_break));
+                    let Some(&(oldest, _)) = self.entries.get(kept) else { break };
+                    self.remove(oldest);
                     self.dropped_oldest += 1;
                 }
-                self.bytes += entry.len();
-                self.entries.push_back(entry.clone());
-                Pushed::Dropped(self.dropped_oldest - before)
+                self.append(entry);
+                Pushed::Dropped { events: self.dropped_oldest - before, superseded: superseded.len() as u64 }
+            }
+        }
+    }
+
+    fn append(&mut self, entry: &Arc<Entry>) {
+        self.bytes += entry.len();
+        self.pushes += 1;
+        if let (Some(values), Some(key)) = (&mut self.values, entry.key()) {
+            values.entry(key.clone()).or_default().push(self.pushes);
+        }
+        self.entries.push_back((self.pushes, entry.clone()));
+    }
+
+    /// The numbers of the values that `entry` makes obsolete.
+    fn superseded_by(&mut self, entry: &Entry) -> SmallVec<[u64; 1]> {
+        let Some(key) = entry.key().filter(|_| !self.entries.is_empty()) else { return SmallVec::new() };
+        if self.entries.len() < FEW && self.values.is_none() {
+            let older = self.entries.iter().filter(|(_, older)| entry.supersedes(older));
+            return older.map(|&(number, _)| number).collect();
+        }
+        let values = self.values.get_or_insert_with(|| Box::new(Self::index(&self.entries)));
+        let numbers = values.get(key).cloned().unwrap_or_default();
+        let is_older = |number| self.find(number).is_some_and(|(_, older)| entry.supersedes(older));
+        numbers.into_iter().filter(|&number| is_older(number)).collect()
+    }
+
+    fn index(entries: &VecDeque<(u64, Arc<Entry>)>) -> Values {
+        let mut values = Values::new();
+        for (number, entry) in entries {
+            if let Some(key) = entry.key() {
+                values.entry(key.clone()).or_default().push(*number);
+            }
+        }
+        values
+    }
+
+    fn find(&self, number: u64) -> Option<(usize, &Arc<Entry>)> {
+        let at = self.entries.binary_search_by_key(&number, |&(number, _)| number).ok()?;
+        self.entries.get(at).map(|(_, entry)| (at, entry))
+    }
+
+    fn remove_all(&mut self, numbers: &[u64]) {
+        for &number in numbers {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some((at, _)) = self.find(number) else { return };
+        let Some((_, entry)) = self.entries.remove(at) else { return };
+        self.bytes -= entry.len();
+        if let (Some(values), Some(key)) = (&mut self.values, entry.key())
+            && let Some(numbers) = values.get_mut(key)
+        {
+            numbers.retain(|&mut other| other != number);
+            if numbers.is_empty() {
+                values.remove(key);
             }
         }
     }
@@ -109,32 +216,35 @@ impl Queue {
     pub fn give_to_history(&mut self, entry: &Entry, room: Room, reads: impl Fn(&Entry) -> bool) -> bool {
         let is_whole = self.dropped_oldest == 0 && self.dropped_newest == 0;
         let given = is_whole
-            && !self.has_room(entry, room)
+            && !self.has_room(entry, room, &[])
             && reads(entry)
-            && self.entries.iter().all(|entry| reads(entry));
+            && self.entries.iter().all(|(_, entry)| reads(entry));
         if given {
             self.clear();
         }
         given
     }
 
-    /// Whether there is room for `entry`. An event larger than the whole limit in bytes is let in alone: it was small
+    /// Whether there is room for `entry` in place of the entries with these numbers. An event larger than the whole limit in bytes is let in alone: it was small
     /// enough to be published, and would never find more room than in an empty queue.
-    fn has_room(&self, entry: &Entry, room: Room) -> bool {
-        let in_bytes = || self.bytes + entry.len() <= self.capacity.bytes;
+    fn has_room(&self, entry: &Entry, room: Room, replaced: &[u64]) -> bool {
+        let freed = || replaced.iter().filter_map(|&number| self.find(number)).map(|(_, older)| older.len());
+        let in_bytes = || self.bytes - freed().sum::<usize>() + entry.len() <= self.capacity.bytes;
+        let waiting = self.entries.len() - replaced.len();
         match room {
-            _ if self.entries.is_empty() => true,
+            _ if waiting == 0 => true,
             Room::Any => true,
             Room::InBytes => in_bytes(),
-            Room::InAll => self.entries.len() < self.capacity.events && in_bytes(),
+            Room::InAll => waiting < self.capacity.events && in_bytes(),
         }
     }
 
     /// Take all entries, and the numbers of entries dropped before the first and behind the last.
-    pub fn take(&mut self) -> (u64, std::collections::vec_deque::Drain<'_, Arc<Entry>>, u64) {
+    pub fn take(&mut self) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
         self.bytes = 0;
+        self.values = None;
         let dropped = (std::mem::take(&mut self.dropped_oldest), std::mem::take(&mut self.dropped_newest));
-        (dropped.0, self.entries.drain(..), dropped.1)
+        (dropped.0, self.entries.drain(..).map(|(_, entry)| entry), dropped.1)
     }
 
     /// Free the memory of a burst.
@@ -147,6 +257,7 @@ impl Queue {
     /// Empty the queue.
     pub fn clear(&mut self) {
         self.entries = VecDeque::new();
+        self.values = None;
         self.bytes = 0;
     }
 

@@ -26,6 +26,8 @@ counters! {
     delivered,
     /// Events dropped by an overflow policy; each was followed by `stream-lagged`.
     dropped,
+    /// Values that a newer one of their key replaced before a client was given them.
+    superseded,
     /// Streams ended because too much waited.
     overflowed,
     /// Streams ended because the client took nothing for `stall_timeout`.

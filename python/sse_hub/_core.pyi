@@ -139,10 +139,12 @@ class Subscription:
         event: str | None = None,
         retry: int | None = None,
         comment: str | None = None,
+        key: str | None = None,
     ) -> Publication:
         """Send an event to this client alone: in order with everything else, without an id, not replayed.
 
-        Arguments and errors are those of ``Hub.publish``.
+        Arguments and errors are those of ``Hub.publish``. A value with a ``key`` replaces only values that
+        were sent to this client.
         """
 
     def close(self, *, drain: bool = True, reason: str | None = None) -> None:
@@ -321,6 +323,7 @@ class Hub:
         event: str | None = None,
         retry: int | None = None,
         comment: str | None = None,
+        key: str | None = None,
     ) -> Publication:
         """Publish an event to the subscribers of ``topics``.
 
@@ -336,6 +339,9 @@ class Hub:
             event: the event's name; None means a browser's ``message``.
             retry: how long the browser waits before it reconnects, in milliseconds.
             comment: comment lines, which browsers ignore.
+            key: what the event is the newest value of; 1 to 255 bytes of UTF-8. Of the events with one key
+                and topic only the newest is kept in history, and only the newest waits for a slow client. A
+                resumed client gets the newest value of each key that changed. None: no event replaces it.
 
         Raises:
             InvalidEvent: a field breaks a rule; the message names both.
@@ -356,6 +362,7 @@ class Hub:
         event: str | None = None,
         retry: int | None = None,
         comment: str | None = None,
+        key: str | None = None,
     ) -> Publication:
         """Publish an event to every subscriber, whatever its topics; it is replayed like a topic's events.
 
@@ -371,6 +378,7 @@ class Hub:
         event: str | None = None,
         retry: int | None = None,
         comment: str | None = None,
+        key: str | None = None,
     ) -> Publication:
         """Send an event to one subscriber: in order with everything else, without an id, not replayed.
 
@@ -440,6 +448,7 @@ class Hub:
         event: str | None = None,
         retry: int | None = None,
         comment: str | None = None,
+        key: str | None = None,
     ) -> Publication: ...
     def _is_followed(self, topic: str) -> bool | None: ...
     def _find_run(self, topic: str) -> Awaitable[bool]: ...

@@ -9,7 +9,7 @@ use crate::ids::StreamId;
 use crate::topic::Topic;
 
 /// The subscribers that get an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum To {
     /// The subscribers of these topics.
     Topics(Vec<Topic>),

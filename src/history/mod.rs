@@ -3,9 +3,14 @@
 //! An entry published to several topics stands in several rings and counts once. Each ring remembers the newest
 //! entry it lost, so that the hub knows exactly whether a client's gap can be filled. For evicted topics the same is
 //! remembered by name, for the last 65,536 that lost anything; one number, on the safe side, stands for all others.
+//!
+//! Of the events with one key a ring keeps the newest (`ring.rs`). A replaced value is not lost: who resumes gets the
+//! newer one. A value does not age; the limits by count and bytes evict it like any event, and then it is lost.
 
 mod forgotten;
 mod replay;
+mod retention;
+mod ring;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,33 +23,20 @@ use crate::entry::Entry;
 use crate::topic::TopicId;
 
 use forgotten::Forgotten;
+use replay::Place;
 pub use replay::{Page, Past, Replay};
+pub use retention::Retention;
+use ring::{Ring, RingCursor};
 
 /// Memory of one entry beside its bytes: the entry, its places in ring and budget, the allocator's share.
 const ENTRY_OVERHEAD: usize = 224;
+/// The same of a key, for its places in a ring's table.
+const KEY_OVERHEAD: usize = 96;
 
-/// How much a topic keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// At most this many events; 0 keeps none.
-    pub count: usize,
-    /// At most this many bytes on the wire.
-    pub bytes: usize,
-    /// No event older than this.
-    pub age: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct Ring {
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
-    retention: Retention,
-    /// The newest sequence number that the ring has lost.
-    lost: u64,
-    /// Nothing that was lost up to this number belongs to the topic as it is now.
-    begun: u64,
-    /// Everything is kept until the topic is forgotten, beside all budgets.
-    is_pinned: bool,
+/// What an entry costs the hub-wide budget.
+fn cost(entry: &Entry) -> usize {
+    let key = entry.key().map_or(0, |key| key.as_str().len() + KEY_OVERHEAD);
+    entry.len() + ENTRY_OVERHEAD + key
 }
 
 /// The rings of all topics.
@@ -84,17 +76,7 @@ impl History {
     /// Add a topic's ring, or change its limits. What the topic lost before it was evicted counts as lost.
     pub fn open(&mut self, topic: TopicId, name: &str, retention: Retention) {
         let lost = self.forgotten.of(name);
-        self.rings
-            .entry(topic)
-            .or_insert_with(|| Ring {
-                entries: VecDeque::new(),
-                bytes: 0,
-                retention,
-                lost,
-                begun: 0,
-                is_pinned: false,
-            })
-            .retention = retention;
+        self.rings.entry(topic).or_insert_with(|| Ring::new(retention, lost)).retention = retention;
         self.shrink(topic, Duration::ZERO);
     }
 
@@ -113,9 +95,10 @@ impl History {
         let Some(ring) = self.rings.get_mut(&topic).filter(|ring| !ring.is_pinned) else { return };
         ring.is_pinned = true;
         self.pinned_bytes += ring.bytes;
-        self.pinned_events += ring.entries.len();
-        for entry in ring.entries.clone() {
-            self.release(&entry);
+        self.pinned_events += ring.len();
+        let entries: Vec<_> = ring.entries().cloned().collect();
+        for entry in &entries {
+            self.release(entry);
         }
     }
 
@@ -156,9 +139,8 @@ impl History {
     /// Lose everything a topic keeps.
     fn empty(&mut self, topic: TopicId) {
         let Some(ring) = self.rings.get_mut(&topic) else { return };
-        let bytes = std::mem::take(&mut ring.bytes);
-        let entries = std::mem::take(&mut ring.entries);
-        ring.lost = ring.lost.max(entries.back().and_then(|entry| entry.seq).unwrap_or(0));
+        let bytes = ring.bytes;
+        let entries = ring.clear();
         if ring.is_pinned {
             self.pinned_bytes -= bytes;
             self.pinned_events -= entries.len();
@@ -174,11 +156,11 @@ impl History {
         let Some(seq) = entry.seq else { return };
         let topics = entry.target.rings();
         let mut holders = 0;
+        let mut replaced: SmallVec<[Arc<Entry>; 2]> = SmallVec::new();
         for &topic in topics {
             let Some(ring) = self.rings.get_mut(&topic) else { continue };
             if ring.is_pinned {
-                ring.entries.push_back(entry.clone());
-                ring.bytes += entry.len();
+                ring.push(entry);
                 self.pinned_bytes += entry.len();
                 self.pinned_events += 1;
                 continue;
@@ -190,13 +172,15 @@ impl History {
                 self.empty(topic);
                 continue;
             }
-            ring.entries.push_back(entry.clone());
-            ring.bytes += entry.len();
+            replaced.extend(ring.push(entry));
             holders += 1;
         }
         entry.held_by(holders);
+        for older in &replaced {
+            self.release(older);
+        }
         if holders > 0 {
-            self.bytes += entry.len() + ENTRY_OVERHEAD;
+            self.bytes += cost(entry);
             self.kept.push_back(entry.clone());
         }
         for &topic in topics {
@@ -229,62 +213,57 @@ impl History {
     /// A replay of the events after `seq`, up to and including `until`.
     #[must_use]
     pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
-        let after = topics.iter().map(|&topic| (topic, seq)).collect();
-        Replay { after, until, unclaimed: 0 }
+        let places = topics.iter().map(|&topic| Place::behind(topic, seq)).collect();
+        Replay { places, until, unclaimed: 0 }
     }
 
     /// A replay of the events that these topics still keep after `seq`, for a client whose gap was announced.
     #[must_use]
     pub fn remains(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
-        let after = |topic: &TopicId| {
-            let entries = &self.rings.get(topic)?.entries;
-            let first = entries.get(entries.partition_point(|entry| entry.seq <= Some(seq)))?;
-            first.seq.map(|first| first - 1)
-        };
-        let after = topics.iter().map(|topic| (*topic, after(topic).unwrap_or(until))).collect();
-        Replay { after, until, unclaimed: until }
+        let after = |topic: &TopicId| self.rings.get(topic)?.after(seq)?.seq.map(|first| first - 1);
+        let place = |topic: &TopicId| Place::behind(*topic, after(topic).unwrap_or(until));
+        Replay { places: topics.iter().map(place).collect(), until, unclaimed: until }
     }
 
     /// A newcomer's replay.
     pub fn past(&mut self, topics: &[TopicId], past: Past, until: u64, now: Duration) -> Replay {
-        let mut after = SmallVec::new();
+        let mut places = SmallVec::new();
         for &topic in topics {
             self.shrink(topic, now);
             let Some(ring) = self.rings.get(&topic) else { continue };
-            let skip = match past {
-                Past::All => 0,
-                Past::Last(n) => ring.entries.len().saturating_sub(n),
+            let first = match past {
+                Past::All => ring.after(0),
+                Past::Last(n) => ring.nth_from_end(n),
             };
-            let first = ring.entries.get(skip).and_then(|entry| entry.seq);
-            after.push((topic, first.map_or(until, |seq| seq - 1)));
+            let first = first.and_then(|entry| entry.seq);
+            places.push(Place::behind(topic, first.map_or(until, |seq| seq - 1)));
         }
-        Replay { after, until, unclaimed: until }
+        Replay { places, until, unclaimed: until }
     }
 
     /// The next piece of a replay: at most `max_entries` and about `max_bytes`, merged by sequence number.
     pub fn page(&mut self, replay: &mut Replay, max_entries: usize, max_bytes: usize, now: Duration) -> Page {
         let mut page = Page::default();
-        let mut heads: SmallVec<[(&Ring, usize); 4]> = SmallVec::new();
-        for (topic, _) in &replay.after {
-            self.shrink(*topic, now);
+        let mut heads: SmallVec<[RingCursor<'_>; 4]> = SmallVec::new();
+        for place in &replay.places {
+            self.shrink(place.topic, now);
         }
         let unclaimed = std::mem::take(&mut replay.unclaimed);
-        for (topic, after) in &mut replay.after {
-            let ring = self.rings.get(topic);
+        for place in &mut replay.places {
+            let ring = self.rings.get(&place.topic);
             let lost = ring.map_or(self.forgotten.newest, |ring| ring.lost);
-            if lost > *after && *after < replay.until {
+            if lost > place.settled() && place.settled() < replay.until {
                 page.lost |= lost.min(replay.until) > unclaimed;
-                *after = lost;
+                place.lost = lost;
             }
             // The subscriber left this topic, and it was evicted since.
             let Some(ring) = ring else { continue };
-            heads.push((ring, ring.entries.partition_point(|entry| entry.seq <= Some(*after))));
+            heads.push(ring.cursor(place.after));
         }
         let mut bytes = 0;
         let mut last = None;
         page.done = loop {
-            let next =
-                heads.iter().filter_map(|(ring, at)| ring.entries.get(*at)).min_by_key(|entry| entry.seq);
+            let next = heads.iter().filter_map(RingCursor::peek).min_by_key(|entry| entry.seq);
             let Some(entry) = next.filter(|entry| entry.seq <= Some(replay.until)) else {
                 break true;
             };
@@ -292,18 +271,16 @@ impl History {
                 break false;
             }
             let entry = entry.clone();
-            for (ring, at) in &mut heads {
-                if ring.entries.get(*at).is_some_and(|other| other.seq == entry.seq) {
-                    *at += 1;
-                }
+            for head in &mut heads {
+                head.pass(entry.seq);
             }
             bytes += entry.len();
             last = entry.seq;
             page.entries.push(entry);
         };
         if let Some(last) = last {
-            for (_, after) in &mut replay.after {
-                *after = (*after).max(last);
+            for place in &mut replay.places {
+                place.after = place.after.max(last);
             }
         }
         page
@@ -317,7 +294,7 @@ impl History {
     /// Whether a topic keeps nothing.
     #[must_use]
     pub fn keeps_nothing(&self, topic: TopicId) -> bool {
-        self.rings.get(&topic).is_none_or(|ring| ring.entries.is_empty())
+        self.rings.get(&topic).is_none_or(|ring| ring.len() == 0)
     }
 
     /// Bytes of the kept events, with their overhead.
@@ -335,16 +312,7 @@ impl History {
     fn shrink(&mut self, topic: TopicId, now: Duration) {
         let mut released: SmallVec<[Arc<Entry>; 4]> = SmallVec::new();
         if let Some(ring) = self.rings.get_mut(&topic).filter(|ring| !ring.is_pinned) {
-            let Retention { count, bytes, age } = ring.retention;
-            while let Some(entry) = ring.entries.front() {
-                let old = age.is_some_and(|age| now.saturating_sub(entry.at) > age);
-                if ring.entries.len() <= count && ring.bytes <= bytes && !old {
-                    break;
-                }
-                ring.lost = ring.lost.max(entry.seq.unwrap_or(0));
-                ring.bytes -= entry.len();
-                released.extend(ring.entries.pop_front());
-            }
+            released.extend(std::iter::from_fn(|| ring.evict(now)));
         }
         for entry in &released {
             self.release(entry);
@@ -353,7 +321,7 @@ impl History {
 
     fn release(&mut self, entry: &Arc<Entry>) {
         if entry.released() {
-            self.bytes -= entry.len() + ENTRY_OVERHEAD;
+            self.bytes -= cost(entry);
             self.stale += 1;
             // A quiet topic's old entry at the front must not keep a busy topic's evicted entries in memory.
             if self.stale > 64 && self.stale * 2 > self.kept.len() {
@@ -374,14 +342,12 @@ impl History {
             for topic in entry.target.rings() {
                 let Some(ring) = self.rings.get_mut(topic) else { continue };
                 // Everything older is gone already: if this ring still holds it, it is in front.
-                if !ring.is_pinned && ring.entries.front().is_some_and(|front| Arc::ptr_eq(front, &entry)) {
-                    ring.entries.pop_front();
-                    ring.bytes -= entry.len();
-                    ring.lost = ring.lost.max(entry.seq.unwrap_or(0));
+                if !ring.is_pinned {
+                    ring.remove(&entry);
                 }
             }
             entry.forget_rings();
-            self.bytes -= entry.len() + ENTRY_OVERHEAD;
+            self.bytes -= cost(&entry);
         }
     }
 }

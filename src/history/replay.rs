@@ -7,10 +7,31 @@ use smallvec::SmallVec;
 use crate::entry::Entry;
 use crate::topic::TopicId;
 
+/// How far a replay is in one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: TopicId,
+    /// Everything kept up to here was read.
+    pub(super) after: u64,
+    /// The client knows that events up to here were lost. Values of keys may be left among them.
+    pub(super) lost: u64,
+}
+
+impl Place {
+    pub(super) fn behind(topic: TopicId, after: u64) -> Self {
+        Self { topic, after, lost: 0 }
+    }
+
+    /// Nothing up to here is promised any more: it was read, or its loss is known.
+    pub(super) fn settled(&self) -> u64 {
+        self.after.max(self.lost)
+    }
+}
+
 /// A client's replay: how far it is in each topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
-    pub(super) after: SmallVec<[(TopicId, u64); 4]>,
+    pub(super) places: SmallVec<[Place; 4]>,
     pub(super) until: u64,
     /// Before its first page, the replay of a newcomer, or of a client whose gap was announced, may lose events up to
     /// here: the client was not promised them.
@@ -21,19 +42,19 @@ impl Replay {
     /// A number below everything that is replayed.
     #[must_use]
     pub fn from(&self) -> u64 {
-        self.after.iter().map(|&(_, after)| after).min().unwrap_or(self.until)
+        self.places.iter().map(|place| place.after).min().unwrap_or(self.until)
     }
 
     /// Whether it reads exactly these topics.
     #[must_use]
     pub fn covers(&self, topics: &[TopicId]) -> bool {
-        self.after.len() == topics.len() && self.after.iter().all(|(topic, _)| topics.contains(topic))
+        self.places.len() == topics.len() && self.places.iter().all(|place| topics.contains(&place.topic))
     }
 
     /// Whether the replay will read this entry, which is published now.
     #[must_use]
     pub fn reads(&self, entry: &Entry) -> bool {
-        entry.seq.is_some() && self.after.iter().any(|(topic, _)| entry.target.rings().contains(topic))
+        entry.seq.is_some() && self.places.iter().any(|place| entry.target.rings().contains(&place.topic))
     }
 
     /// The last number that it reads.

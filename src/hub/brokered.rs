@@ -1,5 +1,6 @@
 //! A hub with a broker, whose log gives the hub its order: the calls between the two.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::entry::{Cursor, Entry, Target};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::ids::{EventId, StreamId, SubscriberId};
+use crate::key::Key;
 use crate::log::Item;
 use crate::numbering::{Numbering, Place};
 use crate::outcome::Outcome;
@@ -247,9 +249,10 @@ impl Hub {
             let id = id.event_id();
             if is_for_it {
                 let frame = draft.seal(id);
-                entries.push(Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id)));
+                entries.push((to, Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id))));
             }
         }
+        let entries = without_superseded(entries);
         drop(state);
         count(&self.counters.resets, u64::from(lost));
         let mut piece = Some(Fetched { entries, lost, done });
@@ -334,4 +337,17 @@ impl State {
             complete: true,
         }
     }
+}
+
+/// A piece without the values that a newer one of their key and topics replaces in the same piece.
+fn without_superseded(piece: Vec<(To, Arc<Entry>)>) -> Vec<Arc<Entry>> {
+    let mut newer: HashSet<(To, Key)> = HashSet::new();
+    let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(piece.len());
+    for (to, entry) in piece.into_iter().rev() {
+        if entry.key().is_none_or(|key| newer.insert((to, key.clone()))) {
+            entries.push(entry);
+        }
+    }
+    entries.reverse();
+    entries
 }

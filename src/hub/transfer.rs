@@ -14,7 +14,6 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, SubscriberId};
 use crate::log::Item;
 use crate::reader::Reader;
-use crate::stats::count;
 use crate::subscriber::{BrokerWakes, Subscriber};
 use crate::topic::{TopicId, TopicIds};
 
@@ -93,7 +92,7 @@ pub(super) fn deliver_pending<'a>(
     for item in pending {
         match item {
             Item::Event(entry) if is_for(&entry.target, identity.id, &topics) => {
-                count(&hub.counters.dropped, subscriber.deliver_pending(entry, wakes));
+                subscriber.deliver_pending(entry, wakes).count(&hub.counters);
             }
             Item::Event(_) => {}
             Item::Change(change) => match &**change {

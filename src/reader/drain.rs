@@ -83,8 +83,8 @@ impl State {
             match subscriber.push(entry, now, *turn, wakes) {
                 Pushed::Queued if subscriber.resume(now, *turn) => effects.resume.push(key),
                 Pushed::Queued => {}
-                Pushed::Dropped(n) => count(&counters.dropped, n),
                 Pushed::Overflow => overflowed.push(key),
+                pushed => pushed.count(counters),
             }
         };
         match &entry.target {

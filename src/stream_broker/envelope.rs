@@ -6,6 +6,7 @@
 //! | `p` | id of the entry before this one, written by the store itself |
 //! | `k` | `t` to topics, `a` to all, `o` to one subscriber; `i` and `u`: end the stream of an id, of a user; `b`, `s`, `e`: a topic's run begins, must stop; the topic ends; `r`: a lease is released; `g`: a gap |
 //! | `t` | topics, one per line; or the subscriber's id, the user, or the lease |
+//! | `y` | the event's key, if it has one |
 //! | `c` | lines of the event's comment, if it has one |
 //! | `d` | the event's other lines; or why the streams end; or a run's `keep` in milliseconds; or a topic's `keep`, its last state and the words for clients, each on a line |
 //!
@@ -18,6 +19,7 @@ use crate::broker::letter::{Arrived, Letter, Step, To, Whose};
 use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
+use crate::key::Key;
 use crate::topic::Topic;
 
 const VERSION: &[u8] = b"1";
@@ -57,6 +59,11 @@ pub fn fields(letter: &Letter) -> Fields {
     }
     if !comment.is_empty() {
         fields.push(("c", comment.to_vec()));
+    }
+    if let Letter::Event { draft, .. } = letter
+        && let Some(key) = draft.key()
+    {
+        fields.push(("y", key.as_str().into()));
     }
     fields.push(("d", data.to_vec()));
     fields
@@ -122,7 +129,11 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
             return Some(Letter::Life { topic: Topic::new(&to).ok()?, step: read_step(kind, data)? });
         }
     };
-    let draft = Draft::from_parts(&get("c").unwrap_or_default(), &data)?;
+    let key = match get("y") {
+        Some(text) => Some(Key::new(str::from_utf8(&text).ok()?).ok()?),
+        None => None,
+    };
+    let draft = Draft::from_parts(&get("c").unwrap_or_default(), &data)?.keyed(key);
     Some(Letter::Event { to, draft })
 }
 
@@ -164,13 +175,17 @@ mod tests {
     #[test]
     fn events_travel() {
         let topics = ["a", "chat:é"].map(|name| Topic::new(name).unwrap()).to_vec();
-        for to in [To::Topics(topics), To::All, To::One("c-1".into())] {
-            let arrived = travel(&Letter::Event { to: to.clone(), draft: draft() });
+        let key = |text| Some(Key::new(text).unwrap());
+        for (to, key) in
+            [(To::Topics(topics), key("é\n")), (To::All, None), (To::One("c-1".into()), key("k"))]
+        {
+            let arrived = travel(&Letter::Event { to: to.clone(), draft: draft().keyed(key.clone()) });
             assert_eq!(arrived.before, Some(StreamId { ms: 4, seq: 2 }));
             let Some(Letter::Event { to: read, draft: event }) = arrived.letter else {
                 panic!("{arrived:?}")
             };
             assert_eq!(read, to);
+            assert_eq!(event.key(), key.as_ref());
             assert_eq!(event.seal(None).sse(), draft().seal(None).sse());
         }
     }
@@ -212,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_not_read() {
-        let letter = &Letter::Event { to: To::All, draft: draft() };
+        let letter = &Letter::Event { to: To::All, draft: draft().keyed(Key::new("k").ok()) };
         for (name, value) in [
             ("v", &b"2"[..]),
             ("v", b""),
@@ -220,6 +235,8 @@ mod tests {
             ("d", b"data: no blank line\n"),
             ("d", b"data: x\n\ndata: injected\n\n"),
             ("c", b"event: x\n"),
+            ("y", b""),
+            ("y", b"\xff"),
         ] {
             let mut fields = write(letter);
             for field in &mut fields {

@@ -57,18 +57,15 @@ impl Subscriber {
     }
 
     /// Deliver an event that was published before its transfer or close, and not delivered by its reader. It has not
-    /// waited behind a write, so the limits do not hold. Returns how many events were dropped.
-    pub fn deliver_pending(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> u64 {
+    /// waited behind a write, so the limits do not hold.
+    pub fn deliver_pending(&mut self, entry: &Arc<Entry>, wakes: &mut BrokerWakes) -> Pushed {
         if entry.is_break {
             self.break_off(wakes);
         }
         if matches!(self.phase, Phase::Broken) {
-            return 0;
+            return Pushed::Queued;
         }
-        match self.queue.push(entry, Room::Any) {
-            Pushed::Dropped(n) => n,
-            Pushed::Queued | Pushed::Overflow => 0,
-        }
+        self.queue.push(entry, Room::Any)
     }
 
     /// Bytes that wait for the application's snapshot; `None` when none is awaited.

@@ -227,6 +227,7 @@ async def test_counts_and_stats() -> None:
             "published",
             "delivered",
             "dropped",
+            "superseded",
             "overflowed",
             "stalled",
             "resets",

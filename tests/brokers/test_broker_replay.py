@@ -11,6 +11,7 @@ from redis_server import entry_id
 from redis_workers import Listener, Pair, WorkerHub, listening, takes
 from sse_hub import Hub
 from stores import Store, publish
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -286,3 +287,18 @@ def test_events_older_than_history_age_are_not_replayed(hub: Hub, store: Store, 
             last = up.last_event_id
     patient = pair.workers[0].hub(store.url, pair.name, history_age=7200.0)
     resumed(patient.listen(last_event_id=aged[ids[1]]), [2, 3, 4, "new", "new"])
+
+
+def test_the_newest_value_of_a_key_is_what_every_worker_keeps(hub: Hub, store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url, history=4)
+    (first,) = publish(hub, "first")
+    with listening(a.listen(), b.listen()) as clients:
+        for client in clients:
+            client.placed()
+        for n in range(100):
+            hub.publish("t", n, key=str(n % 3)).result(PATIENCE)
+        publish(hub, "last")
+        for client in clients:
+            client.until("last")
+    for worker in (a, b):
+        resumed(worker.listen(last_event_id=first), [97, 98, 99, "last"])

@@ -20,7 +20,7 @@ from pages import ROOT
 
 # The lowest layer first. Modules of one layer may name each other, in one direction.
 RUST = [
-    "clock descriptors ending entry error event frame identity ids outcome stats sync topic waker",
+    "clock descriptors ending entry error event frame identity ids key outcome stats sync topic waker",
     "change config control deadlines history log numbering queue",
     "subscriber",
     "reader",

@@ -154,8 +154,8 @@ impl PyHub {
         Ok(Self { generations: Arc::new(Generations::new(settings)) })
     }
 
-    #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
-           text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
+           text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn publish<'py>(
         &self,
@@ -166,14 +166,16 @@ impl PyHub {
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
+        key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
         self.post(py, To::Topics(topics), draft)
     }
 
-    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
-           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
+           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn broadcast<'py>(
         &self,
         py: Python<'py>,
@@ -182,13 +184,14 @@ impl PyHub {
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
+        key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
         self.post(py, To::All, draft)
     }
 
-    #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
-           text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
+           text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn send<'py>(
         &self,
@@ -199,8 +202,9 @@ impl PyHub {
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
+        key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
         self.post(py, To::One(subscriber_id.into()), draft)
     }
 
@@ -334,8 +338,8 @@ impl PyHub {
     }
 
     // As `publish`, while a lease is held: the broker refuses it otherwise.
-    #[pyo3(signature = (lease, token, topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
-           text_signature = "($self, lease, token, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[pyo3(signature = (lease, token, topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
+           text_signature = "($self, lease, token, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn _publish_held<'py>(
         &self,
@@ -348,9 +352,10 @@ impl PyHub {
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
+        key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
         let fence = Some(Fence::Held { lease: lease.into(), token: token.into() });
         self.generations.post_letter(py, Letter::Event { to: To::Topics(topics), draft }, fence)
     }

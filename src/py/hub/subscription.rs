@@ -200,8 +200,9 @@ impl PySubscription {
         Ok(self.stream.is_ours() && self.stream.hub.leave(self.stream.first.id, &topics))
     }
 
-    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None),
-           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None)")]
+    #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
+           text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
     fn send<'py>(
         &self,
         py: Python<'py>,
@@ -210,8 +211,9 @@ impl PySubscription {
         event: Option<Bound<'py, PyString>>,
         retry: Option<Bound<'py, PyAny>>,
         comment: Option<Bound<'py, PyString>>,
+        key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment }.draft(py)?;
+        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
         if !self.stream.is_ours() {
             return Ok(PyPublication::known(None));
         }

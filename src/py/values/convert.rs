@@ -11,6 +11,7 @@ use super::json::write_json;
 use super::options::shown;
 use crate::event::check_event_type;
 use crate::frame::{Draft, FrameBuilder};
+use crate::key::Key;
 use crate::py::process::exit;
 use crate::topic::Topic;
 
@@ -63,6 +64,7 @@ pub struct Fields<'py> {
     pub event: Option<Bound<'py, PyString>>,
     pub retry: Option<Bound<'py, PyAny>>,
     pub comment: Option<Bound<'py, PyString>>,
+    pub key: Option<Bound<'py, PyString>>,
 }
 
 /// A str as UTF-8; a lone surrogate is refused.
@@ -101,7 +103,7 @@ fn retry_ms(py: Python<'_>, retry: &Bound<'_, PyAny>) -> PyResult<u64> {
 impl<'py> Fields<'py> {
     /// An event given as one value: a `ServerSentEvent`, or anything as JSON.
     pub fn only(value: Bound<'py, PyAny>) -> Self {
-        Self { data: Given::Value(value), raw_data: None, event: None, retry: None, comment: None }
+        Self { data: Given::Value(value), raw_data: None, event: None, retry: None, comment: None, key: None }
     }
 
     /// Encode everything but the id.
@@ -142,7 +144,9 @@ impl<'py> Fields<'py> {
             }
             (Given::Omitted, None) => {}
         }
-        Ok(builder.finish(retry))
+        let key = self.key.as_ref().map(|key| utf8(py, "key", key)).transpose()?;
+        let key = key.map(Key::new).transpose().or_raise(py)?;
+        Ok(builder.finish(retry).keyed(key))
     }
 
     /// The fields of a `ServerSentEvent`, `FastAPI`'s or ours, with what they mean there.
@@ -173,6 +177,7 @@ impl<'py> Fields<'py> {
             event: text(field(intern!(py, "event"))?)?,
             retry: field(intern!(py, "retry"))?,
             comment: text(field(intern!(py, "comment"))?)?,
+            key: self.key,
         };
         if value.hasattr(intern!(py, "raw_data"))? {
             // FastAPI's: data is JSON, raw_data is text.

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use sse_hub::entry::{Entry, Target};
 use sse_hub::frame::FrameBuilder;
 use sse_hub::history::{History, Past, Replay, Retention};
+use sse_hub::key::Key;
 use sse_hub::topic::{TopicId, TopicIds};
 
-use crate::history_model::{Event, Reference};
+use crate::history_model::{Event, Floor, Reference};
 
 const TOPICS: u64 = 4;
 const ALL: [u64; 4] = [0, 1, 2, 3];
@@ -20,7 +21,7 @@ const ALL: [u64; 4] = [0, 1, 2, 3];
 enum Step {
     Open(u64, Retention),
     Forget(u64),
-    Publish(Vec<u64>, usize),
+    Publish(Vec<u64>, usize, Option<u8>),
     Wait(u64),
     /// A client's replay of these topics, from so many events ago, in pages of so many events and bytes.
     Resume(Vec<u64>, u64),
@@ -44,7 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0..TOPICS, retention()).prop_map(|(topic, rule)| Step::Open(topic, rule)),
         1 => (0..TOPICS).prop_map(Step::Forget),
-        12 => (some_topics(), 0..120_usize).prop_map(|(topics, size)| Step::Publish(topics, size)),
+        12 => (some_topics(), 0..120_usize, prop::option::of(0..5_u8))
+            .prop_map(|(topics, size, key)| Step::Publish(topics, size, key)),
         2 => (0..20_u64).prop_map(Step::Wait),
         2 => (some_topics(), 0..12_u64).prop_map(|(topics, back)| Step::Resume(topics, back)),
         1 => (some_topics(), 0..12_u64).prop_map(|(topics, back)| Step::Remains(topics, back)),
@@ -63,7 +65,7 @@ struct Reader {
     replay: Replay,
     until: u64,
     /// Up to here, topic by topic, everything was delivered, or the client knows better than to wait for it.
-    floors: BTreeMap<u64, u64>,
+    floors: BTreeMap<u64, Floor>,
     /// A client that was reset, or is new, has no claim to this while nothing was delivered to it.
     unclaimed: u64,
 }
@@ -103,7 +105,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self, topics: Vec<u64>, size: usize) {
+    fn publish(&mut self, topics: Vec<u64>, size: usize, key: Option<u8>) {
         // The hub opens a topic before it publishes to it.
         for &topic in &topics {
             if !self.reference.rules.contains_key(&topic) {
@@ -113,10 +115,19 @@ impl World {
         self.seq += 1;
         let mut builder = FrameBuilder::new(None, None);
         builder.text(&"x".repeat(size));
-        let frame = builder.finish(None).seal(None);
+        let draft = builder.finish(None).keyed(key.map(|key| Key::new(&key.to_string()).unwrap()));
+        let frame = draft.seal(None);
         let entry = Arc::new(Entry::new(Some(self.seq), Target::Topics(ids(&topics)), self.now, frame));
         self.history.append(&entry);
-        let event = Event { seq: self.seq, topics, len: entry.len(), at: self.now, kept_in: BTreeSet::new() };
+        let event = Event {
+            seq: self.seq,
+            topics,
+            len: entry.len(),
+            at: self.now,
+            key,
+            kept_in: BTreeSet::new(),
+            replaced_in: BTreeSet::new(),
+        };
         self.reference.append(event);
     }
 
@@ -128,7 +139,7 @@ impl World {
         if whole {
             let replay = self.history.resume(&ids(topics), after, self.seq);
             prop_assert_eq!(replay.from(), after);
-            let floors = topics.iter().map(|&topic| (topic, after)).collect();
+            let floors = topics.iter().map(|&topic| (topic, Floor::behind(after))).collect();
             let expected = self.reference.between(&floors, self.seq);
             prop_assert_eq!(self.all(&mut replay.clone(), 3)?, expected, "a whole replay is whole");
             self.readers.push(Reader { replay, until: self.seq, floors, unclaimed: 0 });
@@ -156,7 +167,9 @@ impl World {
         self.history.reaches(&ids(topics), after, self.now);
         let replay = self.history.remains(&ids(topics), after, self.seq);
         let first = |topic| self.reference.kept(topic).into_iter().find(|&first| first > after);
-        let floor = |&topic: &u64| (topic, first(topic).map_or(self.seq, |first| first - 1));
+        let floor = |&topic: &u64| {
+            (topic, self.reference.unpromised(topic, first(topic).map_or(self.seq, |first| first - 1)))
+        };
         let floors = topics.iter().map(floor).collect();
         let expected = self.reference.between(&floors, self.seq);
         prop_assert_eq!(self.all(&mut replay.clone(), 2)?, expected);
@@ -172,7 +185,8 @@ impl World {
         for &topic in topics.iter().filter(|topic| self.reference.rules.contains_key(topic)) {
             let kept = self.reference.kept(topic);
             let first = kept.get(kept.len().saturating_sub(last.unwrap_or(usize::MAX)));
-            floors.insert(topic, first.map_or(self.seq, |first| first - 1));
+            let read = first.map_or(self.seq, |first| first - 1);
+            floors.insert(topic, self.reference.unpromised(topic, read));
         }
         let expected = self.reference.between(&floors, self.seq);
         prop_assert_eq!(self.all(&mut replay.clone(), 2)?, expected);
@@ -193,17 +207,19 @@ impl World {
 
         // Something that was still to come is gone: said then, and only then.
         let mut lost = false;
-        for (&topic, floor) in reader.floors.iter_mut().filter(|(_, floor)| **floor < reader.until) {
-            let newest = self.reference.lost(topic);
-            lost |= newest > *floor && newest.min(reader.until) > reader.unclaimed;
-            *floor = self.reference.lost(topic).max(*floor);
+        for (&topic, floor) in &mut reader.floors {
+            let (newest, settled) = (self.reference.lost(topic), floor.read.max(floor.lost));
+            if newest > settled && settled < reader.until {
+                lost |= newest.min(reader.until) > reader.unclaimed;
+                floor.lost = newest;
+            }
         }
         prop_assert_eq!(page.lost, lost);
         let numbers: Vec<u64> = page.entries.iter().map(|entry| entry.seq.unwrap()).collect();
         let end = if page.done { reader.until } else { *numbers.last().unwrap() };
         prop_assert_eq!(&numbers, &self.reference.between(&reader.floors, end), "a gap nobody was told of");
         if !page.done {
-            reader.floors.values_mut().for_each(|floor| *floor = end.max(*floor));
+            reader.floors.values_mut().for_each(|floor| floor.read = end.max(floor.read));
             reader.unclaimed = 0;
             self.readers.push(reader);
         }
@@ -240,7 +256,7 @@ proptest! {
                     world.history.forget(TopicId(topic), &topic.to_string());
                     world.reference.forget(topic);
                 }
-                Step::Publish(topics, size) => world.publish(topics, size),
+                Step::Publish(topics, size, key) => world.publish(topics, size, key),
                 Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
                 Step::Resume(topics, back) => world.resume(&topics, back)?,
                 Step::Remains(topics, back) => world.remains(&topics, back)?,

@@ -5,16 +5,48 @@ use std::time::Duration;
 
 use sse_hub::history::Retention;
 
-/// What keeping an event costs beside its bytes; the one number taken from the real one.
+/// What keeping an event, and a key, costs beside its bytes; taken from the real one.
 pub const OVERHEAD: usize = 224;
+const KEY_OVERHEAD: usize = 96;
 
 pub struct Event {
     pub seq: u64,
     pub topics: Vec<u64>,
     pub len: usize,
     pub at: Duration,
+    /// What it is the newest value of.
+    pub key: Option<u8>,
     /// The topics in which it is still kept.
     pub kept_in: BTreeSet<u64>,
+    /// The topics in which a newer value of its key replaced it.
+    pub replaced_in: BTreeSet<u64>,
+}
+
+impl Event {
+    /// Whether a client of a topic may still need it, which knows that events up to `lost` are missing.
+    fn is_due(&self, topic: u64, lost: u64) -> bool {
+        !self.replaced_in.contains(&topic) && (self.seq > lost || self.kept_in.contains(&topic))
+    }
+
+    fn cost(&self) -> usize {
+        let key = self.key.map_or(0, |key| key.to_string().len() + KEY_OVERHEAD);
+        self.len + OVERHEAD + key
+    }
+}
+
+/// How far a client is in a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Floor {
+    /// It was given everything up to here.
+    pub read: u64,
+    /// It knows that events up to here are lost.
+    pub lost: u64,
+}
+
+impl Floor {
+    pub fn behind(read: u64) -> Self {
+        Self { read, lost: 0 }
+    }
 }
 
 #[derive(Default)]
@@ -57,6 +89,7 @@ impl Reference {
                 gone.push(seq);
                 self.lose(topic, &gone);
             } else {
+                self.replace(topic);
                 self.events.last_mut().unwrap().kept_in.insert(topic);
             }
         }
@@ -72,6 +105,17 @@ impl Reference {
         }
     }
 
+    /// The newest event takes the place of the older value of its key.
+    fn replace(&mut self, topic: u64) {
+        let Some((newest, older)) = self.events.split_last_mut() else { return };
+        let same = |event: &&mut Event| event.key.is_some() && event.key == newest.key;
+        for event in older.iter_mut().filter(same).filter(|event| event.topics.contains(&topic)) {
+            if event.kept_in.remove(&topic) {
+                event.replaced_in.insert(topic);
+            }
+        }
+    }
+
     /// The numbers a topic keeps, in order.
     pub fn kept(&self, topic: u64) -> Vec<u64> {
         self.events.iter().filter(|event| event.kept_in.contains(&topic)).map(|event| event.seq).collect()
@@ -79,7 +123,7 @@ impl Reference {
 
     pub fn bytes(&self) -> usize {
         let kept = self.events.iter().filter(|event| !event.kept_in.is_empty());
-        kept.map(|event| event.len + OVERHEAD).sum()
+        kept.map(Event::cost).sum()
     }
 
     pub fn count(&self) -> usize {
@@ -91,14 +135,25 @@ impl Reference {
         self.lost.get(&topic).copied().unwrap_or_else(|| self.forgotten.values().copied().max().unwrap_or(0))
     }
 
+    /// The place of a client behind `read`, which was not promised what the topic has lost.
+    pub fn unpromised(&self, topic: u64, read: u64) -> Floor {
+        Floor { read, lost: self.lost(topic) }
+    }
+
     pub fn reaches(&self, topics: &[u64], seq: u64) -> bool {
         topics.iter().all(|&topic| self.lost(topic) <= seq)
     }
 
-    /// Every event there ever was up to `until` that comes after its topic's own floor.
-    pub fn between(&self, floors: &BTreeMap<u64, u64>, until: u64) -> Vec<u64> {
+    /// Every event there ever was up to `until` that comes after its topic's own floor, without those whose loss is
+    /// known, and values that a newer one replaced.
+    pub fn between(&self, floors: &BTreeMap<u64, Floor>, until: u64) -> Vec<u64> {
         let meant = |event: &&Event| {
-            event.topics.iter().any(|topic| floors.get(topic).is_some_and(|&floor| event.seq > floor))
+            let behind = |topic: &u64| {
+                floors
+                    .get(topic)
+                    .is_some_and(|floor| event.seq > floor.read && event.is_due(*topic, floor.lost))
+            };
+            event.topics.iter().any(behind)
         };
         let numbers = self.events.iter().filter(meant).map(|event| event.seq);
         numbers.filter(|&number| number <= until).collect()
@@ -110,12 +165,15 @@ impl Reference {
             let kept: Vec<&Event> =
                 self.events.iter().filter(|event| event.kept_in.contains(&topic)).collect();
             let bytes: usize = kept.iter().map(|event| event.len).sum();
-            let Some(oldest) = kept.first() else { return };
-            let old = rule.age.is_some_and(|age| now.saturating_sub(oldest.at) > age);
-            if kept.len() <= rule.count && bytes <= rule.bytes && !old {
-                return;
-            }
-            let seq = oldest.seq;
+            let is_old = |event: &&&Event| {
+                event.key.is_none() && rule.age.is_some_and(|age| now.saturating_sub(event.at) > age)
+            };
+            let gone = if kept.len() > rule.count || bytes > rule.bytes {
+                kept.first()
+            } else {
+                kept.iter().find(is_old)
+            };
+            let Some(seq) = gone.map(|event| event.seq) else { return };
             self.lose(topic, &[seq]);
         }
     }

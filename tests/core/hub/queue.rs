@@ -6,12 +6,25 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sse_hub::entry::{Entry, Target};
 use sse_hub::frame::FrameBuilder;
+use sse_hub::key::Key;
 use sse_hub::queue::{Capacity, OverflowPolicy, Pushed, Queue, Room};
+use sse_hub::topic::{TopicId, TopicIds};
+
+const DROPPED: Pushed = Pushed::Dropped { events: 1, superseded: 0 };
 
 fn entry(seq: u64, size: usize) -> Arc<Entry> {
     let mut builder = FrameBuilder::new(None, None);
     builder.text(&"x".repeat(size));
     Arc::new(Entry::new(Some(seq), Target::All, Duration::ZERO, builder.finish(None).seal(None)))
+}
+
+/// A value of a key, published to some topics.
+fn value(seq: u64, size: usize, key: Option<u8>, topics: &[u64]) -> Arc<Entry> {
+    let mut builder = FrameBuilder::new(None, None);
+    builder.text(&"x".repeat(size));
+    let draft = builder.finish(None).keyed(key.map(|key| Key::new(&key.to_string()).unwrap()));
+    let topics: TopicIds = topics.iter().map(|&topic| TopicId(topic)).collect();
+    Arc::new(Entry::new(Some(seq), Target::Topics(topics), Duration::ZERO, draft.seal(None)))
 }
 
 /// The numbers of what waits, with how many were dropped before the first and after the last.
@@ -22,14 +35,19 @@ fn take(queue: &mut Queue) -> (u64, Vec<u64>, u64) {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push { size: usize, counts: bool },
+    Push { size: usize, counts: bool, key: Option<u8>, topics: Vec<u64> },
     Take,
     Clear,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..60_usize, prop::bool::weighted(0.8)).prop_map(|(size, counts)| Step::Push { size, counts }),
+        12 => (
+            0..60_usize,
+            prop::bool::weighted(0.8),
+            prop::option::of(0..4_u8),
+            prop::sample::subsequence(vec![1, 2], 1..=2),
+        ).prop_map(|(size, counts, key, topics)| Step::Push { size, counts, key, topics }),
         1 => Just(Step::Take),
         1 => Just(Step::Clear),
     ]
@@ -45,7 +63,7 @@ fn policy() -> impl Strategy<Value = OverflowPolicy> {
 
 /// What the documentation promises, with nothing but vectors.
 struct Reference {
-    waiting: Vec<(u64, usize)>,
+    waiting: Vec<Arc<Entry>>,
     dropped: (u64, u64),
     capacity: Capacity,
     policy: OverflowPolicy,
@@ -53,7 +71,7 @@ struct Reference {
 
 impl Reference {
     fn bytes(&self) -> usize {
-        self.waiting.iter().map(|(_, len)| len).sum()
+        self.waiting.iter().map(|entry| entry.len()).sum()
     }
 
     fn fits(&self, len: usize) -> bool {
@@ -61,18 +79,32 @@ impl Reference {
             || (self.waiting.len() < self.capacity.events && self.bytes() + len <= self.capacity.bytes)
     }
 
-    fn push(&mut self, seq: u64, len: usize, counts: bool) -> Pushed {
+    /// Take out the older values of the entry's key that nobody needs beside it; returns how many.
+    fn supersede(&mut self, new: &Entry) -> u64 {
+        let before = self.waiting.len();
+        let covers = |old: &Entry| old.target.rings().iter().all(|topic| new.target.rings().contains(topic));
+        self.waiting.retain(|old| new.key().is_none() || old.key() != new.key() || !covers(old));
+        (before - self.waiting.len()) as u64
+    }
+
+    fn push(&mut self, entry: &Arc<Entry>, counts: bool) -> Pushed {
+        let len = entry.len();
         // Once a new event was dropped, a newer one must not overtake it.
         let behind = self.dropped.1 > 0;
+        let waiting = self.waiting.clone();
+        let superseded = self.supersede(entry);
         if !behind && (!counts || self.fits(len)) {
-            self.waiting.push((seq, len));
-            return Pushed::Queued;
+            self.waiting.push(entry.clone());
+            return if superseded == 0 { Pushed::Queued } else { Pushed::Superseded(superseded) };
+        }
+        if self.policy != OverflowPolicy::DropOldest {
+            self.waiting = waiting;
         }
         match self.policy {
             OverflowPolicy::Disconnect => Pushed::Overflow,
             OverflowPolicy::DropNewest => {
                 self.dropped.1 += 1;
-                Pushed::Dropped(1)
+                DROPPED
             }
             OverflowPolicy::DropOldest => {
                 let mut dropped = 0;
@@ -81,8 +113,8 @@ impl Reference {
                     dropped += 1;
                 }
                 self.dropped.0 += dropped;
-                self.waiting.push((seq, len));
-                Pushed::Dropped(dropped)
+                self.waiting.push(entry.clone());
+                Pushed::Dropped { events: dropped, superseded }
             }
         }
     }
@@ -100,19 +132,23 @@ proptest! {
         let mut queue = Queue::new(capacity, policy);
         let mut reference = Reference { waiting: Vec::new(), dropped: (0, 0), capacity, policy };
         let (mut pushed, mut refused, mut taken, mut cleared, mut dropped) = (0, 0, 0, 0, 0);
+        let mut replaced = 0;
         for step in steps {
             match step {
-                Step::Push { size, counts } => {
+                Step::Push { size, counts, key, topics } => {
                     pushed += 1;
-                    let entry = entry(pushed, size);
+                    let entry = value(pushed, size, key, &topics);
                     let behind = reference.dropped.1 > 0;
                     let outcome = queue.push(&entry, if counts { Room::InAll } else { Room::Any });
-                    prop_assert_eq!(outcome, reference.push(pushed, entry.len(), counts));
+                    prop_assert_eq!(outcome, reference.push(&entry, counts));
                     prop_assert!(
-                        counts || behind || outcome == Pushed::Queued,
+                        counts || behind || matches!(outcome, Pushed::Queued | Pushed::Superseded(_)),
                         "refused although nothing is unfinished"
                     );
                     refused += u64::from(outcome == Pushed::Overflow);
+                    if let Pushed::Superseded(n) | Pushed::Dropped { superseded: n, .. } = outcome {
+                        replaced += n;
+                    }
                 }
                 Step::Take => {
                     let waiting = std::mem::take(&mut reference.waiting);
@@ -121,7 +157,7 @@ proptest! {
                     taken += entries.len() as u64;
                     dropped += before + after;
                     prop_assert_eq!((before, after), expected);
-                    prop_assert_eq!(entries, waiting.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
+                    prop_assert_eq!(entries, waiting.iter().map(|entry| entry.seq.unwrap()).collect::<Vec<_>>());
                     prop_assert!(queue.is_empty());
                 }
                 Step::Clear => {
@@ -137,7 +173,7 @@ proptest! {
         let (before, rest, after) = take(&mut queue);
         taken += rest.len() as u64;
         // Everything went somewhere, and was counted there once.
-        prop_assert_eq!(pushed, taken + refused + cleared + dropped + before + after);
+        prop_assert_eq!(pushed, taken + refused + cleared + dropped + before + after + replaced);
     }
 }
 
@@ -154,7 +190,7 @@ fn each_limit_holds_by_itself() {
     for capacity in [Capacity { events: 2, bytes: usize::MAX }, Capacity { events: 100, bytes: 2 * len }] {
         let mut queue = Queue::new(capacity, OverflowPolicy::DropOldest);
         let pushed: Vec<Pushed> = (1..=4).map(|seq| queue.push(&entry(seq, 10), Room::InAll)).collect();
-        assert_eq!(pushed, [Pushed::Queued, Pushed::Queued, Pushed::Dropped(1), Pushed::Dropped(1)]);
+        assert_eq!(pushed, [Pushed::Queued, Pushed::Queued, DROPPED, DROPPED]);
         assert_eq!(take(&mut queue), (2, vec![3, 4], 0));
     }
 }
@@ -166,8 +202,8 @@ fn nothing_overtakes_a_dropped_newest() {
     let (large, small) = (entry(2, 80), entry(3, 1));
     let mut queue = Queue::new(Capacity { events: 10, bytes: 100 }, OverflowPolicy::DropNewest);
     assert_eq!(queue.push(&entry(1, 50), Room::InAll), Pushed::Queued);
-    assert_eq!(queue.push(&large, Room::InAll), Pushed::Dropped(1));
-    assert_eq!(queue.push(&small, Room::InAll), Pushed::Dropped(1));
+    assert_eq!(queue.push(&large, Room::InAll), DROPPED);
+    assert_eq!(queue.push(&small, Room::InAll), DROPPED);
     assert_eq!(take(&mut queue), (0, vec![1], 2));
     assert_eq!(queue.push(&small, Room::InAll), Pushed::Queued);
 }
@@ -193,4 +229,18 @@ fn a_break_is_never_dropped() {
         }
         assert_eq!(take(&mut queue), expected, "{policy:?}");
     }
+}
+
+/// A client that is slow with a table of a thousand rows waits for a thousand values, however often each changes.
+#[test]
+fn a_queue_holds_the_newest_value_of_each_key() {
+    let capacity = Capacity { events: 1000, bytes: usize::MAX };
+    let mut queue = Queue::new(capacity, OverflowPolicy::Disconnect);
+    for seq in 1..=100_000_u64 {
+        let key = u8::try_from(seq % 200).unwrap();
+        let pushed = queue.push(&value(seq, 10, Some(key), &[1]), Room::InAll);
+        assert_eq!(pushed, if seq <= 200 { Pushed::Queued } else { Pushed::Superseded(1) });
+    }
+    assert_eq!(take(&mut queue), (0, (99_801..=100_000).collect(), 0));
+    assert_eq!((queue.len(), queue.bytes()), (0, 0));
 }
