@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import multiprocessing
 import os
 import signal
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import file_writer
 import pytest
 from file_server import FileServer
-from file_writer import PRELOAD
+from file_writer import fork_server
 from redis_workers import Pair, listening, takes
 from servers import stopped
 from sse_hub import BrokerError, FileBroker, Hub, OutcomeUnknown
@@ -30,9 +29,7 @@ ADA, BOB, GROUP = 54321, 54322, 54320
 @pytest.fixture(scope="module")
 def context() -> Any:
     """A server that forks processes without threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
+    return fork_server()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from file_server import FileServer
-from file_writer import HISTORY, MIN_AGE, PRELOAD, write
+from file_writer import HISTORY, MIN_AGE, fork_server, write
 from sse_hub import FileBroker, Hub
 from sse_hub._testing.event_parser import EventParser
 from waiting import PATIENCE, until_async
@@ -58,8 +58,7 @@ async def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
     files: FileServer, tmp_path: Path
 ) -> None:
     dice = random.Random(20260101)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = fork_server()
     followers = [Follower(files.url), Follower(files.url)]
     tasks = [asyncio.create_task(follower.follow()) for follower in followers]
     async with Hub(files.url) as hub:

@@ -22,7 +22,7 @@ from typing import Any
 import file_serving
 import pytest
 from file_server import FileServer
-from file_writer import PRELOAD
+from file_writer import fork_server
 from redis_server import entry_id
 from redis_walker import Place, check_all, walk_to_the_end
 from truth import Checked, Truth
@@ -81,8 +81,7 @@ class Server:
         self.workers: list[Place] = []
         self.started = 0
         self.processes: list[multiprocessing.process.BaseProcess] = []
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
+        self.context = fork_server()
 
     async def start(self) -> None:
         self.started += 1

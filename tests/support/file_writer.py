@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import multiprocessing.forkserver
 import os
 import resource
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -14,11 +16,25 @@ from typing import Any
 
 from sse_hub import BrokerError, FileBroker, Hub
 
-# A process has one fork server, whichever test starts it.
-PRELOAD = ["file_writer", "file_serving"]
 HISTORY = 2000
 # Longer than a follower on a loaded machine may stand still.
 MIN_AGE = 10.0
+
+
+def fork_server() -> Any:
+    """The fork server of this process, with everything imported that its children need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["file_writer", "file_serving"])
+    before = os.environ.get("PYTHONPATH")
+    # It searches its imports as a new interpreter does, not as this process.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
 
 
 def write(url: str, name: str, record: str) -> None:
