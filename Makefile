@@ -21,7 +21,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
 # Debian packages that tests use for real; `make test` installs them when it runs as root.
-DEBS := chromium nginx-light redis-server openssl fonts-dejavu-core
+DEBS := chromium nginx-light redis-server openssl fonts-dejavu-core prometheus
 
 # Crates of the benchmark: not members of the package's, built only where it runs.
 BENCH_CRATES := bench/loadgen bench/peers/axum bench/peers/bare

@@ -41,6 +41,25 @@ impl CloseReason {
     /// The application closed the subscription without a reason.
     pub const CLOSED: Self = Self::Closed { text: None, drains: true };
 
+    /// The kind of an end that no reader saw, because its event loop was closed.
+    pub const LOOP_CLOSED: &'static str = "loop_closed";
+
+    /// All kinds of ends.
+    pub const KINDS: [&'static str; 12] = [
+        "client",
+        "closed",
+        "kicked",
+        "overflow",
+        "stalled",
+        "max_age",
+        "hub_closed",
+        "shutdown",
+        "error",
+        "gap",
+        "ended",
+        Self::LOOP_CLOSED,
+    ];
+
     /// The kind of this end; never a text of the application's.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -3,7 +3,7 @@
 //! Dependencies point down only, and a test fails on one that does not:
 //!
 //! ```text
-//! values        descriptors ids key event frame entry identity outcome topic, error stats clock sync waker
+//! values        descriptors ids key event frame entry identity outcome topic, error histogram stats clock sync waker
 //! pure parts    change log history queue deadlines control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
@@ -29,6 +29,7 @@ pub mod event;
 #[cfg(unix)]
 pub mod file;
 pub mod frame;
+pub mod histogram;
 pub mod history;
 pub mod hub;
 pub mod identity;

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::change::Change;
 use crate::entry::Entry;
@@ -26,6 +27,15 @@ pub enum Item {
 }
 
 impl Item {
+    /// When it was published, if it is an event.
+    #[must_use]
+    pub fn published(&self) -> Option<Duration> {
+        match self {
+            Self::Event(entry) => Some(entry.at),
+            Self::Change(_) => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Event(entry) => entry.len(),

@@ -18,7 +18,9 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from sse_hub import BrokerError, Hub, HubClosed, Subscription
+from sse_hub.metrics import Collector
 
 from . import cost, source
 from .answers import write_answer
@@ -70,6 +72,8 @@ else:
         reconnect=settings.reconnect,
     )
     replay = settings.tick_history
+registry = CollectorRegistry()
+registry.register(Collector(hub, shared=settings.metrics))
 
 
 meter = cost.Meter(hub, PRICES, COST, settings.crowd, settings.measured)
@@ -116,6 +120,12 @@ app.mount("/static", StaticFiles(directory=STATIC), name="static")
 async def page() -> FileResponse:
     """The page. Its policy lets it load nothing from anywhere else."""
     return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": "default-src 'self'"})
+
+
+@app.get("/metrics", include_in_schema=False)
+def metrics() -> Response:
+    """What Prometheus scrapes. (A real app would keep it from the public.)"""
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 # --- The stream ------------------------------------------------------------------------------------

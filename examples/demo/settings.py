@@ -12,6 +12,7 @@ SSE_HUB_BROKER       file:events or redis://… makes all workers one hub (defau
 SSE_HUB_HISTORY      with a broker: how many events of all kinds are kept (default 5000)
 SSE_HUB_CROWD        streams that the card of costs opens (default 1000 on a loopback address, else 0: off)
 SSE_HUB_MEASURED     seconds for which that card measures each kind of stream (default 6)
+SSE_HUB_METRICS      a directory through which /metrics of any worker shows all (default: none, so one worker)
 """
 
 import os
@@ -38,6 +39,7 @@ class Settings:
     crowd: int
     crowd_anywhere: bool
     measured: float
+    metrics: str | None
 
     @property
     def shown_broker(self) -> str | None:
@@ -68,4 +70,5 @@ class Settings:
             crowd=min(int(env.get("SSE_HUB_CROWD", crowd)), MOST),
             crowd_anywhere="SSE_HUB_CROWD" in env,
             measured=float(env.get("SSE_HUB_MEASURED", "6")),
+            metrics=env.get("SSE_HUB_METRICS") or None,
         )

@@ -424,6 +424,7 @@ class Hub:
     def stats(self) -> dict[str, Any]:
         """Current counters and sizes, by name; docs/operations.md explains each."""
 
+    def _histograms(self) -> dict[str, tuple[list[float], list[int], float]]: ...
     def _end_run(
         self, topic: str, keep: float, state: str, error: str | None, token: str | None
     ) -> Publication: ...

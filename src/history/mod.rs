@@ -214,7 +214,7 @@ impl History {
     #[must_use]
     pub fn resume(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
         let places = topics.iter().map(|&topic| Place::behind(topic, seq)).collect();
-        Replay { places, until, unclaimed: 0 }
+        Replay { places, until, unclaimed: 0, given: 0 }
     }
 
     /// A replay of the events that these topics still keep after `seq`, for a client whose gap was announced.
@@ -222,7 +222,7 @@ impl History {
     pub fn remains(&self, topics: &[TopicId], seq: u64, until: u64) -> Replay {
         let after = |topic: &TopicId| self.rings.get(topic)?.after(seq)?.seq.map(|first| first - 1);
         let place = |topic: &TopicId| Place::behind(*topic, after(topic).unwrap_or(until));
-        Replay { places: topics.iter().map(place).collect(), until, unclaimed: until }
+        Replay { places: topics.iter().map(place).collect(), until, unclaimed: until, given: 0 }
     }
 
     /// A newcomer's replay.
@@ -238,7 +238,7 @@ impl History {
             let first = first.and_then(|entry| entry.seq);
             places.push(Place::behind(topic, first.map_or(until, |seq| seq - 1)));
         }
-        Replay { places, until, unclaimed: until }
+        Replay { places, until, unclaimed: until, given: 0 }
     }
 
     /// The next piece of a replay: at most `max_entries` and about `max_bytes`, merged by sequence number.
@@ -283,6 +283,7 @@ impl History {
                 place.after = place.after.max(last);
             }
         }
+        replay.add(page.entries.len());
         page
     }
 

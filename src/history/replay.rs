@@ -36,6 +36,8 @@ pub struct Replay {
     /// Before its first page, the replay of a newcomer, or of a client whose gap was announced, may lose events up to
     /// here: the client was not promised them.
     pub(super) unclaimed: u64,
+    /// How many events it has given.
+    pub(super) given: u32,
 }
 
 impl Replay {
@@ -61,6 +63,17 @@ impl Replay {
     #[must_use]
     pub fn until(&self) -> u64 {
         self.until
+    }
+
+    /// How many events it has given so far, those included that came from elsewhere ([`Self::add`]).
+    #[must_use]
+    pub fn given(&self) -> u32 {
+        self.given
+    }
+
+    /// Count events that came before it from a broker.
+    pub fn add(&mut self, events: usize) {
+        self.given = self.given.saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
     }
 
     /// Extend the replay up to `until`.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::request::{Question, Request};
 use super::{Hub, State, ring};
@@ -116,6 +116,11 @@ impl Hub {
     /// Append the next entries of the broker's log. The caller has proven that none is missing.
     pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) {
         let now = self.clock.now();
+        if let Some((oldest, _)) = arrived.first() {
+            self.measures
+                .broker_lag
+                .observe_time(since_epoch().saturating_sub(Duration::from_millis(oldest.ms)));
+        }
         let deliveries: Vec<_> =
             arrived.into_iter().map(|(id, letter)| (id, Delivery::new(id, letter))).collect();
         let published = deliveries.iter().filter(|(_, it)| matches!(it, Some(Delivery::Event(..)))).count();
@@ -350,4 +355,9 @@ fn without_superseded(piece: Vec<(To, Arc<Entry>)>) -> Vec<Arc<Entry>> {
     }
     entries.reverse();
     entries
+}
+
+/// The time of day, by which brokers make their ids.
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

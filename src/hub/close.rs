@@ -57,6 +57,8 @@ impl Hub {
         let registered = state.unregister(subscriber)?;
         self.queue_presence(state, &registered.identity, &registered.topics, false);
         self.note_waiting(state);
+        let lifetime = self.clock.now().saturating_sub(registered.since);
+        self.measures.ended(registered.identity.closed.get(), lifetime);
         Some(registered.identity)
     }
 

@@ -26,6 +26,8 @@ pub struct Drained {
     pub more: bool,
     /// When to drain again at the latest, on the hub's clock.
     pub next: Option<Duration>,
+    /// When the oldest event of the batch was published, on the hub's clock.
+    pub published: Option<Duration>,
 }
 
 impl Hub {
@@ -33,15 +35,22 @@ impl Hub {
     pub fn drain(&self, reader: &Reader, effects: &mut Effects) -> Drained {
         let now = self.clock.now();
         reader.bell.heard();
+        let mut published = None;
         let read = |items: &mut Vec<Item>| {
             let mut state = self.state.lock();
             let cursor = state.readers.get(&reader.id).and_then(|slot| slot.cursor);
             let more = cursor.is_some_and(|cursor| state.log.read(cursor, BATCH_ITEMS, BATCH_BYTES, items));
             self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
+            published = items.iter().find_map(Item::published);
             more
         };
         let more = reader.deliver_batch(read, now, &self.counters, effects);
-        Drained { more, next: self.tick(reader, effects) }
+        Drained { more, next: self.tick(reader, effects), published }
+    }
+
+    /// A batch whose oldest event was published at `published` is written to every client that takes it.
+    pub fn written(&self, published: Duration) {
+        self.measures.publish_to_write.observe_time(self.clock.now().saturating_sub(published));
     }
 
     /// Do what time has made due at the reader; returns when to tick again. Part of a drain.
@@ -73,6 +82,9 @@ impl Hub {
         let mut page = |replay: &mut crate::history::Replay| {
             let page = self.state.lock().history.page(replay, PAGE_ENTRIES, PAGE_BYTES, now);
             count(&self.counters.resets, u64::from(page.lost));
+            if page.done {
+                self.measures.replay.observe(replay.given());
+            }
             page
         };
         reader.take(identity, now, &self.counters, &mut page, out, parks)

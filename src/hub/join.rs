@@ -167,6 +167,7 @@ impl Hub {
         let registered = Registered {
             identity: identity.clone(),
             topics: topics.clone(),
+            since: now,
             unresolved,
             closing: None,
             was_in_ended: false,

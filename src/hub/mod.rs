@@ -40,7 +40,7 @@ use crate::ids::{Epoch, EventId, ReaderId, SubscriberId};
 use crate::log::{CursorKey, Item, Log};
 use crate::numbering::{Names, Numbering};
 use crate::reader::Reader;
-use crate::stats::{Counters, count};
+use crate::stats::{Counters, Measures, count};
 use crate::sync::{AtomicU64, Ordering, Rank, RankedMutex};
 use crate::topic::{Topic, TopicId, TopicIds, TopicPattern, TopicTable};
 use crate::waker::Wake;
@@ -63,6 +63,8 @@ struct ReaderSlot {
 struct Registered {
     identity: Arc<Identity>,
     topics: TopicIds,
+    /// Since when, on the hub's clock.
+    since: Duration,
     /// Its request, while the broker resolves where it starts.
     unresolved: Option<Box<Request>>,
     /// Why its stream closes, while the broker delivers the close.
@@ -92,6 +94,7 @@ pub struct Hub {
     pub epoch: Epoch,
     pub config: Config,
     pub counters: Counters,
+    pub measures: Measures,
     pub clock: Clock,
     /// Bytes that wait for the slowest reader, as of the last append or drain. Relaxed: written with the hub locked,
     /// read as a hint.
@@ -144,6 +147,7 @@ impl Hub {
             epoch,
             config,
             counters: Counters::default(),
+            measures: Measures::default(),
             clock,
             waiting: AtomicU64::new(0),
             broker: OnceLock::new(),

@@ -69,6 +69,9 @@ impl Hub {
         counters.push(("cursor", state.seq));
         drop(state);
         self.hand_over_presence();
+        let queued = self.queued();
+        counters.push(("queued_events", queued.0 as u64));
+        counters.push(("queued_bytes", queued.1 as u64));
         let waiting = self.waiting_for_initial();
         counters.push(("initial_waiting", waiting.0 as u64));
         counters.push(("initial_bytes", waiting.1 as u64));
@@ -80,6 +83,13 @@ impl Hub {
     fn waiting_for_initial(&self) -> (usize, usize) {
         let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
         let found = readers.iter().map(|reader| reader.waiting_for_initial());
+        found.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1))
+    }
+
+    /// How many events, and bytes, wait in the queues of subscribers. An event counts for each of them.
+    fn queued(&self) -> (usize, usize) {
+        let readers: Readers = self.state.lock().readers.values().map(|slot| slot.reader.clone()).collect();
+        let found = readers.iter().map(|reader| reader.queued());
         found.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1))
     }
 

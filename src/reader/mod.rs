@@ -180,6 +180,14 @@ impl Reader {
         waiting.fold((0, 0), |(count, bytes), more| (count + 1, bytes + more))
     }
 
+    /// How many events, and bytes, wait in the queues of its subscribers.
+    #[must_use]
+    pub fn queued(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let queued = state.subscribers.iter().map(|(_, found)| found.queued());
+        queued.fold((0, 0), |(events, bytes), more| (events + more.0, bytes + more.1))
+    }
+
     /// When to tick next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {

@@ -347,6 +347,9 @@ impl Subscriber {
         if let Phase::Fetching(fetching) = &mut self.phase {
             let Some(mut piece) = fetching.fetch.piece.take() else { return false };
             wakes.push(fetching.fetch.next());
+            if let Some(replay) = &mut fetching.replay {
+                replay.add(piece.entries.len());
+            }
             if piece.done {
                 self.phase = Phase::replaying(fetching.replay.take());
             }
@@ -375,6 +378,12 @@ impl Subscriber {
             out.append(&mut piece.entries);
         }
         matches!(self.phase, Phase::Live | Phase::Closed { replay: None, .. })
+    }
+
+    /// How many events, and bytes, wait in the queue.
+    #[must_use]
+    pub fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue.bytes())
     }
 
     /// Take the queue's entries.

@@ -20,7 +20,8 @@ from pages import ROOT
 
 # The lowest layer first. Modules of one layer may name each other, in one direction.
 RUST = [
-    "clock descriptors ending entry error event frame identity ids key outcome stats sync topic waker",
+    "clock descriptors ending entry error event frame histogram identity ids key outcome stats sync topic"
+    " waker",
     "change config control deadlines history log numbering queue",
     "subscriber",
     "reader",
@@ -40,8 +41,9 @@ PYTHON = [
     "_stopping _handoff",
     "_responses",
     "_runs",
+    "_metrics",
     "hub",
-    "responses runs uvicorn _testing",
+    "metrics responses runs uvicorn _testing",
     "sse testing",
     "__init__",
     "as_sse_starlette",

@@ -26,7 +26,6 @@ from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._servers import abort, find_closing, find_departure
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_writing import connection_of
-from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import _encoder
@@ -179,7 +178,7 @@ class HubResponse(Response):
         if not handed:
             end_on_socket(fd)
             return False
-        handed_off(server, self.hub, server.group)
+        self.hub._handed(server, server.group)
         if self.initial is not None and subscription.recovered is not True:
             await self._give_initial(subscription)
         return True

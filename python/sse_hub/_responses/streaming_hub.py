@@ -52,6 +52,7 @@ class StreamingHub(_core.Hub):
     _handoff: bool | None
     _refused_by_environment: bool
     _stayed: Counter[str]
+    _hand_offs: int
     _full_status: int
     _max_subscribers: int | None
     _stall_timeout: float
@@ -104,7 +105,12 @@ class StreamingHub(_core.Hub):
 
     def stats(self) -> dict[str, Any]:
         """Current counters and sizes, by name; docs/operations.md explains each."""
-        return {**super().stats(), "stayed": dict(self._stayed)}
+        return {**super().stats(), "stayed": dict(self._stayed), "hand_offs": self._hand_offs}
+
+    def _handed(self, server: RunningServer, group: int) -> None:
+        """Count a stream that was handed off, and have its server end it."""
+        self._hand_offs += 1
+        handed_off(server, self, group)
 
     def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:
         """Register a subscriber whose stream its server carries."""
@@ -126,7 +132,7 @@ class StreamingHub(_core.Hub):
     ) -> Subscription:
         """Register a subscriber whose stream a reactor writes; ``fd`` is the hub's unless this raises."""
         subscription = self._hand_over(fd, request, last_event_id, info, group=server.group, on_end=on_end)
-        handed_off(server, self, server.group)
+        self._handed(server, server.group)
         if self._on_connect:
             asyncio.get_running_loop().call_soon(self._connected, subscription)
         return subscription
@@ -145,7 +151,7 @@ class StreamingHub(_core.Hub):
         """
         if not subscription._hand_over(fd, server.switched_group, on_end):
             return False
-        handed_off(server, self, server.switched_group)
+        self._handed(server, server.switched_group)
         return True
 
     def _before_stop(self, then: Callable[[], None], /) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +28,7 @@ class Runs:
         self.process = os.getpid()
         self.closes = 0  # how often the hub was closed
         self._by_name: dict[str, Run] = {}
+        self._ended: Counter[RunState] = Counter()
 
     def get(self, name: str) -> Run | None:
         """The run of this name."""
@@ -37,7 +39,8 @@ class Runs:
         self._by_name[run.id] = run
         driver = run._driver
 
-        def ended(_: Future[RunState]) -> None:
+        def ended(finished: Future[RunState]) -> None:
+            self._ended[finished.result()] += 1
             try:
                 driver.loop.call_soon_threadsafe(driver.loop.call_later, driver.keep, self._forget, run)
             except RuntimeError:  # its loop is closed
@@ -53,6 +56,11 @@ class Runs:
         """The runs that have not ended."""
         drivers = [run._driver for run in list(self._by_name.values())]
         return [driver for driver in drivers if not driver.finished.done()]
+
+    def by_state(self) -> dict[str, int]:
+        """How many run, and how many have ended in each of the other states."""
+        counts = {state.value: self._ended[state] for state in RunState}
+        return {**counts, RunState.RUNNING.value: len(self.running())}
 
     def stop_here(self, patience: float, then: Callable[[], None]) -> None:
         """Stop the runs of the running loop, and call ``then`` when they have ended."""

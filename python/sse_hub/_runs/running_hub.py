@@ -193,6 +193,10 @@ class RunningHub(StreamingHub):
         closes = runs.closes
         await run_once(self, name, produce, lambda: runs.closes != closes)
 
+    def stats(self) -> dict[str, Any]:
+        """Current counters and sizes, by name; docs/operations.md explains each."""
+        return {**super().stats(), "runs": self._runs_here().by_state()}
+
     def _runs_here(self) -> Runs:
         """The registry. A forked child begins with none of its parent's runs."""
         if self._runs.process != os.getpid():

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{IntoPyDict, PyDict, PyString};
 
 use super::generations::{Generations, Settings};
 use super::joining::Door;
@@ -427,7 +427,13 @@ impl PyHub {
         stats.set_item("broker", broker.map(said).or_else(idle))?;
         stats.set_item("unsent", broker.map_or(0, |broker| broker.unsent()))?;
         stats.set_item("publish_failed", broker.map_or(0, |broker| broker.failed()))?;
+        stats.set_item("ends", hub.measures.ends().into_py_dict(py)?)?;
         Ok(stats)
+    }
+
+    // The histograms, by name: bounds, cumulated counts, sum.
+    fn _histograms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.generations.hub().measures.histograms().into_py_dict(py)
     }
 
     // Set what a topic, or a family of topics, keeps.

@@ -60,6 +60,16 @@ struct Resuming {
     owes_drain: bool,
 }
 
+/// The shortest time between two measurements: each costs a call of the loop.
+const MEASURED: Duration = Duration::from_millis(1);
+
+/// A batch whose time from publishing to writing is being measured.
+#[derive(Default)]
+struct Measuring {
+    published: Option<Duration>,
+    last: Duration,
+}
+
 #[derive(Default)]
 struct Timer {
     handle: Option<Py<PyAny>>,
@@ -92,6 +102,7 @@ pub struct LoopReader {
     resume: Mutex<Vec<usize>>,
     resuming: Mutex<Resuming>,
     timer: Mutex<Timer>,
+    measuring: Mutex<Measuring>,
 }
 
 impl LoopReader {
@@ -119,6 +130,7 @@ impl LoopReader {
             resume: Mutex::default(),
             resuming: Mutex::default(),
             timer: Mutex::default(),
+            measuring: Mutex::default(),
         };
         let this = Bound::new(py, this)?;
         this.get().signal.watch(event_loop, this.as_any(), is_here)?;
@@ -207,6 +219,9 @@ impl LoopReader {
         let drained = this.hub.drain(&this.reader, &mut effects);
         effects.resume.append(&mut this.resume.lock());
         let waiters = this.clients.wake(py, &effects.resume);
+        if let Some(published) = drained.published.filter(|_| !waiters.is_empty()) {
+            this.measuring.lock().published.get_or_insert(published);
+        }
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
         for identity in &effects.progress {
@@ -246,6 +261,31 @@ impl LoopReader {
         if goes_on && let Some(event_loop) = this.event_loop(py) {
             let resume = slf.getattr(intern!(py, "_resume"))?;
             event_loop.call_method1(intern!(py, "call_soon"), (resume,))?;
+        } else if !goes_on {
+            Self::measure(slf)?;
+        }
+        Ok(())
+    }
+
+    /// Measure the batch when the consumers that were resumed last have had their turn, and so have written it.
+    fn measure(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let now = this.hub.clock.now();
+        {
+            let mut measuring = this.measuring.lock();
+            if measuring.published.is_none() {
+                return Ok(());
+            }
+            if now.saturating_sub(measuring.last) < MEASURED {
+                measuring.published = None;
+                return Ok(());
+            }
+            measuring.last = now;
+        }
+        if let Some(event_loop) = this.event_loop(py) {
+            let written = slf.getattr(intern!(py, "_written"))?;
+            event_loop.call_method1(intern!(py, "call_soon"), (written,))?;
         }
         Ok(())
     }
@@ -303,6 +343,13 @@ impl LoopReader {
             !resuming.goes_on && std::mem::take(&mut resuming.owes_drain)
         };
         if owes_drain { Self::drain(slf).map(drop) } else { Ok(()) }
+    }
+
+    /// The consumers of a batch have written it.
+    fn _written(&self) {
+        if let Some(published) = self.measuring.lock().published.take() {
+            self.hub.written(published);
+        }
     }
 
     /// A deadline came.

@@ -53,6 +53,8 @@ pub struct Worker {
     /// waits for its turn is not late, and publishers that are faster than the schedule run into `backlog_bytes`,
     /// not into the clients' limits.
     before_drain: usize,
+    /// When the oldest event of the last drain was published, until its connections were served.
+    published: Option<Duration>,
     owes_drain: bool,
     /// When to close, or to check, connections whose stream is over.
     ending: BinaryHeap<Reverse<(Instant, usize, SubscriberId)>>,
@@ -88,6 +90,7 @@ impl Worker {
             by_key: Vec::new(),
             schedule: VecDeque::new(),
             before_drain: 0,
+            published: None,
             owes_drain: false,
             ending: BinaryHeap::new(),
             effects: Effects::default(),
@@ -227,6 +230,7 @@ impl Worker {
         self.owes_drain = drained.more;
         self.apply_effects();
         self.before_drain = self.schedule.len();
+        self.published = drained.published.filter(|_| self.before_drain > 0);
     }
 
     fn apply_effects(&mut self) {

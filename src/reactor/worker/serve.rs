@@ -20,6 +20,11 @@ impl Worker {
                 connection.is_scheduled = false;
                 self.serve(token);
             }
+            if self.before_drain == 0
+                && let Some(published) = self.published.take()
+            {
+                self.hub.written(published);
+            }
             // Reading the clock costs as much as 1/50 of a write.
             if served % 16 == 0 && start.elapsed() >= SLICE {
                 return;

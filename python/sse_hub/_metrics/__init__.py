@@ -1,0 +1,1 @@
+"""What hubs measure, for monitoring systems."""
