@@ -19,6 +19,12 @@ fn ids(topics: &[Membership]) -> TopicIds {
 }
 
 impl Subscriber {
+    /// How many events, and bytes, wait in the queue.
+    #[must_use]
+    pub fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue.bytes())
+    }
+
     /// Deliver a published event to its queue.
     pub fn push(&mut self, entry: &Arc<Entry>, now: Duration, turn: u64, wakes: &mut BrokerWakes) -> Pushed {
         if entry.is_break {

@@ -347,9 +347,7 @@ impl Subscriber {
         if let Phase::Fetching(fetching) = &mut self.phase {
             let Some(mut piece) = fetching.fetch.piece.take() else { return false };
             wakes.push(fetching.fetch.next());
-            if let Some(replay) = &mut fetching.replay {
-                replay.add(piece.entries.len());
-            }
+            fetching.replay.iter_mut().for_each(|replay| replay.add(piece.entries.len()));
             if piece.done {
                 self.phase = Phase::replaying(fetching.replay.take());
             }
@@ -378,12 +376,6 @@ impl Subscriber {
             out.append(&mut piece.entries);
         }
         matches!(self.phase, Phase::Live | Phase::Closed { replay: None, .. })
-    }
-
-    /// How many events, and bytes, wait in the queue.
-    #[must_use]
-    pub fn queued(&self) -> (usize, usize) {
-        (self.queue.len(), self.queue.bytes())
     }
 
     /// Take the queue's entries.
