@@ -42,7 +42,8 @@ async def test_a_kick_at_once_ends_the_stream(store: Store) -> None:
 
 async def test_many_at_once_each_have_their_own_id_and_keep_their_order(store: Store) -> None:
     numbers = [str(number) for number in range(1000)]
-    async with Hub(store.url, grace=0.0) as hub:
+    # Nothing is read before all is published, and a consumer that stays away counts as slow.
+    async with Hub(store.url, grace=0.0, capacity=2000) as hub:
         client = hub.subscribe("prices")
         publications = [hub.publish("prices", raw_data=number) for number in numbers]
         ids = await asyncio.gather(*publications)
