@@ -83,10 +83,8 @@ type Values = HashMap<Key, SmallVec<[u64; 1]>>;
 /// the log's, and a client that has an id has everything before it, or something newer.
 #[derive(Debug)]
 pub struct Queue {
-    /// With the number of the push.
+    /// With numbers that rise from the front to the back.
     entries: VecDeque<(u64, Arc<Entry>)>,
-    /// How many entries were ever pushed.
-    pushes: u64,
     /// Only for a long queue.
     values: Option<Box<Values>>,
     bytes: usize,
@@ -102,7 +100,6 @@ impl Queue {
     pub fn new(capacity: Capacity, policy: OverflowPolicy) -> Self {
         Self {
             entries: VecDeque::new(),
-            pushes: 0,
             values: None,
             bytes: 0,
             capacity,
@@ -156,11 +153,11 @@ impl Queue {
 
     fn append(&mut self, entry: &Arc<Entry>) {
         self.bytes += entry.len();
-        self.pushes += 1;
+        let number = self.entries.back().map_or(0, |(newest, _)| newest + 1);
         if let (Some(values), Some(key)) = (&mut self.values, entry.key()) {
-            values.entry(key.clone()).or_default().push(self.pushes);
+            values.entry(key.clone()).or_default().push(number);
         }
-        self.entries.push_back((self.pushes, entry.clone()));
+        self.entries.push_back((number, entry.clone()));
     }
 
     /// The numbers of the values that `entry` makes obsolete.

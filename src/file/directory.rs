@@ -82,7 +82,7 @@ impl Directory {
 
     /// Note the newest segment. The log is locked.
     fn note(&self, base: StreamId) -> io::Result<()> {
-        let number = format::pack(base).ok_or_else(no_number)?;
+        let number = format::pack(base).ok_or_else(format::too_late)?;
         self.lock.write_all_at(&number.to_le_bytes(), 0)
     }
 
@@ -141,7 +141,7 @@ impl Directory {
     /// The system's error; the log is unchanged.
     pub fn create(&mut self, base: StreamId, given: u64, is_synced: bool) -> io::Result<Arc<Segment>> {
         let head = Head { base, given, key: random() };
-        let bytes = head.write().ok_or_else(no_number)?;
+        let bytes = head.write().ok_or_else(format::too_late)?;
         let name = segment::name(base);
         if self.identity_of(&name).is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is there already")));
@@ -214,10 +214,6 @@ impl Directory {
     fn rename_new(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::renameat(&*self.dir, NEW, &*self.dir, name)?)
     }
-}
-
-fn no_number() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the clock is past the year 2248, which ids cannot represent")
 }
 
 fn random() -> u32 {

@@ -9,6 +9,8 @@
 //! damaged length is not followed, and a block from another place is not read. Both checksums are seeded with the
 //! segment's random key, so no event can contain bytes that read as a record. Ids are `ms << 20 | counter`.
 
+use std::io;
+
 use crc32fast::Hasher;
 use smallvec::SmallVec;
 
@@ -31,6 +33,12 @@ const COUNTER_BITS: u32 = 20;
 pub fn pack(id: StreamId) -> Option<i64> {
     let fits = id.ms < 1 << (63 - COUNTER_BITS) && id.seq < 1 << COUNTER_BITS;
     fits.then(|| i64::try_from(id.ms << COUNTER_BITS | id.seq).ok()).flatten()
+}
+
+/// Why [`pack`] gives no number for an id by the clock.
+#[must_use]
+pub fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the clock is past the year 2248, which ids cannot represent")
 }
 
 /// The id from which [`pack`] made this number.

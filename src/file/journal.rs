@@ -299,10 +299,10 @@ impl Journal {
         let key = tail.segment.head.key;
         let (mut bytes, mut last, mut ends) = (Vec::new(), tail.last, Vec::with_capacity(batch.len()));
         for fields in batch {
-            let id = salt.next_id(last.max(seen), now).ok_or_else(too_late)?;
+            let id = salt.next_id(last.max(seen), now).ok_or_else(format::too_late)?;
             let offset = tail.offset + bytes.len() as u64;
             if !format::put(&mut bytes, key, offset, id, last, fields.as_ref()) {
-                return Err(too_late());
+                return Err(format::too_late());
             }
             ends.push((bytes.len(), id));
             last = id;
@@ -369,8 +369,4 @@ fn write(system: &dyn System, tail: &Tail, bytes: &[u8]) -> (usize, Option<io::E
         }
     }
     (done, None)
-}
-
-pub(super) fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the clock is past the year 2248, which ids cannot represent")
 }

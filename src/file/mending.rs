@@ -6,7 +6,7 @@ use std::io;
 use super::boot::{self, Note};
 use super::directory::Directory;
 use super::format;
-use super::journal::{Journal, Tail, too_late};
+use super::journal::{Journal, Tail};
 use super::segment::Stop;
 use crate::ids::StreamId;
 use crate::stream_broker::envelope;
@@ -43,7 +43,7 @@ impl Journal {
         } else {
             let (whole, given) = (tail.last, tail.given());
             let behind = seen.max(whole).max(broken.unwrap_or_default());
-            let base = salt.next_id(behind, now).ok_or_else(too_late)?;
+            let base = salt.next_id(behind, now).ok_or_else(format::too_late)?;
             let segment = attached.directory.create(base, given, is_synced)?;
             attached.tail = Some(Tail::of(segment));
             let place = self.settings.dir.display();

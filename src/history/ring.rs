@@ -59,20 +59,13 @@ impl Ring {
     /// one of its key comes.
     pub(super) fn evict(&mut self, now: Duration) -> Option<Arc<Entry>> {
         let Retention { count, bytes, age } = self.retention;
-        if self.len() > count || self.bytes > bytes {
-            return self.evict_oldest();
-        }
-        let oldest = self.events.front()?;
-        if age.is_none_or(|age| now.saturating_sub(oldest.at) <= age) {
-            return None;
-        }
-        let oldest = self.events.pop_front()?;
-        self.count_evicted(&oldest);
-        Some(oldest)
-    }
-
-    fn evict_oldest(&mut self) -> Option<Arc<Entry>> {
-        let oldest = self.after(0)?.clone();
+        let is_old = |event: &&Arc<Entry>| age.is_some_and(|age| now.saturating_sub(event.at) > age);
+        let oldest = if self.len() > count || self.bytes > bytes {
+            self.after(0)
+        } else {
+            self.events.front().filter(is_old)
+        };
+        let oldest = oldest?.clone();
         self.remove(&oldest).then_some(oldest)
     }
 
@@ -92,14 +85,10 @@ impl Ring {
             _ => false,
         };
         if is_removed {
-            self.count_evicted(entry);
+            self.bytes -= entry.len();
+            self.lost = self.lost.max(entry.seq.unwrap_or(0));
         }
         is_removed
-    }
-
-    fn count_evicted(&mut self, entry: &Entry) {
-        self.bytes -= entry.len();
-        self.lost = self.lost.max(entry.seq.unwrap_or(0));
     }
 
     /// Lose everything. Returns what it was.

@@ -233,12 +233,11 @@ impl Hub {
             topics.iter().filter_map(|topic| state.topics.find(topic.as_str())).collect();
         topics.sort_unstable();
         topics.dedup();
-        let has_ended =
-            topics.clone().into_iter().filter(|topic| state.ends.has(*topic)).collect::<TopicIds>();
-        let Some(registered) = state.subscribers.get_mut(&subscriber) else { return false };
+        let State { subscribers, ends, .. } = &mut *state;
+        let Some(registered) = subscribers.get_mut(&subscriber) else { return false };
         topics.retain(|topic| registered.topics.contains(topic));
         registered.topics.retain(|topic| !topics.contains(topic));
-        registered.was_in_ended |= topics.iter().any(|topic| has_ended.contains(topic));
+        registered.was_in_ended |= topics.iter().any(|topic| ends.has(*topic));
         let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
         self.queue_presence(&state, &identity, &topics, false);
         for &topic in &topics {
