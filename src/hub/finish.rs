@@ -118,6 +118,7 @@ impl Hub {
         }
         let readers = state.listening();
         drop(state);
+        self.hand_over_presence();
         ring(&readers);
     }
 
@@ -135,20 +136,10 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.expire(self, now);
-        let end_of =
-            |topic: &Topic| state.topics.find(topic.as_str()).and_then(|id| state.ends.by_topic.get(&id));
-        let ends: Option<Vec<_>> = topics.iter().map(end_of).collect();
-        let Some(last) = ends.and_then(|ends| ends.into_iter().max_by_key(|end| end.seq)) else {
-            return false;
-        };
-        let end = last.id.and_then(StreamId::from_event_id);
-        match (state.numbering.find(last_event_id, state.seq), end, StreamId::parse(last_event_id)) {
-            (Place::Nowhere(_), ..) => false,
-            // With a broker, the ids say it: an end that was adopted has no number of its own.
-            (_, Some(end), Some(id)) => end <= id,
-            (Place::Here(seq), ..) => seq >= last.seq,
-            (Place::Elsewhere(_), ..) => false,
-        }
+        let has_all = state.has_all_until_the_end(topics, last_event_id);
+        drop(state);
+        self.hand_over_presence();
+        has_all
     }
 
     /// Close the stream of a subscriber that has received everything of its topics, which have ended. `None` when it
@@ -237,6 +228,24 @@ impl State {
                     self.topics.enter(topic);
                 }
             }
+        }
+    }
+
+    /// Whether these topics have ended, and a client whose last id is this one has everything of them.
+    fn has_all_until_the_end(&self, topics: &[Topic], last_event_id: &str) -> bool {
+        let end_of =
+            |topic: &Topic| self.topics.find(topic.as_str()).and_then(|id| self.ends.by_topic.get(&id));
+        let ends: Option<Vec<_>> = topics.iter().map(end_of).collect();
+        let Some(last) = ends.and_then(|ends| ends.into_iter().max_by_key(|end| end.seq)) else {
+            return false;
+        };
+        let end = last.id.and_then(StreamId::from_event_id);
+        match (self.numbering.find(last_event_id, self.seq), end, StreamId::parse(last_event_id)) {
+            (Place::Nowhere(_), ..) => false,
+            // With a broker, the ids say it: an end that was adopted has no number of its own.
+            (_, Some(end), Some(id)) => end <= id,
+            (Place::Here(seq), ..) => seq >= last.seq,
+            (Place::Elsewhere(_), ..) => false,
         }
     }
 
