@@ -19,6 +19,7 @@ __all__ = [
     "RedisBroker",
     "Subscription",
     "_Request",
+    "_check_event_name",
     "_close",
     "_duplicate",
     "_end",
@@ -31,6 +32,7 @@ __all__ = [
     "json_text",
 ]
 
+def _check_event_name(name: str) -> None: ...
 def _close(fd: int) -> None: ...
 def _duplicate(fd: int) -> int: ...
 def _end() -> None: ...

@@ -41,6 +41,8 @@ mod _core {
     #[pymodule_export]
     use super::pump::Pump;
     #[pymodule_export]
+    use super::values::convert::_check_event_name;
+    #[pymodule_export]
     use super::values::encode::{EventEncoder, dumps, encode_fields, json_text};
     #[pymodule_export]
     use super::values::request::PyRequest;

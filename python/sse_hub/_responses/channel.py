@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, Unpack
 
 from starlette.responses import Response
 
-from sse_hub._core import Publication
+from sse_hub._core import Publication, _check_event_name
 from sse_hub._responses.channel_schema import describe
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions
@@ -160,12 +159,7 @@ def _listed(names: Any) -> str:
 def _check_name(topic: str, name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"channel {topic!r}: the name of an event is a str, not {type(name).__name__}")
-    if not name or any(unicodedata.category(char) == "Cc" for char in name):
-        rule = "is a text without control characters"
-    elif name in ("open", "error"):
-        rule = "is not 'open' or 'error', which EventSource dispatches itself"
-    elif name.startswith("stream-"):
-        rule = "does not begin with 'stream-': these are the hub's own"
-    else:
-        return
-    raise ValueError(f"channel {topic!r}: the name of an event {rule}; not {name!r}")
+    try:
+        _check_event_name(name)
+    except InvalidEvent as error:
+        raise ValueError(f"channel {topic!r}: the name of an event breaks a rule: {error}") from None

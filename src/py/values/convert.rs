@@ -76,6 +76,13 @@ fn utf8<'a>(py: Python<'_>, field: &str, text: &'a Bound<'_, PyString>) -> PyRes
     })
 }
 
+/// Check the name of an event.
+#[pyfunction]
+pub fn _check_event_name(name: &Bound<'_, PyString>) -> PyResult<()> {
+    let py = name.py();
+    check_event_type(utf8(py, "event", name)?).or_raise(py)
+}
+
 /// Raw data as text.
 fn raw_text<'a>(py: Python<'_>, raw: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
     if let Ok(text) = raw.cast::<PyString>() {
