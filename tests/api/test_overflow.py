@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from slow_reader import stop_reading
 from sse_hub import Hub
 from sse_hub.testing import Clock, EventClient, connect
 from starlette.applications import Starlette
@@ -21,12 +22,7 @@ async def stuck(clock: Clock, hub: Hub, **options: Any) -> EventClient:
     """A client that has stopped reading in the middle of a write, long enough to be known as stuck."""
     client = await connect(hub.endpoint("t", **options), "/", control=True)
     assert (await client.next()).event == "stream-open"
-    client.pause()
-    hub.publish("t", "taken")
-    await clock.advance(0)
-    for n in range(10):
-        hub.publish("other", n)
-        await clock.advance(0.01)
+    await stop_reading(clock, hub, client)
     return client
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_reader import stop_reading
 from sse_hub import Hub, InvalidEvent, ServerSentEvent
 from sse_hub.testing import Clock, EventClient, connect
 
@@ -18,20 +19,10 @@ async def opened(hub: Hub, **options: Any) -> EventClient:
     return client
 
 
-async def stuck(clock: Clock, hub: Hub, client: EventClient) -> None:
-    """The client stops reading in the middle of a write, long enough to be known as stuck."""
-    client.pause()
-    hub.publish("t", "taken")
-    await clock.advance(0)
-    for n in range(10):
-        hub.publish("other", n)
-        await clock.advance(0.01)
-
-
 async def test_only_the_newest_value_waits_for_a_slow_client(clock: Clock) -> None:
     hub = clock.hub(capacity=5)
     client = await opened(hub)
-    await stuck(clock, hub, client)
+    await stop_reading(clock, hub, client)
     for n in range(1000):
         hub.publish("t", n, key=f"k{n % 4}")
         if n == 500:
@@ -92,7 +83,7 @@ async def test_topics_and_clients_have_keys_of_their_own(clock: Clock) -> None:
     client = await connect(hub.endpoint(["t", "u"], info="me"), "/", control=True)
     await client.next()
     (subscriber,) = hub.subscribers()
-    await stuck(clock, hub, client)
+    await stop_reading(clock, hub, client)
     hub.publish("t", 1, key="k")
     hub.publish("u", 2, key="k")
     hub.publish(["t", "u"], 3, key="k")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from held_back import Many, check_held_back
+from let_go import client
 from live import Server, serve
 from sse_hub import EventSourceResponse
 from sse_hub._servers.uvicorn_writing import connection_of
@@ -105,35 +106,12 @@ def test_a_large_stream_that_never_waits_is_whole_and_others_are_served_meanwhil
 @HTTP
 @LOOP
 def test_a_client_with_a_small_window_that_stalls_holds_the_generator_back(http: str, loop: str) -> None:
-    made = 0
-
-    async def content() -> AsyncIterator[str]:
-        nonlocal made
-        for number in range(20_000):
-            made += 1
-            yield f"{number} {'x' * 500}"
-            if number % 100 == 0:
-                await asyncio.sleep(0)
-
-    with streaming(content, http=http, loop=loop) as server, socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(PATIENCE)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        seen = -1
-        while seen != made:  # it makes what the kernel and the transport hold, and then waits
-            seen = made
-            server.http.get("/nothing")
-            threading.Event().wait(0.2)
-        assert 0 < seen < 20_000
-        received = bytearray()
-        while part := client.recv(65536):
-            received += part
-    numbers = [
-        int(line[6:].split()[0]) for line in bytes(received).split(b"\n") if line.startswith(b"data: ")
-    ]
-    assert numbers == list(range(20_000))
-    assert received.endswith(b"0\r\n\r\n")
+    content = Many()
+    with (
+        streaming(content, http=http, loop=loop) as server,
+        client(server, 4096, "Connection: close\r\n") as slow,
+    ):
+        check_held_back(content, server, slow)
 
 
 def test_an_event_is_written_before_the_step_after_it_blocks_the_loop() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from redis_outage import BROKER, are, first, publisher
+from redis_outage import BROKER, are, early, first, publisher
 from redis_workers import Pair, Worker, app_command, listening
 from servers import run
 from sse_hub import Hub
@@ -26,22 +26,11 @@ def test_a_worker_that_starts_while_the_store_stands_still_serves_after_it(store
         ids = [elsewhere.publish("t", n).result(PATIENCE) for n in range(5)]
         store.pause()
         hubs = [*pair.hubs(store.url, broker=BROKER)]
-        clients = [hub.listen(last_event_id=str(ids[1])) for hub in hubs]
-        newcomers = [hub.listen() for hub in hubs]
-        try:
-            for client in (*clients, *newcomers):
+        with early(hubs, ids, elsewhere) as clients:
+            for client in clients:
                 client.opened()  # although nothing is known yet
             store.resume()
             are(hubs, "connected")
-            elsewhere.publish("t", "end").result(PATIENCE)
-            for client in clients:
-                assert client.until("end") == [2, 3, 4, "end"]
-                assert client.resets == []
-            for client in newcomers:
-                assert client.until("end")[-1] == "end"
-        finally:
-            for client in clients + newcomers:
-                client.close()
 
 
 def test_a_server_stops_although_the_store_stands_still(store: Store) -> None:

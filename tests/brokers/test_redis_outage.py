@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from redis_outage import BROKER, RECOVERY, are, first, get_all, publisher, scene, served_again, stay
+from redis_outage import BROKER, RECOVERY, are, early, first, get_all, publisher, scene, served_again, stay
 from redis_server import Proxy, RedisServer, stream_key
 from redis_workers import Pair, WorkerHub, takes
 from sse_hub import Hub, RedisBroker
@@ -216,18 +216,7 @@ def test_a_worker_that_starts_during_an_outage_serves_after_it(
         ids = [elsewhere.publish("t", n).result(PATIENCE) for n in range(5)]
         proxy.cut()
         hubs = [*pair.hubs(proxy.url, broker=BROKER)]
-        clients = [hub.listen(last_event_id=str(ids[1])) for hub in hubs]
-        newcomers = [hub.listen() for hub in hubs]
-        try:
+        with early(hubs, ids, elsewhere):
             are(hubs, "disconnected")
             proxy.restore()
             are(hubs, "connected", promised(RECOVERY))
-            elsewhere.publish("t", "end").result(PATIENCE)
-            for client in clients:
-                assert client.until("end") == [2, 3, 4, "end"]
-                assert client.resets == []
-            for client in newcomers:
-                assert client.until("end")[-1] == "end"
-        finally:
-            for client in clients + newcomers:
-                client.close()

@@ -11,18 +11,16 @@ import asyncio
 import json
 import os
 import random
-import threading
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from redis_server import RedisServer, stream_key
-from redis_source import HISTORY, Source
-from redis_walker import Walker, check_all, walk_to_the_end
+from redis_source import HISTORY, Source, delete_some, run_out_of_memory, walking
+from redis_walker import Walker, check_all
 from redis_workers import Worker, WorkerHub, app_command
 from servers import run, staying
-from waiting import PATIENCE
 
 CLIENTS = 24
 FIRST = int(os.environ.get("STORM_SEED", "1"))
@@ -73,16 +71,12 @@ async def trouble(kind: str, redis: RedisServer, workers: Workers, key: str, dic
     admin = redis.admin
     match kind:
         case "delete":
-            newest = [id for id, _ in admin.xrevrange(key, count=50)]
-            if newest:
-                admin.xdel(key, *dice.sample(newest, dice.randint(1, len(newest))))
+            delete_some(admin, key, dice)
         case "evict":
             admin.delete(key)
         case "full" | "lru":
-            admin.config_set("maxmemory-policy", "noeviction" if kind == "full" else "allkeys-lru")
-            admin.config_set("maxmemory", 1)
-            await asyncio.sleep(dice.uniform(0, 0.5))
-            admin.config_set("maxmemory", 0)
+            policy = "noeviction" if kind == "full" else "allkeys-lru"
+            await run_out_of_memory(admin, policy, dice.uniform(0, 0.5))
         case "pause":
             redis.pause()
             await asyncio.sleep(dice.choice([0.05, 0.3, 1.5]))
@@ -97,40 +91,22 @@ async def play(redis: RedisServer, workers: Workers, seed: int) -> dict[str, Any
     await asyncio.to_thread(workers.make, redis.url, name)
     source = Source(redis.url, name, seed)
     visitors = [Visitor(seed, number) for number in range(CLIENTS)]
-    calm = asyncio.Event()
-    walks = [asyncio.create_task(visitor.walk(workers.hubs, calm)) for visitor in visitors]
-    thread = threading.Thread(target=source.run)
     kinds: Counter[str] = Counter()
     try:
-        thread.start()
-        async with asyncio.timeout(PATIENCE):
-            while not any(visitor.record for visitor in visitors):  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.02)
-        for _ in range(dice.randint(2, 5)):
-            kind = dice.choice(KINDS)
-            kinds[kind] += 1
-            # One goes wrong while another one does.
-            other, key = dice.choice(KINDS[:4]), stream_key(name)
-            also = asyncio.create_task(trouble(other, redis, workers, key, dice))
-            await trouble(kind, redis, workers, key, dice)
-            await asyncio.wait([also])
-            await asyncio.sleep(dice.uniform(0, 0.2))
-        source.over.set()
-        await asyncio.to_thread(thread.join)
-        calm.set()
-        await walk_to_the_end(walks, source)
+        async with walking(visitors, workers.hubs, source, redis):
+            for _ in range(dice.randint(2, 5)):
+                kind = dice.choice(KINDS)
+                kinds[kind] += 1
+                # One goes wrong while another one does.
+                other, key = dice.choice(KINDS[:4]), stream_key(name)
+                also = asyncio.create_task(trouble(other, redis, workers, key, dice))
+                await trouble(kind, redis, workers, key, dice)
+                await asyncio.wait([also])
+                await asyncio.sleep(dice.uniform(0, 0.2))
     except TimeoutError:
         late = [(n, v.id, v.record[-3:]) for n, v in enumerate(visitors) if not v.at_end]
         stats = [hub.stats() for hub in workers.hubs]
         raise AssertionError(f"STORM_SEED={seed}: clients {late} never get to the end: {stats}") from None
-    finally:
-        source.over.set()
-        redis.resume()
-        for walk in walks:
-            walk.cancel()
-        await asyncio.gather(*walks, return_exceptions=True)
-        await asyncio.to_thread(thread.join)
-        await source.hub.aclose()
     source.resolve()
     check_all(visitors, source.check, seed)
     for worker in workers.workers:

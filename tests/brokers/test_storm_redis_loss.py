@@ -14,15 +14,13 @@ import asyncio
 import json
 import os
 import random
-import threading
 from collections import Counter
 
 import pytest
 from redis_server import RedisServer, stream_key
-from redis_source import HISTORY, Source
-from redis_walker import Walker, check_all, walk_to_the_end
+from redis_source import HISTORY, Source, delete_some, run_out_of_memory, walking
+from redis_walker import Walker, check_all
 from redis_workers import Pair
-from waiting import PATIENCE
 
 CLIENTS = 40
 FIRST = int(os.environ.get("STORM_SEED", "1"))
@@ -35,22 +33,16 @@ async def trouble(redis: RedisServer, key: str, dice: random.Random) -> str:
     admin = redis.admin
     match kind:
         case "delete":
-            newest = [id for id, _ in admin.xrevrange(key, count=50)]
-            if newest:
-                admin.xdel(key, *dice.sample(newest, dice.randint(1, len(newest))))
+            delete_some(admin, key, dice)
         case "trim":
             admin.xtrim(key, maxlen=dice.randrange(20), approximate=False)
         case "evict":
             for _ in range(dice.choice([1, 1, 20])):
                 admin.delete(key)
         case "lru":
-            admin.config_set("maxmemory-policy", "allkeys-lru")
-            admin.config_set("maxmemory", 1)
-            await asyncio.sleep(dice.uniform(0, 0.3))
+            await run_out_of_memory(admin, "allkeys-lru", dice.uniform(0, 0.3))
         case "full":
-            admin.config_set("maxmemory-policy", "noeviction")
-            admin.config_set("maxmemory", 1)
-            await asyncio.sleep(dice.uniform(0, 0.5))
+            await run_out_of_memory(admin, "noeviction", dice.uniform(0, 0.5))
         case "cut":
             admin.execute_command("CLIENT KILL TYPE normal SKIPME yes")
         case "pause":
@@ -63,8 +55,6 @@ async def trouble(redis: RedisServer, key: str, dice: random.Random) -> str:
             redis.kill()
             await asyncio.sleep(dice.uniform(0, 0.5))
             redis.restart()
-    if kind in ("lru", "full"):
-        admin.config_set("maxmemory", 0)
     return kind
 
 
@@ -81,35 +71,17 @@ async def test_a_storm_over_a_redis_that_loses_things_is_silent_about_nothing(pa
         hubs = [*pair.hubs(redis.url, broker=broker, history=HISTORY, heartbeat=0.5)]
         source = Source(redis.url, pair.name, seed)
         walkers = [Walker(seed, number) for number in range(CLIENTS)]
-        calm = asyncio.Event()
-        walks = [asyncio.create_task(walker.walk(hubs, calm)) for walker in walkers]
-        thread = threading.Thread(target=source.run)
         kinds: Counter[str] = Counter()
         try:
-            thread.start()
-            async with asyncio.timeout(PATIENCE):
-                while not sum(len(walker.record) for walker in walkers):  # noqa: ASYNC110  (nobody tells)
-                    await asyncio.sleep(0.05)
-            loop = asyncio.get_running_loop()
-            end = loop.time() + SECONDS
-            while loop.time() < end:
-                kinds[await trouble(redis, stream_key(pair.name), dice)] += 1
-                await asyncio.sleep(dice.uniform(0, 0.5))
-            source.over.set()
-            await asyncio.to_thread(thread.join)
-            calm.set()
-            await walk_to_the_end(walks, source)
+            async with walking(walkers, hubs, source, redis):
+                loop = asyncio.get_running_loop()
+                end = loop.time() + SECONDS
+                while loop.time() < end:
+                    kinds[await trouble(redis, stream_key(pair.name), dice)] += 1
+                    await asyncio.sleep(dice.uniform(0, 0.5))
         except TimeoutError:
             late = [number for number, walker in enumerate(walkers) if not walker.at_end]
             raise AssertionError(f"STORM_SEED={seed}: clients {late} never get to the end") from None
-        finally:
-            source.over.set()
-            redis.resume()
-            for walk in walks:
-                walk.cancel()
-            await asyncio.gather(*walks, return_exceptions=True)
-            await asyncio.to_thread(thread.join)
-            await source.hub.aclose()
     source.resolve()
     check_all(walkers, source.check, seed)
     names = Counter(name for walker in walkers for name, _, _ in walker.record)

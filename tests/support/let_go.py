@@ -56,13 +56,13 @@ def streaming(
 
 
 @contextmanager
-def client(server: Server, window: int = 0) -> Iterator[socket.socket]:
+def client(server: Server, window: int = 0, headers: str = "") -> Iterator[socket.socket]:
     with socket.socket() as connection:
         if window:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         connection.settimeout(PATIENCE)
         connection.connect(("127.0.0.1", server.port))
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
         yield connection
 
 

@@ -53,6 +53,27 @@ def are(hubs: list[WorkerHub], state: str, seconds: float = PATIENCE) -> None:
     until(lambda: all(hub.state() == state for hub in hubs), seconds)
 
 
+@contextmanager
+def early(hubs: list[WorkerHub], ids: list[str | None], elsewhere: Hub) -> Iterator[tuple[Listener, ...]]:
+    """Clients that come before the hubs are connected, for which the block waits; then each gets what is its.
+
+    Five events with these ids are in the log. Half of the clients have the second one.
+    """
+    clients = [hub.listen(last_event_id=str(ids[1])) for hub in hubs]
+    newcomers = [hub.listen() for hub in hubs]
+    try:
+        yield (*clients, *newcomers)
+        elsewhere.publish("t", "end").result(PATIENCE)
+        for client in clients:
+            assert client.until("end") == [2, 3, 4, "end"]
+            assert client.resets == []
+        for client in newcomers:
+            assert client.until("end")[-1] == "end"
+    finally:
+        for client in clients + newcomers:
+            client.close()
+
+
 def stay(clients: tuple[Listener, ...]) -> None:
     """They are connected, and get heartbeats and nothing else."""
     for client in clients:

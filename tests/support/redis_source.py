@@ -1,15 +1,18 @@
-"""The publisher of a storm over a Redis that loses data, and the judge of what its clients received."""
+"""A storm over a Redis that loses data: the publisher, the clients' walks, some troubles, and the judge."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from redis_server import EntryId, entry_id
-from redis_walker import NONE, TOPICS, Walker
+from redis_server import EntryId, RedisServer, entry_id
+from redis_walker import NONE, TOPICS, Place, Walker, walk_to_the_end
 from sse_hub import BrokerError, Hub, HubFull, OutcomeUnknown, RedisBroker
 from waiting import PATIENCE
 
@@ -99,3 +102,49 @@ class Source:
             missing = {*ids[bisect_right(ids, after) : bisect_right(ids, until)]} - {but}
             assert not missing, f"a silent gap between {after} and {until}: {sorted(missing)[:5]}"
             assert bisect_left(ids, after) <= bisect_right(ids, until)
+
+
+@asynccontextmanager
+async def walking(
+    walkers: Sequence[Walker], hubs: Sequence[Place], source: Source, redis: RedisServer
+) -> AsyncIterator[None]:
+    """The block runs while the source publishes and clients walk, of whom one has received something.
+
+    Then it is calm, and every client gets to the end; ``TimeoutError`` if one does not.
+    """
+    calm = asyncio.Event()
+    walks = [asyncio.create_task(walker.walk(hubs, calm)) for walker in walkers]
+    thread = threading.Thread(target=source.run)
+    thread.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not any(walker.record for walker in walkers):  # noqa: ASYNC110  (nobody tells)
+                await asyncio.sleep(0.02)
+        yield
+        source.over.set()
+        await asyncio.to_thread(thread.join)
+        calm.set()
+        await walk_to_the_end(walks, source)
+    finally:
+        source.over.set()
+        redis.resume()
+        for walk in walks:
+            walk.cancel()
+        await asyncio.gather(*walks, return_exceptions=True)
+        await asyncio.to_thread(thread.join)
+        await source.hub.aclose()
+
+
+def delete_some(admin: Any, key: str, dice: random.Random) -> None:
+    """Delete some of the newest 50 entries."""
+    newest = [id for id, _ in admin.xrevrange(key, count=50)]
+    if newest:
+        admin.xdel(key, *dice.sample(newest, dice.randint(1, len(newest))))
+
+
+async def run_out_of_memory(admin: Any, policy: str, seconds: float) -> None:
+    """Redis has no memory left for so long."""
+    admin.config_set("maxmemory-policy", policy)
+    admin.config_set("maxmemory", 1)
+    await asyncio.sleep(seconds)
+    admin.config_set("maxmemory", 0)
