@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -39,6 +40,12 @@ def opened(site: Site, hub: Hub, **options: Any) -> Stream:
 def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None:
     hub = site.hub()
     passed: list[int] = []
+    responses: list[weakref.ref[Response]] = []
+
+    def subscribed(request: Request) -> Response:
+        response = EventSourceResponse(hub.subscribe("t"))
+        responses.append(weakref.ref(response))
+        return response
 
     class Passing(BaseHTTPMiddleware):
         async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -46,14 +53,13 @@ def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None
             passed.append(response.status_code)
             return response
 
-    site.serve(lambda request: EventSourceResponse(hub.subscribe("t")), Middleware(Passing))
+    site.serve(subscribed, Middleware(Passing))
     with opened(site, hub) as one, opened(site, hub) as other:
         hub.publish("t", 1)
         assert (one.take(1), other.take(1)) == ([1], [1])
         assert b"cache-control: no-store" in one.head.lower()
         until(lambda: passed == [200, 200])
-        gc.collect()
-        assert not [found for found in gc.get_objects() if type(found) is EventSourceResponse]
+        until(lambda: gc.collect() >= 0 and [made() for made in responses] == [None, None])
         hub.close(1)
         for stream in (one, other):
             assert stream.rest() == []
