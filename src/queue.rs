@@ -74,8 +74,52 @@ impl Pushed {
 /// A queue with fewer entries is searched for a key from end to end.
 const FEW: usize = 16;
 
-/// The numbers of the values of each key. By a keyed hash, because keys may come from users.
-type Values = HashMap<Key, SmallVec<[u64; 1]>>;
+/// Positions in a queue, ascending.
+type Positions = SmallVec<[usize; 1]>;
+
+/// The entries of a long queue by their keys.
+#[derive(Debug, Default)]
+struct Index {
+    /// A number for each entry; they rise from the front to the back.
+    numbers: VecDeque<u64>,
+    /// The numbers of the values of each key. By a keyed hash, because keys may come from users.
+    values: HashMap<Key, SmallVec<[u64; 1]>>,
+}
+
+impl Index {
+    fn of(entries: &VecDeque<Arc<Entry>>) -> Self {
+        let mut index = Self::default();
+        for entry in entries {
+            index.append(entry);
+        }
+        index
+    }
+
+    fn append(&mut self, entry: &Entry) {
+        let number = self.numbers.back().map_or(0, |newest| newest + 1);
+        self.numbers.push_back(number);
+        if let Some(key) = entry.key() {
+            self.values.entry(key.clone()).or_default().push(number);
+        }
+    }
+
+    fn positions(&self, key: &Key) -> Positions {
+        let numbers = self.values.get(key).into_iter().flatten();
+        numbers.filter_map(|number| self.numbers.binary_search(number).ok()).collect()
+    }
+
+    fn remove(&mut self, at: usize, entry: &Entry) {
+        let number = self.numbers.remove(at);
+        if let Some(key) = entry.key()
+            && let Some(numbers) = self.values.get_mut(key)
+        {
+            numbers.retain(|&mut other| Some(other) != number);
+            if numbers.is_empty() {
+                self.values.remove(key);
+            }
+        }
+    }
+}
 
 /// A subscriber's queue: references to shared entries, in order.
 ///
@@ -83,10 +127,9 @@ type Values = HashMap<Key, SmallVec<[u64; 1]>>;
 /// the log's, and a client that has an id has everything before it, or something newer.
 #[derive(Debug)]
 pub struct Queue {
-    /// With numbers that rise from the front to the back.
-    entries: VecDeque<(u64, Arc<Entry>)>,
-    /// Only for a long queue.
-    values: Option<Box<Values>>,
+    entries: VecDeque<Arc<Entry>>,
+    /// Only for a long queue with values.
+    index: Option<Box<Index>>,
     bytes: usize,
     capacity: Capacity,
     policy: OverflowPolicy,
@@ -100,7 +143,7 @@ impl Queue {
     pub fn new(capacity: Capacity, policy: OverflowPolicy) -> Self {
         Self {
             entries: VecDeque::new(),
-            values: None,
+            index: None,
             bytes: 0,
             capacity,
             policy,
@@ -140,9 +183,11 @@ impl Queue {
                 let before = self.dropped_oldest;
                 self.remove_all(&superseded);
                 while !self.has_room(entry, room, &[]) {
-                    let kept = usize::from(self.entries.front().is_some_and(|(_, oldest)| oldest.is_break));
-                    let Some(&(oldest, _)) = self.entries.get(kept) else { break };
-                    self.remove(oldest);
+                    let kept = usize::from(self.entries.front().is_some_and(|oldest| oldest.is_break));
+                    if kept >= self.entries.len() {
+                        break;
+                    }
+                    self.remove(kept);
                     self.dropped_oldest += 1;
                 }
                 self.append(entry);
@@ -153,58 +198,34 @@ impl Queue {
 
     fn append(&mut self, entry: &Arc<Entry>) {
         self.bytes += entry.len();
-        let number = self.entries.back().map_or(0, |(newest, _)| newest + 1);
-        if let (Some(values), Some(key)) = (&mut self.values, entry.key()) {
-            values.entry(key.clone()).or_default().push(number);
+        if let Some(index) = &mut self.index {
+            index.append(entry);
         }
-        self.entries.push_back((number, entry.clone()));
+        self.entries.push_back(entry.clone());
     }
 
-    /// The numbers of the values that `entry` makes obsolete.
-    fn superseded_by(&mut self, entry: &Entry) -> SmallVec<[u64; 1]> {
-        let Some(key) = entry.key().filter(|_| !self.entries.is_empty()) else { return SmallVec::new() };
-        if self.entries.len() < FEW && self.values.is_none() {
-            let older = self.entries.iter().filter(|(_, older)| entry.supersedes(older));
-            return older.map(|&(number, _)| number).collect();
+    /// The positions of the values that `entry` makes obsolete.
+    fn superseded_by(&mut self, entry: &Entry) -> Positions {
+        let Some(key) = entry.key().filter(|_| !self.entries.is_empty()) else { return Positions::new() };
+        if self.entries.len() < FEW && self.index.is_none() {
+            let waiting = self.entries.iter().enumerate();
+            return waiting.filter(|(_, older)| entry.supersedes(older)).map(|(at, _)| at).collect();
         }
-        let values = self.values.get_or_insert_with(|| Box::new(Self::index(&self.entries)));
-        let numbers = values.get(key).cloned().unwrap_or_default();
-        let is_older = |number| self.find(number).is_some_and(|(_, older)| entry.supersedes(older));
-        numbers.into_iter().filter(|&number| is_older(number)).collect()
+        let index = self.index.get_or_insert_with(|| Box::new(Index::of(&self.entries)));
+        let mut positions = index.positions(key);
+        positions.retain(|at| self.entries.get(*at).is_some_and(|older| entry.supersedes(older)));
+        positions
     }
 
-    fn index(entries: &VecDeque<(u64, Arc<Entry>)>) -> Values {
-        let mut values = Values::new();
-        for (number, entry) in entries {
-            if let Some(key) = entry.key() {
-                values.entry(key.clone()).or_default().push(*number);
-            }
-        }
-        values
+    fn remove_all(&mut self, positions: &[usize]) {
+        positions.iter().rev().for_each(|&at| self.remove(at));
     }
 
-    fn find(&self, number: u64) -> Option<(usize, &Arc<Entry>)> {
-        let at = self.entries.binary_search_by_key(&number, |&(number, _)| number).ok()?;
-        self.entries.get(at).map(|(_, entry)| (at, entry))
-    }
-
-    fn remove_all(&mut self, numbers: &[u64]) {
-        for &number in numbers {
-            self.remove(number);
-        }
-    }
-
-    fn remove(&mut self, number: u64) {
-        let Some((at, _)) = self.find(number) else { return };
-        let Some((_, entry)) = self.entries.remove(at) else { return };
+    fn remove(&mut self, at: usize) {
+        let Some(entry) = self.entries.remove(at) else { return };
         self.bytes -= entry.len();
-        if let (Some(values), Some(key)) = (&mut self.values, entry.key())
-            && let Some(numbers) = values.get_mut(key)
-        {
-            numbers.retain(|&mut other| other != number);
-            if numbers.is_empty() {
-                values.remove(key);
-            }
+        if let Some(index) = &mut self.index {
+            index.remove(at, &entry);
         }
     }
 
@@ -215,17 +236,18 @@ impl Queue {
         let given = is_whole
             && !self.has_room(entry, room, &[])
             && reads(entry)
-            && self.entries.iter().all(|(_, entry)| reads(entry));
+            && self.entries.iter().all(|entry| reads(entry));
         if given {
             self.clear();
         }
         given
     }
 
-    /// Whether there is room for `entry` in place of the entries with these numbers. An event larger than the whole limit in bytes is let in alone: it was small
-    /// enough to be published, and would never find more room than in an empty queue.
-    fn has_room(&self, entry: &Entry, room: Room, replaced: &[u64]) -> bool {
-        let freed = || replaced.iter().filter_map(|&number| self.find(number)).map(|(_, older)| older.len());
+    /// Whether there is room for `entry` in place of the entries at these positions. An event larger than the whole
+    /// limit in bytes is let in alone: it was small enough to be published, and would never find more room than in an
+    /// empty queue.
+    fn has_room(&self, entry: &Entry, room: Room, replaced: &[usize]) -> bool {
+        let freed = || replaced.iter().filter_map(|&at| self.entries.get(at)).map(|older| older.len());
         let in_bytes = || self.bytes - freed().sum::<usize>() + entry.len() <= self.capacity.bytes;
         let waiting = self.entries.len() - replaced.len();
         match room {
@@ -239,9 +261,9 @@ impl Queue {
     /// Take all entries, and the numbers of entries dropped before the first and behind the last.
     pub fn take(&mut self) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
         self.bytes = 0;
-        self.values = None;
+        self.index = None;
         let dropped = (std::mem::take(&mut self.dropped_oldest), std::mem::take(&mut self.dropped_newest));
-        (dropped.0, self.entries.drain(..).map(|(_, entry)| entry), dropped.1)
+        (dropped.0, self.entries.drain(..), dropped.1)
     }
 
     /// Free the memory of a burst.
@@ -254,7 +276,7 @@ impl Queue {
     /// Empty the queue.
     pub fn clear(&mut self) {
         self.entries = VecDeque::new();
-        self.values = None;
+        self.index = None;
         self.bytes = 0;
     }
 
