@@ -102,6 +102,12 @@ fn a_snapshot_is_not_followed_by_what_it_contains() {
     let nothing = world.subscribe(&asks(request(&["a"])));
     nothing.initial(&[]);
     assert_eq!(nothing.all()[1..], ["stream-cursor #4", "5 #5", "6 #6", "7 #7"]);
+    // So does a client after a reset, whatever is left of its gap.
+    let back = world.subscribe(&Request { initial: true, ..resume(&["a"], &world.id(1)) });
+    back.initial(&[]);
+    let seen = back.all();
+    assert!(seen[1].starts_with("stream-reset"), "{seen:?}");
+    assert_eq!(seen[2..], ["stream-cursor #7"]);
 }
 
 #[test]
