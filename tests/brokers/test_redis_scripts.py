@@ -375,18 +375,19 @@ def test_a_forked_child_keeps_no_connection_of_its_parent(redis: RedisServer) ->
     assert published(redis) == 2
 
 
-def test_scripts_are_sent_once(redis: RedisServer) -> None:
+async def test_scripts_are_sent_once(redis: RedisServer) -> None:
     def calls(command: str) -> int:
         stats = redis.admin.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})
         return int(stats["calls"])
 
-    with Hub(redis.url) as hub:
+    async with Hub(redis.url) as hub:
         for n in range(10):
-            hub.publish("t", n).result(PATIENCE)
-        assert calls("evalsha") >= 10
+            await hub.publish("t", n)
+            await hub.presence("t")
+        assert calls("evalsha") >= 20
         assert calls("eval") <= 4, "one for each script, and for each new connection"
         redis.admin.script_flush()
-        hub.publish("t", 10).result(PATIENCE)
+        await hub.publish("t", 10)
     assert published(redis) == 11
 
 
