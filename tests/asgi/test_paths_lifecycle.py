@@ -13,11 +13,13 @@ from fastapi import Depends, FastAPI
 from sse_hub import EventSourceResponse, Subscription
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
-from wire import WAYS, Site, names, only
+from wire import WAYS, Site, names, only, quiet, reset
 
 SITES = tuple(WAYS)
 
@@ -258,3 +260,39 @@ def test_handoff_false_stays_with_the_server(site: Site) -> None:
         assert only(hub).path == "loop"
         hub.publish("t", 1)
         assert stream.take(1) == [1]
+
+
+class Unknown:
+    """Middleware that the library does not know: the stream goes out by ``send``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def forward(message: Message) -> None:
+            await send(message)
+
+        await self.app(scope, receive, forward)
+
+
+@pytest.mark.parametrize("layers", [(), (Middleware(Unknown),)], ids=["alone", "behind middleware"])
+def test_a_client_that_resets_before_a_long_replay_is_no_warning(
+    site: Site, layers: tuple[Middleware, ...]
+) -> None:
+    hub = site.hub(history=2000)
+    for n in range(2000):
+        hub.publish("t", f"{n:01000}")
+    asked, left = threading.Event(), threading.Event()
+
+    def make(request: Request) -> Response:
+        asked.set()
+        left.wait(PATIENCE)  # on the loop, which sees the reset only after the first write
+        return hub.response("t", replay="all", handoff=False)
+
+    site.serve(make, *layers)
+    with quiet():
+        stream = site.raw()
+        assert asked.wait(PATIENCE)
+        reset(stream.sock)
+        left.set()
+        until(lambda: hub.stats()["disconnected"] == 1)
