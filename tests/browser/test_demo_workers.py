@@ -20,8 +20,9 @@ Visit = Callable[..., Page]
 def demo(redis: RedisServer, serve: Callable[..., Server]) -> Server:
     redis.admin.execute_command("ACL", "SETUSER", "demo", "on", ">any", "~*", "&*", "+@all")
     command = ["-m", "uvicorn", "examples.demo.app:app", "--workers", "2"]
-    # The supervisor ends a worker that does not answer it for five seconds, by default.
-    command += ["--timeout-worker-healthcheck", str(int(PATIENCE))]
+    # The supervisor ends a worker that does not answer it for five seconds, by default. A worker that is
+    # killed while the supervisor asks it costs this time, too, before there is another one.
+    command += ["--timeout-worker-healthcheck", str(int(PATIENCE / 3))]
     command += ["--port", str(free_port())]
     server = serve(*command, **QUICK, SSE_HUB_BROKER=redis.url.replace("//", "//demo:any@"))
     workers_started(server, 2)
