@@ -1,6 +1,6 @@
 //! The hub's clock: time since it was made, real or driven by a test.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -45,6 +45,15 @@ impl Clock {
         }
     }
 
+    /// The time of day since the Unix epoch. A manual clock adds what it was advanced by.
+    #[must_use]
+    pub fn time_of_day(&self) -> Duration {
+        match self {
+            Self::Real(_) => since_epoch(),
+            Self::Manual(_) => since_epoch() + self.now(),
+        }
+    }
+
     /// Move a manual clock; false for the machine's.
     pub fn advance(&self, by: Duration) -> bool {
         match self {
@@ -55,4 +64,10 @@ impl Clock {
             }
         }
     }
+}
+
+/// The machine's time of day, since the Unix epoch.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

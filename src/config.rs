@@ -44,6 +44,22 @@ pub fn seconds(option: &str, value: f64) -> Result<Duration> {
     Ok(Duration::from_secs_f64(value))
 }
 
+/// The year 10000, in seconds since the Unix epoch. Milliseconds, which other languages count, are beyond it.
+const YEAR_10000: f64 = 253_402_300_800.0;
+
+/// Seconds since the Unix epoch, as Python gives them, as a duration since then.
+///
+/// # Errors
+/// [`Error::InvalidOption`] when they are not a number, before 1970, or from the year 10000 on.
+pub fn moment(option: &str, value: f64) -> Result<Duration> {
+    if value.is_nan() || !(0.0..YEAR_10000).contains(&value) {
+        return Err(Error::InvalidOption(format!(
+            "{option} must be seconds (not milliseconds) since the epoch, from 0 to the year 10000, not {value}"
+        )));
+    }
+    Ok(Duration::from_secs_f64(value))
+}
+
 /// As [`seconds`], but more than none.
 ///
 /// # Errors

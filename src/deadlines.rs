@@ -87,6 +87,17 @@ pub fn look_after(now: Duration, time: Duration) -> Duration {
     Grid::of(time).before(now + time)
 }
 
+/// The largest part of a stream's time by which its authorization may end early, and the longest time.
+const EARLY: (u32, Duration) = (20, Duration::from_secs(30));
+
+/// When to end a stream whose authorization is valid for `left`: a little before that, and never later. Tokens that
+/// were issued together expire together; their streams end apart.
+#[must_use]
+pub fn a_little_before(left: Duration, random: u64) -> Duration {
+    let most = (left / EARLY.0).min(EARLY.1);
+    left.saturating_sub(most * u32::try_from(random % 1001).unwrap_or(0) / 1000)
+}
+
 /// When one client gets its heartbeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
@@ -156,6 +167,16 @@ mod tests {
                 let sooner = (now + time).checked_sub(look_after(now, time));
                 assert!(sooner.is_some_and(|sooner| sooner <= APART));
             }
+        }
+    }
+
+    #[test]
+    fn an_authorization_ends_a_little_early_and_never_late() {
+        for left in [Duration::from_nanos(1), Duration::from_secs(10), Duration::from_secs(86_400)] {
+            let ends: Vec<_> = (0..2000).map(|random| a_little_before(left, random)).collect();
+            let least = left.saturating_sub((left / 20).min(Duration::from_secs(30)));
+            assert!(ends.iter().all(|end| (least..=left).contains(end)), "{left:?}");
+            assert!(ends.contains(&left) && ends.contains(&least), "{left:?}");
         }
     }
 

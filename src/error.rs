@@ -1,5 +1,7 @@
 //! The one error type of the core. `py::exceptions` maps it to Python, in one place.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 /// Bytes of a value shown in an error message.
@@ -56,6 +58,12 @@ pub enum Error {
     /// The hub is closing.
     #[error("the hub is closing")]
     HubClosed,
+    /// The subscriber's authorization has expired; nothing was subscribed.
+    #[error("the authorization has expired: expires= was {} seconds ago", ago.as_secs())]
+    Expired {
+        /// For how long.
+        ago: Duration,
+    },
     /// The hub has as many subscribers as it may.
     #[error("the hub has max_subscribers={limit} subscribers")]
     TooManySubscribers {

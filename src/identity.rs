@@ -25,6 +25,8 @@ pub enum CloseReason {
     Stalled,
     /// The stream reached its `max_age`.
     MaxAge,
+    /// Its client's authorization is about to expire.
+    Expired,
     /// The hub closed.
     HubClosed,
     /// The server is stopping.
@@ -45,13 +47,14 @@ impl CloseReason {
     pub const LOOP_CLOSED: &'static str = "loop_closed";
 
     /// All kinds of ends.
-    pub const KINDS: [&'static str; 12] = [
+    pub const KINDS: [&'static str; 13] = [
         "client",
         "closed",
         "kicked",
         "overflow",
         "stalled",
         "max_age",
+        "expired",
         "hub_closed",
         "shutdown",
         "error",
@@ -70,6 +73,7 @@ impl CloseReason {
             Self::Overflow => "overflow",
             Self::Stalled => "stalled",
             Self::MaxAge => "max_age",
+            Self::Expired => "expired",
             Self::HubClosed => "hub_closed",
             Self::Shutdown => "shutdown",
             Self::Failed => "error",

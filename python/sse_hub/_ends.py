@@ -23,6 +23,8 @@ class EndKind(StrEnum):
     """The client accepted nothing for ``stall_timeout``."""
     MAX_AGE = "max_age"
     """The stream reached its ``max_age``."""
+    EXPIRED = "expired"
+    """The stream's ``expires`` was about to come."""
     HUB_CLOSED = "hub_closed"
     """The hub closed."""
     SHUTDOWN = "shutdown"

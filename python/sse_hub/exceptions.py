@@ -5,6 +5,7 @@
     HubError
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
+    ├── NotAuthorized           the client's authorization has expired
     ├── TopicEnded              the topic has ended
     ├── RunTooLarge             a run yielded more than its max_bytes
     ├── GapError                a stream with control=False misses events
@@ -26,6 +27,7 @@ __all__ = [
     "HubFull",
     "InvalidEvent",
     "LeaseLost",
+    "NotAuthorized",
     "OutcomeUnknown",
     "RunTooLarge",
     "TopicEnded",
@@ -46,6 +48,10 @@ class HubFull(HubError):
     From ``publish``: the publishers have run ``backlog_bytes`` ahead of delivery, and nothing was published.
     From ``subscribe``: the hub has ``max_subscribers``.
     """
+
+
+class NotAuthorized(HubError):
+    """The client's authorization has expired: ``expires`` is in the past. Nothing was subscribed."""
 
 
 class TopicEnded(HubError):

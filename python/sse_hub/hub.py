@@ -258,6 +258,7 @@ class Hub(RunningHub):
         Raises:
             HubFull: the hub has ``max_subscribers``.
             HubClosed: the hub is closing.
+            NotAuthorized: ``expires`` is in the past.
             RuntimeError: there is no event loop.
             ValueError: a topic's name or an option breaks a rule.
         """
@@ -339,9 +340,9 @@ class Hub(RunningHub):
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
         It runs on the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``,
-        ``overflow``, ``stalled``, ``max_age``, ``hub_closed``, ``shutdown``, ``ended``, ``gap`` (with
-        ``control=False``), ``error`` (``initial`` failed), or the text passed to ``disconnect`` (default
-        ``kicked``) or ``Subscription.close`` (default ``closed``).
+        ``overflow``, ``stalled``, ``max_age``, ``expired``, ``hub_closed``, ``shutdown``, ``ended``,
+        ``gap`` (with ``control=False``), ``error`` (``initial`` failed), or the text passed to ``disconnect``
+        (default ``kicked``) or ``Subscription.close`` (default ``closed``).
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._report_disconnects()

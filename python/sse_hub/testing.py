@@ -12,8 +12,8 @@ reads events as they arrive::
             event = await client.next()
             assert event.json() == {"eur": 1}
 
-Behaviour that depends on time (heartbeats, ``stall_timeout``, ``max_age``, ``history_age``) is tested without
-waiting, on a hub whose clock stands still until the test advances it::
+Behaviour that depends on time (heartbeats, ``stall_timeout``, ``max_age``, ``expires``, ``history_age``) is
+tested without waiting, on a hub whose clock stands still until the test advances it::
 
     clock = Clock()
     hub = clock.hub(heartbeat=15)

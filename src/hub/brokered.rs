@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::request::{Question, Request};
 use super::{Hub, State, ring};
 use crate::broker::Broker;
 use crate::broker::letter::{Arrived, Fence, Letter, Step, To, Whose};
 use crate::change::Change;
+use crate::clock::since_epoch;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
 use crate::error::{Error, Result};
@@ -117,6 +118,7 @@ impl Hub {
     pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) {
         let now = self.clock.now();
         if let Some((oldest, _)) = arrived.first() {
+            // Brokers make their ids by the time of day.
             self.measures
                 .broker_lag
                 .observe_time(since_epoch().saturating_sub(Duration::from_millis(oldest.ms)));
@@ -355,9 +357,4 @@ fn without_superseded(piece: Vec<(To, Arc<Entry>)>) -> Vec<Arc<Entry>> {
     }
     entries.reverse();
     entries
-}
-
-/// The time of day, by which brokers make their ids.
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -7,7 +7,6 @@ use super::request::{Question, Request};
 use super::{Hub, Registered, State, ring};
 use crate::change::Change;
 use crate::control::ResetReason;
-use crate::deadlines::Heartbeat;
 use crate::error::{Error, Result};
 use crate::frame::Draft;
 use crate::history::Past;
@@ -15,10 +14,9 @@ use crate::identity::Identity;
 use crate::ids::{MAX_ID_BYTES, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::Place;
-use crate::queue::Capacity;
 use crate::reader::Reader;
 use crate::stats::count;
-use crate::subscriber::{Plan, Snapshot, Subscriber, Terms};
+use crate::subscriber::{Plan, Snapshot, Subscriber};
 use crate::topic::{Topic, TopicId, TopicIds};
 
 /// Bytes of joins and leaves that may wait for a reader however small `backlog_bytes` is: about 10,000 of them.
@@ -29,14 +27,14 @@ impl Hub {
     /// history before that. There is no gap, because its place in the log and its cursor are taken under one lock.
     ///
     /// # Errors
-    /// [`Error::HubClosed`], [`Error::TooManySubscribers`].
+    /// [`Error::HubClosed`], [`Error::TooManySubscribers`], [`Error::Expired`].
     ///
     /// # Panics
     /// When the system gives no random numbers.
     pub fn subscribe(&self, reader: &Arc<Reader>, request: &Request) -> Result<Arc<Identity>> {
         let now = self.clock.now();
         let random = random();
-        let terms = self.terms(request, random, now);
+        let terms = self.terms(request, random, now)?;
         let id = SubscriberId(random);
         let mut made = None;
         reader.insert(|key, turn| {
@@ -114,23 +112,6 @@ impl Hub {
     pub(super) fn retry_ms(&self, subscriber: SubscriberId) -> u64 {
         let (least, most) = self.config.reconnect_ms;
         least + (subscriber.0 >> 16) % (most - least + 1)
-    }
-
-    pub(super) fn terms(&self, request: &Request, random: u64, now: Duration) -> Terms {
-        let config = &self.config;
-        Terms {
-            capacity: if request.has_all_room {
-                Capacity { events: usize::MAX, bytes: usize::MAX }
-            } else {
-                Capacity { events: request.capacity.unwrap_or(config.capacity.events), ..config.capacity }
-            },
-            overflow: request.overflow.unwrap_or(config.overflow),
-            heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
-            stall_timeout: config.stall_timeout,
-            expires: request.max_age.map(|age| now + age),
-            control: !request.no_control,
-            format: request.format,
-        }
     }
 
     /// Register a subscriber. Returns how its stream begins, or the question that the broker must answer first.

@@ -20,6 +20,7 @@ mod presence;
 mod presence_queue;
 mod query;
 mod request;
+mod terms;
 mod transfer;
 
 use std::sync::{Arc, OnceLock};

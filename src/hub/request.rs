@@ -28,6 +28,8 @@ pub struct Request {
     pub capacity: Option<usize>,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
+    /// When its authorization expires, since the Unix epoch.
+    pub expires: Option<Duration>,
     /// The group with which it is closed.
     pub group: GroupId,
     /// Whether the client gets none of the hub's own events.

@@ -16,4 +16,4 @@ pub use consumer::Taken;
 pub use phase::Subscriber;
 pub use plan::{Fetch, Fetched, Plan, Snapshot};
 pub use silence::Due;
-pub use terms::{BrokerWakes, Membership, Terms, wake_brokers};
+pub use terms::{BrokerWakes, Limit, Membership, Terms, wake_brokers};

@@ -1,5 +1,5 @@
-//! Deadlines of a subscriber: heartbeats after silence, and the ends of stalled clients and of streams at their
-//! `max_age`.
+//! Deadlines of a subscriber: heartbeats after silence, and the ends of stalled clients and of streams whose time is
+//! over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Subscriber {
                 }
             }
         };
-        self.terms.expires.map_or(silence, |expires| silence.min(expires))
+        self.terms.limit.map_or(silence, |limit| silence.min(limit.at))
     }
 
     /// The deadline of a consumer that is away, and whose client took bytes at `progress`.
@@ -63,8 +63,8 @@ impl Subscriber {
 
     /// What is due now.
     pub fn due(&mut self, now: Duration) -> Due {
-        if self.terms.expires.is_some_and(|at| now >= at) {
-            return Due::Close(CloseReason::MaxAge);
+        if let Some(limit) = self.terms.limit.filter(|limit| now >= limit.at) {
+            return Due::Close(if limit.is_expiry { CloseReason::Expired } else { CloseReason::MaxAge });
         }
         let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
         match self.consumer {

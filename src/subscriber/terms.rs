@@ -34,12 +34,21 @@ pub struct Terms {
     pub heartbeat: Option<Heartbeat>,
     /// Longest time in which the client may take no bytes.
     pub stall_timeout: Duration,
-    /// When the stream reaches its `max_age`, on the hub's clock.
-    pub expires: Option<Duration>,
+    /// How long the stream may last.
+    pub limit: Option<Limit>,
     /// Whether the client gets the hub's own events. Without them, a gap breaks the stream off.
     pub control: bool,
     /// The form that the end of its topics takes.
     pub format: Option<Format>,
+}
+
+/// The end of a stream's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// When, on the hub's clock.
+    pub at: Duration,
+    /// Whether its authorization expires; if not, the stream reaches its `max_age`.
+    pub is_expiry: bool,
 }
 
 /// A topic of a subscriber, and the subscriber's place in the reader's list for it.

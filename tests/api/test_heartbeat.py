@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from loops import LOOP_TYPES
-from sse_hub import Hub
+from sse_hub import EndKind, EndReason, Hub
 from sse_hub.testing import Clock, EventClient, connect
 
 
@@ -223,6 +224,22 @@ async def test_max_age_ends_a_stream_and_the_client_comes_back(clock: Clock) -> 
         await client.reconnect()
         assert (await client.next()).data == "3"
         assert not client.ended
+
+
+async def test_expires_ends_a_stream_and_the_next_request_meets_a_401(clock: Clock) -> None:
+    hub = clock.hub(heartbeat=None)
+    reasons: list[EndReason] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    async with connect(hub.endpoint("t", expires=datetime.now(UTC) + timedelta(seconds=60)), "/") as client:
+        await clock.advance(50)
+        hub.publish("t", 1)
+        assert (await client.next()).data == "1"
+        await clock.advance(10)
+        assert await client.rest() == []
+        assert [(reason, reason.kind) for reason in reasons] == [("expired", EndKind.EXPIRED)]
+        await client.reconnect()
+        assert client.status_code == 401
+        assert await client.read() == b""
 
 
 async def test_heartbeats_come_on_the_machines_clock_too() -> None:

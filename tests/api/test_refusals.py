@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 from fastapi.sse import ServerSentEvent as FastAPIEvent
-from sse_hub import EventTooLarge, Hub, HubClosed, HubError, HubFull, InvalidEvent
+from sse_hub import EventTooLarge, Hub, HubClosed, HubError, HubFull, InvalidEvent, NotAuthorized
 from sse_hub.event import ServerSentEvent
 from sse_hub.testing import connect
 from waiting import PATIENCE
@@ -118,6 +120,11 @@ async def test_a_wrong_topic_is_refused(topics: Any, error: type[Exception], mes
         ("capacity", 0),
         ("max_age", 0),
         ("max_age", float("nan")),
+        ("expires", float("nan")),
+        ("expires", -1),
+        ("expires", 1_800_000_000_000),
+        ("expires", 10**400),
+        ("expires", datetime(2030, 1, 1)),
         ("replay", 2**63),
         ("replay", -(2**63) - 1),
         ("capacity", 2**63),
@@ -130,6 +137,22 @@ async def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: An
         with pytest.raises(ValueError, match=option):
             attempt("t", **{option: value})
     assert hub.count() == 0
+
+
+@pytest.mark.parametrize("expires", ["soon", True, b"1"])
+async def test_expires_of_a_wrong_type_is_refused(expires: Any) -> None:
+    hub = Hub()
+    for attempt in (hub.subscribe, hub.response, hub.endpoint):
+        with pytest.raises(TypeError, match=f"seconds since the epoch, not {type(expires).__name__}$"):
+            attempt("t", expires=expires)
+
+
+async def test_expires_in_the_past_subscribes_nobody() -> None:
+    hub = Hub()
+    for expires in (0, time.time() - 60, datetime.now(UTC) - timedelta(minutes=1)):
+        with pytest.raises(NotAuthorized, match=r"expires= was \d+ seconds ago"):
+            hub.subscribe("t", expires=expires)
+    assert hub.stats()["connected"] == 0
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,15 @@ from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import _encoder
-from sse_hub.exceptions import GapError, HubClosed, HubFull
+from sse_hub.exceptions import GapError, HubClosed, HubFull, NotAuthorized
 
 __all__ = ["HubResponse"]
 
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 # Seconds in which a broker must resolve where a client starts, if the status depends on that.
 _RESOLVING = 10.0
+# What keeps a client from being subscribed.
+_TURNS_AWAY = (HubFull, HubClosed, NotAuthorized, OSError)
 # Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
 _TURNS = 3
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
@@ -74,16 +76,24 @@ class HubResponse(Response):
         check_asyncio()
         if scope["type"] == "websocket":
             send = self._wrap_websocket_denial_send(send)
+        if self.hub._is_expired(self._request):
+            await self._refuse(send, 401)
+        elif await self._answer(scope, receive, send):
+            return  # The background task runs when the stream ends.
+        if self.background is not None:
+            await self.background()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a client that may connect; True when its stream goes on after this request."""
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if scope.get("method") == "HEAD":
             await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        elif self.hub._is_over(self._request, self.last_event_id or last_event_id(scope)):
+            return False
+        if self.hub._is_over(self._request, self.last_event_id or last_event_id(scope)):
             await self._refuse(send, 204)
-        elif await self._stream(scope, receive, send, start):
-            return  # The background task runs when the stream ends.
-        if self.background is not None:
-            await self.background()
+            return False
+        return await self._stream(scope, receive, send, start)
 
     def _attempt(self, scope: Scope, receive: Receive) -> Attempt[int] | Stay:
         """An attempt to take the socket, or why the stream stays with its server."""
@@ -129,8 +139,8 @@ class HubResponse(Response):
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
-        except (HubFull, HubClosed):
-            await self._refuse(send, 503)
+        except (HubFull, HubClosed, NotAuthorized) as error:
+            await self._refuse(send, 401 if isinstance(error, NotAuthorized) else 503)
             return False
         try:
             async with asyncio.timeout(_RESOLVING):
@@ -193,7 +203,7 @@ class HubResponse(Response):
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open_at_reactor(fd, server, self._request, last, self.info, on_end)
         except BaseException as error:
-            if not isinstance(error, HubFull | HubClosed | OSError):
+            if not isinstance(error, _TURNS_AWAY):
                 close_descriptor(fd)
                 raise
             self.hub._turns_away(error)
@@ -209,10 +219,10 @@ class HubResponse(Response):
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
-        except (HubFull, HubClosed, OSError) as error:
+        except _TURNS_AWAY as error:
             self.hub._turns_away(error)
-            if start is not None and isinstance(error, HubFull) and self.hub._full_status != 200:
-                await self._refuse(send, self.hub._full_status)
+            if start is not None and (status := self._status_for(error)) != 200:
+                await self._refuse(send, status)
                 return
             if start is not None:
                 await send(start)
@@ -253,6 +263,12 @@ class HubResponse(Response):
             watch.close()
             stream.over()
             subscription._end(EndKind.CLIENT)
+
+    def _status_for(self, error: Exception) -> int:
+        """The status for a client that is turned away; 200 tells a browser when to come back."""
+        if isinstance(error, NotAuthorized):
+            return 401
+        return self.hub._full_status if isinstance(error, HubFull) else 200
 
     async def _refuse(self, send: Send, status: int) -> None:
         headers = MutableHeaders(raw=list(self.raw_headers))

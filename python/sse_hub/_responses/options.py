@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from starlette.background import BackgroundTask
@@ -52,6 +54,12 @@ class SubscribeOptions(TypedDict, total=False):
     """Replaces the hub's ``capacity``, a number of events; default None."""
     max_age: float | None
     """Seconds after which the stream ends and the browser comes back; default None, no limit."""
+    expires: datetime | float | None
+    """When the client's authorization expires: an aware datetime, or seconds since the epoch (a token's
+    ``exp``); default None, never. The stream ends with the reason ``expired``, at most 30 seconds and a
+    twentieth of the time early, so that tokens issued together do not bring all clients back together; the
+    browser comes back, and your endpoint checks it again. A response whose time is over is a 401 instead of a
+    stream; ``subscribe`` raises ``NotAuthorized``."""
     control: bool
     """Whether the stream has the hub's own events, ``stream-open`` and the like; default True. False is for
     clients that take each event for one of the application's. A gap then breaks the stream off; if the gap is
@@ -115,7 +123,27 @@ def make_request(
         capacity=options.get("capacity"),
         max_age=options.get("max_age"),
         initial=initial,
+        expires=_since_epoch(options.get("expires")),
         control=options.get("control", True),
         format=format,
         whole=whole,
     )
+
+
+def _since_epoch(expires: datetime | float | None) -> float | None:
+    """Seconds since the epoch; the core checks their range."""
+    if expires is None:
+        return None
+    if isinstance(expires, datetime):
+        if expires.utcoffset() is None:
+            raise ValueError(f"expires must be an aware datetime, one with a time zone, not {expires!r}")
+        return expires.timestamp()
+    if isinstance(expires, bool) or not isinstance(expires, int | float):
+        raise TypeError(
+            "expires is an aware datetime or a number of seconds since the epoch,"
+            f" not {type(expires).__name__}"
+        )
+    try:
+        return float(expires)
+    except OverflowError:
+        return math.inf if expires > 0 else -math.inf

@@ -42,15 +42,13 @@ class RunResponse(HubResponse):
         for header, value in _HEADERS.get(format or "", {}).items():
             headers[header] = value
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         try:
             found = scope["type"] != "http" or await is_there(self.hub, self._name)
         except HubError:  # the broker does not answer
             await self._refuse(send, 503)
-            return
+            return False
         if not found:
             await self._refuse(send, 204)
-            if self.background is not None:
-                await self.background()
-            return
-        await super().__call__(scope, receive, send)
+            return False
+        return await super()._answer(scope, receive, send)

@@ -386,6 +386,12 @@ impl PyHub {
         last_event_id.is_some_and(|id| hub.is_over(request.topics(), id))
     }
 
+    // Whether the authorization of a request has expired.
+    fn _is_expired(&self, request: &PyRequest) -> bool {
+        let Some(expires) = request.expires() else { return false };
+        self.generations.hub().expired(expires).is_some()
+    }
+
     #[pyo3(signature = (topic=None))]
     fn count(&self, topic: Option<&str>) -> usize {
         self.generations.hub().count(topic)

@@ -34,6 +34,7 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static NOT_AUTHORIZED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let message = error.to_string();
     match error {
         Error::InvalidEvent(_) => invalid_event(py, message),
@@ -42,6 +43,7 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
             make(py, &FULL, "HubFull", message)
         }
         Error::TopicEnded { .. } => make(py, &ENDED, "TopicEnded", message),
+        Error::Expired { .. } => make(py, &NOT_AUTHORIZED, "NotAuthorized", message),
         Error::HubClosed => make(py, &CLOSED, "HubClosed", message),
         Error::InvalidTopic(_) | Error::InvalidOption(_) => PyValueError::new_err(message),
     }

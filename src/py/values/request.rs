@@ -1,5 +1,7 @@
 //! `_Request`: what a subscriber asks for, checked when it is made, before anything is subscribed.
 
+use std::time::Duration;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -7,7 +9,7 @@ use pyo3::types::PyString;
 use super::convert;
 use super::exceptions::OrRaise;
 use super::options::{Whole, at_least};
-use crate::config::positive_seconds;
+use crate::config::{moment, positive_seconds};
 use crate::ending::Format;
 use crate::history::Past;
 use crate::hub::Request;
@@ -24,7 +26,8 @@ pub struct PyRequest(Request);
 #[pymethods]
 impl PyRequest {
     #[new]
-    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, control=true, format=None, whole=false))]
+    #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, expires=None,
+                        control=true, format=None, whole=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
@@ -34,6 +37,7 @@ impl PyRequest {
         capacity: Option<Whole>,
         max_age: Option<f64>,
         initial: bool,
+        expires: Option<f64>,
         control: bool,
         format: Option<&str>,
         whole: bool,
@@ -50,6 +54,7 @@ impl PyRequest {
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
             capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
             max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
+            expires: expires.map(|value| moment("expires", value)).transpose().or_raise(py)?,
             ..Request::default()
         }))
     }
@@ -59,6 +64,11 @@ impl PyRequest {
     /// Its topics.
     pub fn topics(&self) -> &[Topic] {
         &self.0.topics
+    }
+
+    /// When its authorization expires, since the Unix epoch.
+    pub fn expires(&self) -> Option<Duration> {
+        self.0.expires
     }
 
     /// The request of one client of this group.

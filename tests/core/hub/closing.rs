@@ -23,6 +23,7 @@ fn most_reasons_let_what_is_queued_go_out_first() {
         (CloseReason::Closed { text: Some("stalled".into()), drains: true }, "stalled", true),
         (CloseReason::Closed { text: None, drains: false }, "closed", false),
         (CloseReason::MaxAge, "max_age", true),
+        (CloseReason::Expired, "expired", true),
         (CloseReason::HubClosed, "hub_closed", true),
         (CloseReason::Shutdown, "shutdown", true),
         (CloseReason::Client, "client", false),
@@ -128,6 +129,34 @@ fn a_stream_ends_at_its_max_age() {
     assert_eq!(closed[0].1, CloseReason::MaxAge);
     assert_eq!(stream.all(), ["x #1"]);
     assert_eq!(stream.take(), Taken::End);
+}
+
+#[test]
+fn a_stream_ends_a_little_before_its_authorization_expires() {
+    let world = World::new(config());
+    let until = |seconds| Some(world.hub.clock.time_of_day() + seconds * SECOND);
+    let stream = world.live_with(&Request { expires: until(9), ..request(&["a"]) });
+    let aged = Request { expires: until(9), max_age: Some(SECOND * 2), ..request(&["a"]) };
+    let aged = world.live_with(&aged);
+    assert_eq!(world.pass(2 * SECOND)[0].1, CloseReason::MaxAge);
+    assert_eq!(aged.closed(), Some("max_age"));
+    assert!(world.pass(5 * SECOND).is_empty());
+    world.publish(&["a"], "x");
+    assert_eq!(world.pass(2 * SECOND)[0].1, CloseReason::Expired);
+    assert_eq!(stream.all(), ["x #1"]);
+    assert_eq!((stream.take(), stream.closed()), (Taken::End, Some("expired")));
+}
+
+#[test]
+fn an_authorization_that_has_expired_subscribes_nothing() {
+    let world = World::new(config());
+    let now = world.hub.clock.time_of_day();
+    let request = Request { expires: Some(now.saturating_sub(90 * SECOND)), ..request(&["a"]) };
+    let Some(Error::Expired { ago }) = world.hub.subscribe(&world.reader, &request).err() else {
+        panic!("it was subscribed")
+    };
+    assert!(ago >= 90 * SECOND);
+    assert_eq!((world.hub.count(None), world.stat("connected")), (0, 0));
 }
 
 #[test]
