@@ -27,6 +27,8 @@ pub enum CloseReason {
     MaxAge,
     /// Its client's authorization is about to expire.
     Expired,
+    /// The application allows none of its topics any more.
+    Revoked,
     /// The hub closed.
     HubClosed,
     /// The server is stopping.
@@ -47,7 +49,7 @@ impl CloseReason {
     pub const LOOP_CLOSED: &'static str = "loop_closed";
 
     /// All kinds of ends.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "client",
         "closed",
         "kicked",
@@ -55,6 +57,7 @@ impl CloseReason {
         "stalled",
         "max_age",
         "expired",
+        "revoked",
         "hub_closed",
         "shutdown",
         "error",
@@ -74,6 +77,7 @@ impl CloseReason {
             Self::Stalled => "stalled",
             Self::MaxAge => "max_age",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::HubClosed => "hub_closed",
             Self::Shutdown => "shutdown",
             Self::Failed => "error",

@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -125,6 +126,14 @@ class Subscription:
         Raises:
             ValueError: a name breaks a rule.
             HubFull: the client's event loop has not run while very many joins and leaves waited for it.
+            NotAuthorized: the hub's ``authorize`` does not allow one of the topics; none was joined.
+            RuntimeError: the function of ``authorize`` is async: use ``ajoin``.
+        """
+
+    def ajoin(self, topics: str | Iterable[str]) -> Awaitable[bool]:
+        """``join`` where the function of ``authorize`` is async: the topics are joined once it allows them.
+
+        Raises what ``join`` raises, except RuntimeError, and what the function raises.
         """
 
     def leave(self, topics: str | Iterable[str]) -> bool:
@@ -163,6 +172,7 @@ class Subscription:
     def aclose(self) -> Awaitable[None]:
         """``close()`` as an awaitable, for ``contextlib.aclosing``."""
 
+    def _join(self, topics: str | Iterable[str]) -> bool: ...
     def _end(self, kind: EndKind) -> None: ...
     def _on_close(self, callback: Callable[[EndReason], object] | None) -> None: ...
     def _ask_unsent(self, callback: Callable[[], int | None]) -> None: ...
@@ -291,6 +301,11 @@ class _Request:
         format: str | None = None,
         whole: bool = False,
     ) -> Self: ...
+    @property
+    def _topics(self) -> list[str]: ...
+    @property
+    def _user(self) -> str | None: ...
+    def _within(self, allowed: AbstractSet[str]) -> Self: ...
 
 @disjoint_base
 class Hub:

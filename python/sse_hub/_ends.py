@@ -25,6 +25,8 @@ class EndKind(StrEnum):
     """The stream reached its ``max_age``."""
     EXPIRED = "expired"
     """The stream's ``expires`` was about to come."""
+    REVOKED = "revoked"
+    """The hub's ``authorize`` no longer allows any of its topics, or has not answered for too long."""
     HUB_CLOSED = "hub_closed"
     """The hub closed."""
     SHUTDOWN = "shutdown"

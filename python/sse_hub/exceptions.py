@@ -5,7 +5,7 @@
     HubError
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
-    ├── NotAuthorized           the client's authorization has expired
+    ├── NotAuthorized           the client may not listen, or its authorization has expired
     ├── TopicEnded              the topic has ended
     ├── RunTooLarge             a run yielded more than its max_bytes
     ├── GapError                a stream with control=False misses events
@@ -51,7 +51,10 @@ class HubFull(HubError):
 
 
 class NotAuthorized(HubError):
-    """The client's authorization has expired: ``expires`` is in the past. Nothing was subscribed."""
+    """The client may not listen to a topic, by the hub's ``authorize``, or its ``expires`` is in the past.
+
+    Nothing was subscribed or joined.
+    """
 
 
 class TopicEnded(HubError):

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, Subscription
 from sse_hub._handoff.taking import is_refused_by_environment
+from sse_hub._responses.authorizing import Authorize, Authorizer
 from sse_hub._responses.channel import Channel
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint
@@ -56,6 +57,7 @@ logger = logging.getLogger("sse_hub")
 FullStatus: TypeAlias = Literal[200, 503]
 """What a newcomer gets at ``max_subscribers``."""
 
+_Authorize = TypeVar("_Authorize", bound=Authorize)
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
 _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
 _Event = TypeVar("_Event")
@@ -189,6 +191,8 @@ class Hub(RunningHub):
         self._max_subscribers = max_subscribers
         self._stall_timeout = float(stall_timeout)
         self._retention = (history, history_bytes, history_age)
+        self._authorizer = None
+        self._has_manual_clock = _manual_clock
         self._on_connect = []
         self._on_disconnect = []
         self._callbacks = set()
@@ -196,6 +200,7 @@ class Hub(RunningHub):
         return self
 
     _retention: tuple[int, int, float | None]
+    _has_manual_clock: bool
 
     def topic(
         self,
@@ -258,12 +263,14 @@ class Hub(RunningHub):
         Raises:
             HubFull: the hub has ``max_subscribers``.
             HubClosed: the hub is closing.
-            NotAuthorized: ``expires`` is in the past.
-            RuntimeError: there is no event loop.
+            NotAuthorized: ``expires`` is in the past, or ``authorize`` allows none of the topics.
+            RuntimeError: there is no event loop, or the function of ``authorize`` is async.
             ValueError: a topic's name or an option breaks a rule.
         """
         check_names("Hub.subscribe", options, SubscribeOptions.__optional_keys__)
         request = make_request(topics, options)
+        if self._authorizer is not None:
+            request = self._authorizer.within_at_once(request)
         return self._open(request, options.get("last_event_id") or None, options.get("info"))
 
     def response(self, topics: Topics = (), **options: Unpack[StreamOptions]) -> HubResponse:
@@ -331,6 +338,56 @@ class Hub(RunningHub):
         """
         return ClientScript()
 
+    def authorize(self, *, every: float = 30.0) -> Callable[[_Authorize], _Authorize]:
+        """Ask ``function(user, topics)``, def or async, which of the topics a user may listen to::
+
+            @hub.authorize(every=30)
+            async def allowed(user: str | None, topics: frozenset[str]) -> Iterable[str]:
+                return topics & await topics_of(user)
+
+        It is called with the ``user`` of streams and a set of topics, and returns those that are allowed;
+        others are ignored. It is asked
+
+        - before a stream begins. The stream gets the topics that are allowed; without any the answer is 403.
+          An ``HTTPException`` that the function raises is the answer: 204 stops an ``EventSource`` as well;
+        - at ``join`` and ``ajoin``, which raise ``NotAuthorized`` if a topic is not allowed;
+        - every ``every`` seconds (up to a quarter sooner), once for all streams of a user and all their
+          topics: a stream leaves those that are no longer allowed. A stream that has none left ends with the
+          reason ``revoked``, and the next request of its client is asked about again.
+
+        It fails closed. If the function raises, or an async one takes longer than 10 seconds, a newcomer is
+        told to come back later (as by ``full_status``), and ``join`` raises. Open streams are asked about
+        again four times as often; two times ``every`` after the last answer they end. With an
+        ``HTTPException`` below 500 nothing is allowed.
+
+        A stream without topics is not asked about, and ``broadcast`` and ``send`` reach every stream. Streams
+        without a ``user`` are asked about together, with None. A plain function runs on the event loop and
+        must not block it; an async one cannot be asked by ``Hub.subscribe`` and ``join``, which raise
+        RuntimeError (use ``response`` and ``ajoin``). Register the function before the first stream.
+
+        Args:
+            every: seconds between two questions about a user with open streams.
+
+        Raises:
+            ValueError: ``every`` is not a positive number.
+            RuntimeError: the hub has such a function already.
+        """
+        if not isinstance(every, int | float):
+            raise TypeError(f"every is a number of seconds, not {type(every).__name__}")
+        if not 0 < every < float("inf"):
+            raise ValueError(f"every must be a number of seconds more than 0, not {every}")
+
+        def register(function: _Authorize) -> _Authorize:
+            _check_callable("authorize", function)
+            if self._authorizer is not None:
+                raise RuntimeError(f"hub {self.name!r} has an authorize function already")
+            self._authorizer = Authorizer(
+                self, self.name, function, float(every), manual=self._has_manual_clock
+            )
+            return function
+
+        return register
+
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""
         self._on_connect.append(_check_callable("on_connect", callback))
@@ -340,9 +397,9 @@ class Hub(RunningHub):
         """Call ``callback(subscription, reason)`` for every subscriber that is gone; def or async.
 
         It runs on the subscriber's event loop, after the fact. Reasons are ``client``, ``closed``,
-        ``overflow``, ``stalled``, ``max_age``, ``expired``, ``hub_closed``, ``shutdown``, ``ended``,
-        ``gap`` (with ``control=False``), ``error`` (``initial`` failed), or the text passed to ``disconnect``
-        (default ``kicked``) or ``Subscription.close`` (default ``closed``).
+        ``overflow``, ``stalled``, ``max_age``, ``expired``, ``revoked`` (by ``authorize``), ``hub_closed``,
+        ``shutdown``, ``ended``, ``gap`` (with ``control=False``), ``error`` (``initial`` failed), or the text
+        passed to ``disconnect`` (default ``kicked``) or ``Subscription.close`` (default ``closed``).
         """
         self._on_disconnect.append(_check_callable("on_disconnect", callback))
         self._report_disconnects()

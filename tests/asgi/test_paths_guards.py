@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,13 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from waiting import PATIENCE, until
-from wire import WAYS, Site, names
+from wire import WAYS, Site, names, only
 
 SITES = tuple(WAYS)
 
 
-def ask(site: Site, **headers: str) -> httpx.Response:
+def ask(site: Site, last: str = "") -> httpx.Response:
     """The answer to a request that gets no stream."""
+    headers = {"Last-Event-ID": last} if last else {}
     return httpx.get(f"http://127.0.0.1:{site.port}/", headers=headers, timeout=PATIENCE)
 
 
@@ -31,6 +35,24 @@ def ends(hub: Hub) -> list[EndReason]:
     return reasons
 
 
+@contextmanager
+def expected(message: str) -> Iterator[None]:
+    """The library logs this message, which would fail the test otherwise."""
+    seen: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        seen.append(record.getMessage())
+        return record.getMessage() != message
+
+    logger = logging.getLogger("sse_hub")
+    logger.addFilter(take)
+    try:
+        yield
+    finally:
+        logger.removeFilter(take)
+    assert message in seen
+
+
 # --- Authorizations that expire --------------------------------------------------------------------
 
 
@@ -38,16 +60,16 @@ def test_a_stream_ends_when_its_authorization_expires(site: Site) -> None:
     hub = site.hub()
     reasons = ends(hub)
     hub.publish("t", 1)
-    expires = datetime.now(UTC) + timedelta(seconds=1)
+    expires = datetime.now(UTC) + timedelta(seconds=2)
     with site.stream(hub, expires=expires, replay=1) as stream:
         assert names(stream.rest()) == ["1"]
-        assert datetime.now(UTC) > expires - timedelta(seconds=0.1), "a twentieth early at most"
+        assert datetime.now(UTC) > expires - timedelta(seconds=0.2), "a twentieth early at most"
         assert stream.ended, "the body is complete, so that a browser comes back"
     until(lambda: reasons == ["expired"])
     assert reasons[0].kind == "expired"
     assert hub.stats()["ends"]["expired"] == 1
     until(lambda: datetime.now(UTC) > expires)
-    answer = ask(site, Last_Event_ID=stream.last_event_id)
+    answer = ask(site, stream.last_event_id)
     assert (answer.status_code, answer.content) == (401, b"")
     assert answer.headers["cache-control"] == "no-store"
 
@@ -80,4 +102,51 @@ def test_an_authorization_that_has_expired_gets_a_401(site: Site, options: dict[
     hub = site.hub()
     site.app = hub.endpoint("t", expires=time.time() - 1, **options)
     assert ask(site).status_code == 401
+    assert hub.stats()["connected"] == 0
+
+
+# --- Topics that the application allows ------------------------------------------------------------
+
+
+def test_the_application_decides_who_listens_to_what(site: Site) -> None:
+    hub = site.hub()
+    reasons = ends(hub)
+    rights = {"ann": {"a", "b"}}
+    asked: list[str | None] = []
+
+    @hub.authorize(every=0.1)
+    async def allowed(user: str | None, topics: frozenset[str]) -> set[str]:
+        asked.append(user)
+        return rights.get(user or "", set())
+
+    with site.stream(hub, ["a", "b", "c"], user="ann") as stream:
+        assert only(hub).topics == ("a", "b")
+        rights["ann"] = {"b"}
+        until(lambda: only(hub).topics == ("b",))
+        for topic in "abc":
+            hub.publish(topic, topic)
+        assert stream.take(1) == ["b"]
+        rights.clear()
+        assert stream.rest() == []
+        assert stream.ended, "the body is complete, so that a browser comes back"
+    until(lambda: reasons == ["revoked"])
+    assert hub.stats()["ends"]["revoked"] == 1
+    assert ask(site, stream.last_event_id).status_code == 403
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_nobody_listens_while_the_application_does_not_answer(site: Site, control: bool) -> None:
+    hub = site.hub()
+
+    @hub.authorize()
+    async def allowed(user: str | None, topics: frozenset[str]) -> set[str]:
+        raise ConnectionError("the database is away")
+
+    site.app = hub.endpoint("t", control=control)
+    with expected("hub 'default': authorize failed for a newcomer, who comes back later"):
+        answer = ask(site)
+    if control:
+        assert (answer.status_code, answer.content) == (200, b"retry: 30000\n\n")
+    else:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert hub.stats()["connected"] == 0

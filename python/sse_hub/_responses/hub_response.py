@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Unpack
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import Pump, Subscription
@@ -20,9 +19,10 @@ from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_soc
 from sse_hub._responses.carried_stream import CarriedStream
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
+from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
-from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
+from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_closing, find_departure
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_writing import connection_of
@@ -36,17 +36,12 @@ __all__ = ["HubResponse"]
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 # Seconds in which a broker must resolve where a client starts, if the status depends on that.
 _RESOLVING = 10.0
-# What keeps a client from being subscribed.
-_TURNS_AWAY = (HubFull, HubClosed, NotAuthorized, OSError)
 # Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
 _TURNS = 3
-_RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
 
 
-class HubResponse(Response):
+class HubResponse(GuardedResponse):
     """What ``Hub.response`` returns. Nothing is subscribed until it is sent."""
-
-    media_type = "text/event-stream"
 
     def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
         check_names("Hub.response", options, StreamOptions.__optional_keys__)
@@ -61,7 +56,7 @@ class HubResponse(Response):
         self.handoff = options.get("handoff")
         self.hold_dependencies = options.get("hold_dependencies", False)
         self._control = options.get("control", True)
-        self._request = make_request(topics, options, initial=initial is not None)
+        self._request = self._asked = make_request(topics, options, initial=initial is not None)
         self.status_code = _check_status(options.get("status_code", 200))
         self.background = background
         headers = options.get("headers") or {}
@@ -72,19 +67,7 @@ class HubResponse(Response):
         merged["X-Accel-Buffering"] = "no"
         self.init_headers(merged)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        check_asyncio()
-        if scope["type"] == "websocket":
-            send = self._wrap_websocket_denial_send(send)
-        if self.hub._is_expired(self._request):
-            await self._refuse(send, 401)
-        elif await self._answer(scope, receive, send):
-            return  # The background task runs when the stream ends.
-        if self.background is not None:
-            await self.background()
-
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a client that may connect; True when its stream goes on after this request."""
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if scope.get("method") == "HEAD":
             await send(start)
@@ -203,7 +186,7 @@ class HubResponse(Response):
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open_at_reactor(fd, server, self._request, last, self.info, on_end)
         except BaseException as error:
-            if not isinstance(error, _TURNS_AWAY):
+            if not isinstance(error, TURNED_AWAY):
                 close_descriptor(fd)
                 raise
             self.hub._turns_away(error)
@@ -219,14 +202,12 @@ class HubResponse(Response):
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
-        except _TURNS_AWAY as error:
+        except TURNED_AWAY as error:
             self.hub._turns_away(error)
-            if start is not None and (status := self._status_for(error)) != 200:
-                await self._refuse(send, status)
-                return
             if start is not None:
-                await send(start)
-            await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
+                await self._turn_away(send, self._status_for(error))
+            else:
+                await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
             return
         await self._carry(subscription, scope, receive, send, start)
 
@@ -263,22 +244,6 @@ class HubResponse(Response):
             watch.close()
             stream.over()
             subscription._end(EndKind.CLIENT)
-
-    def _status_for(self, error: Exception) -> int:
-        """The status for a client that is turned away; 200 tells a browser when to come back."""
-        if isinstance(error, NotAuthorized):
-            return 401
-        return self.hub._full_status if isinstance(error, HubFull) else 200
-
-    async def _refuse(self, send: Send, status: int) -> None:
-        headers = MutableHeaders(raw=list(self.raw_headers))
-        del headers["Content-Type"]
-        if status != 204:
-            headers["Content-Length"] = "0"
-        if status == 503:
-            headers["Retry-After"] = _RETRY_AFTER
-        await send({"type": "http.response.start", "status": status, "headers": headers.raw})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _begins(self, scope: Scope) -> asyncio.Future[None] | None:
         """A future that is done once the stream no longer needs the endpoint's dependencies.

@@ -17,6 +17,7 @@ from sse_hub import _core, _servers
 from sse_hub._core import Subscription
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.taking import make_attempt
+from sse_hub._responses.authorizing import Authorizer
 from sse_hub._servers.stay import Stay, log_once
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
@@ -56,6 +57,7 @@ class StreamingHub(_core.Hub):
     _full_status: int
     _max_subscribers: int | None
     _stall_timeout: float
+    _authorizer: Authorizer | None
     _on_connect: list[OnConnect]
     _on_disconnect: list[OnDisconnect]
     _callbacks: set[asyncio.Future[Any]]
@@ -116,9 +118,13 @@ class StreamingHub(_core.Hub):
         """Register a subscriber whose stream its server carries."""
         check_asyncio()
         subscription = self._subscribe(request, last_event_id, info)
-        if self._on_connect and (loop := subscription._loop) is not None:
+        if (self._on_connect or self._authorizer) and (loop := subscription._loop) is not None:
             # This may be a worker thread of that loop.
-            loop.call_soon_threadsafe(self._connected, subscription)
+            if self._authorizer is not None:
+                watch = self._authorizer.watch
+                loop.call_soon_threadsafe(watch, loop, subscription.id, subscription.user)
+            if self._on_connect:
+                loop.call_soon_threadsafe(self._connected, subscription)
         return subscription
 
     def _open_at_reactor(
@@ -133,8 +139,11 @@ class StreamingHub(_core.Hub):
         """Register a subscriber whose stream a reactor writes; ``fd`` is the hub's unless this raises."""
         subscription = self._hand_over(fd, request, last_event_id, info, group=server.group, on_end=on_end)
         self._handed(server, server.group)
+        loop = asyncio.get_running_loop()
+        if self._authorizer is not None:
+            self._authorizer.watch(loop, subscription.id, subscription.user)
         if self._on_connect:
-            asyncio.get_running_loop().call_soon(self._connected, subscription)
+            loop.call_soon(self._connected, subscription)
         return subscription
 
     def _transfer_to_reactor(
@@ -157,6 +166,29 @@ class StreamingHub(_core.Hub):
     def _before_stop(self, then: Callable[[], None], /) -> None:
         """Call ``then``, which ends streams of a stopping server, after what must come before their end."""
         then()
+
+    # Authorization. The core calls `_check_join` and `_join_when_allowed` by their names.
+
+    def _check_join(self, user: str | None, topics: list[str]) -> None:
+        """Raise NotAuthorized if the user may not join a topic."""
+        if self._authorizer is not None:
+            self._authorizer.check_join_at_once(user, topics)
+
+    async def _join_when_allowed(self, subscription: Subscription, topics: list[str]) -> bool:
+        """Join topics after asking whether the user may."""
+        if self._authorizer is not None:
+            await self._authorizer.check_join(subscription.user, topics)
+        return subscription._join(topics)
+
+    def _next_due(self) -> float | None:
+        due = super()._next_due()
+        mine = None if self._authorizer is None else self._authorizer.next_due()
+        return min((at for at in (due, mine) if at is not None), default=None)
+
+    def _advance(self, by: float) -> None:
+        super()._advance(by)
+        if self._authorizer is not None:
+            self._authorizer.advance(by)
 
     # The application's functions.
 

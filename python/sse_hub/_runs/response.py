@@ -37,7 +37,7 @@ class RunResponse(HubResponse):
         options["control"], options["replay"] = format is None, "all"
         super().__init__(hub, name, **options)
         self._name = name
-        self._request = make_request(name, options, format=format, whole=True)
+        self._request = self._asked = make_request(name, options, format=format, whole=True)
         headers = MutableHeaders(raw=self.raw_headers)
         for header, value in _HEADERS.get(format or "", {}).items():
             headers[header] = value

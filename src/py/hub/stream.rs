@@ -14,6 +14,7 @@ use super::loop_clients::Wait;
 use super::loop_reader::LoopReader;
 use super::reactors::{HandedClient, Reactors};
 use super::reading::Reading;
+use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
@@ -22,6 +23,7 @@ use crate::py::process::fork::Process;
 use crate::py::values::end_reason::end_reason;
 use crate::reader::Reader;
 use crate::subscriber::Taken;
+use crate::topic::Topic;
 
 /// The result of a consumer's visit.
 pub enum Poll {
@@ -165,6 +167,21 @@ impl Stream {
     pub fn end_wait(&self, wait: Wait) {
         if let (Place::Loop(reader), true) = (&self.place, self.is_ours()) {
             reader.get().clients.end_wait(&self.first, wait);
+        }
+    }
+
+    /// Join topics. False when the client is gone, or it belongs to another process.
+    pub fn join(&self, py: Python<'_>, topics: &[Topic]) -> Result<bool> {
+        if !self.is_ours() {
+            return Ok(false);
+        }
+        match self.hub.join(self.first.id, topics) {
+            Err(Error::ReaderBehind { .. }) => {
+                // The reader that is behind may belong to a closed loop.
+                self.generations.forget_closed_loops(py);
+                self.hub.join(self.first.id, topics)
+            }
+            joined => joined,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -15,7 +16,6 @@ use super::publication::PyPublication;
 use super::reactors::{HandedClient, Reactors};
 use super::stream::{Place, Stream};
 use crate::broker::letter::{Letter, To};
-use crate::error::Error;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
@@ -25,6 +25,7 @@ use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::end_reason::{end_of_kind, end_reason};
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::reader::Reader;
+use crate::topic::Topic;
 
 #[pyclass(frozen, name = "Subscription", module = "sse_hub._core", weakref)]
 pub struct PySubscription {
@@ -114,6 +115,10 @@ impl PySubscription {
     }
 }
 
+fn names(topics: &[Topic]) -> Vec<&str> {
+    topics.iter().map(Topic::as_str).collect()
+}
+
 impl Drop for PySubscription {
     fn drop(&mut self) {
         let stream = &self.stream;
@@ -178,20 +183,19 @@ impl PySubscription {
 
     #[pyo3(name = "join")]
     fn join_topics(&self, py: Python<'_>, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let topics = self::topics(topics)?;
-        if !self.stream.is_ours() {
-            return Ok(false);
-        }
-        let (hub, id) = (&self.stream.hub, self.stream.first.id);
-        let joined = match hub.join(id, &topics) {
-            Err(Error::ReaderBehind { .. }) => {
-                // The reader that is behind may belong to a closed loop.
-                self.stream.generations.forget_closed_loops(py);
-                hub.join(id, &topics)
-            }
-            joined => joined,
-        };
-        joined.or_raise(py)
+        let given = self::topics(topics)?;
+        self.hub.call_method1(py, intern!(py, "_check_join"), (self.user(), names(&given)))?;
+        self.stream.join(py, &given).or_raise(py)
+    }
+
+    fn ajoin<'py>(slf: &Bound<'py, Self>, topics: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, given) = (slf.py(), self::topics(topics)?);
+        slf.get().hub.bind(py).call_method1(intern!(py, "_join_when_allowed"), (slf, names(&given)))
+    }
+
+    // Join topics that the application allows.
+    fn _join(&self, py: Python<'_>, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.stream.join(py, &self::topics(topics)?).or_raise(py)
     }
 
     #[pyo3(name = "leave")]

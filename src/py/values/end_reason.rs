@@ -18,6 +18,7 @@ pub fn end_of_kind(kind: &str) -> PyResult<CloseReason> {
         CloseReason::Client,
         CloseReason::CLOSED,
         CloseReason::Shutdown,
+        CloseReason::Revoked,
         CloseReason::Failed,
         CloseReason::Gap,
         CloseReason::Ended,

@@ -58,6 +58,27 @@ impl PyRequest {
             ..Request::default()
         }))
     }
+
+    #[getter]
+    fn _topics(&self) -> Vec<&str> {
+        self.0.topics.iter().map(Topic::as_str).collect()
+    }
+
+    #[getter]
+    fn _user(&self) -> Option<&str> {
+        self.0.user.as_deref()
+    }
+
+    // The same for some of its topics.
+    fn _within(&self, allowed: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut topics = Vec::new();
+        for topic in &self.0.topics {
+            if allowed.contains(topic.as_str())? {
+                topics.push(topic.clone());
+            }
+        }
+        Ok(Self(Request { topics, ..self.0.clone() }))
+    }
 }
 
 impl PyRequest {

@@ -24,6 +24,7 @@ fn most_reasons_let_what_is_queued_go_out_first() {
         (CloseReason::Closed { text: None, drains: false }, "closed", false),
         (CloseReason::MaxAge, "max_age", true),
         (CloseReason::Expired, "expired", true),
+        (CloseReason::Revoked, "revoked", true),
         (CloseReason::HubClosed, "hub_closed", true),
         (CloseReason::Shutdown, "shutdown", true),
         (CloseReason::Client, "client", false),

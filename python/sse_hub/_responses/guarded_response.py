@@ -1,0 +1,95 @@
+"""A response that first finds out whether its client may listen, and refuses it otherwise."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.background import BackgroundTask
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sse_hub._core import _Request
+from sse_hub._handoff.taking import COME_BACK_LATER
+from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
+from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized
+
+__all__ = ["TURNED_AWAY", "GuardedResponse"]
+
+logger = logging.getLogger("sse_hub")
+
+TURNED_AWAY = (HubFull, HubClosed, NotAuthorized, OSError)
+"""What keeps a client from being subscribed."""
+
+_RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
+
+
+class GuardedResponse(Response):
+    """The part of a hub's response that comes before its stream."""
+
+    media_type = "text/event-stream"
+    background: BackgroundTask | None
+    hub: StreamingHub
+    _request: _Request
+    _asked: _Request
+    _control: bool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_asyncio()
+        if scope["type"] == "websocket":
+            send = self._wrap_websocket_denial_send(send)
+        if await self._may_listen(send) and await self._answer(scope, receive, send):
+            return  # The background task runs when the stream ends.
+        if self.background is not None:
+            await self.background()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a client that may listen; True when its stream goes on after this request."""
+        raise NotImplementedError
+
+    async def _may_listen(self, send: Send) -> bool:
+        """Whether the client may listen, from now on only to topics that are allowed. If not, refuse it."""
+        if self.hub._is_expired(self._asked):
+            await self._refuse(send, 401)
+            return False
+        authorizer = self.hub._authorizer
+        if authorizer is None:
+            return True
+        try:
+            allowed = await authorizer.within(self._asked)
+        except HTTPException:
+            raise  # The application's own answer.
+        except Exception:
+            logger.exception("hub %r: authorize failed for a newcomer, who comes back later", self.hub.name)
+            await self._turn_away(send, self.hub._full_status if self._control else 503)
+            return False
+        if allowed is None:
+            await self._refuse(send, 403)
+            return False
+        self._request = allowed
+        return True
+
+    def _status_for(self, error: Exception) -> int:
+        """The status for a client that is turned away; 200 tells a browser when to come back."""
+        if isinstance(error, NotAuthorized):
+            return 401
+        return self.hub._full_status if isinstance(error, HubFull) else 200
+
+    async def _turn_away(self, send: Send, status: int) -> None:
+        """Tell a client to come back later; with status 200 in the browser's way."""
+        if status != 200:
+            await self._refuse(send, status)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
+
+    async def _refuse(self, send: Send, status: int) -> None:
+        headers = MutableHeaders(raw=list(self.raw_headers))
+        del headers["Content-Type"]
+        if status != 204:
+            headers["Content-Length"] = "0"
+        if status == 503:
+            headers["Retry-After"] = _RETRY_AFTER
+        await send({"type": "http.response.start", "status": status, "headers": headers.raw})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

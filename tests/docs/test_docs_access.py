@@ -1,0 +1,60 @@
+"""The programs of docs/access.md do what its text says."""
+
+from __future__ import annotations
+
+from live import Server, serve
+from pages import Block, exercises
+from waiting import until
+
+ANN, BOB = {"Cookie": "session=secret-of-ann"}, {"Cookie": "session=secret-of-bob"}
+
+
+def status(server: Server, path: str, **request: object) -> int:
+    """The status of a request that gets no stream."""
+    return server.http.get(path, **request).status_code  # type: ignore[arg-type]
+
+
+@exercises("access.md", "A token in a cookie")
+def test_a_stream_lasts_as_long_as_its_token(block: Block) -> None:
+    names = block.run()
+    hub = names["hub"]
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    with serve(names["app"]) as server:
+        assert status(server, "/events") == 401
+        names["LIFETIME"] = 1.5
+        server.http.post("/sign-in/ann").raise_for_status()
+        with server.stream("/events") as events:
+            events.opened()
+            hub.publish("user:ann", "hello")
+            event = events.next()
+            assert event.json() == "hello"
+            assert events.rest() == []
+        until(lambda: reasons == ["expired"])
+        hub.publish("user:ann", "missed")
+        names["LIFETIME"] = 60.0
+        server.http.post("/sign-in/ann").raise_for_status()
+        with server.stream("/events", headers={"Last-Event-ID": event.id}) as events:
+            assert events.next().json() == "missed"
+        names["LIFETIME"] = -1.0
+        server.http.post("/sign-in/ann").raise_for_status()
+        assert status(server, "/events", headers={"Last-Event-ID": event.id}) == 401
+
+
+@exercises("access.md", "Rights that change")
+def test_a_right_that_is_taken_away_takes_its_topic_away(block: Block) -> None:
+    names = block.run()
+    hub = names["hub"]
+    with serve(names["app"]) as server:
+        assert status(server, "/events") == 401
+        with server.stream("/events", headers=ANN) as ann, server.stream("/events", headers=BOB) as bob:
+            assert (ann.opened(), bob.opened())
+            assert (hub.count("sport"), hub.count("board")) == (2, 1)
+            server.http.delete("/topics/sport/members/ann")
+            until(lambda: hub.count("sport") == 1)
+            hub.publish("sport", "a goal")
+            hub.publish("board", "a meeting")
+            assert (ann.next().json(), bob.next().json()) == ("a meeting", "a goal")
+            server.http.delete("/topics/sport/members/bob")
+            assert bob.rest() == []
+            assert status(server, "/events", headers=BOB) == 403
