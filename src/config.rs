@@ -29,6 +29,10 @@ pub struct Config {
     pub max_event_bytes: usize,
     /// Most subscribers.
     pub max_subscribers: Option<usize>,
+    /// Most subscribers of one user.
+    pub max_per_user: Option<usize>,
+    /// Most topics of one subscriber.
+    pub max_topics: Option<usize>,
 }
 
 /// Seconds, as Python gives them, as a duration.

@@ -64,6 +64,22 @@ pub enum Error {
         /// For how long.
         ago: Duration,
     },
+    /// The user has as many subscribers as it may.
+    #[error("user {user} has max_per_user={limit} streams")]
+    UserFull {
+        /// The user, as an error shows it.
+        user: Box<str>,
+        /// The hub's limit.
+        limit: usize,
+    },
+    /// A subscriber would be in more topics than it may; nothing has changed.
+    #[error("{count} topics are more than max_topics={limit}; nothing has changed")]
+    TooManyTopics {
+        /// In how many it would be.
+        count: usize,
+        /// The hub's limit.
+        limit: usize,
+    },
     /// The hub has as many subscribers as it may.
     #[error("the hub has max_subscribers={limit} subscribers")]
     TooManySubscribers {

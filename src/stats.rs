@@ -50,7 +50,7 @@ counters! {
     undeliverable,
     /// Publications refused because the hub was full.
     refused,
-    /// Newcomers turned away at `max_subscribers`.
+    /// Newcomers turned away at `max_subscribers` or `max_per_user`.
     turned_away,
 }
 

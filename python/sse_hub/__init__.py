@@ -34,7 +34,9 @@ from sse_hub.exceptions import (
     NotAuthorized,
     OutcomeUnknown,
     RunTooLarge,
+    TooManyTopics,
     TopicEnded,
+    UserFull,
 )
 from sse_hub.hub import Hub, Presence, Publication, Subscription
 from sse_hub.responses import EventSourceResponse, HubResponse, last_event_id
@@ -66,7 +68,9 @@ __all__ = [
     "RunTooLarge",
     "ServerSentEvent",
     "Subscription",
+    "TooManyTopics",
     "TopicEnded",
+    "UserFull",
     "last_event_id",
 ]
 

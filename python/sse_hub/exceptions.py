@@ -5,6 +5,8 @@
     HubError
     ├── HubClosed               the hub is closing
     ├── HubFull                 publishers ran ahead of delivery, or there are max_subscribers
+    │   └── UserFull            the user has max_per_user streams
+    ├── TooManyTopics           more than max_topics in one stream (also a ValueError)
     ├── NotAuthorized           the client may not listen, or its authorization has expired
     ├── TopicEnded              the topic has ended
     ├── RunTooLarge             a run yielded more than its max_bytes
@@ -30,7 +32,9 @@ __all__ = [
     "NotAuthorized",
     "OutcomeUnknown",
     "RunTooLarge",
+    "TooManyTopics",
     "TopicEnded",
+    "UserFull",
 ]
 
 
@@ -55,6 +59,14 @@ class NotAuthorized(HubError):
 
     Nothing was subscribed or joined.
     """
+
+
+class UserFull(HubFull):
+    """The user has ``max_per_user`` streams. Nothing was subscribed."""
+
+
+class TooManyTopics(HubError, ValueError):
+    """A stream would have more than ``max_topics`` topics. Nothing was subscribed or joined."""
 
 
 class TopicEnded(HubError):

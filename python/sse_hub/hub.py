@@ -55,7 +55,7 @@ __all__ = [
 logger = logging.getLogger("sse_hub")
 
 FullStatus: TypeAlias = Literal[200, 503]
-"""What a newcomer gets at ``max_subscribers``."""
+"""What a newcomer gets at ``max_subscribers``; 503 is 429 at ``max_per_user``."""
 
 _Authorize = TypeVar("_Authorize", bound=Authorize)
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
@@ -112,9 +112,16 @@ class Hub(RunningHub):
         backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
         max_event_bytes: largest event, in bytes on the wire.
         max_subscribers: most subscribers; None for no limit.
-        full_status: the status for a newcomer beyond that limit. 200 (default): an empty stream that tells
-            the browser to come back in 30 seconds. 503, with ``Retry-After``: for load balancers and clients
-            that are programs; a browser never comes back after it.
+        max_per_user: most streams of one ``user``; None for no limit. With a broker, in all processes:
+            streams of a process that died count for up to 15 seconds, and in the moment in which requests
+            of one user reach several processes, or while the broker does not answer, each process counts its
+            own. ``subscribe``, which cannot wait, counts those of its process.
+        max_topics: most topics of one stream; None for no limit. A response with more is a 400; ``subscribe``
+            and ``join`` raise ``TooManyTopics``.
+        full_status: the status for a newcomer beyond ``max_subscribers`` or ``max_per_user``. 200 (default):
+            an empty stream that tells the browser to come back in 30 seconds. 503, with ``Retry-After``, and
+            429 for a user who has too many: for load balancers and clients that are programs; a browser never
+            comes back after it.
         grace: seconds that streams get to end when the hub or the server closes.
         threads: number of threads that own handed-off sockets; they start at the first hand-off.
         handoff: whether streams leave the server for these threads. None (default): if possible, except from
@@ -146,6 +153,8 @@ class Hub(RunningHub):
         backlog_bytes: int = 64 * _MIB,
         max_event_bytes: int = 1 * _MIB,
         max_subscribers: int | None = None,
+        max_per_user: int | None = None,
+        max_topics: int | None = None,
         full_status: FullStatus = 200,
         grace: float = 1.0,
         threads: int = 1,
@@ -174,6 +183,8 @@ class Hub(RunningHub):
             backlog_bytes=backlog_bytes,
             max_event_bytes=max_event_bytes,
             max_subscribers=max_subscribers,
+            max_per_user=max_per_user,
+            max_topics=max_topics,
             threads=threads,
             broker=broker,
             name=name,
@@ -189,6 +200,8 @@ class Hub(RunningHub):
         self._hand_offs = 0
         self._full_status = full_status
         self._max_subscribers = max_subscribers
+        self._max_per_user = max_per_user
+        self._max_topics = max_topics
         self._stall_timeout = float(stall_timeout)
         self._retention = (history, history_bytes, history_age)
         self._authorizer = None
@@ -261,7 +274,8 @@ class Hub(RunningHub):
                 still reach it.
 
         Raises:
-            HubFull: the hub has ``max_subscribers``.
+            HubFull: the hub has ``max_subscribers``, or (``UserFull``) the user ``max_per_user``.
+            TooManyTopics: there are more than ``max_topics``.
             HubClosed: the hub is closing.
             NotAuthorized: ``expires`` is in the past, or ``authorize`` allows none of the topics.
             RuntimeError: there is no event loop, or the function of ``authorize`` is async.

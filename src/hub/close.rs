@@ -185,6 +185,9 @@ impl State {
             self.topics.exit(topic);
         }
         self.remove_from_reader(registered.identity.reader);
+        if let (Some(users), Some(user)) = (&mut self.users, &registered.identity.user) {
+            users.exit(user);
+        }
         Some(registered)
     }
 

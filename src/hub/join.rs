@@ -27,7 +27,8 @@ impl Hub {
     /// history before that. There is no gap, because its place in the log and its cursor are taken under one lock.
     ///
     /// # Errors
-    /// [`Error::HubClosed`], [`Error::TooManySubscribers`], [`Error::Expired`].
+    /// [`Error::HubClosed`], [`Error::TooManySubscribers`], [`Error::UserFull`], [`Error::TooManyTopics`],
+    /// [`Error::Expired`].
     ///
     /// # Panics
     /// When the system gives no random numbers.
@@ -35,6 +36,7 @@ impl Hub {
         let now = self.clock.now();
         let random = random();
         let terms = self.terms(request, random, now)?;
+        self.check_topics(0, request.topics.iter())?;
         let id = SubscriberId(random);
         let mut made = None;
         reader.insert(|key, turn| {
@@ -127,10 +129,10 @@ impl Hub {
         }
         state.expire(self, now);
         state.check_changes(self)?;
-        if let Some(limit) = self.config.max_subscribers.filter(|&limit| state.subscribers.len() >= limit) {
+        if let Err(error) = state.check_room(self, request) {
             drop(state);
             count(&self.counters.turned_away, 1);
-            return Err(Error::TooManySubscribers { limit });
+            return Err(error);
         }
         let mut topics = state.intern(&self.config, &request.topics);
         for &topic in &topics {
@@ -154,6 +156,9 @@ impl Hub {
             was_in_ended: false,
         };
         state.subscribers.insert(identity.id, registered);
+        if let (Some(users), Some(user)) = (&mut state.users, &identity.user) {
+            users.enter(user);
+        }
         state.add_to_reader(identity.reader);
         if plan.is_ok() {
             self.queue_presence(&state, identity, &topics, true);
@@ -172,7 +177,7 @@ impl Hub {
     /// registered, or all its topics have ended: its stream is about to end.
     ///
     /// # Errors
-    /// [`Error::HubClosed`], [`Error::ReaderBehind`]; then nothing has changed.
+    /// [`Error::HubClosed`], [`Error::ReaderBehind`], [`Error::TooManyTopics`]; then nothing has changed.
     pub fn join(&self, subscriber: SubscriberId, topics: &[Topic]) -> Result<bool> {
         let mut state = self.state.lock();
         if state.closing {
@@ -185,6 +190,12 @@ impl Hub {
         };
         let has = registered.topics.clone();
         state.check_changes(self)?;
+        let new = topics.iter().filter(|topic| {
+            let known = state.topics.find(topic.as_str());
+            known.is_none_or(|id| !has.contains(&id) && !state.ends.has(id))
+        });
+        // It is in one more, to which `broadcast` publishes.
+        self.check_topics(has.len().saturating_sub(1), new)?;
         let mut topics = state.intern(&self.config, topics);
         topics.retain(|topic| !has.contains(topic) && !state.ends.has(*topic));
         for &topic in &topics {

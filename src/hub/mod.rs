@@ -22,6 +22,7 @@ mod query;
 mod request;
 mod terms;
 mod transfer;
+mod users;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub use deliver::Drained;
 use ended::Ends;
 use presence_queue::PresenceQueue;
 pub use request::Request;
+use users::Users;
+pub use users::name_in_presence;
 
 /// Number of topics at which idle ones are evicted for the first time.
 const FIRST_SWEEP: usize = 1024;
@@ -83,6 +86,8 @@ struct State {
     ends: Ends,
     families: Vec<(TopicPattern, Retention)>,
     subscribers: FxHashMap<SubscriberId, Registered>,
+    /// Where `max_per_user` limits their streams.
+    users: Option<Users>,
     readers: FxHashMap<ReaderId, ReaderSlot>,
     last_reader: u64,
     next_sweep: usize,
@@ -139,6 +144,7 @@ impl Hub {
             ends: Ends::default(),
             families: Vec::new(),
             subscribers: FxHashMap::default(),
+            users: config.max_per_user.map(|_| Users::default()),
             readers: FxHashMap::default(),
             last_reader: 0,
             next_sweep: FIRST_SWEEP,

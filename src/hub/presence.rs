@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Hub, Registered, State};
+use super::{Hub, Registered, State, name_in_presence};
 use crate::broker::PresenceChange;
 use crate::identity::Identity;
 use crate::topic::{TopicId, TopicIds};
@@ -37,10 +37,12 @@ impl State {
             TopicId::BROADCAST => Some(Arc::from("")),
             _ => Some(self.topics.get(id)?.name.clone()),
         };
-        PresenceChange {
-            subscriber: (*identity.name()).into(),
-            topics: topics.iter().filter_map(name).collect(),
-            is_in,
+        let mut names: Vec<Arc<str>> = topics.iter().filter_map(name).collect();
+        if let (Some(_), Some(user)) = (&self.users, &identity.user)
+            && topics.contains(&TopicId::BROADCAST)
+        {
+            names.push(name_in_presence(user).into());
         }
+        PresenceChange { subscriber: (*identity.name()).into(), topics: names, is_in }
     }
 }

@@ -22,6 +22,8 @@ pub struct Request {
     pub initial: bool,
     /// The user it belongs to, for `disconnect(user=…)`.
     pub user: Option<Arc<str>>,
+    /// How many streams that user may have in this process; `None` for the hub's `max_per_user`.
+    pub user_room: Option<usize>,
     /// Instead of the hub's.
     pub overflow: Option<OverflowPolicy>,
     /// Instead of the hub's, in events.

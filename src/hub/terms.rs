@@ -1,12 +1,14 @@
-//! The terms of a new subscriber: its own options, or else the hub's.
+//! The terms of a new subscriber: its own options, or else the hub's; and whether there is room for it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Hub, Request};
+use super::{Hub, Request, State};
 use crate::deadlines::{Heartbeat, a_little_before};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::queue::Capacity;
 use crate::subscriber::{Limit, Terms};
+use crate::topic::Topic;
 
 impl Hub {
     /// How long ago an authorization expired that was valid until `expires`, a time since the Unix epoch; `None` while
@@ -16,6 +18,8 @@ impl Hub {
         self.clock.time_of_day().checked_sub(expires)
     }
 
+    /// The terms that a request gets.
+    ///
     /// # Errors
     /// [`Error::Expired`].
     pub(super) fn terms(&self, request: &Request, random: u64, now: Duration) -> Result<Terms> {
@@ -45,5 +49,40 @@ impl Hub {
         // Other bits than those that spread heartbeats and `retry:`.
         let at = now + a_little_before(left, random >> 32);
         Ok(Some(aged.filter(|aged| aged.at <= at).unwrap_or(Limit { at, is_expiry: true })))
+    }
+
+    /// How many streams a user has in this process; 0 where the hub does not limit them.
+    #[must_use]
+    pub fn count_of_user(&self, user: &str) -> usize {
+        self.state.lock().users.as_ref().map_or(0, |users| users.count(user))
+    }
+
+    /// Whether a subscriber that is in so many topics may be in these too.
+    ///
+    /// # Errors
+    /// [`Error::TooManyTopics`].
+    pub(super) fn check_topics<'a>(&self, has: usize, new: impl Iterator<Item = &'a Topic>) -> Result<()> {
+        let Some(limit) = self.config.max_topics else { return Ok(()) };
+        let count = has + new.map(Topic::as_str).collect::<HashSet<_>>().len();
+        if count > limit { Err(Error::TooManyTopics { count, limit }) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Whether there is room for a subscriber.
+    ///
+    /// # Errors
+    /// [`Error::TooManySubscribers`], [`Error::UserFull`].
+    pub(super) fn check_room(&self, hub: &Hub, request: &Request) -> Result<()> {
+        let config = &hub.config;
+        if let Some(limit) = config.max_subscribers.filter(|&limit| self.subscribers.len() >= limit) {
+            return Err(Error::TooManySubscribers { limit });
+        }
+        if let (Some(limit), Some(users), Some(user)) = (config.max_per_user, &self.users, &request.user)
+            && users.count(user) >= request.user_room.unwrap_or(limit)
+        {
+            return Err(Error::UserFull { user: shown(user).into(), limit });
+        }
+        Ok(())
     }
 }

@@ -173,6 +173,8 @@ async def test_expires_in_the_past_subscribes_nobody() -> None:
         ("backlog_bytes", 0),
         ("max_event_bytes", 0),
         ("max_subscribers", -1),
+        ("max_per_user", 0),
+        ("max_topics", 0),
         ("grace", -1),
         ("threads", 0),
         ("threads", 1_000_000),
@@ -194,6 +196,8 @@ def test_a_hub_checks_its_options(option: str, value: Any) -> None:
         ("backlog_bytes", 1),
         ("max_event_bytes", 1),
         ("max_subscribers", 0),
+        ("max_per_user", 1),
+        ("max_topics", 1),
         ("threads", 1),
     ],
 )

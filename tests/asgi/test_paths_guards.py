@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sse_hub import EndReason, EventSourceResponse, Hub
+from sse_hub import EndReason, EventSourceResponse, Hub, TooManyTopics
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -150,3 +150,52 @@ def test_nobody_listens_while_the_application_does_not_answer(site: Site, contro
     else:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert hub.stats()["connected"] == 0
+
+
+# --- Limits ----------------------------------------------------------------------------------------
+
+
+def test_a_user_has_at_most_so_many_streams(site: Site) -> None:
+    hub = site.hub(max_per_user=2)
+    with site.stream(hub, user="ann"), site.stream(hub, user="ann") as second:
+        answer = ask(site)
+        assert answer.status_code == 200
+        assert answer.content.endswith(b"retry: 30000\n\n")
+        with site.stream(hub, user="bob"), site.stream(hub), site.stream(hub), site.stream(hub):
+            assert hub.count() == 6
+        assert hub.stats()["turned_away"] == 1
+        second.close()
+        until(lambda: hub.count() == 1)
+        with site.stream(hub, user="ann") as again:
+            hub.publish("t", 1)
+            assert again.take(1) == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"control": False}])
+def test_a_program_is_told_to_come_back_later(site: Site, options: dict[str, Any]) -> None:
+    hub = site.hub(max_per_user=1, full_status=503)
+    with site.stream(hub, user="ann"):
+        site.app = hub.endpoint("t", user="ann", **options)
+        answer = ask(site)
+        assert (answer.status_code, answer.headers["retry-after"], answer.content) == (429, "30", b"")
+
+
+def test_a_page_that_is_reloaded_keeps_its_place(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sse_hub._responses.streaming_hub._RELOAD", PATIENCE)
+    hub = site.hub(max_per_user=1)
+    for n in range(3):
+        with site.stream(hub, user="ann") as stream:
+            hub.publish("t", n)
+            assert stream.take(1) == [n]
+
+
+def test_a_stream_has_at_most_so_many_topics(site: Site) -> None:
+    hub = site.hub(max_topics=2)
+    site.app = hub.endpoint(["a", "b", "c"])
+    assert ask(site).status_code == 400
+    with site.stream(hub, ["a", "b", "a"]):
+        with pytest.raises(TooManyTopics, match="3 topics are more than max_topics=2; nothing has changed"):
+            only(hub).join("c")
+        assert only(hub).topics == ("a", "b")
+        assert only(hub).leave("a")
+        assert only(hub).join("c")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
-from redis_workers import Pair, listening, presence_of, takes
+from redis_server import RedisServer
+from redis_workers import Pair, WorkerHub, listening, presence_of, takes
 from sse_hub import Hub
+from sse_hub.testing import connect
 from stores import Store
-from waiting import eventually, until_async
+from waiting import PATIENCE, eventually, until_async
 
 
 async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
@@ -98,6 +101,35 @@ def test_disconnect_reaches_clients_wherever_they_are(store: Store, pair: Pair, 
         hub.publish("t", "after").result()
         takes([bob], ["after"])
         eventually(a.presence, presence_of(bob))
+
+
+def test_the_streams_of_a_user_are_limited_over_all_processes(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url, max_per_user=2, full_status=503)
+
+    def ask(worker: WorkerHub) -> tuple[int, str | None]:
+        answer = httpx.get(f"http://127.0.0.1:{worker.port}/{worker.name}/events?user=ann", timeout=PATIENCE)
+        return answer.status_code, answer.headers.get("retry-after")
+
+    with listening(a.listen(user="ann"), b.listen(user="ann"), b.listen(user="bob")) as (one, two, bob):
+        for worker in (a, b):
+            eventually(worker.presence, presence_of(one, two, bob))
+        assert ask(a) == ask(b) == (429, "30")
+        two.close()
+        eventually(a.presence, presence_of(one, bob))
+        with listening(a.listen(user="ann")) as (again,):
+            eventually(b.presence, presence_of(one, again, bob))
+            assert ask(a) == ask(b) == (429, "30")
+
+
+async def test_without_the_broker_each_process_counts_its_own(redis: RedisServer) -> None:
+    async with Hub(redis.url, max_per_user=1) as hub:
+        app = hub.endpoint("t", user="ann")
+        async with connect(app, "/") as first:
+            redis.kill()
+            async with connect(app, "/") as second:
+                assert await second.rest(PATIENCE) == []
+                assert second.retry == 30_000
+            assert not first.ended
 
 
 async def test_who_was_in_a_topic_whose_name_is_free_is_in_it_no_longer(store: Store) -> None:

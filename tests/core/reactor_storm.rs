@@ -117,6 +117,8 @@ fn storm(seed: u64) -> [usize; 4] {
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,
         max_subscribers: None,
+        max_per_user: None,
+        max_topics: None,
     };
     let hub = Arc::new(Hub::new(config, Clock::real()));
     let ends = Arc::new(Ends::default());

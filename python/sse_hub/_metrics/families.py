@@ -73,7 +73,7 @@ FAMILIES = (
     Family("stream_lifetime_seconds", "histogram", "Time from a stream's beginning to its end", unit="s"),
     _counter("streams_resumed", "Clients that came back and received everything they had missed", "resumed"),
     _counter("streams_reset", "Streams that received a stream-reset", "resets"),
-    _counter("turned_away", "Newcomers refused at max_subscribers", "turned_away"),
+    _counter("turned_away", "Newcomers refused at max_subscribers or max_per_user", "turned_away"),
     _counter("events_published", "Events published, broadcast or sent", "published"),
     _counter("events_delivered", "Events given to clients, heartbeats and replayed ones too", "delivered"),
     _counter("events_dropped", "Events dropped by drop_oldest or drop_newest", "dropped"),

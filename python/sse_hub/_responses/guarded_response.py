@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sse_hub._core import _Request
 from sse_hub._handoff.taking import COME_BACK_LATER
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized
+from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized, UserFull
 
 __all__ = ["TURNED_AWAY", "GuardedResponse"]
 
@@ -53,28 +53,40 @@ class GuardedResponse(Response):
         if self.hub._is_expired(self._asked):
             await self._refuse(send, 401)
             return False
-        authorizer = self.hub._authorizer
-        if authorizer is None:
-            return True
-        try:
-            allowed = await authorizer.within(self._asked)
-        except HTTPException:
-            raise  # The application's own answer.
-        except Exception:
-            logger.exception("hub %r: authorize failed for a newcomer, who comes back later", self.hub.name)
-            await self._turn_away(send, self.hub._full_status if self._control else 503)
+        limit = self.hub._max_topics
+        if limit is not None and len(set(self._asked._topics)) > limit:
+            await self._refuse(send, 400)
             return False
-        if allowed is None:
+        request: _Request | None = self._asked
+        if (authorizer := self.hub._authorizer) is not None:
+            try:
+                request = await authorizer.within(self._asked)
+            except HTTPException:
+                raise  # The application's own answer.
+            except Exception:
+                logger.exception(
+                    "hub %r: authorize failed for a newcomer, who comes back later", self.hub.name
+                )
+                await self._turn_away(send, self.hub._full_status if self._control else 503)
+                return False
+        if request is None:
             await self._refuse(send, 403)
             return False
-        self._request = allowed
+        user = request._user
+        if user is not None and (room := await self.hub._room_for(user)) is not None:
+            request = request._with_room(room)
+        self._request = request
         return True
 
     def _status_for(self, error: Exception) -> int:
         """The status for a client that is turned away; 200 tells a browser when to come back."""
         if isinstance(error, NotAuthorized):
             return 401
-        return self.hub._full_status if isinstance(error, HubFull) else 200
+        if not self._control:
+            return 429 if isinstance(error, UserFull) else 503
+        if not isinstance(error, HubFull) or self.hub._full_status == 200:
+            return 200
+        return 429 if isinstance(error, UserFull) else self.hub._full_status
 
     async def _turn_away(self, send: Send, status: int) -> None:
         """Tell a client to come back later; with status 200 in the browser's way."""
@@ -89,7 +101,7 @@ class GuardedResponse(Response):
         del headers["Content-Type"]
         if status != 204:
             headers["Content-Length"] = "0"
-        if status == 503:
+        if status in (429, 503):
             headers["Retry-After"] = _RETRY_AFTER
         await send({"type": "http.response.start", "status": status, "headers": headers.raw})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

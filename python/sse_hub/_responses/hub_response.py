@@ -84,7 +84,7 @@ class HubResponse(GuardedResponse):
             return Stay.DEPENDENCIES
         if self.status_code != 200:
             return Stay.STATUS
-        if self.hub._full_status != 200 and self.hub._is_full():
+        if self.hub._full_status != 200 and self.hub._is_full(self._request):
             return Stay.FULL  # It will be refused, with a status that cannot be sent after the hand-off.
         attempt = self.hub._attempt(scope, receive, self.handoff)
         if isinstance(attempt, Attempt):
@@ -123,7 +123,7 @@ class HubResponse(GuardedResponse):
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
         except (HubFull, HubClosed, NotAuthorized) as error:
-            await self._refuse(send, 401 if isinstance(error, NotAuthorized) else 503)
+            await self._refuse(send, self._status_for(error))
             return False
         try:
             async with asyncio.timeout(_RESOLVING):

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from sse_hub._servers.stay import Stay, log_once
 from sse_hub._stopping.handed import handed_off
 from sse_hub._stopping.registry import RunningServer
 from sse_hub.brokers import Broker
+from sse_hub.exceptions import BrokerError, HubClosed
 
 __all__ = ["OnConnect", "OnDisconnect", "StreamingHub", "check_asyncio"]
 
@@ -29,6 +31,10 @@ OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
 OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
 
 logger = logging.getLogger("sse_hub")
+
+_RELOAD = 0.3  # seconds; brokers get changes of presence each 0.2
+_LOOK = 0.1  # seconds between two looks
+_ANSWERS = 2.0  # seconds that a broker may take to say who is present
 
 _NEEDS_ASYNCIO = (
     "a hub's streams need asyncio. Under trio, answer with EventSourceResponse and a generator, or run"
@@ -56,6 +62,8 @@ class StreamingHub(_core.Hub):
     _hand_offs: int
     _full_status: int
     _max_subscribers: int | None
+    _max_per_user: int | None
+    _max_topics: int | None
     _stall_timeout: float
     _authorizer: Authorizer | None
     _on_connect: list[OnConnect]
@@ -75,8 +83,36 @@ class StreamingHub(_core.Hub):
                     workers,
                 )
 
-    def _is_full(self) -> bool:
-        return self._max_subscribers is not None and self.count() >= self._max_subscribers
+    def _is_full(self, request: _core._Request) -> bool:
+        """Whether there is no room for a subscriber."""
+        if self._max_subscribers is not None and self.count() >= self._max_subscribers:
+            return True
+        user, room = request._user, request._user_room
+        return user is not None and room is not None and self._count_of_user(user) >= room
+
+    async def _room_for(self, user: str) -> int | None:
+        """How many streams a user may have in this process; None without a limit."""
+        limit = self._max_per_user
+        if limit is None:
+            return None
+        deadline = time.monotonic() + _RELOAD
+        while True:
+            room = limit - await self._count_elsewhere(user)
+            if self._count_of_user(user) < room or time.monotonic() >= deadline:
+                return max(room, 0)
+            # A page that is reloaded is here before the end of its last stream is known everywhere.
+            await asyncio.sleep(_LOOK)
+
+    async def _count_elsewhere(self, user: str) -> int:
+        """How many streams a user has in other processes, as far as the broker knows."""
+        if self.broker is None:
+            return 0
+        try:
+            async with asyncio.timeout(_ANSWERS):
+                ids = await self._present_of_user(user)
+        except (BrokerError, HubClosed, TimeoutError):
+            return 0
+        return sum(self.get(id) is None for id in ids)
 
     def _attempt(self, scope: Scope, receive: Receive, handoff: bool | None) -> Attempt[int] | Stay:
         """An attempt to take a connection from its server, or why it stays there.

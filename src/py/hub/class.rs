@@ -22,6 +22,7 @@ use crate::config::{Config, positive_seconds, seconds};
 use crate::ending::{EndState, Ending};
 use crate::error::Error;
 use crate::frame::Draft;
+use crate::hub::name_in_presence;
 use crate::identity::CloseReason;
 use crate::ids::GroupId;
 use crate::py::brokers::link::{GivenBroker, Link};
@@ -88,6 +89,22 @@ fn answer_of(py: Python<'_>, answer: Option<Answered<bool>>, alone: bool) -> PyR
     })
 }
 
+/// The ids of the subscribers under a name in presence, in all processes: an awaitable.
+fn present<'py>(hub: &Bound<'py, PyHub>, name: Option<String>) -> PyResult<Bound<'py, PyAny>> {
+    let generations = &hub.get().generations;
+    generations.connected(hub.py())?;
+    let broker = generations.broker();
+    let answer = broker.map(|broker| broker.present(name));
+    awaiting::into_python(hub.py(), async move {
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        match answer.await {
+            Some(Ok(ids)) => Ok(ids),
+            Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
+            None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
+        }
+    })
+}
+
 /// The fence of a run's letters.
 fn held(topic: &Topic, token: Option<&str>) -> Option<Fence> {
     token.map(|token| Fence::Held { lease: lease_of_run(topic.as_str()), token: token.into() })
@@ -101,7 +118,7 @@ impl PyHub {
     #[new]
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
-                        max_subscribers, threads, broker=None, name="default", manual_clock=false))]
+                        max_subscribers, threads, max_per_user=None, max_topics=None, broker=None, name="default", manual_clock=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
@@ -119,6 +136,8 @@ impl PyHub {
         max_event_bytes: Whole,
         max_subscribers: Option<Whole>,
         threads: Whole,
+        max_per_user: Option<Whole>,
+        max_topics: Option<Whole>,
         broker: Option<GivenBroker<'_>>,
         name: &str,
         manual_clock: bool,
@@ -141,6 +160,8 @@ impl PyHub {
             backlog_bytes: at_least("backlog_bytes", backlog_bytes, 1)?,
             max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,
             max_subscribers: max_subscribers.map(|n| at_least("max_subscribers", n, 0)).transpose()?,
+            max_per_user: max_per_user.map(|n| at_least("max_per_user", n, 1)).transpose()?,
+            max_topics: max_topics.map(|n| at_least("max_topics", n, 1)).transpose()?,
         };
         let kept = Kept {
             count: config.retention.count,
@@ -526,21 +547,20 @@ impl PyHub {
         self.generations.refuse()
     }
 
+    // How many streams a user has in this process.
+    fn _count_of_user(&self, user: &str) -> usize {
+        self.generations.hub().count_of_user(user)
+    }
+
+    // The ids of a user's subscribers in all processes: an awaitable.
+    fn _present_of_user<'py>(slf: &Bound<'py, Self>, user: &str) -> PyResult<Bound<'py, PyAny>> {
+        present(slf, Some(name_in_presence(user)))
+    }
+
     // The ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
     #[pyo3(signature = (topic=None))]
     fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
-        let generations = &slf.get().generations;
-        generations.connected(slf.py())?;
-        let broker = generations.broker();
-        let answer = broker.map(|broker| broker.present(topic));
-        awaiting::into_python(slf.py(), async move {
-            let Some(answer) = answer else { return Ok(Vec::new()) };
-            match answer.await {
-                Some(Ok(ids)) => Ok(ids),
-                Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
-                None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
-            }
-        })
+        present(slf, topic)
     }
 
     // Refuse publications and newcomers, and end all streams after what was published. Returns the argument

@@ -35,6 +35,8 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static ENDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static NOT_AUTHORIZED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static USER_FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static TOO_MANY_TOPICS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let message = error.to_string();
     match error {
         Error::InvalidEvent(_) => invalid_event(py, message),
@@ -42,6 +44,8 @@ pub fn from_core(py: Python<'_>, error: &Error) -> PyErr {
         Error::HubFull { .. } | Error::ReaderBehind { .. } | Error::TooManySubscribers { .. } => {
             make(py, &FULL, "HubFull", message)
         }
+        Error::UserFull { .. } => make(py, &USER_FULL, "UserFull", message),
+        Error::TooManyTopics { .. } => make(py, &TOO_MANY_TOPICS, "TooManyTopics", message),
         Error::TopicEnded { .. } => make(py, &ENDED, "TopicEnded", message),
         Error::Expired { .. } => make(py, &NOT_AUTHORIZED, "NotAuthorized", message),
         Error::HubClosed => make(py, &CLOSED, "HubClosed", message),

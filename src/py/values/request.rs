@@ -69,6 +69,16 @@ impl PyRequest {
         self.0.user.as_deref()
     }
 
+    #[getter]
+    fn _user_room(&self) -> Option<usize> {
+        self.0.user_room
+    }
+
+    // The same where its user may have so many streams in this process.
+    fn _with_room(&self, streams: usize) -> Self {
+        Self(Request { user_room: Some(streams), ..self.0.clone() })
+    }
+
     // The same for some of its topics.
     fn _within(&self, allowed: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut topics = Vec::new();

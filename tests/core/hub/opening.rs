@@ -8,7 +8,7 @@ use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
 use sse_hub::subscriber::Taken;
 
-use crate::support::{SECOND, World, config, draft, request};
+use crate::support::{SECOND, World, config, draft, request, topics};
 
 pub fn resume(names: &[&str], id: &str) -> Request {
     Request { last_event_id: Some(id.into()), ..request(names) }
@@ -250,6 +250,44 @@ fn the_hub_turns_newcomers_away_at_its_limit() {
     assert_eq!((world.stat("turned_away"), world.stat("subscribers"), world.hub.unfinished()), (1, 2, 2));
     assert!(first.leave());
     assert!(world.try_subscribe(&request(&["a"])).is_ok());
+}
+
+#[test]
+fn a_user_is_turned_away_at_its_limit() {
+    let mut config = config();
+    config.max_per_user = Some(2);
+    let world = World::new(config);
+    let of = |user: Option<&str>| Request { user: user.map(Into::into), ..request(&["a"]) };
+    let first = world.live_with(&of(Some("ann")));
+    let _second = world.live_with(&of(Some("ann")));
+    let error = world.try_subscribe(&of(Some("ann"))).err().unwrap();
+    assert_eq!(error.to_string(), "user \"ann\" has max_per_user=2 streams");
+    assert_eq!((world.stat("turned_away"), world.hub.unfinished()), (1, 2));
+    let others = [Some("bob"), Some("bob"), None, None, None].map(|user| world.live_with(&of(user)));
+    assert_eq!(["ann", "bob", "cat"].map(|user| world.hub.count_of_user(user)), [2, 2, 0]);
+    assert!(first.leave());
+    let tight = Request { user_room: Some(1), ..of(Some("ann")) };
+    assert!(world.try_subscribe(&tight).is_err(), "another process has one");
+    assert!(world.try_subscribe(&of(Some("ann"))).is_ok());
+    drop(others);
+}
+
+#[test]
+fn a_stream_has_at_most_max_topics() {
+    let mut config = config();
+    config.max_topics = Some(2);
+    let world = World::new(config);
+    let error = world.try_subscribe(&request(&["a", "b", "c"])).err();
+    assert_eq!(error, Some(Error::TooManyTopics { count: 3, limit: 2 }));
+    let stream = world.live_with(&request(&["a", "a", "b", "b"]));
+    let id = stream.identity.id;
+    let join = |names: &[&str]| world.hub.join(id, &topics(names));
+    assert_eq!(join(&["a", "c"]), Err(Error::TooManyTopics { count: 3, limit: 2 }));
+    assert_eq!(join(&["a", "b"]), Ok(true));
+    assert!(world.hub.leave(id, &topics(&["a"])));
+    assert_eq!(join(&["c", "c"]), Ok(true));
+    let names = world.hub.topics_of(&stream.identity);
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
 }
 
 #[test]

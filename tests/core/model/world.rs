@@ -74,6 +74,8 @@ pub fn config() -> Config {
         backlog_bytes: 1 << 20,
         max_event_bytes: 1 << 16,
         max_subscribers: None,
+        max_per_user: None,
+        max_topics: None,
     }
 }
 

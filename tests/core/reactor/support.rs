@@ -47,6 +47,8 @@ pub fn config() -> Config {
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,
         max_subscribers: None,
+        max_per_user: None,
+        max_topics: None,
     }
 }
 
