@@ -54,6 +54,18 @@ async def test_nothing_is_subscribed_until_the_response_is_sent() -> None:
     assert hub.count() == 0
 
 
+def test_fastapi_describes_a_route_with_this_response_class() -> None:
+    app = FastAPI()
+    hub = Hub()
+
+    @app.get("/events", response_class=HubResponse)
+    async def events() -> Response:
+        return hub.response("t")
+
+    answer = app.openapi()["paths"]["/events"]["get"]["responses"]["200"]
+    assert answer["content"] == {"text/event-stream": {"schema": {"type": "string"}}}
+
+
 async def test_a_head_request_gets_the_headers_and_no_subscriber() -> None:
     hub = Hub()
     hub.on_connect(lambda subscription: pytest.fail("subscribed"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from starlette.background import BackgroundTask
 from starlette.datastructures import MutableHeaders
@@ -15,14 +18,28 @@ from sse_hub._handoff.taking import COME_BACK_LATER
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized, UserFull
 
-__all__ = ["TURNED_AWAY", "GuardedResponse"]
+__all__ = ["TURNED_AWAY", "GuardedResponse", "names_status_code"]
 
 logger = logging.getLogger("sse_hub")
 
 TURNED_AWAY = (HubFull, HubClosed, NotAuthorized, OSError)
 """What keeps a client from being subscribed."""
 
+_Init = TypeVar("_Init", bound=Callable[..., Any])
+
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
+
+
+def names_status_code(init: _Init) -> _Init:
+    """Show the option ``status_code`` in a constructor's signature.
+
+    There FastAPI's OpenAPI looks for the status of a ``response_class``, and fails if it finds none.
+    """
+    signature = inspect.signature(init)
+    *named, options = signature.parameters.values()
+    status = inspect.Parameter("status_code", inspect.Parameter.KEYWORD_ONLY, default=200, annotation="int")
+    setattr(init, "__signature__", signature.replace(parameters=[*named, status, options]))  # noqa: B010
+    return init
 
 
 class GuardedResponse(Response):

@@ -19,7 +19,7 @@ from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_soc
 from sse_hub._responses.carried_stream import CarriedStream
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
-from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse
+from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, names_status_code
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -43,6 +43,7 @@ _TURNS = 3
 class HubResponse(GuardedResponse):
     """What ``Hub.response`` returns. Nothing is subscribed until it is sent."""
 
+    @names_status_code
     def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
         check_names("Hub.response", options, StreamOptions.__optional_keys__)
         initial, background = options.get("initial"), options.get("background")
