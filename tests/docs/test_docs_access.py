@@ -41,6 +41,38 @@ def test_a_stream_lasts_as_long_as_its_token(block: Block) -> None:
         assert status(server, "/events", headers={"Last-Event-ID": event.id}) == 401
 
 
+@exercises("access.md", "A ticket in the query")
+def test_a_ticket_opens_one_stream(block: Block) -> None:
+    names = block.run()
+    hub, tickets = names["hub"], names["TICKETS"]
+    with serve(names["app"]) as server:
+
+        def issue(token: str) -> str:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = server.http.post("/tickets", headers=headers).raise_for_status()
+            return str(answer.json()["ticket"])
+
+        assert server.http.post("/tickets").status_code in (401, 403)
+        assert server.http.post("/tickets", headers={"Authorization": "Bearer x"}).status_code == 401
+        ticket = issue("token-of-ann")
+        with server.stream("/events", params={"ticket": ticket}) as events:
+            events.opened()
+            hub.publish("user:ann", "hello")
+            event = events.next()
+            assert event.json() == "hello"
+            assert status(server, "/events", params={"ticket": ticket}) == 401
+        hub.publish("user:ann", "missed")
+        query = {"ticket": issue("token-of-ann"), "last_event_id": event.id}
+        with server.stream("/events", params=query) as events:
+            assert events.next().json() == "missed"
+        names["VALID"] = -1.0
+        ticket = issue("token-of-bob")
+        assert status(server, "/events", params={"ticket": ticket}) == 401
+        issue("token-of-bob")
+        issue("token-of-bob")
+        assert len(tickets) == 1, "tickets that nobody uses do not pile up"
+
+
 @exercises("access.md", "Rights that change")
 def test_a_right_that_is_taken_away_takes_its_topic_away(block: Block) -> None:
     names = block.run()
@@ -48,7 +80,8 @@ def test_a_right_that_is_taken_away_takes_its_topic_away(block: Block) -> None:
     with serve(names["app"]) as server:
         assert status(server, "/events") == 401
         with server.stream("/events", headers=ANN) as ann, server.stream("/events", headers=BOB) as bob:
-            assert (ann.opened(), bob.opened())
+            ann.opened()
+            bob.opened()
             assert (hub.count("sport"), hub.count("board")) == (2, 1)
             server.http.delete("/topics/sport/members/ann")
             until(lambda: hub.count("sport") == 1)
