@@ -21,7 +21,7 @@ from sse_hub._handoff.taking import is_refused_by_environment
 from sse_hub._responses.authorizing import Authorize, Authorizer
 from sse_hub._responses.channel import Channel
 from sse_hub._responses.client_script import ClientScript
-from sse_hub._responses.endpoint import Endpoint
+from sse_hub._responses.endpoint import Endpoint, PerRequest
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import (
     Initial,
@@ -39,10 +39,12 @@ from sse_hub._runs.running_hub import RunningHub
 from sse_hub.brokers import Broker, make_broker
 
 __all__ = [
+    "Authorize",
     "Channel",
     "Hub",
     "Initial",
     "Overflow",
+    "PerRequest",
     "Presence",
     "Publication",
     "Replay",
@@ -307,6 +309,7 @@ class Hub(RunningHub):
         topics: Topics | Callable[[Request], Topics | Awaitable[Topics]],
         *,
         methods: Iterable[str] = ("GET",),
+        per_request: PerRequest | None = None,
         **options: Unpack[StreamOptions],
     ) -> ASGIApp:
         """``response`` as an ASGI app, for a Starlette ``Route``. The options are those of ``StreamOptions``.
@@ -315,12 +318,21 @@ class Hub(RunningHub):
             topics: as in ``response``; or a function, def or async, that takes the request and returns them.
             methods: the request methods that get a stream; default GET. HEAD comes with GET. Other requests
                 are answered with 405.
+            per_request: a function, def or async, that takes the request and returns a dict of more options,
+                such as its ``user``, and when the user's token ``expires``; None for none.
         """
         if isinstance(topics, Iterator):
             topics = tuple(topics)  # An iterator can be read only once, and there will be many requests.
         # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
-        return Endpoint(lambda wanted: self.response(wanted, **options), topics, methods)
+        if per_request is not None:
+            _check_callable("endpoint(per_request=…)", per_request)
+
+        def respond(wanted: Topics, more: StreamOptions) -> HubResponse:
+            merged: StreamOptions = {**options, **more}
+            return self.response(wanted, **merged)
+
+        return Endpoint(respond, topics, per_request, methods)
 
     def channel(
         self, topic: str, events: Mapping[str, type[_Event]] | None = None, /, **named: type[_Event]

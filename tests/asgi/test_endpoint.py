@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from servers import Client, gunicorn, hypercorn, run, uvicorn
 from sse_hub import EventSourceResponse, Hub
+from sse_hub.hub import StreamOptions
 from sse_hub.testing import connect
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -45,6 +47,30 @@ async def test_methods_are_an_option() -> None:
     async with connect(app, "/") as client:
         assert client.status_code == 405
         assert client.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("kind", ["def", "async"])
+async def test_options_come_from_the_request(kind: str) -> None:
+    hub = Hub()
+
+    def options(request: Request) -> StreamOptions:
+        query = request.query_params
+        return {"user": query["user"], "expires": float(query["expires"])}
+
+    async def options_later(request: Request) -> StreamOptions:
+        return options(request)
+
+    endpoint = hub.endpoint("t", user="nobody", per_request=options if kind == "def" else options_later)
+    until = time.time() + 60
+    async with connect(endpoint, f"/?user=ann&expires={until}"):
+        (ann,) = hub.subscribers()
+        assert ann.user == "ann"
+    async with connect(endpoint, f"/?user=ann&expires={until - 90}") as client:
+        assert client.status_code == 401
+    with pytest.raises(
+        TypeError, match=r"endpoint\(per_request=…\) takes a function, def or async, not dict"
+    ):
+        hub.endpoint("t", per_request={"user": "ann"})  # type: ignore[arg-type]
 
 
 async def test_the_application_words_the_refusal() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sse_hub._responses.options import Topics
+from sse_hub._responses.options import StreamOptions, Topics
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "PerRequest"]
+
+PerRequest: TypeAlias = Callable[[Request], StreamOptions | Awaitable[StreamOptions]]
+"""A function that returns options for one request."""
 
 
 class Endpoint:
@@ -23,12 +27,14 @@ class Endpoint:
 
     def __init__(
         self,
-        respond: Callable[[Topics], ASGIApp],
+        respond: Callable[[Topics, StreamOptions], ASGIApp],
         topics: Topics | Callable[[Request], Topics | Awaitable[Topics]],
+        per_request: PerRequest | None,
         methods: Iterable[str],
     ) -> None:
         self._respond = respond
         self._topics = topics
+        self._per_request = per_request
         self._methods = [method.upper() for method in ([methods] if isinstance(methods, str) else methods)]
         if "GET" in self._methods and "HEAD" not in self._methods:
             self._methods.append("HEAD")
@@ -41,7 +47,11 @@ class Endpoint:
         if callable(topics):
             given = topics(Request(scope, receive))
             topics = await given if inspect.isawaitable(given) else given
-        await self._respond(topics)(scope, receive, send)
+        options: StreamOptions = {}
+        if self._per_request is not None:
+            found = self._per_request(Request(scope, receive))
+            options = await found if inspect.isawaitable(found) else found
+        await self._respond(topics, options)(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"Allow": ", ".join(self._methods)}
