@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::deadlines::Heartbeat;
 use crate::entry::{Cursor, Entry, Target};
 use crate::frame::{Draft, Frame, FrameBuilder, escape_separators};
 
@@ -21,11 +22,21 @@ fn entry(frame: Frame, cursor: Option<Cursor>, at: Duration) -> Arc<Entry> {
 /// that is cut before its first event resumes. It has none where a `stream-reset` or initial events follow,
 /// which carry it: a client cut between the two would resume past what it was not told of.
 ///
+/// The comment names the longest silence of this stream, in seconds; 0 if it has no heartbeats.
+///
 /// Its data says `{"complete":false}` to a newcomer that asked for all of its topics' past (`replay="all"`) of which
 /// the beginning is gone, and is empty otherwise.
 #[must_use]
-pub fn open(retry_ms: u64, cursor: Option<Cursor>, complete: bool, at: Duration) -> Arc<Entry> {
-    let mut builder = FrameBuilder::new(Some("sse-hub"), Some("stream-open"));
+pub fn open(
+    retry_ms: u64,
+    cursor: Option<Cursor>,
+    complete: bool,
+    heartbeat: Option<Heartbeat>,
+    at: Duration,
+) -> Arc<Entry> {
+    let silence = heartbeat.map_or(Duration::ZERO, |heartbeat| heartbeat.interval());
+    let comment = format!("sse-hub heartbeat={}", silence.as_secs_f64());
+    let mut builder = FrameBuilder::new(Some(&comment), Some("stream-open"));
     builder.text(if complete { "" } else { r#"{"complete":false}"# });
     entry(builder.finish(Some(retry_ms)).seal(cursor.map(|cursor| cursor.id)), cursor, at)
 }

@@ -116,6 +116,12 @@ impl Heartbeat {
         Self { nanos: u64::try_from(own.as_nanos()).unwrap_or(u64::MAX), grid: Grid::of(longest) }
     }
 
+    /// The longest silence.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_nanos(self.nanos)
+    }
+
     /// When it is due for a client that was written to at `last`.
     #[must_use]
     pub fn after(&self, last: Duration) -> Duration {

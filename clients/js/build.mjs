@@ -20,7 +20,7 @@ const LOCAL = (
   "follow follows forget freeze given hasCaughtUp hasJumped hasOpened hear isAsked isControl isHub isLost isWaiting " +
   "iterate iterator iterators jump lead leads line lines listeners load locks mark offer offered offline once online over parse " +
   "parser position quiet reader release remember resolveClosed rest retryAfter run said sent shared skip stale " +
-  "timer wake wasRefused LONGEST LONGEST_BACKOFF HUB_HEARTBEAT"
+  "timer wake wasRefused LONGEST LONGEST_BACKOFF beat setBeat"
 ).split(" ");
 const SHORT = new Map(LOCAL.map((name, at) => [name, "$" + at.toString(36)]));
 

@@ -65,7 +65,7 @@ export interface Options {
   share?: boolean;
   /**
    * Seconds between the server's heartbeats: without a byte for twice as long, the connection is taken for dead.
-   * Default 15 for a hub's streams; never for those of other servers. 0 turns it off.
+   * By default what a hub says in its stream; never for those of other servers. 0 turns it off.
    */
   heartbeat?: number;
   /** Closes the connection. */

@@ -3,11 +3,10 @@
 
 const LONGEST = 2 ** 31 - 1; // A longer timeout of setTimeout() fires at once.
 const LONGEST_BACKOFF = 60000;
-const HUB_HEARTBEAT = 15; // seconds, of a hub that was not told otherwise
 
 // Parse an event stream: the function takes text and returns the blocks that it completes.
 // A block without data has `data: undefined`: it is no event, but its id holds.
-const parser = (id, setRetry) => {
+const parser = (id, setRetry, setBeat) => {
   let rest = "";
   let afterCR = false;
   let type = "";
@@ -29,6 +28,7 @@ const parser = (id, setRetry) => {
       else if (field === "event") type = value;
       else if (field === "id" && !value.includes("\0")) id = value;
       else if (field === "retry" && /^\d+$/.test(value)) setRetry(+value);
+      else if (!field && /^sse-hub heartbeat=/.test(value)) setBeat(+value.slice(18));
     }
     return blocks;
   };
@@ -57,6 +57,7 @@ export const connect = (url, options = {}) => {
   const once = { signal: closing.signal };
   let position = lastEventId ?? (keep && sessionStorage.getItem(key)) ?? "";
   let retry = 3000;
+  let beat = 0; // Seconds between the server's heartbeats, as a hub says in its first comment.
   let isHub = false; // Names that start with "stream-" are control events of a hub only.
   let stale = 0; // Before the next event, reset() has to load the state: 1 at `stream-open`, 2 at the head.
   let hasJumped = false; // reset() named an id; if that is reset too, the next attempt waits.
@@ -123,7 +124,7 @@ export const connect = (url, options = {}) => {
 
   // Wait for bytes, but not longer than two heartbeats: a connection that is silent for that long is dead.
   const alive = async (promise) => {
-    const quiet = (heartbeat ?? (isHub ? HUB_HEARTBEAT : 0)) * 2000;
+    const quiet = (heartbeat ?? beat) * 2000;
     const timer = quiet && setTimeout(() => abort.abort(new Error("silent for two heartbeats")), Math.min(quiet, LONGEST));
     try {
       return await promise;
@@ -195,7 +196,7 @@ export const connect = (url, options = {}) => {
           isLost = true;
           emit({ type: "open", status });
           if (!leads) channel.postMessage(0);
-          const parse = parser(position, (ms) => (retry = ms));
+          const parse = parser(position, (ms) => (retry = ms), (seconds) => (beat = seconds));
           const decoder = new TextDecoder(); // It drops a byte order mark.
           const reader = answer.body.getReader();
           let jump = stale > 1 && !over && (await load());

@@ -195,6 +195,7 @@ impl Subscriber {
                 retry_ms,
                 cursor.filter(|_| plan.reset.is_none()),
                 plan.complete,
+                self.terms.heartbeat,
                 now,
             ));
         } else if plan.reset.is_none() && plan.recovered.is_none() && plan.snapshot.is_none() {
@@ -216,7 +217,7 @@ impl Subscriber {
             return false;
         }
         *is_open = true;
-        self.lead.push(control::open(retry_ms, None, true, now));
+        self.lead.push(control::open(retry_ms, None, true, self.terms.heartbeat, now));
         self.resume(now, turn)
     }
 

@@ -37,7 +37,10 @@ async def test_a_stream_opens_with_a_comment_retry_and_the_cursor() -> None:
     newest = await hub.publish("other", 2)
     stream = hub.subscribe("t")
     first = (await anext(stream)).decode()
-    assert re.fullmatch(rf": sse-hub\nid: {newest}\nevent: stream-open\ndata: ?\nretry: (\d+)\n\n", first)
+    comment, rest = first.split("\n", 1)
+    assert re.fullmatch(rf"id: {newest}\nevent: stream-open\ndata: ?\nretry: (\d+)\n\n", rest)
+    assert comment.startswith(": sse-hub heartbeat=")
+    assert 11.25 <= float(comment.partition("=")[2]) <= 15
     retries = set()
     for _ in range(50):
         async with connect(hub.endpoint("t"), "/", control=True) as client:

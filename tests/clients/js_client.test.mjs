@@ -281,6 +281,19 @@ test("two heartbeats without a byte mean that the connection is dead", async () 
   assert.equal(events.at(-1).data, "2");
 });
 
+test("a hub says how often it sends heartbeats", async () => {
+  const opening = "event: stream-open\ndata\nretry: 1\n\n";
+  const { url } = await serve(
+    stream((response) => response.write(`: sse-hub heartbeat=0.25\n${opening}`)),
+    `: sse-hub heartbeat=0\n${opening}data: 2\n\n`,
+    END
+  );
+  const connection = connect(url);
+  const [failure, events] = await Promise.all([once(connection, "error"), read(connection)]);
+  assert.match(failure.error.message, /silent/);
+  assert.equal(events.at(-1).data, "2");
+});
+
 test("a slow consumer makes the server wait, and is not taken for a dead connection", async () => {
   let written = 0;
   const text = `data: ${"x".repeat(60000)}\n\n`;

@@ -25,7 +25,8 @@ from sse_hub import Hub
 
 ENCODINGS = "gzip, br, zstd"
 BODY = re.compile(
-    rb"(: sse-hub [0-9a-f]{16}\n)?: sse-hub\nid: \S+\nevent: stream-open\ndata: \nretry: \d+\n\n"
+    rb"(: sse-hub [0-9a-f]{16}\n)?: sse-hub heartbeat=\S+\nid: \S+\n"
+    rb"event: stream-open\ndata: \nretry: \d+\n\n"
     rb'id: \S+\ndata: \{"n":1\}\n\n'
 )
 
