@@ -116,6 +116,12 @@ async def broker_is_away(_: Request, error: BrokerError) -> JSONResponse:
 app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
+@app.get("/sse-hub.js", include_in_schema=False)
+async def client_js() -> Response:
+    """The client with which the page reads its stream."""
+    return hub.client_js()
+
+
 @app.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """The page. Its policy lets it load nothing from anywhere else."""

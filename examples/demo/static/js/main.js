@@ -54,7 +54,7 @@ stream.on("state", (state) => {
   byId("fact-reconnects").textContent = Math.max(0, stream.opens - 1);
   byId("toggle").textContent = state === "closed" ? "Come back" : "Hang up";
   byId("cut").disabled = state !== "open";
-  if (state === "waiting") log.add("error", stream.lastEventId, "The line is cut. The browser will come back with this id.");
+  if (state === "waiting") log.add("error", stream.lastEventId, "The line is cut. The page will come back with this id.");
 });
 stream.addEventListener("any", () => {
   byId("fact-id").textContent = stream.lastEventId ?? "–";

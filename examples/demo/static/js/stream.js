@@ -1,15 +1,17 @@
-// One EventSource for everything the page hears from the hub.
+// One stream for everything the page hears from the hub.
 //
-// The browser reconnects by itself and sends Last-Event-ID; there is nothing to program for that.
+// The client that the hub serves reconnects by itself and sends Last-Event-ID; there is nothing to program for that.
 // What this class adds: it knows the state, keeps the last id, and can hang up and come back.
+
+import { connect } from "/sse-hub.js";
 
 const CONTROL = ["stream-open", "stream-reset", "stream-cursor", "stream-lagged"];
 const OURS = ["hello", "tick", "notice", "chat", "whisper", "presence", "cost"];
-// A browser gives up for good when it gets anything but 200 (a proxy's 502, say). We try again.
+// The client gives up at an answer that says so (404, say). We try again.
 const RETRY_AFTER_REFUSAL = 5000;
 
 export class HubStream extends EventTarget {
-  state = "connecting"; // connecting | open | waiting (the browser will reconnect) | closed
+  state = "connecting"; // connecting | open | waiting (the client will reconnect) | closed
   lastEventId = null;
   opens = 0;
   #source = null;
@@ -27,32 +29,29 @@ export class HubStream extends EventTarget {
   open(from = null) {
     this.close();
     const query = new URLSearchParams(this.#parameters());
-    // EventSource cannot set headers, so a page that opens a new one names the id in the address.
-    // When the browser later reconnects by itself, its Last-Event-ID header counts, not this.
-    if (from !== null) query.set("last_event_id", from);
     this.lastEventId = from;
-    const source = new EventSource(`/events?${query}`);
+    const source = connect(`/events?${query}`, { lastEventId: from ?? "" });
     this.#source = source;
     this.#become("connecting");
-    source.onopen = () => {
+    source.on("open", () => {
       this.opens += 1;
       this.#become("open");
-    };
-    source.onerror = () => {
-      const refused = source.readyState === EventSource.CLOSED;
-      this.#become(refused ? "closed" : "waiting");
-      if (refused) this.#timer = setTimeout(() => this.open(this.lastEventId), RETRY_AFTER_REFUSAL);
-    };
-    for (const name of [...CONTROL, ...OURS]) {
-      source.addEventListener(name, (event) => this.#hear(name, event));
-    }
+    });
+    source.on("error", () => this.#become("waiting"));
+    source.closed.then(() => {
+      if (source !== this.#source) return; // We hung up.
+      this.#become("closed");
+      this.#timer = setTimeout(() => this.open(this.lastEventId), RETRY_AFTER_REFUSAL);
+    });
+    for (const name of [...CONTROL, ...OURS]) source.on(name, (event) => this.#hear(name, event));
   }
 
-  /** Hang up. The browser does not come back by itself after this. */
+  /** Hang up. The client does not come back by itself after this. */
   close() {
     clearTimeout(this.#timer);
-    this.#source?.close();
+    const source = this.#source;
     this.#source = null;
+    source?.close();
     this.#become("closed");
   }
 
