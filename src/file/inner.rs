@@ -17,7 +17,6 @@ use super::life::Life;
 use super::reading::{Cursor, Page};
 use super::segment::Segment;
 use super::workers::Mine;
-use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, StoreError};
 
@@ -128,17 +127,17 @@ impl Inner {
 
     /// Read entries after `id`. What only a holder of the lock can tell from damage is judged under the lock, if it is
     /// free.
-    pub async fn after(&self, at: &mut Option<Cursor>, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
+    pub async fn after(&self, at: &mut Option<Cursor>, id: StreamId, count: usize) -> Answer<Page> {
         consume_budget().await;
         let read = |at: &mut Option<Cursor>, is_locked| {
             self.journal.lock().read_after(at, id, count, is_locked).map_err(failed)
         };
-        let Page { entries, is_unsettled } = read(at, false)?;
-        if !is_unsettled || !entries.is_empty() {
-            return Ok(entries);
+        let page = read(at, false)?;
+        if !page.is_unsettled || !page.entries.is_empty() {
+            return Ok(page);
         }
-        let Some(_settled) = self.locked(Duration::ZERO).await? else { return Ok(entries) };
-        Ok(read(at, true)?.entries)
+        let Some(_settled) = self.locked(Duration::ZERO).await? else { return Ok(page) };
+        read(at, true)
     }
 
     /// Sync appended entries to disk.

@@ -15,6 +15,8 @@ use crate::stream_broker::store::{Answer, Log};
 pub struct FileLog {
     pub(super) inner: Arc<Inner>,
     pub(super) at: Option<Cursor>,
+    /// The id behind which nothing followed when the log was last read, after the notices so far were forgotten.
+    pub(super) end: Option<StreamId>,
     /// A follower's watch, and the generation of the directory to which it belongs.
     pub(super) watch: Option<(Watch, u64)>,
 }
@@ -42,28 +44,37 @@ impl Log for FileLog {
     }
 
     async fn after(&mut self, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
-        self.inner.after(&mut self.at, id, count).await
+        Ok(self.inner.after(&mut self.at, id, count).await?.entries)
     }
 
     async fn wait_after(&mut self, id: StreamId, count: usize, wait: Duration) -> Answer<Vec<Arrived>> {
-        let end = tokio::time::Instant::now() + wait;
+        let until = tokio::time::Instant::now() + wait;
+        let (mut is_over, mut is_noticed) = (false, false);
         loop {
-            // Files answer at once: a reader of a long log would keep every other task from running.
-            tokio::task::yield_now().await;
             let generation = self.inner.journal.lock().generation;
             if self.watch.as_ref().is_none_or(|(_, of)| *of != generation) {
                 self.watch();
+                (self.end, is_noticed) = (None, false);
             }
-            if let Some((watch, _)) = &mut self.watch {
-                watch.forget();
+            if is_over || self.end.take() != Some(id) {
+                // Files answer at once: a reader of a long log would keep every other task from running.
+                tokio::task::yield_now().await;
+                if let Some((watch, _)) = self.watch.as_mut().filter(|_| !is_noticed) {
+                    watch.forget();
+                }
+                let page = self.inner.after(&mut self.at, id, count).await?;
+                if page.is_end && self.watch.is_some() {
+                    self.end = Some(page.entries.last().map_or(id, |last| last.id));
+                }
+                if is_over || !page.entries.is_empty() || self.watch.is_none() {
+                    return Ok(page.entries);
+                }
             }
-            let entries = self.inner.after(&mut self.at, id, count).await?;
-            let Some((watch, _)) = self.watch.as_mut().filter(|_| entries.is_empty()) else {
-                return Ok(entries);
-            };
-            if tokio::time::timeout_at(end, watch.changed()).await.is_err() {
-                return Ok(entries);
-            }
+            let Some((watch, _)) = &mut self.watch else { continue };
+            // The log is read once more at the end: no notice is needed to find what is there.
+            is_over = tokio::time::timeout_at(until, watch.changed()).await.is_err();
+            is_noticed = !is_over;
+            self.end = None;
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Page {
     pub entries: Vec<Arrived>,
     /// Whether bytes follow that only a reader with the lock can judge.
     pub is_unsettled: bool,
+    /// Whether this was the end of the log.
+    pub is_end: bool,
 }
 
 impl Journal {
@@ -84,7 +86,8 @@ impl Journal {
                 break;
             }
             let Some(next) = next else {
-                page.is_unsettled = stop != Stop::End;
+                page.is_end = stop == Stop::End;
+                page.is_unsettled = !page.is_end;
                 break;
             };
             cursor = Cursor { segment: next, offset: HEAD as u64, ..cursor };

@@ -80,7 +80,7 @@ impl Store for FileStore {
     }
 
     fn log(&self) -> FileLog {
-        FileLog { inner: self.0.clone(), at: None, watch: None }
+        FileLog { inner: self.0.clone(), at: None, end: None, watch: None }
     }
 
     async fn connect(&self) -> Answer<()> {

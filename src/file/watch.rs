@@ -46,8 +46,10 @@ mod system {
 
     use crate::file::held::Held;
 
-    /// Bytes of notices per read; each notice has 16 and a name.
+    /// Bytes of notices per read.
     const NOTICES: usize = 4096;
+    /// The most that one notice has: 16 bytes and a name.
+    const NOTICE: usize = 16 + 256;
 
     /// inotify(7), with one watch on the directory.
     pub struct Notices(AsyncFd<Held>);
@@ -68,8 +70,12 @@ mod system {
             let mut bytes = [0; NOTICES];
             let mut is_new = false;
             // The content of the notices is ignored: the log has it. A queue that overflowed contains a notice, too.
-            while io::Read::read(&mut &**self.0.get_ref(), &mut bytes).is_ok_and(|count| count > 0) {
+            while let Ok(count @ 1..) = io::Read::read(&mut &**self.0.get_ref(), &mut bytes) {
                 is_new = true;
+                if count <= NOTICES - NOTICE {
+                    // There was room for another one.
+                    break;
+                }
             }
             is_new
         }
@@ -81,10 +87,12 @@ mod system {
         pub async fn changed(&mut self) {
             loop {
                 let Ok(mut ready) = self.0.readable().await else { return };
-                if self.read() {
+                let is_new = self.read();
+                // All of them were read: whatever comes after that makes it ready again.
+                ready.clear_ready();
+                if is_new {
                     return;
                 }
-                ready.clear_ready();
             }
         }
     }
