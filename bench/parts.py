@@ -100,6 +100,11 @@ FULL = (
         1,
         "StreamingResponse",
     ),
+    Part("runs", "Runs, a watcher for each", ("runs",), 5, 1.5, "sse-hub generator"),
+    Part(
+        "runs-watchers", "Runs, ten watchers for each", ("runs", "--watchers", "10"), 5, 1.5, "sse-starlette"
+    ),
+    Part("runs-redis", "Runs over Redis", ("runs-redis",), 3, 1, "resumable-stream"),
     Part("others", "Other requests of a process with sse_hub", ("others",), 5, 1),
     _part(
         "stalled",

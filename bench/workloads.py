@@ -173,6 +173,10 @@ LAST = tuple(
     Metric(f"last client {key}, ms", f"received.last_client_latency.{key}_us", 1e-3, ratio=True)
     for key in ("p50", "p99")
 )
+FIRST = tuple(
+    Metric(f"first event {key}, ms", f"received.first_event.{key}_us", 1e-3, ratio=key == "p50")
+    for key in ("p50", "p99")
+)
 SPEED = Metric("events per s", "received.events_per_s", digits=0)
 DELIVERY = (*LATENCY, *LAST)
 PROBE = tuple(
@@ -233,8 +237,8 @@ WORKLOADS = {
     # The probe's own requests are in the CPU time, so cost per event is not shown with it.
     "probe": Workload("fanout", _probe, (*PROBE, *DELIVERY, BUSY, LOAD, WAITED), "8000", paced=True),
     "tokens": Workload("tokens", _tokens, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
-    "runs": Workload("tokens", _runs, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
-    "runs-redis": Workload("tokens", _runs, (CPU, SPEED, *LATENCY, BUSY, LOAD, WAITED), "50"),
+    "runs": Workload("tokens", _runs, (CPU, SPEED, *FIRST, *LATENCY, BUSY, LOAD, WAITED), "50"),
+    "runs-redis": Workload("tokens", _runs, (CPU, SPEED, *FIRST, *LATENCY, BUSY, LOAD, WAITED), "50"),
     "replay": Workload("replay", _replay, (*REPLAY, BUSY, LOAD, WAITED), "1000"),
     "publish": Workload("fanout", _publish, (), "10,1000,19000", across=(PUBLISH, LOAD, WAITED)),
     "idle": Workload("idle", _timed, (RSS, CONNECT, HEARTBEAT, replace(BUSY, digits=2), ALONE)),

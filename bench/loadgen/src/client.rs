@@ -37,6 +37,8 @@ pub struct Client {
     pub events: u64,
     /// When the last of them came.
     pub last_event: u64,
+    /// When its request was sent.
+    requested: u64,
     /// Leaves its input unread once it is open.
     pub stalls: bool,
     response: Response,
@@ -52,6 +54,7 @@ impl Client {
             expected: None,
             events: 0,
             last_event: 0,
+            requested: 0,
             stalls,
             response: Response::default(),
             stream: Stream::default(),
@@ -77,6 +80,7 @@ impl Client {
     pub fn on_connected(&mut self, request: &[u8]) -> io::Result<()> {
         let Some(fd) = &self.fd else { return Ok(()) };
         socket::connected(fd)?;
+        self.requested = now();
         socket::send(fd, request)?;
         self.stage = Stage::Requested;
         Ok(())
@@ -106,6 +110,9 @@ impl Client {
             stream.feed(body, &mut |item| tally.take(item, at, expected));
         });
         if tally.events > before {
+            if self.events == 0 {
+                tally.first_event.record(at.saturating_sub(self.requested));
+            }
             self.events += tally.events - before;
             self.last_event = at;
         }

@@ -28,6 +28,8 @@ pub struct Tally {
     pub reads: u64,
     /// From the stamp in the event to its receipt here.
     pub latency: Histogram,
+    /// From a client's request to its first event.
+    pub first_event: Histogram,
     /// The size every event must have; 0 is any.
     pub expect_size: usize,
     /// When the last event came.
@@ -114,6 +116,7 @@ impl Tally {
             "bytes": self.bytes,
             "reads": self.reads,
             "latency": self.latency.summary(),
+            "first_event": self.first_event.summary(),
             "last_client_latency": slowest.summary(),
         })
     }
