@@ -1,6 +1,6 @@
 """The native part of sse_hub."""
 
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Future
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from os import PathLike
@@ -18,6 +18,7 @@ __all__ = [
     "Publication",
     "Pump",
     "RedisBroker",
+    "RunPump",
     "Subscription",
     "_Request",
     "_check_event_name",
@@ -460,6 +461,7 @@ class Hub:
     def _take_stop(self, topic: str) -> bool: ...
     def _take_lease(self, name: str, token: str) -> Awaitable[bool]: ...
     def _await_lease(self, name: str, token: str) -> Awaitable[bool]: ...
+    def _lost(self, name: str, token: str) -> Future[None]: ...
     def _holds(self, name: str, token: str) -> bool: ...
     def _release(self, name: str, token: str) -> None: ...
     def _publish_held(
@@ -477,6 +479,7 @@ class Hub:
     ) -> Publication: ...
     def _is_followed(self, topic: str) -> bool | None: ...
     def _find_run(self, topic: str) -> Awaitable[bool]: ...
+    def _run_changed(self, topic: str, token: str | None = None) -> Future[str | None]: ...
     def _ending(self, topic: str) -> str | None: ...
     def _is_over(self, request: _Request, last_event_id: str | None) -> bool: ...
     def _is_expired(self, request: _Request) -> bool: ...
@@ -539,6 +542,34 @@ class EventEncoder:
 
     def plain_json(self, event: object, data: object) -> str | None:
         """The JSON text for a JSON event under construction, or None if its parent class must be called."""
+
+@final
+class RunPump:
+    """Drives the generator of a run in a process alone, and publishes what it yields.
+
+    Awaited in the task that drives it. The result is None at the generator's end, or a tuple of an event that
+    could not be published: ``publish`` it, then await the pump again.
+    """
+
+    def __new__(
+        cls,
+        hub: Hub,
+        topic: str,
+        content: AsyncIterable[Any],
+        room: int,
+        published: list[Any] | None,
+    ) -> Self: ...
+    def publish(self, item: Any) -> bool | None:
+        """Publish an event. None while the hub is full; False if the run would exceed ``room`` bytes."""
+
+    def end(self) -> None:
+        """From now on, a generator that ignores its cancellation publishes nothing more."""
+
+    def __await__(self) -> Generator[Any, Any, tuple[Any] | None]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def throw(self, kind: object, value: object = None, trace: object = None) -> Any: ...
+    def close(self) -> None: ...
 
 @final
 class Pump:

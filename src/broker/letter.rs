@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ending::Ending;
+use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::topic::Topic;
@@ -76,6 +76,17 @@ pub enum Step {
         /// How.
         ending: Ending,
     },
+}
+
+impl Step {
+    /// The state of an end.
+    #[must_use]
+    pub fn end(&self) -> Option<EndState> {
+        match self {
+            Self::End { ending, .. } => Some(ending.state),
+            Self::Begin { .. } | Self::Stop => None,
+        }
+    }
 }
 
 /// What must hold at the moment at which a letter is appended, or it is refused.

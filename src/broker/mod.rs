@@ -25,6 +25,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::broker::letter::{Fence, Letter};
+use crate::ending::EndState;
 use crate::error::Result;
 use crate::ids::{StreamId, SubscriberId};
 use crate::outcome::{Failure, Outcome, ReportFailure};
@@ -62,6 +63,9 @@ pub trait Broker: ReportFailure {
     /// Whether a lease that was taken here is held still.
     fn holds(&self, name: &str, token: &str) -> bool;
 
+    /// Wait until a lease that was taken here is no longer held. The future needs no runtime.
+    fn lost(&self, name: Arc<str>, token: Arc<str>) -> Answered<()>;
+
     /// Give a lease up, so that others may take it; or no longer wait for it, whatever the answer will be.
     fn release(&self, name: &str, token: &str);
 
@@ -69,6 +73,11 @@ pub trait Broker: ReportFailure {
     /// or the log may have trimmed its beginning or all of it. Before the answer true, the broker brings the hub to
     /// where it follows the run: `Hub::adopt_run`, or `Hub::adopt_end`. The future needs no runtime.
     fn find_run(&self, topic: Topic) -> Answered<bool>;
+
+    /// Wait for the next change of a run after this call, which the hub shows then: it has begun, was asked to stop, or
+    /// has ended. With the token of the run's lease, wait for its loss as well. Also answered when the broker stops.
+    /// Gives how the run has ended, if that is the change. The future needs no runtime.
+    fn run_changed(&self, topic: Topic, token: Option<Arc<str>>) -> Answered<Option<EndState>>;
 
     /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
     /// answer goes to `Hub::resolve`, from the broker's thread.

@@ -33,6 +33,8 @@ mod _core {
     #[pymodule_export]
     use super::hub::publication::PyPublication;
     #[pymodule_export]
+    use super::hub::run_pump::RunPump;
+    #[pymodule_export]
     use super::hub::subscription::PySubscription;
     #[pymodule_export]
     use super::process::descriptors::{_close, _duplicate, _own, _release, _unacknowledged};

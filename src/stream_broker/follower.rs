@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::changes::Changes;
 use super::shared::Shared;
 use super::store::{Answer, Log, Opened, Store, StoreError, Trouble};
 use crate::broker::letter::{Arrived, Letter};
@@ -152,14 +153,14 @@ impl<S: Store> Follower<S> {
     /// The connection failed, or could not be made.
     fn end_connection(&mut self, error: &StoreError) {
         let was_connected = self.shared.connected.swap(false, Ordering::AcqRel);
-        self.shared.presence.lock().outdate();
+        self.shared.note_presence(Changes::outdate);
+        self.shared.why.lock().clone_from(&error.text);
         if error.trouble == Trouble::Elsewhere && self.lost.is_none() {
             // Nothing was lost: another node of the cluster has the log.
             self.is_redirected |= was_connected;
             return;
         }
         self.is_redirected = false;
-        self.shared.why.lock().clone_from(&error.text);
         self.shared.connection_changed.notify_waiters();
         if self.lost.is_none() {
             self.lost = Some(Instant::now());
@@ -191,7 +192,7 @@ impl<S: Store> Follower<S> {
         self.check_passed(&hub, cursor);
         let end = arrived.last().map_or(cursor, |entry| entry.id);
         let mut acknowledged = shared.acknowledged.take(end).into_iter().peekable();
-        let (mut whole, mut freed) = (Vec::with_capacity(arrived.len()), Vec::new());
+        let (mut whole, mut freed, mut changed) = (Vec::with_capacity(arrived.len()), Vec::new(), Vec::new());
         for Arrived { id, before, letter } in arrived {
             let mut lost = None;
             while let Some(passed) = acknowledged.next_if(|passed| *passed <= id) {
@@ -216,8 +217,10 @@ impl<S: Store> Follower<S> {
                 self.report(&lost_although_acknowledged(lost));
                 hub.break_log(before);
             }
-            if let Letter::Release { lease } = &letter {
-                freed.push(lease.clone());
+            match &letter {
+                Letter::Release { lease } => freed.push(lease.clone()),
+                Letter::Life { topic, step } => changed.push((topic.clone(), step.end())),
+                _ => {}
             }
             whole.push((id, letter));
             cursor = id;
@@ -226,6 +229,9 @@ impl<S: Store> Follower<S> {
         self.set_cursor(cursor);
         for lease in freed {
             shared.leases.freed(&lease);
+        }
+        for (topic, end) in changed {
+            shared.lives.changed(&topic, end);
         }
     }
 
@@ -245,7 +251,7 @@ impl<S: Store> Follower<S> {
 
     /// Report that clients are reset for a gap, and why; but not for every entry, in case all of them are a reason.
     pub fn report(&mut self, why: &str) {
-        self.shared.presence.lock().doubt();
+        self.shared.note_presence(Changes::doubt);
         if self.reported.is_none_or(|at| at.elapsed() >= QUIET) {
             self.reported = Some(Instant::now());
             let log = self.shared.store.log_name();

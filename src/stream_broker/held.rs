@@ -55,6 +55,11 @@ impl Leases {
         changed
     }
 
+    /// Whether no lease is wanted or held.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Whether it is wanted or held.
     pub fn is_wanted(&self, name: &str, token: &str) -> bool {
         self.with(name, token, |_| ()).is_some()
@@ -68,6 +73,16 @@ impl Leases {
     pub fn holds(&self, name: &str, token: &str) -> bool {
         let is_held = |lease: &mut Lease| matches!(lease.state, State::Held(until) if Instant::now() < until);
         self.with(name, token, is_held) == Some(true)
+    }
+
+    /// Until when a lease is held unless it is renewed, and what is notified when it is given up before; `None` when it
+    /// is not held.
+    pub fn held_until(&self, name: &str, token: &str) -> Option<(Instant, Arc<Notify>)> {
+        let held = |lease: &mut Lease| match lease.state {
+            State::Held(until) if Instant::now() < until => Some((until, lease.changed.clone())),
+            State::Held(_) | State::Wanted => None,
+        };
+        self.with(name, token, held).flatten()
     }
 
     /// Neither hold nor want a lease; `None` when that was so already.

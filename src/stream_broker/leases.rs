@@ -24,7 +24,10 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     // Runs that had no holder at the last check: one that has just begun elsewhere gets the time to be followed.
     let mut orphans: Vec<Arc<str>> = Vec::new();
     while !*stopping.borrow_and_update() {
-        let _ = tokio::time::timeout(EVERY, stopping.changed()).await;
+        tokio::select! {
+            _ = stopping.changed() => {}
+            () = shared.until_runs_are_due() => {}
+        }
         shared.renew_leases().await;
         if shared.connected.load(Ordering::Acquire) {
             orphans = shared.look_after_runs(&orphans).await;
@@ -36,6 +39,24 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 }
 
 impl<S: Store> Shared<S> {
+    /// Wait until leases may have to be renewed, and runs to be checked. A process without any sleeps until there are.
+    async fn until_runs_are_due(&self) {
+        let has_runs =
+            !self.leases.is_empty() || self.hub.upgrade().is_some_and(|hub| !hub.running().is_empty());
+        if has_runs {
+            tokio::time::sleep(EVERY).await;
+        } else {
+            self.lives.news.notified().await;
+        }
+    }
+
+    /// Note that a lease is wanted, and have it renewed once it is held. As [`super::held::Leases::want`].
+    pub fn want(&self, name: Arc<str>, token: Arc<str>, is_awaited: bool) -> Arc<Notify> {
+        let changed = self.leases.want(name, token, is_awaited);
+        self.lives.news.notify_one();
+        changed
+    }
+
     /// Try to take a lease that is wanted. Gives whether it is held.
     pub async fn take_lease(&self, name: &str, token: &str) -> Result<bool, Failure> {
         let is_held = self.try_lease(name, token).await;
@@ -96,6 +117,13 @@ impl<S: Store> Shared<S> {
                 false
             }
             Some(Err(_)) | None => true,
+        }
+    }
+
+    /// Wait until a lease is no longer held: it was released, was given to another process, or has run out.
+    pub async fn until_lost(&self, name: &str, token: &str) {
+        while let Some((until, changed)) = self.leases.held_until(name, token) {
+            let _ = tokio::time::timeout_at(until.into(), changed.notified()).await;
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `publisher`, `outbox`, `acknowledged` | letters, from the hub to the log, and their outcomes |
 //! | `resume`, `fetch` | clients that come back with an id this process does not know |
 //! | `leases`, `held` | the leases of this process |
+//! | `lives` | waiting for changes of runs |
 //! | `runs` | runs of other processes: those that died, and those that the log no longer has |
 //! | `presence` | which subscribers all workers have |
 
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::broker::letter::{Fence, Letter};
 use crate::broker::{Answered, Broker, PresenceChange, Present};
+use crate::ending::EndState;
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::ids::{StreamId, SubscriberId};
@@ -41,6 +43,7 @@ mod follower;
 mod held;
 mod kept;
 mod leases;
+mod lives;
 mod outbox;
 mod pages;
 mod position;
@@ -54,6 +57,7 @@ pub mod store;
 use acknowledged::Acknowledged;
 use held::Leases;
 pub use kept::Kept;
+use lives::Lives;
 use outbox::Outbox;
 use pages::Pages;
 pub use presence::PRESENCE_TTL;
@@ -96,6 +100,7 @@ impl<S: Store> StreamBroker<S> {
             outbox: Outbox::default(),
             failed: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            started: Instant::now(),
             why: Mutex::default(),
             connection_changed: Notify::new(),
             joined: watch::Sender::new(false),
@@ -104,7 +109,9 @@ impl<S: Store> StreamBroker<S> {
             progress: watch::Sender::new(None),
             acknowledged: Acknowledged::default(),
             presence: Mutex::default(),
+            presence_news: Notify::new(),
             leases: Leases::default(),
+            lives: Lives::default(),
             writing_presence: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             refusal_reported: AtomicBool::new(false),
@@ -129,6 +136,26 @@ impl<S: Store> StreamBroker<S> {
         let (give, given) = oneshot::channel();
         self.runtime.spawn(async move {
             let _ = give.send(answer.await);
+        });
+        Box::pin(async move { given.await.ok() })
+    }
+
+    /// Wait for something on the broker's thread, as long as the answer is wanted; then call `after`.
+    fn wait_for<T: Send + 'static>(
+        &self,
+        something: impl Future<Output = T> + Send + 'static,
+        after: impl FnOnce() + Send + 'static,
+    ) -> Answered<T> {
+        let (mut give, given) = oneshot::channel();
+        self.runtime.spawn(async move {
+            let happened = tokio::select! {
+                happened = something => Some(happened),
+                () = give.closed() => None,
+            };
+            after();
+            if let Some(happened) = happened {
+                let _ = give.send(Ok(happened));
+            }
         });
         Box::pin(async move { given.await.ok() })
     }
@@ -171,13 +198,13 @@ impl<S: Store> Broker for StreamBroker<S> {
 
     fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool> {
         // Now, so that a release that follows at once finds it.
-        self.shared.leases.want(name.clone(), token.clone(), false);
+        self.shared.want(name.clone(), token.clone(), false);
         let shared = self.shared.clone();
         self.ask(async move { shared.take_lease(&name, &token).await })
     }
 
     fn await_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool> {
-        let changed = self.shared.leases.want(name.clone(), token.clone(), true);
+        let changed = self.shared.want(name.clone(), token.clone(), true);
         let shared = self.shared.clone();
         self.ask(async move { shared.await_lease(&name, &token, &changed).await })
     }
@@ -185,6 +212,20 @@ impl<S: Store> Broker for StreamBroker<S> {
     fn find_run(&self, topic: Topic) -> Answered<bool> {
         let shared = self.shared.clone();
         self.ask(async move { shared.find_run(&topic).await })
+    }
+
+    fn run_changed(&self, topic: Topic, token: Option<Arc<str>>) -> Answered<Option<EndState>> {
+        // Now, so that the caller misses no change.
+        let changed = self.shared.lives.watch(&topic);
+        let (shared, after) = (self.shared.clone(), self.shared.clone());
+        let name = topic.clone();
+        let change = async move { shared.until_changed(&name, token.as_deref(), changed).await };
+        self.wait_for(change, move || after.lives.tidy(&topic))
+    }
+
+    fn lost(&self, name: Arc<str>, token: Arc<str>) -> Answered<()> {
+        let shared = self.shared.clone();
+        self.wait_for(async move { shared.until_lost(&name, &token).await }, || {})
     }
 
     fn holds(&self, name: &str, token: &str) -> bool {
@@ -206,7 +247,7 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn presence_changed(&self, change: PresenceChange) {
-        self.shared.presence.lock().note(change);
+        self.shared.note_presence(|presence| presence.note(change));
     }
 
     fn present(&self, topic: Option<String>) -> Present {

@@ -99,6 +99,7 @@ impl<S: Store> Follower<S> {
                 (entry, age)
             };
             hub.open_log(base, kept.into_iter().map(aged).collect());
+            self.shared.lives.all_changed();
         }
         self.set_cursor(last);
         Ok(())

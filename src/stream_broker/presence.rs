@@ -4,23 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::changes::Changes;
 use super::shared::Shared;
 use super::store::{PresenceWrite, Store};
 use crate::outcome::Failure;
 
 /// How long a worker counts as alive after it last wrote.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(15);
+/// How often this worker writes that it is alive.
+const ALIVE: Duration = Duration::from_secs(5);
 /// How often changes are written.
 const EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
 /// Write changes, and that this worker is alive, until the broker stops.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     let mut alive: Option<Instant> = None;
     let mut failed: Option<Instant> = None;
     let mut stopping = shared.stopping.subscribe();
     while !*stopping.borrow_and_update() {
-        let _ = tokio::time::timeout(EVERY, stopping.changed()).await;
+        tokio::select! {
+            _ = stopping.changed() => continue,
+            () = shared.until_presence_is_due(alive) => {}
+        }
         if !shared.presence.lock().is_used || !shared.connected.load(Ordering::Acquire) {
             continue;
         }
@@ -28,7 +35,7 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
         if failed.is_some_and(|at| at.elapsed() < AFTER_FAILURE) {
             continue;
         }
-        let is_due = alive.is_none_or(|at| at.elapsed() >= PRESENCE_TTL / 3);
+        let is_due = alive.is_none_or(|at| at.elapsed() >= ALIVE);
         if is_due || shared.presence.lock().wait() {
             let now = Some(Instant::now());
             match shared.write_presence().await {
@@ -43,6 +50,26 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 }
 
 impl<S: Store> Shared<S> {
+    /// Wait until there may be something to write. A worker whose subscribers do not change wakes only to write that it
+    /// is alive, and one that never had a subscriber does not wake at all: an idle process costs nothing.
+    async fn until_presence_is_due(&self, alive: Option<Instant>) {
+        loop {
+            let (is_used, waits) = {
+                let presence = self.presence.lock();
+                (presence.is_used, presence.wait())
+            };
+            if is_used && waits {
+                // Changes that follow each other soon are written together.
+                return tokio::time::sleep(EVERY).await;
+            }
+            let left = alive.map_or(EVERY, |at| ALIVE.saturating_sub(at.elapsed()));
+            tokio::select! {
+                () = self.presence_news.notified() => {}
+                () = tokio::time::sleep(left.max(EVERY)), if is_used => return,
+            }
+        }
+    }
+
     /// Write the changes, and that this worker is alive; the whole table if the store has lost it.
     async fn write_presence(&self) -> Result<(), String> {
         let _writing = self.writing_presence.lock().await;
@@ -63,7 +90,7 @@ impl<S: Store> Shared<S> {
         };
         let is_whole = written.map_err(|error| error.text);
         if is_whole != Ok(true) {
-            self.presence.lock().outdate();
+            self.note_presence(Changes::outdate);
         }
         is_whole
     }

@@ -76,7 +76,7 @@ impl<S: Store> Shared<S> {
         loop {
             let reason = match self.store.connect().await {
                 Ok(()) if self.has_joined().await => return true,
-                Ok(()) => format!("its stream cannot be followed: {}", self.why.lock()),
+                Ok(()) => format!("its stream cannot be followed: {}", self.why_not_joined()),
                 Err(error) => error.text,
             };
             self.refuse_late(&format!("{} cannot be reached: {reason}", self.store.place()));
@@ -92,6 +92,16 @@ impl<S: Store> Shared<S> {
     async fn has_joined(&self) -> bool {
         let mut joined = self.joined.subscribe();
         timeout(JOINING, joined.wait_for(|joined| *joined)).await.is_ok()
+    }
+
+    /// Why this process does not know its position in the log: the last attempt's error, or how long the first one has
+    /// lasted.
+    fn why_not_joined(&self) -> String {
+        let why = self.why.lock();
+        if why.is_empty() {
+            return format!("no answer for {:.1} seconds", self.started.elapsed().as_secs_f64());
+        }
+        why.clone()
     }
 
     fn refuse_late(&self, reason: &str) {

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::envelope::read_note;
+use super::lives::Change;
 use super::shared::Shared;
 use super::store::{Answer, Ended, Store};
 use crate::broker::letter::{Fence, Letter, Step};
@@ -17,8 +20,6 @@ use crate::topic::Topic;
 const KEEP_LOST: Duration = Duration::from_secs(300);
 /// How long another process may take to begin a run of which it has the lease, and this one to read that.
 const BEGINNING: Duration = Duration::from_secs(5);
-/// The pause between two checks whether the hub follows a run.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// The lease of a run.
 #[must_use]
@@ -56,19 +57,54 @@ impl<S: Store> Shared<S> {
 
     /// A process has the lease of a run. False when it had it only for a moment.
     async fn find_running(&self, topic: &Topic, lease: &str) -> Answer<bool> {
-        let until = Instant::now() + BEGINNING;
-        while !self.follows(topic) {
-            if Instant::now() >= until {
-                let is_running = self.store.is_leased(lease).await?;
-                if let Some(hub) = self.hub.upgrade().filter(|_| is_running) {
-                    // The log no longer has its beginning.
-                    hub.adopt_run(topic);
-                }
-                return Ok(is_running);
-            }
-            tokio::time::sleep(LOOK).await;
+        if self.until_followed(topic, BEGINNING).await {
+            return Ok(true);
         }
-        Ok(true)
+        let is_running = self.store.is_leased(lease).await?;
+        if let Some(hub) = self.hub.upgrade().filter(|_| is_running) {
+            // The log no longer has its beginning.
+            hub.adopt_run(topic);
+            self.lives.changed(topic, None);
+        }
+        Ok(is_running)
+    }
+
+    /// Whether the hub follows a run within a time.
+    async fn until_followed(&self, topic: &Topic, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let is_followed = loop {
+            let mut changed = self.lives.watch(topic);
+            if self.follows(topic) {
+                break true;
+            }
+            if tokio::time::timeout_at(until.into(), changed.changed()).await.is_err() {
+                break false;
+            }
+        };
+        self.lives.tidy(topic);
+        is_followed
+    }
+
+    /// Wait for the next change of a run, or until this process loses the run's lease, which it holds with `token`, or
+    /// the broker stops. Returns how the run has ended, if that is what has happened: its name may be free by now.
+    pub async fn until_changed(
+        &self,
+        topic: &Topic,
+        token: Option<&str>,
+        mut changed: watch::Receiver<Change>,
+    ) -> Change {
+        let lost = async {
+            match token {
+                Some(token) => self.until_lost(&lease_of(topic.as_str()), token).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            _ = changed.changed() => *changed.borrow(),
+            () = lost => None,
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        }
     }
 
     fn follows(&self, topic: &Topic) -> bool {
@@ -89,6 +125,7 @@ impl<S: Store> Shared<S> {
         };
         if let Some(hub) = self.hub.upgrade() {
             hub.adopt_end(topic, ended.id, left, &ending);
+            self.lives.changed(topic, Some(ending.state));
         }
     }
 

@@ -11,6 +11,7 @@ use super::acknowledged::Acknowledged;
 use super::changes::Changes;
 use super::held::Leases;
 use super::kept::Kept;
+use super::lives::Lives;
 use super::outbox::Outbox;
 use super::pages::Pages;
 use super::store::{Store, StoreError};
@@ -77,7 +78,9 @@ pub struct Shared<S> {
     /// Stored with release when the connection is made, loaded with acquire: a thread that sees it also sees what the
     /// follower wrote before.
     pub connected: AtomicBool,
-    /// Why the log could not be followed at the last attempt.
+    /// When the first attempt to follow the log began.
+    pub started: Instant,
+    /// Why the log could not be followed at the last attempt; empty during the first one.
     pub why: Mutex<String>,
     /// Notified when the connection is made or lost.
     pub connection_changed: Notify,
@@ -90,7 +93,10 @@ pub struct Shared<S> {
     pub progress: watch::Sender<Option<StreamId>>,
     pub acknowledged: Acknowledged,
     pub presence: Mutex<Changes>,
+    /// Notified when presence has something to write.
+    pub presence_news: Notify,
     pub leases: Leases,
+    pub lives: Lives,
     pub writing_presence: tokio::sync::Mutex<()>,
     pub stopping: watch::Sender<bool>,
     /// The operator knows that the store refuses to say what clients missed. Relaxed: it only limits warnings.
@@ -105,6 +111,12 @@ impl<S: Store> Shared<S> {
     /// Whether there is a hub to deliver to.
     pub fn has_hub(&self) -> bool {
         self.hub.strong_count() > 0
+    }
+
+    /// Note what presence must write.
+    pub fn note_presence(&self, note: impl FnOnce(&mut Changes)) {
+        note(&mut self.presence.lock());
+        self.presence_news.notify_one();
     }
 
     /// Wait until the readers have room for more.

@@ -11,7 +11,7 @@ from redis_workers import Pair, WorkerHub, listening, presence_of, takes
 from sse_hub import Hub
 from sse_hub.testing import connect
 from stores import Store
-from waiting import PATIENCE, eventually, until_async
+from waiting import PATIENCE, eventually, promised, until_async
 
 
 async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
@@ -30,6 +30,16 @@ async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pai
             two.close()
             eventually(lambda: a.presence("x"), presence_of(one))
             eventually(lambda: a.presence(), presence_of(one, three))
+
+
+def test_a_client_that_comes_or_leaves_is_noticed_soon(store: Store, pair: Pair) -> None:
+    a, b = pair.hubs(store.url)
+    with listening(a.listen()) as (one,):
+        # Just written: the worker writes that it is alive five seconds later.
+        eventually(b.presence, presence_of(one))
+        with listening(a.listen()) as (two,):
+            eventually(b.presence, presence_of(one, two), promised(0.8))
+        eventually(b.presence, presence_of(one), promised(0.8))
 
 
 def test_a_hub_that_closes_takes_its_clients_along(store: Store, pair: Pair) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,6 +147,28 @@ def test_a_disk_without_room_refuses_and_goes_on(files: FileServer) -> None:
         assert not isinstance(raised.value, OutcomeUnknown)
         second = hub.publish("t", "second").result()
     assert files.ids() == [first, second]
+
+
+def wakes(name: str) -> int:
+    """How often the thread of this name has gone to sleep so far."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().strip() == name:
+            said = re.search(
+                r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE
+            )
+            assert said
+            return int(said[1])
+    raise AssertionError(f"no thread is called {name!r}")
+
+
+async def test_an_idle_process_sleeps(files: FileServer) -> None:
+    async with Hub(files.url) as hub, hub.subscribe("t") as subscription:
+        await hub.publish("t", 1)
+        assert (await hub.presence()).ids == (subscription.id,)
+        began, before = time.monotonic(), wakes("sse-hub-file")
+        await until_async(lambda: wakes("sse-hub-file") >= before + 8)
+        # It looks at the log once a second, for which the timer wakes it two or three times.
+        assert time.monotonic() - began > 1.0
 
 
 def test_the_clients_of_a_worker_that_died_are_gone_at_once(files: FileServer, pair: Pair) -> None:

@@ -44,6 +44,14 @@ def refused(broker: Any, *words: str) -> str:
     return said
 
 
+def test_a_stream_that_does_not_answer_is_the_reason(redis: RedisServer, proxy: Proxy) -> None:
+    proxy.silent = 1  # the connection that follows the stream, which is made first
+    with Hub(RedisBroker(proxy.url, timeout=0.5, connect_timeout=PATIENCE)) as hub:
+        refused = r"its stream cannot be followed: no answer for \d+\.\d seconds; nothing was published"
+        with pytest.raises(BrokerError, match=refused):
+            hub.publish("t", 1).result(PATIENCE)
+
+
 def test_a_password() -> None:
     with RedisServer("--requirepass", PASSWORD, password=PASSWORD) as redis:
         works(f"redis://:{ENCODED}@{HOST}:{redis.port}")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sse_hub::broker::letter::{Fence, Letter};
 use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
+use sse_hub::ending::EndState;
 use sse_hub::error::Result;
 use sse_hub::ids::{StreamId, SubscriberId};
 use sse_hub::outcome::{Failure, Outcome, ReportFailure};
@@ -33,6 +34,14 @@ impl<N: Notes> Broker for InertBroker<N> {
     }
 
     fn find_run(&self, _topic: Topic) -> Answered<bool> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn run_changed(&self, _topic: Topic, _token: Option<Arc<str>>) -> Answered<Option<EndState>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn lost(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<()> {
         Box::pin(std::future::ready(None))
     }
 

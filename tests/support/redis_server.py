@@ -263,6 +263,8 @@ class Proxy:
         self._replies = threading.Event()
         self._news = threading.Event()  # set: replies on connections that follow a stream are forwarded
         self.delay = 0.0  # seconds by which every piece is delayed
+        self._held: list[threading.Event] = []
+        self.silent = 0  # of so many connections that come next, the replies are held back
         self.refused = b""  # a connection ends when its client sends this
         self.accepted = 0  # connections so far
         self.requested = 0  # bytes that clients have sent so far
@@ -331,7 +333,12 @@ class Proxy:
                 self._pairs.add(pair)
             ends = threading.Semaphore(0)
             follows = threading.Event()  # it has asked for what is new in a stream
-            for source, to, gate in ((client, server, self._requests), (server, client, self._replies)):
+            replies = self._replies
+            if self.silent:
+                self.silent -= 1
+                replies = threading.Event()
+                self._held.append(replies)
+            for source, to, gate in ((client, server, self._requests), (server, client, replies)):
                 args = (source, to, gate, ends, follows)
                 threading.Thread(target=self._forward, args=args, daemon=True).start()
             threading.Thread(target=self._forget, args=(pair, ends), daemon=True).start()
@@ -376,6 +383,8 @@ class Proxy:
         self._requests.set()
         self._replies.set()
         self._news.set()
+        for replies in self._held:
+            replies.set()
 
     def __enter__(self) -> Proxy:
         return self

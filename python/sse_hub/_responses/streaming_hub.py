@@ -240,16 +240,21 @@ class StreamingHub(_core.Hub):
     def _run_background(self, background: BackgroundTask, reason: str) -> None:
         self._call(background)
 
-    def _call(self, callback: Callable[..., Awaitable[None] | None], *args: Any) -> None:
+    def _call(
+        self, callback: Callable[..., Awaitable[None] | None], *args: Any
+    ) -> asyncio.Future[None] | None:
+        """Call a function of the application. Returns the future of one that goes on."""
         try:
             outcome = callback(*args)
         except Exception:
             logger.exception("hub %r: %r failed", self.name, callback)
-            return
-        if inspect.isawaitable(outcome):
-            future: asyncio.Future[None] = asyncio.ensure_future(outcome)
-            self._callbacks.add(future)  # The loop holds tasks weakly.
-            future.add_done_callback(self._called)
+            return None
+        if not inspect.isawaitable(outcome):
+            return None
+        future: asyncio.Future[None] = asyncio.ensure_future(outcome)
+        self._callbacks.add(future)  # The loop holds tasks weakly.
+        future.add_done_callback(self._called)
+        return future
 
     def _called(self, future: asyncio.Future[None]) -> None:
         self._callbacks.discard(future)

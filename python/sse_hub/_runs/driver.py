@@ -16,30 +16,27 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any
 
-from sse_hub._core import Publication
+from sse_hub._core import Publication, RunPump
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.options import RunOptions
 from sse_hub._runs.source import close_source
 from sse_hub._runs.states import RunState
+from sse_hub._stopping.registry import Registration
+from sse_hub._stopping.work import register_work
 from sse_hub.exceptions import HubClosed, HubError, HubFull, LeaseLost, RunTooLarge, TopicEnded
 
-__all__ = ["ErrorText", "OnFinish", "RunDriver", "RunOptions", "lease_of"]
+__all__ = ["RunDriver", "lease_of"]
 
 logger = logging.getLogger("sse_hub")
 
-OnFinish: TypeAlias = Callable[..., Awaitable[None] | None]
-ErrorText: TypeAlias = Callable[[Exception], str | None]
-
 _PATIENCE = 0.01  # seconds between two attempts to publish while delivery is behind
 _AHEAD = 64  # events that may wait for the broker's answer
-_LOOK = 0.1  # seconds between two checks of what other processes want
 _SOON = 5.0  # seconds in which this process catches up with the broker
 _BURST = 32  # events after which the loop's other tasks get a turn, however fast the generator is
 
@@ -47,43 +44,6 @@ _BURST = 32  # events after which the loop's other tasks get a turn, however fas
 def lease_of(name: str) -> str:
     """The name of a run's lease. The core uses the same name."""
     return f"run:{name}"
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """The options of a run, as ``Hub.run`` explains them."""
-
-    keep: float
-    idle: float | None
-    max_bytes: int
-    on_finish: OnFinish | None
-    error: ErrorText | None
-
-    @classmethod
-    def checked(
-        cls,
-        keep: float,
-        idle: float | None,
-        max_bytes: int,
-        on_finish: OnFinish | None,
-        error: ErrorText | None,
-    ) -> Self:
-        """Return the options, or raise an exception that names the one that breaks a rule."""
-        for name, value, least in (("keep", keep, "0 or more"), ("idle", idle, "more than 0")):
-            if value is None and name == "idle":
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
-            if not 0 <= value < float("inf") or (name == "idle" and value == 0):
-                raise ValueError(f"{name} must be a number of seconds, {least}, not {value}")
-        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
-            raise TypeError(f"max_bytes is an int, not {type(max_bytes).__name__}")
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        for name, function in (("on_finish", on_finish), ("error", error)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} takes a function, not {type(function).__name__}")
-        return cls(keep, idle, max_bytes, on_finish, error)
 
 
 class RunDriver:
@@ -114,19 +74,24 @@ class RunDriver:
         self._token = token
         self._room = options.max_bytes
         self._events: list[Any] = []
+        self._pump: RunPump | None = None
         self._unsettled: deque[Publication] = deque()
         self._is_stopping = False
         self._is_ending = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_over = False  # it has ended, and `on_finish` has returned
+        self._registration: Registration | None = None
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
         self._task = self._spawn(self._drive())
         self._task.add_done_callback(self._driven)
+        self._registration = register_work(_Work(self))
         if self._options.idle is not None:
             self._spawn(self._watch_idle(self._options.idle))
         if self._token is not None:
-            self._spawn(self._watch_others(self._token))
+            watching = self._spawn(self._watch_others(self._token))
+            self._task.add_done_callback(lambda _: watching.cancel())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work, context=copy_context())
@@ -138,6 +103,8 @@ class RunDriver:
         """Cancel the generator where it waits. Watchers are told once it has closed, or after a while."""
         if not self.finished.done() and not self._is_stopping:
             self._is_stopping = True
+            if self._pump is not None:
+                self._pump.end()
             self._task.cancel()
             self.loop.call_later(patience, self._give_up)
 
@@ -196,17 +163,33 @@ class RunDriver:
         self.finished.set_result(state)
         if self._token is not None:
             self._hub._release(lease_of(self.name), self._token)
-        if (on_finish := self._options.on_finish) is None:
+        if self._options.on_finish is None:
+            self._over()
             return
-        call = partial(self._hub._call, on_finish, self.run, self._events)
         try:
             if asyncio.get_running_loop() is self.loop:
-                call()
+                self._call_on_finish()
                 return
         except RuntimeError:
             pass
-        with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(call)
+        try:
+            self.loop.call_soon_threadsafe(self._call_on_finish)
+        except RuntimeError:  # the loop is closed
+            self._over()
+
+    def _call_on_finish(self) -> None:
+        assert self._options.on_finish is not None
+        called = self._hub._call(self._options.on_finish, self.run, self._events)
+        if called is None:
+            self._over()
+        else:
+            called.add_done_callback(lambda _: self._over())
+
+    def _over(self) -> None:
+        """Its server no longer needs to wait for it."""
+        self._is_over = True
+        if self._registration is not None:
+            self._registration.unregister()
 
     def _state_in_log(self, otherwise: RunState) -> RunState:
         """The run's state by the end in the log; ``otherwise`` if the log has no end of a run."""
@@ -227,7 +210,7 @@ class RunDriver:
     async def _drive(self) -> None:
         state, error = RunState.DONE, None
         try:
-            await self._publish_all()
+            await (self._publish_alone() if self._token is None else self._publish_over_broker(self._token))
         except (asyncio.CancelledError, HubClosed, TopicEnded, LeaseLost):
             state = RunState.STOPPED
         except Exception as raised:
@@ -244,8 +227,19 @@ class RunDriver:
             self._log(error)
         self.end(state, error if state is RunState.FAILED else None)
 
-    async def _publish_all(self) -> None:
-        name, token, publish = self.name, self._token, self._hub._publish_part
+    async def _publish_alone(self) -> None:
+        """Publish what the generator yields, in this process alone."""
+        published = None if self._options.on_finish is None else self._events
+        self._pump = pump = RunPump(self._hub, self.name, self._source, self._room, published)
+        while (unpublished := await pump) is not None:
+            # While delivery is behind; nothing announces that it has caught up.
+            while (is_published := pump.publish(unpublished[0])) is None:  # noqa: ASYNC110
+                await asyncio.sleep(_PATIENCE)
+            if not is_published:
+                raise self._too_large()
+
+    async def _publish_over_broker(self, token: str) -> None:
+        name, publish = self.name, self._hub._publish_part
         keeps = self._options.on_finish is not None
         count = 0
         # Without a coroutine for each event, which costs as much as publishing it.
@@ -257,20 +251,22 @@ class RunDriver:
             except HubFull:
                 published = await self._publish_later(value)
             if published is None:
-                raise RunTooLarge(
-                    f"run {name!r} yields more than max_bytes={self._options.max_bytes}; its last event was"
-                    " not published"
-                )
+                raise self._too_large()
             self._room -= published[1]
             if keeps:
                 self._events.append(value)
-            if token is not None:
-                await self._settle_some(published[0])
+            await self._settle_some(published[0])
             count += 1
             if count % _BURST == 0:
                 await asyncio.sleep(0)
         while self._unsettled:
             await self._unsettled.popleft()
+
+    def _too_large(self) -> RunTooLarge:
+        limit = self._options.max_bytes
+        return RunTooLarge(
+            f"run {self.name!r} yields more than max_bytes={limit}; its last event was not published"
+        )
 
     async def _publish_later(self, value: Any) -> tuple[Publication, int] | None:
         while True:
@@ -337,12 +333,41 @@ class RunDriver:
 
     async def _watch_others(self, token: str) -> None:
         """Stop the run when another process asks for it, has ended it, or may have: the lease is not held."""
-        while not self.finished.done():
-            await asyncio.sleep(_LOOK)
+        hub = self._hub
+        while not self.finished.done() and not self._is_stopping:
+            changed = hub._run_changed(self.name, token)  # first, so that no change is missed
             if (
-                self._hub._take_stop(self.name)
-                or self._hub._ending(self.name) is not None
-                or not self._hub._holds(lease_of(self.name), token)
+                hub._take_stop(self.name)
+                or hub._ending(self.name) is not None
+                or not hub._holds(lease_of(self.name), token)
             ):
-                self.stop(self._hub.grace)
+                changed.cancel()
+                self.stop(hub.grace)
                 return
+            try:
+                await changed
+            except HubClosed:  # which stops its runs
+                return
+
+
+class _Work:
+    """A run as work that ends with its server."""
+
+    def __init__(self, driver: RunDriver) -> None:
+        self._driver = driver
+
+    @property
+    def grace(self) -> float:
+        return self._driver._hub.grace
+
+    def stop(self) -> None:
+        self._driver.stop(self.grace / 2)  # the rest is for telling the watchers, and for `on_finish`
+
+    def end(self) -> None:
+        self.stop()
+
+    def finished(self) -> bool:
+        return self._driver._is_over
+
+    def abort(self) -> None:
+        self._driver.end(RunState.STOPPED)

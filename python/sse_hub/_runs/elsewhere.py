@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.run import Run
@@ -11,8 +9,6 @@ from sse_hub._runs.states import RunState
 from sse_hub.exceptions import HubClosed
 
 __all__ = ["RunElsewhere"]
-
-_LOOK = 0.02  # seconds between two checks of what the broker's stream has said
 
 
 class RunElsewhere(Run):
@@ -30,16 +26,30 @@ class RunElsewhere(Run):
 
     @property
     def state(self) -> RunState:
-        if self._last is RunState.RUNNING and (ended := self._hub._ending(self._name)) is not None:
-            self._last = RunState.STOPPED if ended == "ended" else RunState(ended)
+        if self._last is RunState.RUNNING:
+            self._note(self._hub._ending(self._name))
         return self._last
+
+    def _note(self, ended: str | None) -> None:
+        if ended is not None:
+            self._last = RunState.STOPPED if ended == "ended" else RunState(ended)
 
     async def wait(self) -> RunState:
         while self.state is RunState.RUNNING:
             if self._runs.closes != self._closes:
-                raise HubClosed(f"the hub was closed, and run {self._name!r} goes on in another process")
-            await asyncio.sleep(_LOOK)
+                raise self._closed()
+            changed = self._hub._run_changed(self._name)
+            if self.state is not RunState.RUNNING:  # since the look before
+                changed.cancel()
+                break
+            try:
+                self._note(await changed)  # its name may be free by now
+            except HubClosed:
+                raise self._closed() from None
         return self.state
+
+    def _closed(self) -> HubClosed:
+        return HubClosed(f"the hub was closed, and run {self._name!r} goes on in another process")
 
     async def stop(self) -> bool:
         if self.state is not RunState.RUNNING:

@@ -19,7 +19,6 @@ Produce: TypeAlias = Callable[[Callable[..., Publication]], Awaitable[None]]
 
 logger = logging.getLogger("sse_hub")
 
-_LOOK = 0.25  # seconds between two checks whether the lease is still held
 _AFTER_FAILURE = 1.0  # seconds after which a broker that did not answer is asked again
 
 
@@ -65,14 +64,15 @@ async def _produce(hub: StreamingHub, lease: str, token: str, produce: Produce) 
         return hub._publish_held(lease, token, *args, **fields)
 
     task = asyncio.ensure_future(produce(publish))
+    lost = hub._lost(lease, token)
     try:
-        while True:
-            await asyncio.wait([task], timeout=_LOOK)
-            if task.done():
-                task.result()
-                return True
-            if not hub._holds(lease, token):
-                return False
+        await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return False
+        task.result()
+        return True
     finally:
+        if not lost.cancel():
+            lost.exception()  # of a hub that is closed: retrieved, so that asyncio does not log it
         task.cancel()
         await asyncio.wait([task])

@@ -6,26 +6,28 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack
 
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._runs.driver import ErrorText, OnFinish, RunDriver, RunOptions, lease_of
+from sse_hub._runs.driver import RunDriver, lease_of
 from sse_hub._runs.elsewhere import RunElsewhere
 from sse_hub._runs.once import Produce, run_once
+from sse_hub._runs.options import ErrorText, OnFinish, RunOptions
 from sse_hub._runs.presence import is_there
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.response import RunResponse
 from sse_hub._runs.run import Run
 from sse_hub._runs.source import open_source
 from sse_hub._runs.states import RunFormat
-from sse_hub.exceptions import TopicEnded
+from sse_hub.exceptions import HubClosed, TopicEnded
 
 __all__ = ["RunningHub"]
 
 _MIB = 1024 * 1024
-_LOOK = 0.02  # seconds between two checks of what other processes do
+_PAUSE = 0.02  # seconds after which a lease that another process had only for a moment is tried again
 
 
 class RunningHub(StreamingHub):
@@ -117,12 +119,20 @@ class RunningHub(StreamingHub):
             if run is None:
                 # Another process has it, or had it, and this process has yet to follow that.
                 if not await self._find_run(name):
-                    await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(_PAUSE)
                 continue
             # From now on, a caller that asks this process for the run finds it.
-            while run.state == "running" and not self._is_followed(name):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK)
+            await self._until_followed(run)
             return run
+
+    async def _until_followed(self, run: Run) -> None:
+        while run.state == "running":
+            changed = self._run_changed(run.id)  # first, so that no change is missed
+            if self._is_followed(run.id):
+                changed.cancel()
+                return
+            with suppress(HubClosed):  # which stops the run
+                await changed
 
     async def _begin_under_lease(
         self, name: str, token: str, options: RunOptions, opens: Callable[[], AsyncIterator[Any]]

@@ -45,8 +45,15 @@ class Server(Protocol):
     def unflushed(self) -> Iterable[tuple[Any, float]]:
         """Connections, each with its grace, whose stream ended but whose peer has not taken all of it."""
 
+    @abstractmethod
+    def is_last(self) -> bool:
+        """Whether no other server of its event loop goes on."""
+
     def hold(self, task: asyncio.Task[None]) -> None:
-        """Do not finish the shutdown before ``task`` has ended. Only called if ``state`` is not None."""
+        """Do not finish the shutdown before ``task`` has ended.
+
+        A server that hands nothing off (``state`` is None) may be unable to wait; then it cancels the task.
+        """
 
     def abort(self, connections: list[Any]) -> None:
         """Abort those of ``connections`` that a stream, or what is left of it to send, still holds."""

@@ -45,8 +45,11 @@ class GranianServer:
     def unflushed(self) -> Iterator[tuple[Any, float]]:
         return iter(())  # while it stops, granian closes each connection whose response is complete
 
+    def is_last(self) -> bool:
+        return True
+
     def hold(self, task: asyncio.Task[None]) -> None:
-        raise NotImplementedError("granian hands nothing off")
+        """granian waits for no task of others."""
 
     def abort(self, connections: list[Any]) -> None:
         try:

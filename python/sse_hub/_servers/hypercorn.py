@@ -48,8 +48,11 @@ class HypercornServer:
     def unflushed(self) -> Iterator[tuple[Any, float]]:
         return iter(())  # hypercorn's sends wait until the peer has taken enough
 
+    def is_last(self) -> bool:
+        return True
+
     def hold(self, task: asyncio.Task[None]) -> None:
-        raise NotImplementedError("hypercorn hands nothing off")
+        """hypercorn waits for no task of others."""
 
     def abort(self, connections: list[Any]) -> None:
         for stream in connections:

@@ -143,6 +143,14 @@ class UvicornServer:
             if (grace := _unflushed.get(cycle)) is not None:
                 yield cycle, grace
 
+    def is_last(self) -> bool:
+        for frame in frames(asyncio.get_running_loop(), "uvicorn", "serve"):
+            server: Any = frame.f_locals.get("self")
+            is_other = getattr(server, "server_state", self.state) is not self.state
+            if is_other and not getattr(server, "should_exit", True):
+                return False
+        return True
+
     def hold(self, task: asyncio.Task[None]) -> None:
         tasks = getattr(self.state, "tasks", set[Any]())
         tasks.add(task)

@@ -7,6 +7,7 @@
     server_stop  ServerStop: ends one server's streams, then aborts what remains
     serving      registers a stream that its server carries
     handed       registers the streams that a server handed off
+    work         registers what is no stream: runs
     app_status   AppStatus, sse-starlette's switch
 
 Knowledge of each server's internals is in ``sse_hub._servers``.

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope
 
 from sse_hub._stopping.stoppable import Stoppable
 
-__all__ = ["Registration", "RunningServer", "registered", "running_server", "stops", "switch"]
+__all__ = ["WORK", "Registration", "RunningServer", "registered", "running_server", "stops", "switch"]
 
 logger = logging.getLogger("sse_hub")
 
@@ -46,6 +46,7 @@ class RunningServer:
 
 
 _groups = itertools.count(1)
+WORK = 0  # the group of what is no stream, and ends with the last server of its loop
 _lock = threading.Lock()
 # By the server's own state object: an entry goes with its server, to which nothing here refers strongly.
 _running: weakref.WeakKeyDictionary[Any, RunningServer] = weakref.WeakKeyDictionary()
@@ -71,8 +72,8 @@ class Registration:
     """A stoppable in the registry.
 
     ``scope`` and ``receive`` are what the response was called with: a stopping server uses them to find the
-    streams that it carries. Handed-off streams have their ``group`` instead. ``switched`` says that
-    ``AppStatus`` ends these streams too.
+    streams that it carries. Handed-off streams have their ``group`` instead, and work has ``WORK``.
+    ``switched`` says that ``AppStatus`` ends these streams too.
     """
 
     __slots__ = ("__weakref__", "_ref", "group", "loop", "receive", "scope", "stoppable", "switched")

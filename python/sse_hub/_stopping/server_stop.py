@@ -20,15 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 from sse_hub import _servers
-from sse_hub._stopping.registry import Registration, registered, running_server, stops
+from sse_hub._stopping.registry import WORK, Registration, registered, running_server, stops
 
 __all__ = ["ServerStop"]
 
 logger = logging.getLogger("sse_hub")
 
 _FOR_EVER = 10.0**8  # three years: uvloop's timers do not accept infinity
-_POLL = 0.02  # seconds between two checks of handed-off streams that are ending
-_AFTER_ABORT = 1.0  # seconds that aborted handed-off streams may take to disappear
+_POLL = 0.02  # seconds between two checks of handed-off streams and work that are ending
+_AFTER_ABORT = 1.0  # seconds that these may take to disappear after they were aborted
 _AFTER_ABORT_LIMITED = 0.1  # the same under a server with a timeout of its own
 
 
@@ -61,15 +61,19 @@ class ServerStop:
             by_grace.setdefault(self._limited(grace), []).append((None, connection))
         for grace, streams in by_grace.items():
             self._abort_after(grace, streams)
-        for registration in here:
-            if self._handed_off(registration):
-                self._hold_for(registration)
+        ours = [registration for registration in here if self._handed_off(registration)]
+        work = [registration for registration in here if registration.group == WORK]
+        if work and self._server.is_last():
+            ours += work
+        for registration in ours:
+            self._hold_for(registration)
 
     def join(self, registration: Registration) -> None:
         """Stop streams that were registered while their server was already stopping."""
         if registration.loop is not self._loop:
             return
-        if self._handed_off(registration):
+        is_work = registration.group == WORK and self._server.is_last()
+        if is_work or self._handed_off(registration):
             self._hold_for(registration)
         if registration.group is not None:
             return
@@ -110,7 +114,7 @@ class ServerStop:
         running = self._running
         return running is not None and registration.group in (running.group, running.switched_group)
 
-    # Handed-off streams: the server knows nothing of them, so a task makes it wait for them.
+    # Handed-off streams and work: the server knows nothing of them, so a task makes it wait for them.
 
     def _hold_for(self, registration: Registration) -> None:
         hold = self._loop.create_task(self._see_out(registration))
@@ -131,7 +135,7 @@ class ServerStop:
             streams.abort()
             raise
         except Exception:
-            logger.exception("handed-off streams could not be stopped; they end with the process")
+            logger.exception("streams or runs could not be stopped; they end with the process")
 
     async def _finished(self, registration: Registration, seconds: float) -> bool:
         until = self._loop.time() + seconds

@@ -45,6 +45,10 @@ impl PyHub {
         Door { hub: slf.as_any(), generations: &slf.get().generations }
     }
 
+    pub(super) fn generations(&self) -> &Arc<Generations> {
+        &self.generations
+    }
+
     fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
         self.generations.post(py, to, draft)
     }
@@ -77,11 +81,18 @@ impl PyHub {
     }
 }
 
-/// A broker's answer as an awaitable; `alone` without a broker.
-fn answer_of(py: Python<'_>, answer: Option<Answered<bool>>, alone: bool) -> PyResult<Bound<'_, PyAny>> {
+/// A broker's answer as an awaitable; `alone` without a broker, or `HubClosed` if there has to be one.
+fn answer_of<T>(py: Python<'_>, answer: Option<Answered<T>>, alone: Option<T>) -> PyResult<Bound<'_, PyAny>>
+where
+    T: for<'any> IntoPyObject<'any> + Send + 'static,
+{
     awaiting::into_python(py, async move {
-        let Some(answer) = answer else { return Ok(alone) };
-        match answer.await {
+        let answer = match (answer, alone) {
+            (Some(answer), _) => answer.await,
+            (None, Some(alone)) => return Ok(alone),
+            (None, None) => None,
+        };
+        match answer {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(failure)) => Err(Python::attach(|py| from_failure(py, &failure))),
             None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
@@ -311,7 +322,7 @@ impl PyHub {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
         let answer = generations.broker().map(|broker| broker.take_lease(name.into(), token.into()));
-        answer_of(slf.py(), answer, true)
+        answer_of(slf.py(), answer, Some(true))
     }
 
     // Take a lease with the caller's token once it is free. Returns an awaitable of True.
@@ -319,7 +330,30 @@ impl PyHub {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
         let answer = generations.broker().map(|broker| broker.await_lease(name.into(), token.into()));
-        answer_of(slf.py(), answer, true)
+        answer_of(slf.py(), answer, Some(true))
+    }
+
+    // An awaitable of None, which ends when a lease is no longer held.
+    fn _lost<'py>(slf: &Bound<'py, Self>, name: &str, token: &str) -> PyResult<Bound<'py, PyAny>> {
+        let answer = slf.get().generations.broker().map(|broker| broker.lost(name.into(), token.into()));
+        answer_of(slf.py(), answer, None)
+    }
+
+    // An awaitable of the next change of a run after this call: the state in which it has ended, or None. Also None when
+    // the run's lease with this token is no longer held. Raises `HubClosed` without a connection to the broker.
+    #[pyo3(signature = (topic, token=None))]
+    fn _run_changed<'py>(
+        slf: &Bound<'py, Self>,
+        topic: &str,
+        token: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let topic = Topic::new(topic).or_raise(slf.py())?;
+        let broker = slf.get().generations.broker();
+        let changed = broker.map(|broker| broker.run_changed(topic, token.map(Into::into)));
+        let answer = changed.map(|changed| -> Answered<Option<&'static str>> {
+            Box::pin(async move { changed.await.map(|change| change.map(|end| end.map(EndState::as_str))) })
+        });
+        answer_of(slf.py(), answer, None)
     }
 
     // Whether a lease is still held.
@@ -393,7 +427,7 @@ impl PyHub {
         let generations = &slf.get().generations;
         generations.connected(slf.py())?;
         let answer = generations.broker().map(|broker| broker.find_run(topic));
-        answer_of(slf.py(), answer, false)
+        answer_of(slf.py(), answer, Some(false))
     }
 
     // The state in which a topic ended, until its name is free.

@@ -229,6 +229,24 @@ impl Generations {
         Ok(PyPublication::known(id))
     }
 
+    /// Publish to one topic in this process, whose hub has no broker. The inner error is the hub's.
+    pub fn publish_alone(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        topic: &Topic,
+        draft: Draft,
+    ) -> PyResult<Result<(), Error>> {
+        let hub = self.connected(py)?;
+        if hub.is_pressed(draft.len()) {
+            self.forget_closed_loops(py);
+        }
+        let published = hub.publish(std::slice::from_ref(topic), draft);
+        if published.is_ok() {
+            self.inherited.published(py, &self.settings.name, &hub);
+        }
+        Ok(published.map(drop))
+    }
+
     /// Post a letter to the broker.
     pub fn post_letter(
         self: &Arc<Self>,

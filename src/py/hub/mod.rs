@@ -17,6 +17,7 @@ mod next;
 pub mod publication;
 mod reactors;
 mod reading;
+pub mod run_pump;
 mod running_loop;
 mod stream;
 pub mod subscription;

@@ -22,7 +22,7 @@
 //! held for the length of the next step, because nothing says beforehand how long that takes.
 
 mod sink;
-mod step;
+pub mod step;
 
 use std::time::{Duration, Instant};
 

@@ -1,33 +1,46 @@
-"""What happens around a hub over a real Redis: loops that are closed, and forks."""
+"""What happens around a hub over a broker when event loops are closed."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from loops import on_each_loop
 from redis_server import Proxy, RedisServer
 from sse_hub import Hub
+from stores import Store
 from waiting import PATIENCE, until, until_async
+
+
+@contextmanager
+def slow_answers(store: Store) -> Iterator[tuple[str, Any, Any]]:
+    """A way to the store, and how its answers are held back and come."""
+    if isinstance(store, RedisServer):
+        with Proxy(store.port) as proxy:
+            yield proxy.url, proxy.hold_replies, proxy.restore
+    else:
+        yield store.url, store.pause, store.resume
 
 
 @on_each_loop
 def test_a_loop_that_closes_while_a_publication_is_awaited(
-    redis: RedisServer, capfd: pytest.CaptureFixture[str], new_loop: Any
+    store: Store, capfd: pytest.CaptureFixture[str], new_loop: Any
 ) -> None:
     async def begin(awaitable: Any) -> Any:
         return next(awaitable.__await__())  # a future of this loop
 
-    with Proxy(redis.port) as proxy, Hub(proxy.url) as hub:
+    with slow_answers(store) as (url, hold, go_on), Hub(url) as hub:
         hub.publish("t", "all connections are made").result(PATIENCE)
-        proxy.hold_replies()
+        hold()
         published = hub.publish("t", 1)
         loop = new_loop()
         future = loop.run_until_complete(begin(published))
         assert not published.done()
         loop.close()
-        proxy.restore()
+        go_on()
         until(published.done)
         # The second is reported when it is awaited, which is later; the report on the first is out.
         asyncio.run(asyncio.wait_for(hub.publish("t", 2), PATIENCE))
@@ -36,15 +49,13 @@ def test_a_loop_that_closes_while_a_publication_is_awaited(
 
 
 @on_each_loop
-async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(
-    redis: RedisServer, new_loop: Any
-) -> None:
+async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(store: Store, new_loop: Any) -> None:
     async def begin(hub: Hub) -> Any:
         subscription = hub.subscribe("t")
         await anext(subscription)
         return subscription
 
-    with Hub(redis.url) as writer, Hub(redis.url, backlog_bytes=1000) as hub:
+    with Hub(store.url) as writer, Hub(store.url, backlog_bytes=1000) as hub:
         alive = await begin(hub)
         loop = new_loop()
         dead = await asyncio.to_thread(loop.run_until_complete, begin(hub))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_server import RedisServer
 from servers import IMPORTS
 from sse_hub import Hub, HubClosed, LeaseLost
+from stores import Store
 from waiting import PATIENCE, promised, until_async
 
 TICKER = """
@@ -51,10 +51,10 @@ async def test_without_a_broker_it_simply_runs() -> None:
             await hub.once("name", fail)
 
 
-async def test_one_produces_and_another_follows_at_once(redis: RedisServer) -> None:
+async def test_one_produces_and_another_follows_at_once(store: Store) -> None:
     running: list[int] = []
 
-    async with Hub(redis.url) as a, Hub(redis.url) as b:
+    async with Hub(store.url) as a, Hub(store.url) as b:
 
         async def produce(number: int, publish: Callable[..., Any]) -> None:
             running.append(number)
@@ -82,8 +82,8 @@ async def test_one_produces_and_another_follows_at_once(redis: RedisServer) -> N
                 await task
 
 
-async def test_another_takes_over_from_a_process_that_died_or_is_paused(redis: RedisServer) -> None:
-    env = {**os.environ, "PYTHONPATH": IMPORTS, "SSE_HUB_URL": redis.url}
+async def test_another_takes_over_from_a_process_that_died_or_is_paused(store: Store) -> None:
+    env = {**os.environ, "PYTHONPATH": IMPORTS, "SSE_HUB_URL": store.url}
     tickers = [
         subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-c", TICKER], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -91,7 +91,7 @@ async def test_another_takes_over_from_a_process_that_died_or_is_paused(redis: R
         for _ in range(3)
     ]
     try:
-        async with Hub(redis.url) as hub, hub.subscribe("t", control=False) as stream:
+        async with Hub(store.url) as hub, hub.subscribe("t", control=False) as stream:
 
             async def owner(other_than: int) -> int:
                 async with asyncio.timeout(PATIENCE):
@@ -119,8 +119,8 @@ async def test_another_takes_over_from_a_process_that_died_or_is_paused(redis: R
             ticker.communicate()
 
 
-async def test_what_is_published_without_the_lease_is_refused(redis: RedisServer) -> None:
-    async with Hub(redis.url) as hub:
+async def test_what_is_published_without_the_lease_is_refused(store: Store) -> None:
+    async with Hub(store.url) as hub:
         assert await hub._take_lease("once:x", "mine")
         await hub._publish_held("once:x", "mine", "t", 1)
         with pytest.raises(LeaseLost):

@@ -1,0 +1,49 @@
+"""The options of a run, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+__all__ = ["ErrorText", "OnFinish", "RunOptions"]
+
+OnFinish: TypeAlias = Callable[..., Awaitable[None] | None]
+ErrorText: TypeAlias = Callable[[Exception], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of a run, as ``Hub.run`` explains them."""
+
+    keep: float
+    idle: float | None
+    max_bytes: int
+    on_finish: OnFinish | None
+    error: ErrorText | None
+
+    @classmethod
+    def checked(
+        cls,
+        keep: float,
+        idle: float | None,
+        max_bytes: int,
+        on_finish: OnFinish | None,
+        error: ErrorText | None,
+    ) -> Self:
+        """Return the options, or raise an exception that names the one that breaks a rule."""
+        for name, value, least in (("keep", keep, "0 or more"), ("idle", idle, "more than 0")):
+            if value is None and name == "idle":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+            if not 0 <= value < float("inf") or (name == "idle" and value == 0):
+                raise ValueError(f"{name} must be a number of seconds, {least}, not {value}")
+        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
+            raise TypeError(f"max_bytes is an int, not {type(max_bytes).__name__}")
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        for name, function in (("on_finish", on_finish), ("error", error)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} takes a function, not {type(function).__name__}")
+        return cls(keep, idle, max_bytes, on_finish, error)
