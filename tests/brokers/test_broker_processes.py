@@ -1,18 +1,23 @@
-"""What happens around a hub over a broker when event loops are closed."""
+"""What happens around a hub over a broker when event loops are closed, and when its process forks."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from loops import on_each_loop
 from redis_server import Proxy, RedisServer
+from redis_workers import app_command
+from servers import HOST, gunicorn, run, stopped
 from sse_hub import Hub
 from stores import Store
 from waiting import PATIENCE, until, until_async
+from wire import Stream
 
 
 @contextmanager
@@ -73,3 +78,41 @@ async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(store: Sto
         assert [received.count(b"%d" % number * 400) for number in range(4)] == [1, 1, 1, 1]
         assert hub.count() == 1
         del dead
+
+
+def test_a_server_preloaded_after_use(store: Store, tmp_path: Path) -> None:
+    """``gunicorn --preload`` with an app that publishes when it is imported: workers are forked after use."""
+    (app := tmp_path / "preloaded.py").write_text(
+        "import redis_app\n"
+        "redis_app.hubs['default'].publish('t', 'imported').result(5)\n"
+        "app = redis_app.app\n"
+    )
+    command = gunicorn("preloaded:app", "--preload", processes=2)
+    command.env = {**app_command().env, "SSE_HUB_URL": store.url}
+    command.env["PYTHONPATH"] += f":{app.parent}"
+    with (
+        run(command) as server,
+        httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=PATIENCE, trust_env=False) as http,
+    ):
+        clients = [Stream(server.port, "/default/events") for _ in range(4)]
+        try:
+            for client in clients:
+                client.opened()
+            http.headers["Connection"] = "close"
+            (first,) = http.post("/default/publish", json=[1]).json()
+            with stopped(first["pid"]):  # only the other worker accepts
+                (second,) = http.post("/default/publish", json=[1]).json()
+            assert first["pid"] != second["pid"]
+            http.post("/default/publish", json=["end"])
+            for client in clients:
+                seen = []
+                while "end" not in seen:
+                    seen.append(client.event().json())
+                assert {*seen} == {1, "end"}
+            until(lambda: http.get("/default/presence").json()["count"] == 4)
+        finally:
+            for client in clients:
+                client.close()
+        server.terminate()
+        server.wait()
+        assert "Traceback" not in server.output

@@ -8,14 +8,11 @@ import textwrap
 import time
 from collections.abc import Sequence
 
-import httpx
 import pytest
 from redis_server import Proxy, RedisServer
-from redis_workers import app_command
-from servers import HOST, gunicorn, run, stopped
+from servers import HOST
 from sse_hub import Hub
 from waiting import PATIENCE, promised, until
-from wire import Stream
 
 COUNT = 2000
 
@@ -307,44 +304,6 @@ def test_pools_that_fork_publish(redis: RedisServer) -> None:
     """
     run_program(source, redis.url)
     assert published(redis) == 202
-
-
-def test_a_server_preloaded_after_use(redis: RedisServer, tmp_path: pytest.TempPathFactory) -> None:
-    """``gunicorn --preload`` with an app that publishes when it is imported: workers are forked after use."""
-    (app := tmp_path / "preloaded.py").write_text(  # type: ignore[operator]
-        "import redis_app\n"
-        "redis_app.hubs['default'].publish('t', 'imported').result(5)\n"
-        "app = redis_app.app\n"
-    )
-    command = gunicorn("preloaded:app", "--preload", processes=2)
-    command.env = {**app_command().env, "SSE_HUB_URL": redis.url}
-    command.env["PYTHONPATH"] += f":{app.parent}"
-    with (
-        run(command) as server,
-        httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=PATIENCE, trust_env=False) as http,
-    ):
-        clients = [Stream(server.port, "/default/events") for _ in range(4)]
-        try:
-            for client in clients:
-                client.opened()
-            http.headers["Connection"] = "close"
-            (first,) = http.post("/default/publish", json=[1]).json()
-            with stopped(first["pid"]):  # only the other worker accepts
-                (second,) = http.post("/default/publish", json=[1]).json()
-            assert first["pid"] != second["pid"]
-            http.post("/default/publish", json=["end"])
-            for client in clients:
-                seen = []
-                while "end" not in seen:
-                    seen.append(client.event().json())
-                assert {*seen} == {1, "end"}
-            until(lambda: http.get("/default/presence").json()["count"] == 4)
-        finally:
-            for client in clients:
-                client.close()
-        server.terminate()
-        server.wait()
-        assert "Traceback" not in server.output
 
 
 def test_a_forked_child_keeps_no_connection_of_its_parent(redis: RedisServer) -> None:
