@@ -21,6 +21,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// What happens beyond.
     pub overflow: OverflowPolicy,
+    /// Shortest time between two writes of events to a client; `None` where each is written when it comes.
+    pub interval: Option<Duration>,
     /// Longest time a client may take nothing.
     pub stall_timeout: Duration,
     /// How far publishers may run ahead of delivery, in bytes.
@@ -74,6 +76,23 @@ pub fn positive_seconds(option: &str, value: f64) -> Result<Duration> {
         return Err(Error::InvalidOption(format!("{option} must be more than 0 seconds, not {value}")));
     }
     Ok(duration)
+}
+
+/// The bounds of a rate, in writes a second. Timers tell no more than about a hundred apart.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=100.0;
+
+/// The shortest time between two writes, from a rate.
+///
+/// # Errors
+/// [`Error::InvalidOption`] when the rate is not a number within [`RATES`].
+pub fn interval(rate: f64) -> Result<Duration> {
+    if !RATES.contains(&rate) {
+        let (least, most) = (RATES.start(), RATES.end());
+        return Err(Error::InvalidOption(format!(
+            "rate must be a number of writes a second from {least} to {most}, not {rate}"
+        )));
+    }
+    Ok(Duration::from_secs_f64(1.0 / rate))
 }
 
 impl OverflowPolicy {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! values        descriptors ids key event frame entry identity outcome topic, error histogram stats clock sync waker
-//! pure parts    change log history queue deadlines control numbering config
+//! pure parts    change log history queue deadlines pace control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
 //! broker        the contract between a hub and what connects its processes
@@ -38,6 +38,7 @@ pub mod key;
 pub mod log;
 pub mod numbering;
 pub mod outcome;
+pub mod pace;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod queue;

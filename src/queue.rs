@@ -260,10 +260,34 @@ impl Queue {
 
     /// Take all entries, and the numbers of entries dropped before the first and behind the last.
     pub fn take(&mut self) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
-        self.bytes = 0;
+        self.take_some(usize::MAX)
+    }
+
+    /// The same with the first entries only: at least one, and as many as have no more than `most` bytes. What was
+    /// dropped behind the last is told with the last.
+    pub fn take_some(&mut self, most: usize) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
+        let (mut count, mut bytes) = (self.entries.len(), self.bytes);
+        if bytes > most {
+            (count, bytes) = (0, 0);
+            for entry in &self.entries {
+                if count > 0 && bytes + entry.len() > most {
+                    break;
+                }
+                count += 1;
+                bytes += entry.len();
+            }
+        }
+        self.bytes -= bytes;
         self.index = None;
-        let dropped = (std::mem::take(&mut self.dropped_oldest), std::mem::take(&mut self.dropped_newest));
-        (dropped.0, self.entries.drain(..), dropped.1)
+        let before = std::mem::take(&mut self.dropped_oldest);
+        let after = if count == self.entries.len() { std::mem::take(&mut self.dropped_newest) } else { 0 };
+        (before, self.entries.drain(..count), after)
+    }
+
+    /// Whether values of keys wait.
+    #[must_use]
+    pub fn has_values(&self) -> bool {
+        self.index.is_some() || self.entries.iter().any(|entry| entry.key().is_some())
     }
 
     /// Free the memory of a burst.
@@ -291,6 +315,12 @@ impl Queue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.dropped_oldest == 0 && self.dropped_newest == 0
+    }
+
+    /// Whether as much waits as may wait behind an unfinished write.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.capacity.events || self.bytes >= self.capacity.bytes
     }
 
     /// How many bytes wait.

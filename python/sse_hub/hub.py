@@ -110,6 +110,12 @@ class Hub(RunningHub):
         capacity_bytes: the same in bytes.
         overflow: what happens beyond that: ``"disconnect"`` (the browser comes back with its last id and
             loses nothing), ``"drop_oldest"`` or ``"drop_newest"`` (followed by ``stream-lagged``).
+        rate: how often a client is written to at most, in writes a second, from 0.001 to 100; None for no
+            limit. The first event goes out at once, and what comes within 1 / ``rate`` seconds of a write
+            goes out together after that time; with ``key=`` of ``publish``, only the newest value of each
+            key. Not held: what is sent to one client, heartbeats, and the end of a stream. What fills
+            ``capacity`` or ``capacity_bytes`` goes out early. A run's watchers get it only with a ``rate`` of
+            their own.
         stall_timeout: longest time in seconds that a client may accept nothing while data waits for it.
         backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
         max_event_bytes: largest event, in bytes on the wire.
@@ -151,6 +157,7 @@ class Hub(RunningHub):
         capacity: int = 256,
         capacity_bytes: int = 1 * _MIB,
         overflow: Overflow = "disconnect",
+        rate: float | None = None,
         stall_timeout: float = 30.0,
         backlog_bytes: int = 64 * _MIB,
         max_event_bytes: int = 1 * _MIB,
@@ -188,6 +195,7 @@ class Hub(RunningHub):
             max_per_user=max_per_user,
             max_topics=max_topics,
             threads=threads,
+            rate=rate,
             broker=broker,
             name=name,
             manual_clock=_manual_clock,

@@ -7,7 +7,7 @@ use super::Hub;
 use crate::entry::Entry;
 use crate::identity::Identity;
 use crate::log::Item;
-use crate::reader::{Effects, Reader};
+use crate::reader::{Effects, Next, Reader};
 use crate::stats::count;
 use crate::subscriber::Taken;
 use crate::sync::Ordering;
@@ -25,7 +25,7 @@ pub struct Drained {
     /// More is waiting: drain again after the loop's other work.
     pub more: bool,
     /// When to drain again at the latest, on the hub's clock.
-    pub next: Option<Duration>,
+    pub next: Next,
     /// When the oldest event of the batch was published, on the hub's clock.
     pub published: Option<Duration>,
 }
@@ -54,7 +54,7 @@ impl Hub {
     }
 
     /// Do what time has made due at the reader; returns when to tick again. Part of a drain.
-    pub fn tick(&self, reader: &Reader, effects: &mut Effects) -> Option<Duration> {
+    pub fn tick(&self, reader: &Reader, effects: &mut Effects) -> Next {
         let next = reader.tick(self.clock.now(), &self.counters, effects);
         self.unregister_all(effects.closed.iter().map(|(identity, _)| identity.id));
         next

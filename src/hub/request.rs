@@ -28,6 +28,8 @@ pub struct Request {
     pub overflow: Option<OverflowPolicy>,
     /// Instead of the hub's, in events.
     pub capacity: Option<usize>,
+    /// Shortest time between two writes of events, instead of the hub's.
+    pub interval: Option<Duration>,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
     /// When its authorization expires, since the Unix epoch.

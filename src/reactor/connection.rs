@@ -19,13 +19,14 @@ use crate::identity::Identity;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Unsent bytes beyond which the kernel reports a socket as full: a stalled client pins this much memory, not
 /// megabytes.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_LIMIT: u32 = 64 << 10;
 /// Bytes a client may send after its request before its connection is closed.
 const INPUT_LIMIT: usize = 64 << 10;
 /// The most bytes in one piece for a slow client, and for any client of a Unix socket. How far the peer has read
 /// shows only when a whole piece is acknowledged, or freed by a Unix socket.
 const PIECE: usize = 4 << 10;
+/// The same where little is given to the kernel at a time: it takes a whole piece more than its limit.
+const FRESH_PIECE: usize = 2 << 10;
 /// Frames in one gathering write.
 const GATHER: usize = 64;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -77,8 +78,12 @@ pub struct Connection {
     progress: Progress,
     /// The most bytes in one write.
     most: usize,
+    /// The most bytes in one piece.
+    piece: usize,
     /// Bytes that the kernel may still join to one piece.
     joinable: usize,
+    /// Unsent bytes beyond which the kernel reports the socket as full.
+    unsent: u32,
     /// Whether the client has been quiet for a check or more: a FIN may never reach it.
     resets: bool,
     /// Whether it counts as open for those who wait for the streams to end.
@@ -108,8 +113,7 @@ impl Connection {
         socket.set_nonblocking(true)?;
         // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an orphaned
         // socket without a word to its peer.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let _ = socket.set_tcp_notsent_lowat(UNSENT_LIMIT);
+        kernel::limit_unsent(owned.as_fd(), UNSENT_LIMIT);
         // Apple's send has no flag for this.
         #[cfg(target_vendor = "apple")]
         socket.set_nosigpipe(true)?;
@@ -125,7 +129,9 @@ impl Connection {
             received: 0,
             progress: Progress::default(),
             most: if is_local { PIECE } else { usize::MAX },
+            piece: PIECE,
             joinable: PIECE,
+            unsent: UNSENT_LIMIT,
             resets: false,
             is_counted: true,
             linger: None,
@@ -149,7 +155,7 @@ impl Connection {
         let quiet = self.progress.check(unacknowledged, self.is_blocked(), now);
         // Should the process end before the client takes something, a FIN would wait behind the rest.
         if !quiet.is_zero() {
-            self.most = PIECE;
+            self.most = self.piece;
         }
         if self.resets == quiet.is_zero() {
             self.resets = !self.resets;
@@ -163,9 +169,20 @@ impl Connection {
         kernel::has_vanished(self.socket.as_fd(), time)
     }
 
+    /// Give the kernel little at a time from now on: what this stream carries may be dropped, or replaced by something
+    /// newer, as long as the hub has it.
+    pub fn keep_fresh(&mut self) {
+        (self.most, self.piece) = (FRESH_PIECE, FRESH_PIECE);
+        self.unsent = kernel::LEAST_UNSENT;
+        kernel::limit_unsent(self.socket.as_fd(), self.unsent);
+    }
+
     /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be
     /// empty.
     pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, coalesced: &mut Coalesced) -> io::Result<Written> {
+        if self.unsent == UNSENT_LIMIT && entries.iter().any(|entry| entry.key().is_some()) {
+            self.keep_fresh();
+        }
         let whole = self.send(entries, coalesced)?;
         let written = if whole == entries.len() { Written::All } else { Written::Blocked };
         self.backlog = entries.drain(whole..).collect();
@@ -249,7 +266,7 @@ impl Connection {
             let rest = &entries[whole..];
             // On a connection with a large MSS (loopback) the kernel would join 32 KiB, and then wait until the
             // window has opened that far, although the client reads all the time.
-            let ends = self.joinable == 0 || (self.most == PIECE && rest.len() > 1);
+            let ends = self.joinable == 0 || (self.most == self.piece && rest.len() > 1);
             let flags = if ends { SEND_FLAGS | END_OF_PIECE } else { SEND_FLAGS };
             let mut sent = match send_once(&self.socket, rest, self.offset, self.most, flags, coalesced) {
                 Ok(sent) => sent,
@@ -258,7 +275,7 @@ impl Connection {
                 Err(error) => return Err(error),
             };
             self.progress.wrote(sent);
-            self.joinable = if ends { PIECE } else { self.joinable.saturating_sub(sent) };
+            self.joinable = if ends { self.piece } else { self.joinable.saturating_sub(sent) };
             while whole < entries.len() {
                 let left = entries[whole].frame.chunk().len() - self.offset;
                 if sent < left {

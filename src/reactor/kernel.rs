@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+/// The bytes that the kernel takes, besides those it can send, of values, which grow old on their way. Each time that a
+/// burst fills it costs a wake-up.
+pub const LEAST_UNSENT: u32 = 2 << 10;
+
 /// Bytes that were written to a socket and that the peer has not acknowledged, FIN included; `None` where the
 /// system does not say. On Linux, a Unix socket counts the memory of what its peer has not read instead.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -57,6 +61,18 @@ fn option<T>(fd: RawFd, level: libc::c_int, name: libc::c_int) -> Option<T> {
     // SAFETY: as above.
     (outcome == 0).then(|| unsafe { value.assume_init() })
 }
+
+/// Have the kernel take no more than about this many bytes that it cannot send yet; 0 for the system's own limit. Other
+/// systems take what fits into their buffer.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn limit_unsent(fd: BorrowedFd<'_>, bytes: u32) {
+    // A Unix socket has no such option, and a small buffer.
+    let _ = SockRef::from(&fd).set_tcp_notsent_lowat(bytes);
+}
+
+/// Have the kernel take less: this system has no such option.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn limit_unsent(_: BorrowedFd<'_>, _: u32) {}
 
 /// Have the close of a socket, also at the process's end, send a reset and drop what is unsent, or not.
 pub fn reset_on_close(fd: BorrowedFd<'_>, resets: bool) -> io::Result<()> {

@@ -27,7 +27,7 @@ impl Reader {
     ) -> Taken {
         let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
-        let State { subscribers, turn, heartbeats, .. } = &mut *state;
+        let State { subscribers, turn, heartbeats, releases, .. } = &mut *state;
         let Some(subscriber) = find(subscribers, identity) else {
             return Taken::End;
         };
@@ -36,9 +36,17 @@ impl Reader {
             heartbeats.get(seen, now)
         };
         let taken = subscriber.take(now, *turn, &mut heartbeat, page, out, &mut wakes);
-        let is_last = parks && taken == Taken::Some && subscriber.park();
+        let is_last = parks && taken == Taken::Some && subscriber.park(now);
+        let rings = match subscriber.held_until() {
+            Some(at) => releases.add(at, identity.id, identity.key),
+            None => false,
+        };
         drop(state);
         wake_brokers(wakes);
+        if rings {
+            // The reader has yet to set its timer for that.
+            self.bell.ring();
+        }
         count(&counters.delivered, out.len() as u64);
         if is_last { Taken::Last } else { taken }
     }
@@ -65,6 +73,12 @@ impl Reader {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
             subscriber.leave_stalls_to_driver();
         }
+    }
+
+    /// Whether events may be dropped that wait for this subscriber.
+    #[must_use]
+    pub fn may_drop(&self, identity: &Identity) -> bool {
+        self.state.lock().subscriber(identity).is_some_and(|found| found.may_drop())
     }
 
     /// Report how many bytes of the current write have not reached the client.

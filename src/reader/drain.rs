@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Reader;
 use super::effects::Effects;
 use super::state::State;
+use super::{Next, Reader};
 use crate::change::{Change, Finished, Who};
 use crate::entry::{Entry, Target};
 use crate::identity::CloseReason;
@@ -13,7 +13,7 @@ use crate::ids::{ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::queue::Pushed;
 use crate::stats::{Counters, count};
-use crate::subscriber::{BrokerWakes, Due, wake_brokers};
+use crate::subscriber::{BrokerWakes, Due, Waking, wake_brokers};
 use crate::topic::{TopicId, TopicIds};
 
 impl Reader {
@@ -45,14 +45,17 @@ impl Reader {
     }
 
     /// Do what time has made due; returns when to tick again.
-    pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Option<Duration> {
+    pub fn tick(&self, now: Duration, counters: &Counters, effects: &mut Effects) -> Next {
         let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
         effects.resume.append(&mut state.resumed);
         while let Some((id, key)) = state.deadlines.pop_due(now) {
             state.check(id, key, now, counters, effects, &mut wakes);
         }
-        let next = state.deadlines.next();
+        while let Some(group) = state.releases.pop_due(now) {
+            state.release(&group, now, effects);
+        }
+        let next = state.next();
         drop(state);
         wake_brokers(wakes);
         next
@@ -74,15 +77,20 @@ impl State {
             self.heartbeats.id = entry.id;
         }
         let mut overflowed = Vec::new();
-        let State { subscribers, by_topic, serial, turn, keys, .. } = self;
+        let State { subscribers, by_topic, serial, turn, keys, releases, .. } = self;
         let mut push = |key: usize| {
             let Some(subscriber) = subscribers.get_mut(key) else { return };
             if std::mem::replace(&mut subscriber.serial, *serial) == *serial {
                 return;
             }
             match subscriber.push(entry, now, *turn, wakes) {
-                Pushed::Queued if subscriber.resume(now, *turn) => effects.resume.push(key),
-                Pushed::Queued => {}
+                Pushed::Queued => match subscriber.wake_for(entry, now, *turn) {
+                    Waking::Resume => effects.resume.push(key),
+                    Waking::Nothing => {}
+                    Waking::At(at) => {
+                        releases.add(at, subscriber.identity.id, key);
+                    }
+                },
                 Pushed::Overflow => overflowed.push(key),
                 pushed => pushed.count(counters),
             }
@@ -145,6 +153,23 @@ impl State {
                 };
                 for key in matching {
                     self.end(key, reason.clone(), now, effects, wakes);
+                }
+            }
+        }
+    }
+
+    /// Resume the consumers of these subscribers, whose events were held until now.
+    fn release(&mut self, group: &[(SubscriberId, usize)], now: Duration, effects: &mut Effects) {
+        let State { subscribers, releases, turn, .. } = self;
+        for &(id, key) in group {
+            let Some(subscriber) = subscribers.get_mut(key).filter(|found| found.identity.id == id) else {
+                continue;
+            };
+            match subscriber.come_due(now, *turn) {
+                Waking::Resume => effects.resume.push(key),
+                Waking::Nothing => {}
+                Waking::At(at) => {
+                    releases.add(at, id, key);
                 }
             }
         }

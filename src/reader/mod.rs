@@ -8,6 +8,7 @@ mod consume;
 mod drain;
 mod effects;
 mod heartbeats;
+mod next;
 mod state;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::topic::TopicIds;
 use crate::waker::{Bell, Wake};
 
 pub use effects::Effects;
+pub use next::Next;
 use state::State;
 
 /// A reader.
@@ -191,6 +193,6 @@ impl Reader {
     /// When to tick next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.state.lock().deadlines.next()
+        self.state.lock().next().soonest()
     }
 }

@@ -8,9 +8,11 @@ use smallvec::SmallVec;
 
 use super::effects::Effects;
 use super::heartbeats::Heartbeats;
+use super::next::Next;
 use crate::deadlines::Deadlines;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
+use crate::pace::Releases;
 use crate::subscriber::{BrokerWakes, Membership, Subscriber};
 use crate::topic::{TopicId, TopicIds};
 
@@ -22,6 +24,8 @@ pub(super) struct State {
     /// Consumers that another thread resumes.
     pub(super) resumed: Vec<usize>,
     pub(super) deadlines: Deadlines,
+    /// Subscribers for which events are held.
+    pub(super) releases: Releases,
     /// How often it drained, by which a consumer that does not come back is noticed.
     pub(super) turn: u64,
     /// How many events it delivered.
@@ -42,6 +46,10 @@ impl State {
     #[inline]
     pub(super) fn subscriber(&mut self, identity: &Identity) -> Option<&mut Subscriber> {
         find(&mut self.subscribers, identity)
+    }
+
+    pub(super) fn next(&self) -> Next {
+        Next { check: self.deadlines.next(), release: self.releases.next() }
     }
 
     pub(super) fn attach(&mut self, id: SubscriberId, key: usize, topics: &TopicIds, now: Duration) {
@@ -120,6 +128,10 @@ impl State {
         if self.deadlines.len() > 64 && self.deadlines.len() > 4 * self.subscribers.len() {
             let Self { deadlines, subscribers, .. } = self;
             deadlines.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
+        }
+        if self.releases.len() > 64 && self.releases.len() > 4 * self.subscribers.len() {
+            let Self { releases, subscribers, .. } = self;
+            releases.retain(|id, key| subscribers.get(key).is_some_and(|found| found.identity.id == id));
         }
         Some(removed)
     }

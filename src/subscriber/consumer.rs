@@ -39,6 +39,11 @@ pub enum Taken {
 }
 
 impl Consumer {
+    /// Whether it has been away for so long that its client may be slow.
+    pub(super) fn is_late(&self, now: Duration) -> bool {
+        matches!(self, Self::Away { since, .. } if now.saturating_sub(*since) >= STUCK_AFTER)
+    }
+
     /// Whether it has been stuck behind an unfinished write.
     pub(super) fn is_stuck(&self, now: Duration, turn: u64) -> bool {
         match self {

@@ -11,8 +11,11 @@ use super::stall::StallRule;
 use super::terms::{BrokerWakes, Membership};
 use crate::entry::Entry;
 use crate::identity::Identity;
-use crate::queue::{Pushed, Room};
+use crate::queue::{OverflowPolicy, Pushed, Room};
 use crate::topic::TopicIds;
+
+/// Bytes that a slow client of a stream of values is given at once.
+const FRESH: usize = 4 << 10;
 
 fn ids(topics: &[Membership]) -> TopicIds {
     topics.iter().map(|found| found.topic).collect()
@@ -23,6 +26,28 @@ impl Subscriber {
     #[must_use]
     pub fn queued(&self) -> (usize, usize) {
         (self.queue.len(), self.queue.bytes())
+    }
+
+    /// Whether its overflow policy drops events.
+    #[must_use]
+    pub fn may_drop(&self) -> bool {
+        self.terms.overflow != OverflowPolicy::Disconnect
+    }
+
+    /// The most bytes that its consumer takes from the queue now. What a slow client has not taken may be dropped, or
+    /// replaced by something newer, only as long as it is in the queue.
+    pub(super) fn most_at_once(&mut self, now: Duration) -> usize {
+        // It is slow until it has everything: the kernel may take the first part at once.
+        self.is_slow = self.queue.bytes() > FRESH
+            && (self.is_slow || self.consumer.is_late(now))
+            && (self.may_drop() || self.queue.has_values());
+        if self.is_slow { FRESH } else { usize::MAX }
+    }
+
+    /// Whether it waits for a piece of its gap.
+    #[must_use]
+    pub fn waits_for_piece(&self) -> bool {
+        matches!(self.phase, Phase::Fetching(_))
     }
 
     /// Deliver a published event to its queue.
@@ -60,6 +85,9 @@ impl Subscriber {
         self.serial = serial;
         self.consumer = Consumer::Away { since: now, turn };
         self.stall_rule = StallRule::default();
+        if let Some(pace) = &mut self.pace {
+            pace.unlist();
+        }
     }
 
     /// Deliver an event that was published before its transfer or close, and not delivered by its reader. It has not

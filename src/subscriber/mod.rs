@@ -4,6 +4,7 @@
 mod consumer;
 mod deliver;
 mod finish;
+mod hold;
 mod phase;
 mod plan;
 mod silence;
@@ -13,6 +14,7 @@ mod topic_ends;
 mod visit;
 
 pub use consumer::Taken;
+pub use hold::Waking;
 pub use phase::Subscriber;
 pub use plan::{Fetch, Fetched, Plan, Snapshot};
 pub use silence::Due;

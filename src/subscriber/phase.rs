@@ -38,6 +38,7 @@ use crate::frame::Draft;
 use crate::history::{Page, Replay};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::EventId;
+use crate::pace::Pace;
 use crate::queue::Queue;
 
 /// The phase, with its own data. Many thousands of subscribers are live, so data of rare phases is boxed.
@@ -96,7 +97,6 @@ impl Phase {
 
 /// One subscriber.
 pub struct Subscriber {
-    /// What other parts know of it.
     pub identity: Arc<Identity>,
     /// The topics whose events are delivered to it.
     pub topics: SmallVec<[Membership; 2]>,
@@ -107,6 +107,8 @@ pub struct Subscriber {
     pub(super) lead: Vec<Arc<Entry>>,
     pub(super) phase: Phase,
     pub(super) queue: Queue,
+    /// Only for a stream with a rate.
+    pub(super) pace: Option<Box<Pace>>,
     pub(super) consumer: Consumer,
     pub(super) last_write: Duration,
     /// When the client took a part of an unfinished write, and so had not stalled.
@@ -114,6 +116,7 @@ pub struct Subscriber {
     pub(super) stall_rule: StallRule,
     pub(super) last_seq: u64,
     pub(super) owes_heartbeat: bool,
+    pub(super) is_slow: bool,
     /// Whether its consumer ever came.
     pub(super) was_taken: bool,
     /// What it knows of the ends of its topics.
@@ -125,6 +128,7 @@ impl Subscriber {
     #[must_use]
     pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
         let queue = Queue::new(terms.capacity, terms.overflow);
+        let pace = terms.interval.map(|interval| Box::new(Pace::new(interval)));
         Self {
             identity,
             topics: SmallVec::new(),
@@ -133,12 +137,14 @@ impl Subscriber {
             lead: Vec::new(),
             phase: Phase::Opening { is_open: false },
             queue,
+            pace,
             consumer: Consumer::Away { since: now, turn },
             last_write: now,
             progress: now,
             stall_rule: StallRule::default(),
             last_seq: 0,
             owes_heartbeat: false,
+            is_slow: false,
             was_taken: false,
             finish: Finish::default(),
         }
@@ -219,12 +225,6 @@ impl Subscriber {
         *is_open = true;
         self.lead.push(control::open(retry_ms, None, true, self.terms.heartbeat, now));
         self.resume(now, turn)
-    }
-
-    /// Whether it waits for a piece of its gap.
-    #[must_use]
-    pub fn waits_for_piece(&self) -> bool {
-        matches!(self.phase, Phase::Fetching(_))
     }
 
     /// Deliver a piece of its gap. True when the consumer must be resumed.
@@ -379,9 +379,10 @@ impl Subscriber {
         matches!(self.phase, Phase::Live | Phase::Closed { replay: None, .. })
     }
 
-    /// Take the queue's entries.
+    /// Take the queue's entries, or the first of them.
     pub(super) fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
-        let (before, entries, after) = self.queue.take();
+        let most = self.most_at_once(now);
+        let (before, entries, after) = self.queue.take_some(most);
         if !self.terms.control && before > 0 {
             drop(entries);
             self.queue.shrink();

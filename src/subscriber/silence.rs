@@ -133,7 +133,8 @@ impl Subscriber {
     /// something, or the client wants no control events.
     #[must_use]
     pub fn heartbeat_from(&self) -> u64 {
-        let skips = self.phase.is_held_back() || matches!(self.phase, Phase::Fetching(_));
+        let skips =
+            self.phase.is_held_back() || matches!(self.phase, Phase::Fetching(_)) || !self.queue.is_empty();
         if skips || !self.terms.control { u64::MAX } else { self.last_seq }
     }
 

@@ -32,6 +32,8 @@ pub struct Terms {
     pub overflow: OverflowPolicy,
     /// When it gets heartbeats; `None` for none.
     pub heartbeat: Option<Heartbeat>,
+    /// Shortest time between two writes of events; `None` where each is written when it comes.
+    pub interval: Option<Duration>,
     /// Longest time in which the client may take no bytes.
     pub stall_timeout: Duration,
     /// How long the stream may last.

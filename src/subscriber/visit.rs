@@ -54,8 +54,14 @@ impl Subscriber {
         // With its memory: most streams never have a lead again.
         out.extend(std::mem::take(&mut self.lead));
         if self.take_before_queue(now, page, out, wakes) {
-            self.take_queue(now, out);
-            self.take_end(now, out);
+            if self.may_take_queue(now) {
+                let before = out.len();
+                self.take_queue(now, out);
+                self.note_taken(out[before..].iter().map(|entry| &**entry), now);
+            }
+            if self.queue.is_empty() {
+                self.take_end(now, out);
+            }
         }
         if out.is_empty() && matches!(self.phase, Phase::Broken) {
             return Taken::Gap;
@@ -91,8 +97,12 @@ impl Subscriber {
 
     /// Park a consumer that is about to write all it took at once, unless there is more, or the end. Returns whether it
     /// is parked.
-    pub fn park(&mut self) -> bool {
-        let is_last = matches!(self.phase, Phase::Opening { .. } | Phase::Initial(_) | Phase::Live);
+    pub fn park(&mut self, now: Duration) -> bool {
+        let is_last = match self.phase {
+            Phase::Opening { .. } | Phase::Initial(_) => true,
+            Phase::Live => self.queue.is_empty() || !self.may_take_queue(now),
+            _ => false,
+        };
         if is_last {
             self.consumer = Consumer::Parked;
         }

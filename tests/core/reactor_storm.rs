@@ -113,6 +113,7 @@ fn storm(seed: u64) -> [usize; 4] {
         reconnect_ms: (1000, 1000),
         capacity: Capacity { events: 16, bytes: 1 << 20 },
         overflow: OverflowPolicy::DropOldest,
+        interval: None,
         stall_timeout: STALL_TIMEOUT,
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Receive
+from starlette.types import Receive, Send
 
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_unsent
+from sse_hub._servers import abort, find_buffers, find_unsent
 
 __all__ = ["CarriedStream"]
 
@@ -17,10 +17,15 @@ __all__ = ["CarriedStream"]
 class CarriedStream:
     """One client's stream, which its server (as a ``Stoppable``) and its hub may end."""
 
-    __slots__ = ("_aborted", "_body", "_hub", "_receive", "_subscription", "_timer", "_unsent")
+    __slots__ = ("_aborted", "_body", "_buffers", "_hub", "_receive", "_subscription", "_timer", "_unsent")
 
     def __init__(
-        self, hub: StreamingHub, subscription: Subscription, receive: Receive, body: asyncio.Task[None]
+        self,
+        hub: StreamingHub,
+        subscription: Subscription,
+        receive: Receive,
+        send: Send,
+        body: asyncio.Task[None],
     ) -> None:
         self._hub = hub
         self._subscription = subscription
@@ -32,6 +37,9 @@ class CarriedStream:
         subscription._on_close(self._closed)
         if self._unsent is not None:
             subscription._ask_unsent(self._unsent)
+        self._buffers = find_buffers(receive, send)
+        if self._buffers is not None:
+            subscription._keep_fresh_by(self._buffers.narrow)
 
     @property
     def grace(self) -> float:
@@ -53,6 +61,8 @@ class CarriedStream:
         """The response has ended."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._buffers is not None:
+            self._buffers.widen()
 
     def _closed(self, reason: EndReason) -> None:
         if self._body.done():

@@ -29,7 +29,7 @@ from sse_hub._responses.disconnect import DisconnectWatch, needs_no_task
 from sse_hub._responses.event_body import FOR_EVER, EventBody
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_unsent
+from sse_hub._servers import abort, find_buffers, find_unsent
 from sse_hub._stopping.serving import Serving
 
 __all__ = ["EventStream", "logger"]
@@ -106,10 +106,13 @@ class EventStream(EventBody):
         """
         self._begin(start)
         source = self._response.body_iterator
+        buffers = find_buffers(self._receive, self._send) if isinstance(source, Subscription) else None
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
             if (unsent := find_unsent(self._receive)) is not None:
                 source._ask_unsent(unsent)
+            if buffers is not None:
+                source._keep_fresh_by(buffers.narrow)
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)
         try:
             with Serving(scope, self._receive, self, switched=True):
@@ -121,6 +124,8 @@ class EventStream(EventBody):
         finally:
             if isinstance(source, Subscription):
                 source._end(EndKind.CLIENT)
+            if buffers is not None:
+                buffers.widen()
             errors = self._clear()
         try:
             _raise(errors)

@@ -225,7 +225,7 @@ class HubResponse(GuardedResponse):
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
         body = asyncio.create_task(self._body(subscription, receive, send, start, begun))
-        stream = CarriedStream(self.hub, subscription, receive, body)
+        stream = CarriedStream(self.hub, subscription, receive, send, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
             with Serving(scope, receive, stream):

@@ -52,6 +52,8 @@ class SubscribeOptions(TypedDict, total=False):
     """Replaces the hub's ``overflow``; default None."""
     capacity: int | None
     """Replaces the hub's ``capacity``, a number of events; default None."""
+    rate: float | None
+    """Replaces the hub's ``rate``, the most writes of events a second, from 0.001 to 100; default None."""
     max_age: float | None
     """Seconds after which the stream ends and the browser comes back; default None, no limit."""
     expires: datetime | float | None
@@ -124,6 +126,7 @@ def make_request(
         max_age=options.get("max_age"),
         initial=initial,
         expires=_since_epoch(options.get("expires")),
+        rate=options.get("rate"),
         control=options.get("control", True),
         format=format,
         whole=whole,

@@ -19,7 +19,7 @@ from starlette.types import Scope, Send
 
 from sse_hub._servers.base import NewStopping, Record, Stopping, frames, owners, select_by_headers
 
-__all__ = ["HypercornServer", "find_stream", "watch", "workers"]
+__all__ = ["HypercornServer", "find_stream", "transport_of", "watch", "workers"]
 
 R = TypeVar("R", bound=Record)
 
@@ -56,17 +56,21 @@ class HypercornServer:
 
     def abort(self, connections: list[Any]) -> None:
         for stream in connections:
-            # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each holds a bound method of the next.
-            protocol = getattr(getattr(stream, "send", None), "__self__", None)
-            server = getattr(getattr(protocol, "send", None), "__self__", None)
-            writer = getattr(server, "writer", None)
-            if writer is not None:
-                writer.transport.abort()
+            if (transport := transport_of(stream)) is not None:
+                transport.abort()
 
 
 def find_stream(send: Send) -> Any | None:
     """The ``HTTPStream`` behind ``send``, if there is one; its ``closed`` says that the client left."""
     return next((owner for owner in owners(send, "send") if hasattr(owner, "app_put")), None)
+
+
+def transport_of(stream: Any | None) -> Any | None:
+    """The transport of an ``HTTPStream``, if it can be reached."""
+    # HTTPStream -> protocol (HTTP/1 or 2) -> TCPServer: each holds a bound method of the next.
+    protocol = getattr(getattr(stream, "send", None), "__self__", None)
+    server = getattr(getattr(protocol, "send", None), "__self__", None)
+    return getattr(getattr(server, "writer", None), "transport", None)
 
 
 def workers(loop: asyncio.AbstractEventLoop) -> int | None:

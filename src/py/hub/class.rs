@@ -29,7 +29,7 @@ use crate::py::brokers::link::{GivenBroker, Link};
 use crate::py::process::awaiting;
 use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
-use crate::py::values::options::{Range, Whole, at_least, between, reconnect, retention};
+use crate::py::values::options::{Range, Rate, Whole, at_least, between, reconnect, retention};
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::stream_broker::{Kept, lease_of_run};
@@ -129,7 +129,8 @@ impl PyHub {
     #[new]
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
-                        max_subscribers, threads, max_per_user=None, max_topics=None, broker=None, name="default", manual_clock=false))]
+                        max_subscribers, threads, max_per_user=None, max_topics=None, rate=None,
+                        broker=None, name="default", manual_clock=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
@@ -149,6 +150,7 @@ impl PyHub {
         threads: Whole,
         max_per_user: Option<Whole>,
         max_topics: Option<Whole>,
+        rate: Option<Rate>,
         broker: Option<GivenBroker<'_>>,
         name: &str,
         manual_clock: bool,
@@ -167,6 +169,7 @@ impl PyHub {
             reconnect_ms: self::reconnect(py, reconnect)?,
             capacity,
             overflow: OverflowPolicy::parse(overflow).or_raise(py)?,
+            interval: rate.map(|rate| rate.interval(py)).transpose()?,
             stall_timeout: positive_seconds("stall_timeout", stall_timeout).or_raise(py)?,
             backlog_bytes: at_least("backlog_bytes", backlog_bytes, 1)?,
             max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,

@@ -35,6 +35,8 @@ struct Client {
     on_close: Option<Py<PyAny>>,
     /// Returns how many bytes that the consumer wrote are unsent.
     unsent: Option<Py<PyAny>>,
+    /// Has the connection hold few bytes that its peer has not taken.
+    limit: Option<Py<PyAny>>,
 }
 
 /// The place of the object that the application passed with a subscriber.
@@ -137,15 +139,27 @@ impl LoopClients {
 
     /// Take the callback, which is called at most once. After that, `unsent` is not called either.
     pub fn take_on_close(&self, identity: &Identity) -> Option<Py<PyAny>> {
-        let taken = self.with(identity, |client| (client.on_close.take(), client.unsent.take()));
-        // The connection it refers to may be over long before the subscription is dropped.
-        let (on_close, _unsent) = taken?;
+        let take = |client: &mut Client| (client.on_close.take(), client.unsent.take(), client.limit.take());
+        let taken = self.with(identity, take);
+        // The connection they refer to may be over long before the subscription is dropped.
+        let (on_close, _unsent, _limit) = taken?;
         on_close
     }
 
     pub fn set_unsent(&self, identity: &Identity, callback: Py<PyAny>) {
         let old = self.with(identity, |client| client.unsent.replace(callback));
         drop(old);
+    }
+
+    /// `callback` is called before the first value of a key is written.
+    pub fn set_limit(&self, identity: &Identity, callback: Py<PyAny>) {
+        let old = self.with(identity, |client| client.limit.replace(callback));
+        drop(old);
+    }
+
+    /// Take that callback, which is called at most once.
+    pub fn take_limit(&self, identity: &Identity) -> Option<Py<PyAny>> {
+        self.with(identity, |client| client.limit.take()).flatten()
     }
 
     /// How many bytes of a subscriber are unsent; `None` when that is not known.

@@ -238,7 +238,7 @@ impl LoopReader {
         if drained.more {
             this.reader.bell.ring();
         }
-        Self::schedule(slf, drained.next)?;
+        Self::schedule(slf, drained.next.soonest())?;
         Ok(drained.more)
     }
 

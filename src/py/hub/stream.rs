@@ -2,6 +2,7 @@
 //! waiting, closing, and the transfer to a reactor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -49,6 +50,9 @@ pub struct Stream {
     /// As it was subscribed; see [`Stream::identity`].
     pub first: Arc<Identity>,
     pub reading: Reading,
+    /// Whether its connection is to hold few bytes once it carries values of keys. Relaxed: set and read on the
+    /// stream's loop.
+    awaits_values: AtomicBool,
     process: Process,
 }
 
@@ -61,7 +65,8 @@ impl Stream {
         identity: Arc<Identity>,
     ) -> Self {
         let (reading, process) = (Reading::default(), Process::current());
-        Self { generations, hub, reader, place, first: identity, reading, process }
+        let awaits_values = AtomicBool::new(false);
+        Self { generations, hub, reader, place, first: identity, reading, awaits_values, process }
     }
 
     /// Whether it was made in this process: if not, none of its locks may be taken.
@@ -121,7 +126,13 @@ impl Stream {
         let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Poll::Ended };
         let mut out = Vec::new();
         match self.hub.take(&self.reader, &self.first, &mut out) {
-            Taken::Some | Taken::Last => Poll::Ready(reader.get().chunks.join(py, out)),
+            Taken::Some | Taken::Last => {
+                if self.awaits_values.load(Ordering::Relaxed) && out.iter().any(|entry| entry.key().is_some())
+                {
+                    self.keep_fresh(py, reader.get());
+                }
+                Poll::Ready(reader.get().chunks.join(py, out))
+            }
             Taken::Nothing => Poll::Pending,
             Taken::End => match self.first.closed.get() {
                 Some(CloseReason::Gap) => Poll::Broken,
@@ -136,6 +147,28 @@ impl Stream {
                 let _ = self.end(py, &CloseReason::Gap);
                 Poll::Broken
             }
+        }
+    }
+
+    /// Call `limit`, which has the connection hold few bytes, once the stream carries what may be dropped or replaced as
+    /// long as the hub has it.
+    pub fn keep_fresh_by(&self, py: Python<'_>, limit: Py<PyAny>) -> PyResult<()> {
+        let Some(reader) = self.loop_reader().filter(|_| self.is_ours()) else { return Ok(()) };
+        if self.reader.may_drop(&self.first) {
+            return limit.call0(py).map(drop);
+        }
+        reader.get().clients.set_limit(&self.first, limit);
+        self.awaits_values.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The first value of a key is about to be written.
+    fn keep_fresh(&self, py: Python<'_>, reader: &LoopReader) {
+        self.awaits_values.store(false, Ordering::Relaxed);
+        if let Some(limit) = reader.clients.take_limit(&self.first)
+            && let Err(error) = limit.call0(py)
+        {
+            error.write_unraisable(py, Some(limit.bind(py)));
         }
     }
 

@@ -270,6 +270,12 @@ impl PySubscription {
         }
     }
 
+    // Call `callback()`, which has the connection hold few bytes, once the stream carries what may be dropped or
+    // replaced.
+    fn _keep_fresh_by(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
+        self.stream.keep_fresh_by(py, callback)
+    }
+
     // An awaitable that is done when the start of the stream is resolved, and `recovered` known.
     fn _resolved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self

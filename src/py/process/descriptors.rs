@@ -42,6 +42,12 @@ pub fn _unacknowledged(fd: i32) -> Option<usize> {
     system::unacknowledged(fd)
 }
 
+// Have the kernel take few bytes of a socket that it cannot send yet, or as many as usual. Only on Linux.
+#[pyfunction]
+pub fn _limit_unsent(fd: i32, limited: bool) {
+    system::limit_unsent(fd, limited);
+}
+
 #[cfg(unix)]
 mod system {
     use std::io;
@@ -77,6 +83,14 @@ mod system {
         (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) }).and_then(kernel::unacknowledged)
     }
 
+    pub fn limit_unsent(fd: i32, limited: bool) {
+        if fd >= 0 {
+            // SAFETY: the caller's socket is open during the call.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            kernel::limit_unsent(fd, if limited { kernel::LEAST_UNSENT } else { 0 });
+        }
+    }
+
     /// The socket behind such a descriptor, whose ownership the caller gives up.
     pub fn socket(fd: i32) -> Socket {
         // SAFETY: it was duplicated, or taken over, for the caller, and its owner gives it up.
@@ -103,6 +117,8 @@ mod system {
     pub fn unacknowledged(_: i32) -> Option<usize> {
         None
     }
+
+    pub fn limit_unsent(_: i32, _: bool) {}
 
     pub fn socket(_: i32) -> Socket {
         unreachable!("no reactor could be started")

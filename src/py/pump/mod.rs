@@ -19,7 +19,8 @@
 //! one task only, and a cancellation in between reaches it where it waits.
 //!
 //! Gathering never delays an event behind a step that blocks, with one exception: the second event after a wait is
-//! held for the length of the next step, because nothing says beforehand how long that takes.
+//! held for the length of the next step, because nothing says beforehand how long that takes. What a subscription gives
+//! is written at once: it is everything that waits, or as much as a slow client should be given.
 
 mod sink;
 pub mod step;
@@ -33,6 +34,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::hub::subscription::PySubscription;
 use super::values::encode::EventEncoder;
 use sink::Sink;
 use step::{Awaited, Source, Step};
@@ -80,6 +82,8 @@ pub struct Pump {
     sink: Sink,
     /// When the oldest event that is gathered came; `None` where the next one is the first since the content waited.
     since: Option<Instant>,
+    /// Whether events are gathered: a subscription has done so.
+    gathers: bool,
     /// The stream ends: if content that was cancelled keeps yielding, nothing more is sent.
     is_ending: bool,
 }
@@ -195,6 +199,7 @@ impl Pump {
         sink: Sink,
     ) -> PyResult<Self> {
         Ok(Self {
+            gathers: !content.is_instance_of::<PySubscription>(),
             source: Some(Source::new(content)?),
             next: None,
             drain: None,
@@ -337,7 +342,7 @@ impl Pump {
             self.since = Some(now);
             return self.flush(py).map(|()| false);
         };
-        if self.sink.gathered() < WRITE && now - since < GATHERING {
+        if self.gathers && self.sink.gathered() < WRITE && now - since < GATHERING {
             return Ok(false);
         }
         self.since = Some(now);

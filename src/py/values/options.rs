@@ -1,11 +1,13 @@
 //! The options of a hub as Python passes them, checked.
 
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBool, PyList};
 
 use super::exceptions::OrRaise;
-use crate::config::{positive_seconds, seconds};
+use crate::config::{interval, positive_seconds, seconds};
 use crate::history::Retention;
 
 /// A whole number of any size, so that the error for one beyond the machine's range names the option and its rule.
@@ -58,6 +60,35 @@ pub fn retention(py: Python<'_>, count: Whole, bytes: Whole, age: Option<f64>) -
         bytes: at_least("history_bytes", bytes, 0)?,
         age: age.map(|age| positive_seconds("history_age", age)).transpose().or_raise(py)?,
     })
+}
+
+/// Writes a second.
+pub struct Rate(f64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Rate {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        // `rate=True` would mean once a second.
+        if value.is_instance_of::<PyBool>() {
+            return Err(PyTypeError::new_err("must be a number of writes a second, not bool"));
+        }
+        match value.extract() {
+            Ok(rate) => Ok(Self(rate)),
+            // An int that no float can hold.
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+                Ok(Self(if value.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Rate {
+    /// The shortest time between two writes.
+    pub fn interval(&self, py: Python<'_>) -> PyResult<Duration> {
+        interval(self.0).or_raise(py)
+    }
 }
 
 /// A minimum and a maximum: a tuple or a list of two numbers.

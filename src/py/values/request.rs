@@ -8,7 +8,7 @@ use pyo3::types::PyString;
 
 use super::convert;
 use super::exceptions::OrRaise;
-use super::options::{Whole, at_least};
+use super::options::{Rate, Whole, at_least};
 use crate::config::{moment, positive_seconds};
 use crate::ending::Format;
 use crate::history::Past;
@@ -27,7 +27,7 @@ pub struct PyRequest(Request);
 impl PyRequest {
     #[new]
     #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, expires=None,
-                        control=true, format=None, whole=false))]
+                        rate=None, control=true, format=None, whole=false))]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
@@ -38,6 +38,7 @@ impl PyRequest {
         max_age: Option<f64>,
         initial: bool,
         expires: Option<f64>,
+        rate: Option<Rate>,
         control: bool,
         format: Option<&str>,
         whole: bool,
@@ -53,6 +54,7 @@ impl PyRequest {
             user: user.map(Into::into),
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
             capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
+            interval: rate.map(|rate| rate.interval(py)).transpose()?,
             max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
             expires: expires.map(|value| moment("expires", value)).transpose().or_raise(py)?,
             ..Request::default()

@@ -27,7 +27,7 @@ use crate::entry::Entry;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
-use crate::reader::{Effects, Reader};
+use crate::reader::{Effects, Next, Reader};
 
 /// The longest time between two polls.
 const SLICE: Duration = Duration::from_millis(1);
@@ -62,7 +62,7 @@ pub struct Worker {
     out: Vec<Arc<Entry>>,
     coalesced: Coalesced,
     /// When the hub needs its next tick, on the hub's clock.
-    next: Option<Duration>,
+    next: Next,
     rounds: Rounds,
     stopping: bool,
 }
@@ -96,7 +96,7 @@ impl Worker {
             effects: Effects::default(),
             out: Vec::new(),
             coalesced: Coalesced::default(),
-            next: None,
+            next: Next::default(),
             rounds,
             stopping: false,
         })
@@ -134,6 +134,8 @@ impl Worker {
             } else if self.is_tick_due() {
                 self.next = self.hub.tick(&self.reader, &mut self.effects);
                 self.apply_effects();
+                // Thousands may have been released together.
+                self.before_drain = self.schedule.len();
             }
             self.serve_schedule();
             self.close_overdue();
@@ -147,15 +149,17 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let round = Some(self.rounds.next).filter(|_| !self.connections.is_empty());
-        let next = [self.next, round].into_iter().flatten().min().filter(|_| !self.hub.clock.is_manual());
-        let hub = next.map(|next| round_up(next).saturating_sub(self.hub.clock.now()));
+        let next = [self.next.check, round].into_iter().flatten().min().map(round_up);
+        let next = [next, self.next.release].into_iter().flatten().min();
+        let next = next.filter(|_| !self.hub.clock.is_manual());
+        let hub = next.map(|next| next.saturating_sub(self.hub.clock.now()));
         let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
         // mio rounds timeouts up to whole milliseconds.
         [hub, ending].into_iter().flatten().min()
     }
 
     fn is_tick_due(&self) -> bool {
-        self.next.is_some_and(|next| self.hub.clock.now() >= next)
+        self.next.soonest().is_some_and(|next| self.hub.clock.now() >= next)
     }
 
     fn obey(&mut self, commands: Vec<Command>) {
@@ -176,8 +180,11 @@ impl Worker {
     fn adopt(&mut self, socket: Owned, identity: &Arc<Identity>) {
         let key = identity.key;
         let group = identity.group;
-        let adopted =
-            Connection::new(socket, identity.clone(), self.hub.config.stall_timeout).and_then(|connection| {
+        let adopted = Connection::new(socket, identity.clone(), self.hub.config.stall_timeout).and_then(
+            |mut connection| {
+                if self.reader.may_drop(identity) {
+                    connection.keep_fresh();
+                }
                 let slot = self.connections.vacant_entry();
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.poll.registry().register(
@@ -188,7 +195,8 @@ impl Worker {
                 let token = slot.key();
                 slot.insert(connection);
                 Ok(token)
-            });
+            },
+        );
         let Ok(token) = adopted else {
             self.shared.stream_ended(group);
             self.unregister(identity, &CloseReason::Client);

@@ -224,7 +224,7 @@ fn streams_that_come_and_go_leave_nothing_behind() {
     // Deadlines of the gone are thrown away in heaps: the loop does not wake for thousands of them.
     let mut looks = 0;
     let end = world.hub.clock.now() + STALL;
-    while let Some(next) = world.turn().0.next.filter(|&next| next < end) {
+    while let Some(next) = world.turn().0.next.soonest().filter(|&next| next < end) {
         world.advance(next.saturating_sub(world.hub.clock.now()));
         while keeper.take() == Taken::Some {}
         looks += 1;

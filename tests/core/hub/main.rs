@@ -18,6 +18,7 @@ mod memory_store;
 mod opening;
 mod parking;
 mod queue;
+mod rate;
 mod stalls;
 mod storm_client;
 mod storm_core;

@@ -38,6 +38,7 @@ pub fn config() -> Config {
         reconnect_ms: (1000, 5000),
         capacity: Capacity { events: 4, bytes: 1 << 20 },
         overflow: OverflowPolicy::Disconnect,
+        interval: None,
         stall_timeout: STALL,
         backlog_bytes: 1 << 20,
         max_event_bytes: 1 << 16,
@@ -162,7 +163,7 @@ impl World {
             let (drained, effects) = self.turn();
             closed.extend(effects.closed);
             let now = self.hub.clock.now();
-            match drained.next.filter(|&next| next < end) {
+            match drained.next.soonest().filter(|&next| next < end) {
                 Some(next) => self.advance(next.saturating_sub(now).max(MS).min(end - now)),
                 None => break self.advance(end - now),
             }

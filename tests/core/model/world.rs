@@ -70,6 +70,7 @@ pub fn config() -> Config {
         reconnect_ms: (1, 1),
         capacity: Capacity { events: 100, bytes: 1 << 20 },
         overflow: OverflowPolicy::Disconnect,
+        interval: None,
         stall_timeout: std::time::Duration::from_secs(30),
         backlog_bytes: 1 << 20,
         max_event_bytes: 1 << 16,

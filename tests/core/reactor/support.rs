@@ -43,6 +43,7 @@ pub fn config() -> Config {
         reconnect_ms: (1000, 1000),
         capacity: Capacity { events: 64, bytes: 1 << 20 },
         overflow: OverflowPolicy::Disconnect,
+        interval: None,
         stall_timeout: Duration::from_secs(30),
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,
