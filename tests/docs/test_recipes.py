@@ -22,6 +22,51 @@ def test_the_ticker_ticks_and_a_newcomer_sees_the_latest(block: Block) -> None:
         assert all(isinstance(event.json()["gold"], float) for event in ids)
 
 
+@exercises("recipes.md", "A dashboard for phones")
+def test_a_phone_receives_the_newest_of_each_gauge(block: Block) -> None:
+    names = block.run()
+    with serve(names["app"]) as server:
+        assert server.http.get("/gauges", params={"rate": 100}).status_code == 422
+        with server.stream("/gauges", params={"rate": 5}) as events:
+            seen = [events.next() for _ in range(25)]
+    assert {event.json()["gauge"] for event in seen} == set(names["GAUGES"])
+    first, last = (int(seen[at].id.rpartition("-")[2]) for at in (5, -1))
+    # Four writes of five values at most: 0.6 s, in which sixty values are published.
+    assert last - first > 35
+
+
+@exercises("recipes.md", "A table of 1,000 rows")
+def test_a_page_has_the_whole_table_and_a_page_that_comes_back_what_changed(block: Block) -> None:
+    names = block.run()
+
+    def change(row: int, pieces: int) -> None:
+        server.http.put(f"/stock/{row}", json={"pieces": pieces}).raise_for_status()
+
+    def read(events: Events, until: int) -> dict[int, int]:
+        table: dict[int, int] = {}
+        while True:
+            event = events.next()
+            value = event.json()
+            table[value["row"]] = value["pieces"]
+            if value["pieces"] == until:
+                ids.append(event.id)
+                return table
+
+    ids: list[str] = []
+    with serve(names["app"]) as server:
+        assert server.http.put("/stock/1000", json={"pieces": 1}).status_code == 422
+        for turn in range(3):
+            for row in range(1000):
+                names["hub"].publish("stock", {"row": row, "pieces": turn}, key=str(row))
+        change(7, 1000)
+        with server.stream("/stock") as events:
+            assert read(events, 1000) == dict.fromkeys(range(1000), 2) | {7: 1000}
+        for pieces in range(2000, 2010):
+            change(8, pieces)
+        with server.stream("/stock", headers={"Last-Event-ID": ids[0]}) as events:
+            assert read(events, 2009) == {8: 2009}
+
+
 @exercises("recipes.md", "Notifications to one user")
 def test_a_notification_reaches_its_user_only_and_is_kept(block: Block) -> None:
     ann, bob = {"Cookie": "session=secret-of-ann"}, {"Cookie": "session=secret-of-bob"}
