@@ -133,6 +133,14 @@ FULL = (
         2.5,
     ),
     _part(
+        "rate",
+        "Twenty values a second over ten keys, with five writes a second, and without",
+        "rate --clients 2000,8000 --seconds 5",
+        OURS,
+        2,
+        4,
+    ),
+    _part(
         "redis",
         "Through Redis, one event after another",
         "redis --rate 4 --seconds 5",

@@ -66,6 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--watchers", type=int, default=1, help="runs: clients of each source [%(default)s]")
     add("--repeat", type=int, default=2, help="token streams per client [%(default)s]")
     add("--stalled", type=int, help="of the clients, how many stop reading [0; stalled: a tenth]")
+    add("--writes", type=float, default=5.0, help="rate: writes a second to each client [%(default)s]")
     add("--probe", action="store_true", help="time an unrelated endpoint meanwhile (fanout)")
     add("--gather", type=int, help="load generator: microseconds between two looks at its sockets")
     add("--timeout", type=float, default=120.0, help="seconds a phase may take [%(default)s]")

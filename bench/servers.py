@@ -153,6 +153,8 @@ def program(*words: str) -> Callable[[int, Path], list[str]]:
 
 
 FANOUT = frozenset({"fanout", "growth", "burst", "publish", "idle", "churn", "stalled", "probe"})
+# Values of keys, to clients with a rate of writes.
+RATE = frozenset({"rate"})
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
 FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
@@ -189,13 +191,13 @@ SERVERS = [
     Server(
         "sse-hub",
         uvicorn("bench.peers.sse_hub_fanout:app", handoff=False),
-        FANOUT | REPLAY | REDIS,
+        FANOUT | RATE | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     Server(
         "sse-hub handed off",
         uvicorn("bench.peers.sse_hub_fanout:app"),
-        FANOUT | REPLAY | REDIS,
+        FANOUT | RATE | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",), handoff=False),

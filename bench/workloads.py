@@ -122,6 +122,16 @@ def _probe(args: Namespace) -> dict[str, object]:
     return _paced(args, 10.0) | {"probe": "/ping"}
 
 
+def _rate(args: Namespace) -> dict[str, object]:
+    path = f"/events?rate={args.writes}" if args.writes else "/events"
+    return _paced(args, 20.0) | {"path": path, "publish": "/publish-values"}
+
+
+def _no_rate(args: Namespace) -> Namespace:
+    """Every value is written when it comes."""
+    return Namespace(**vars(args) | {"writes": 0})
+
+
 def _burst(args: Namespace) -> dict[str, object]:
     n = args.events or 200
     return {"n": n, "rate": 0, "batch": n, "warmup": 1}
@@ -217,6 +227,14 @@ WORKLOADS = {
         (CLIENTS, STAYED, CPU, RSS, replace(PEAK, ratio=True), *DELIVERY, BUSY, LOAD, WAITED),
         "10000",
         twin=Twin("none stalled", _none_stalled),
+        paced=True,
+    ),
+    "rate": Workload(
+        "fanout",
+        _rate,
+        (CPU, *DELIVERY, BUSY, LOAD, WAITED),
+        "2000,8000",
+        twin=Twin("without a rate", _no_rate),
         paced=True,
     ),
     "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500", paced=True),

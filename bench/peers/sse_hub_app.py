@@ -9,8 +9,8 @@ def serving(hub: Hub) -> FastAPI:
     app = FastAPI()
 
     @app.get("/events")
-    async def events() -> Response:
-        return hub.response("bench")
+    async def events(rate: float | None = None) -> Response:
+        return hub.response("bench", rate=rate)
 
     @app.get("/count")
     async def count() -> dict[str, int]:
