@@ -259,8 +259,10 @@ impl Hub {
                 entries.push((to, Arc::new(Entry::new(None, Target::One(subscriber), now, frame).named(id))));
             }
         }
+        let arrived = entries.len();
         let entries = without_superseded(entries);
         drop(state);
+        count(&self.counters.superseded, (arrived - entries.len()) as u64);
         count(&self.counters.resets, u64::from(lost));
         let mut piece = Some(Fetched { entries, lost, done });
         self.at_its_reader(&reader, &identity, |reader, identity| {

@@ -302,3 +302,16 @@ def test_the_newest_value_of_a_key_is_what_every_worker_keeps(hub: Hub, store: S
             client.until("last")
     for worker in (a, b):
         resumed(worker.listen(last_event_id=first), [97, 98, 99, "last"])
+
+
+def test_values_that_a_fetched_gap_leaves_out_are_counted(hub: Hub, store: Store, pair: Pair) -> None:
+    (first,) = publish(hub, "first")
+    for n in range(200):
+        hub.publish("t", n, key=str(n % 3)).result(PATIENCE)
+    publish(hub, "last")
+    worker = pair.workers[0].hub(store.url, pair.name, history=1)  # so that it keeps none of them
+    with listening(worker.listen(last_event_id=first)) as (client,):
+        received = client.until("last")
+    assert received[-4:] == [197, 198, 199, "last"]
+    assert len(received) < 100
+    assert worker.stats()["superseded"] == 201 - len(received)

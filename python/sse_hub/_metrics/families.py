@@ -77,6 +77,9 @@ FAMILIES = (
     _counter("events_published", "Events published, broadcast or sent", "published"),
     _counter("events_delivered", "Events given to clients, heartbeats and replayed ones too", "delivered"),
     _counter("events_dropped", "Events dropped by drop_oldest or drop_newest", "dropped"),
+    _counter(
+        "events_superseded", "Values replaced by a newer one before a client received them", "superseded"
+    ),
     _counter("events_undeliverable", "Events sent to a client that was gone", "undeliverable"),
     _counter("heartbeats", "Heartbeats", "heartbeats"),
     _counter("publications_refused", "Publications refused with HubFull", "refused"),
