@@ -25,6 +25,15 @@ impl TopicId {
 /// A few topics; nearly always one.
 pub type TopicIds = SmallVec<[TopicId; 2]>;
 
+/// The same topics in order, for binary searches: a client may be in thousands, and nested walks over its topics would
+/// hold a lock for seconds.
+#[must_use]
+pub fn sorted(topics: &[TopicId]) -> TopicIds {
+    let mut topics = TopicIds::from_slice(topics);
+    topics.sort_unstable();
+    topics
+}
+
 /// A validated topic name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Topic(Arc<str>);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::entry::Entry;
-use crate::topic::TopicId;
+use crate::topic::{TopicId, sorted};
 
 /// How far a replay is in one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,9 @@ impl Replay {
     /// Whether it reads exactly these topics.
     #[must_use]
     pub fn covers(&self, topics: &[TopicId]) -> bool {
-        self.places.len() == topics.len() && self.places.iter().all(|place| topics.contains(&place.topic))
+        let topics = sorted(topics);
+        let is_among = |place: &Place| topics.binary_search(&place.topic).is_ok();
+        self.places.len() == topics.len() && self.places.iter().all(is_among)
     }
 
     /// Whether the replay will read this entry, which is published now.

@@ -17,7 +17,7 @@ use crate::numbering::Place;
 use crate::reader::Reader;
 use crate::stats::count;
 use crate::subscriber::{Plan, Snapshot, Subscriber};
-use crate::topic::{Topic, TopicId, TopicIds};
+use crate::topic::{Topic, TopicId, TopicIds, sorted};
 
 /// Bytes of joins and leaves that may wait for a reader however small `backlog_bytes` is: about 10,000 of them.
 const LEAST_CHANGES: usize = 1 << 20;
@@ -188,16 +188,16 @@ impl Hub {
         else {
             return Ok(false);
         };
-        let has = registered.topics.clone();
+        let has = sorted(&registered.topics);
         state.check_changes(self)?;
         let new = topics.iter().filter(|topic| {
             let known = state.topics.find(topic.as_str());
-            known.is_none_or(|id| !has.contains(&id) && !state.ends.has(id))
+            known.is_none_or(|id| has.binary_search(&id).is_err() && !state.ends.has(id))
         });
         // It is in one more, to which `broadcast` publishes.
         self.check_topics(has.len().saturating_sub(1), new)?;
         let mut topics = state.intern(&self.config, topics);
-        topics.retain(|topic| !has.contains(topic) && !state.ends.has(*topic));
+        topics.retain(|topic| has.binary_search(topic).is_err() && !state.ends.has(*topic));
         for &topic in &topics {
             state.topics.enter(topic);
         }
@@ -227,8 +227,9 @@ impl Hub {
         topics.dedup();
         let State { subscribers, ends, .. } = &mut *state;
         let Some(registered) = subscribers.get_mut(&subscriber) else { return false };
-        topics.retain(|topic| registered.topics.contains(topic));
-        registered.topics.retain(|topic| !topics.contains(topic));
+        let has = sorted(&registered.topics);
+        topics.retain(|topic| has.binary_search(topic).is_ok());
+        registered.topics.retain(|topic| topics.binary_search(topic).is_err());
         registered.was_in_ended |= topics.iter().any(|topic| ends.has(*topic));
         let (identity, is_resolved) = (registered.identity.clone(), registered.unresolved.is_none());
         self.queue_presence(&state, &identity, &topics, false);

@@ -303,10 +303,10 @@ impl State {
                 let retention = self.retention(config, topic.as_str());
                 self.history.open(id, topic.as_str(), retention);
             }
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
+            ids.push(id);
         }
+        ids.sort_unstable();
+        ids.dedup();
         ids
     }
 

@@ -15,7 +15,7 @@ use crate::ids::{GroupId, SubscriberId};
 use crate::log::Item;
 use crate::reader::Reader;
 use crate::subscriber::{BrokerWakes, Subscriber};
-use crate::topic::{TopicId, TopicIds};
+use crate::topic::{TopicId, TopicIds, sorted};
 
 impl Hub {
     /// Transfer a subscriber from which nothing was taken yet to another reader and to `group`. Returns its new
@@ -105,7 +105,8 @@ pub(super) fn deliver_pending<'a>(
                 }
                 Change::Leave { subscriber: id, topics: old } => {
                     if *id == identity.id {
-                        topics.retain(|topic| !old.contains(topic));
+                        let old = sorted(old);
+                        topics.retain(|topic| old.binary_search(topic).is_err());
                         if subscriber.leave_topics(&topics) {
                             topics.clear();
                         }

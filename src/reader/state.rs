@@ -14,7 +14,7 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
 use crate::pace::Releases;
 use crate::subscriber::{BrokerWakes, Membership, Subscriber};
-use crate::topic::{TopicId, TopicIds};
+use crate::topic::{TopicId, TopicIds, sorted};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -66,18 +66,21 @@ impl State {
 
     pub(super) fn join(&mut self, key: usize, topics: &TopicIds) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
-        for &topic in topics {
-            if subscriber.topics.iter().all(|found| found.topic != topic) {
-                let keys = self.by_topic.entry(topic).or_default();
-                subscriber.topics.push(Membership { topic, place: keys.len() });
-                keys.push(key);
-            }
+        let mut new = sorted(topics);
+        new.dedup();
+        new.retain(|topic| subscriber.place_of(*topic).is_none());
+        for &topic in &new {
+            let keys = self.by_topic.entry(topic).or_default();
+            subscriber.topics.push(Membership { topic, place: keys.len() });
+            keys.push(key);
         }
+        subscriber.topics.sort_unstable_by_key(|found| found.topic);
     }
 
     pub(super) fn leave(&mut self, key: usize, topics: &TopicIds) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
-        let is_left = |found: &Membership| topics.contains(&found.topic);
+        let topics = sorted(topics);
+        let is_left = |found: &Membership| topics.binary_search(&found.topic).is_ok();
         let (left, stays) = std::mem::take(&mut subscriber.topics).into_iter().partition(is_left);
         subscriber.topics = stays;
         self.unindex(left);
@@ -113,9 +116,10 @@ impl State {
             keys.swap_remove(place);
             if keys.is_empty() {
                 self.by_topic.remove(&topic);
-            } else if let Some(last) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key)) {
-                let mut found = last.topics.iter_mut().filter(|found| found.topic == topic);
-                found.by_ref().for_each(|found| found.place = place);
+            } else if let Some(last) = keys.get(place).and_then(|&key| self.subscribers.get_mut(key))
+                && let Some(found) = last.place_of(topic)
+            {
+                *found = place;
             }
         }
     }

@@ -12,7 +12,7 @@ use super::terms::{BrokerWakes, Membership};
 use crate::entry::Entry;
 use crate::identity::Identity;
 use crate::queue::{OverflowPolicy, Pushed, Room};
-use crate::topic::TopicIds;
+use crate::topic::{TopicId, TopicIds};
 
 /// Bytes that a slow client of a stream of values is given at once.
 const FRESH: usize = 4 << 10;
@@ -70,6 +70,12 @@ impl Subscriber {
             return Pushed::Queued;
         }
         self.queue.push(entry, room)
+    }
+
+    /// Its place in the reader's list of a topic; `None` when it is not in that topic.
+    pub fn place_of(&mut self, topic: TopicId) -> Option<&mut usize> {
+        let at = self.topics.binary_search_by_key(&topic, |found| found.topic).ok()?;
+        self.topics.get_mut(at).map(|found| &mut found.place)
     }
 
     /// The topics whose events are delivered to it.

@@ -98,7 +98,7 @@ impl Phase {
 /// One subscriber.
 pub struct Subscriber {
     pub identity: Arc<Identity>,
-    /// The topics whose events are delivered to it.
+    /// The topics whose events are delivered to it, in order.
     pub topics: SmallVec<[Membership; 2]>,
     /// The last event delivered to it: one published to two of its topics is delivered once.
     pub serial: u64,

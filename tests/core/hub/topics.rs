@@ -5,9 +5,9 @@ use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::subscriber::Taken;
-use sse_hub::topic::TopicPattern;
+use sse_hub::topic::{Topic, TopicPattern};
 
-use crate::support::{MS, SECOND, World, config, draft, request, topics};
+use crate::support::{MS, SECOND, Stream, World, config, draft, request, topics};
 
 #[test]
 fn topics_are_joined_and_left_exactly_at_their_place() {
@@ -266,4 +266,44 @@ fn joins_and_leaves_beside_a_reader_that_does_not_run_are_bounded() {
         world.drain();
     }
     assert_eq!(idle.all().last().unwrap(), "publishers go on #1");
+}
+
+#[test]
+fn streams_that_share_many_topics_get_those_that_they_are_in() {
+    let mut config = config();
+    config.capacity.events = 1000;
+    let world = World::new(config);
+    let name = |n: usize| format!("t{n}");
+    let many = |numbers: &[usize]| -> Vec<Topic> {
+        numbers.iter().map(|&n| Topic::new(&name(n)).unwrap()).collect()
+    };
+    let (up, down): (Vec<usize>, Vec<usize>) = ((0..60).collect(), (0..60).rev().collect());
+    let streams = [&up, &up, &down].map(|numbers| {
+        let (first, rest) = numbers.split_at(20);
+        let stream = world.live_with(&Request { topics: many(first), ..Request::default() });
+        world.hub.join(stream.identity.id, &many(rest)).unwrap();
+        stream
+    });
+    let leave = |stream: &Stream, is_left: fn(&usize) -> bool| {
+        let left: Vec<usize> = down.iter().copied().filter(is_left).collect();
+        assert!(world.hub.leave(stream.identity.id, &many(&left)));
+    };
+    leave(&streams[0], |n| n % 2 == 0);
+    leave(&streams[2], |n| n % 3 == 0);
+    world.hub.join(streams[0].identity.id, &many(&[4, 2, 2])).unwrap();
+    world.drain();
+    assert!(streams[1].leave());
+    let seen = |stream: &Stream| -> Vec<String> {
+        for &n in &up {
+            world.publish(&[&name(n)], &n.to_string());
+        }
+        world.drain();
+        stream.all().iter().map(|event| event.split(' ').next().unwrap().to_owned()).collect()
+    };
+    let those = |is_in: fn(&usize) -> bool| -> Vec<String> {
+        up.iter().filter(|n| is_in(n)).map(ToString::to_string).collect()
+    };
+    assert_eq!(seen(&streams[0]), those(|n| n % 2 == 1 || [2, 4].contains(n)));
+    streams[2].all();
+    assert_eq!(seen(&streams[2]), those(|n| n % 3 != 0));
 }
