@@ -101,16 +101,14 @@ def test_the_first_example_does_what_its_commands_say(block: Block) -> None:
 
 
 @exercises("quickstart.md", "In a snapshot")
-def test_a_session_is_open_for_the_snapshot_and_closed_after_it(
-    block: Block, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_session_is_open_for_the_snapshot_and_closed_after_it(block: Block) -> None:
     names = block.run()
+    printed: list[str] = []
+    names["print"] = printed.append
     with serve(names["app"]) as server, server.stream("/prices") as events:
         assert events.next().json() == {"gold": 2411.5}
         assert [client.path for client in names["hub"].subscribers()] == ["reactor"]
-        printed = ""
-        while "the session is closed" not in printed:
-            printed += capsys.readouterr().out
+        until(lambda: printed == ["the session is closed"])
         names["hub"].publish("prices", "hello")
         assert events.next().json() == "hello"
 
