@@ -159,8 +159,7 @@ impl Subscriber {
         turn: u64,
         wakes: &mut BrokerWakes,
     ) -> bool {
-        // An id before the snapshot or the reset would be wrong: a client that lost its connection here would resume
-        // behind them.
+        // No id goes out before the snapshot or the reset: a client that is cut here would resume behind them.
         let id = plan.id.filter(|_| plan.snapshot.is_none());
         let cursor = id.map(|id| Cursor { seq: plan.cursor, id });
         let is_open = !matches!(self.phase, Phase::Opening { is_open: false });

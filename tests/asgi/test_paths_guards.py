@@ -183,10 +183,19 @@ def test_a_program_is_told_to_come_back_later(site: Site, options: dict[str, Any
 def test_a_page_that_is_reloaded_keeps_its_place(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_hub._responses.streaming_hub._RELOAD", PATIENCE)
     hub = site.hub(max_per_user=1)
-    for n in range(3):
-        with site.stream(hub, user="ann") as stream:
-            hub.publish("t", n)
-            assert stream.take(1) == [n]
+    asked: list[str | None] = []
+
+    @hub.authorize()
+    def allowed(user: str | None, topics: frozenset[str]) -> frozenset[str]:
+        asked.append(user)
+        return topics
+
+    with site.stream(hub, user="ann") as first, site.raw() as second:
+        until(lambda: len(asked) == 2)
+        first.close()
+        second.opened()
+        hub.publish("t", 1)
+        assert second.take(1) == [1]
 
 
 def test_a_stream_has_at_most_so_many_topics(site: Site) -> None:
