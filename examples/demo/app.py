@@ -22,7 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from sse_hub import BrokerError, Hub, HubClosed, Subscription
 from sse_hub.metrics import Collector
 
-from . import cost, source
+from . import cost, source, table
 from .answers import write_answer
 from .exchange import keep_market, trade
 from .models import (
@@ -61,6 +61,7 @@ if settings.broker is None:
     hub.topic("chat:*", history=200)
     hub.topic(PRESENCE, history=50)
     hub.topic(COST, history=1)
+    hub.topic(table.QUOTES, history=4)
     replay = "all"
 else:
     # The stream keeps all topics together.
@@ -92,6 +93,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         works = {"the market": keep_market(hub, PRICES, settings.tick)}
         if settings.broker is not None:
             works["the roll call"] = call_roll()
+        else:
+            works["the table"] = table.change_rows(hub)
         tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
         for task in tasks:
             task.add_done_callback(report)
@@ -284,12 +287,15 @@ async def stop(id: AnswerId) -> dict[str, bool]:
 # --- What a client costs, and the lines behind each card ---------------------------------------------
 
 app.include_router(cost.routes(meter, anywhere=settings.crowd_anywhere))
+# In a broker's stream so many values would push out what pages come back for.
+app.include_router(table.routes(hub, shown=settings.broker is None))
 app.include_router(
     source.routes(
         {
             "market": [trade, events],
             "connection": [connected, disconnected, cut],
             "cost": [cost.routes],
+            "table": [table.change_rows, table.routes],
             "chat": [chat],
             "answer": [write_answer, ask, watch, stop],
             "people": [announce, whisper],

@@ -280,13 +280,27 @@ def test_the_streams_can_be_closed_early_and_are_refused_elsewhere(
     assert closed.http.post("/api/cost").status_code == 403
 
 
+def test_a_table_by_key_is_written_to_at_the_chosen_rate(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    page.locator("#table-on").check(force=True)
+    expect(page.locator("#table-rows tr")).to_have_count(4)
+    price = page.locator("#table-rows [data-symbol=FERN] td").first
+    shown = price.inner_text()
+    expect(price).not_to_have_text(shown)
+    page.locator("input[name=rate][value='1']").check(force=True)
+    expect(page.locator("#table")).to_have_attribute("data-state", "open")
+    # Four rows a second, or eight where two writes fall into one reading; never eighty.
+    expect(page.locator("#table-values")).to_have_text(re.compile("^[48]$"))
+    expect(page.locator("#table-age")).to_have_text(re.compile(r"^\d+ ms$"))
+
+
 def test_each_card_shows_the_lines_behind_it(demo: Server, visit: Callable[..., Page]) -> None:
     page = visit(demo.url, "Ada")
     buttons = page.locator(".card .toggle")
     for index in range(buttons.count()):
         buttons.nth(index).click()
         expect(buttons.nth(index)).to_have_attribute("aria-expanded", "true")
-    assert buttons.count() == 7
+    assert buttons.count() == 8
     for text in page.locator(".source").all_inner_texts():
         assert "def " in text
     expect(page.locator("#code-chat")).to_contain_text("hub.publish(LOBBY")

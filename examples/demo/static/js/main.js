@@ -11,6 +11,7 @@ import { Market } from "./market.js";
 import { Notices } from "./notices.js";
 import { People } from "./people.js";
 import { HubStream } from "./stream.js";
+import { Table } from "./table.js";
 
 const ADJECTIVES = ["Amber", "Brisk", "Calm", "Dapper", "Early", "Fabled", "Gentle", "Hazel", "Keen", "Mellow"];
 const ANIMALS = ["Otter", "Heron", "Lynx", "Marten", "Plover", "Badger", "Wren", "Hare", "Newt", "Stoat"];
@@ -33,6 +34,7 @@ const chat = new Chat(stream, me, complain);
 const people = new People(stream, me, complain);
 new Answer();
 new Cost(stream, complain);
+new Table();
 new Code(complain);
 
 // --- State ---------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+// A table by key, on a stream of its own, at the rate that one chooses.
+
+import { byId, make } from "./dom.js";
+
+const SHOWN = 1000; // milliseconds between two readings
+const LEAST = "id: 0123456789abcdef-00000\ndata: \n\n".length; // what an event has besides its data, about
+
+export class Table {
+  #source = null;
+  #rows = new Map();
+  #timer = null;
+  #read = { values: 0, bytes: 0, oldest: 0 };
+
+  constructor() {
+    byId("table-on").addEventListener("change", () => this.#open());
+    for (const radio of document.querySelectorAll("input[name=rate]")) {
+      radio.addEventListener("change", () => this.#open());
+    }
+  }
+
+  #open() {
+    this.#source?.close();
+    clearInterval(this.#timer);
+    this.#source = null;
+    const card = byId("table");
+    card.dataset.state = "off";
+    if (!byId("table-on").checked) return;
+    const rate = document.querySelector("input[name=rate]:checked").value;
+    this.#source = new EventSource(rate ? `/api/table?rate=${rate}` : "/api/table");
+    this.#source.onmessage = ({ data }) => this.#hear(data);
+    this.#source.onopen = () => (card.dataset.state = "open");
+    this.#source.onerror = () => (card.dataset.state = "waiting");
+    this.#begin();
+    this.#timer = setInterval(() => this.#show(), SHOWN);
+  }
+
+  #begin() {
+    this.#read = { values: 0, bytes: 0, oldest: 0 };
+  }
+
+  #hear(data) {
+    const row = JSON.parse(data);
+    this.#read.values += 1;
+    this.#read.bytes += data.length + LEAST;
+    this.#read.oldest = Math.max(this.#read.oldest, Date.now() - Date.parse(row.at));
+    const cells = this.#rows.get(row.symbol) ?? this.#makeRow(row.symbol);
+    cells.price.textContent = row.price.toFixed(2);
+    cells.change.textContent = `${(row.change * 100).toFixed(2)} %`;
+  }
+
+  #show() {
+    const { values, bytes, oldest } = this.#read;
+    byId("table-values").textContent = values;
+    byId("table-bytes").textContent = bytes.toLocaleString("en");
+    byId("table-age").textContent = values ? `${oldest} ms` : "–";
+    this.#begin();
+  }
+
+  #makeRow(symbol) {
+    const cells = { price: make("td"), change: make("td") };
+    byId("table-rows").append(make("tr", { "data-symbol": symbol }, make("th", { scope: "row" }, symbol), cells.price, cells.change));
+    this.#rows.set(symbol, cells);
+    return cells;
+  }
+}
