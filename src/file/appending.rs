@@ -2,10 +2,10 @@
 
 use std::io;
 
+use super::ends_and_leases::EndsAndLeases;
 use super::format;
 use super::inner::Inner;
 use super::journal::{Appended, Journal};
-use super::life::Life;
 use crate::broker::letter::Fence;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Append, AppendError};
@@ -17,15 +17,15 @@ fn refused(text: &str) -> AppendError {
     AppendError::Refused(format!("nothing was written: {text}"))
 }
 
-/// Decide on one entry, and bring `life` to its state after the entry.
-fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
-    if let Some(topic) = entry.open.iter().find(|topic| life.has_ended(topic, now)) {
+/// Decide on one entry, and bring `notes` to its state after the entry.
+fn judge(entry: &Append, notes: &mut EndsAndLeases, now: u64) -> Verdict {
+    if let Some(topic) = entry.open.iter().find(|topic| notes.has_ended(topic, now)) {
         return Err(AppendError::Ended(topic.clone()));
     }
     let is_open = match &entry.fence {
         None => true,
-        Some(Fence::Held { lease, token }) => life.holder(lease, now) == Some(token),
-        Some(Fence::Free { lease }) => life.holder(lease, now).is_none(),
+        Some(Fence::Held { lease, token }) => notes.holder(lease, now) == Some(token),
+        Some(Fence::Free { lease }) => notes.holder(lease, now).is_none(),
     };
     if !is_open {
         return Err(AppendError::Fenced);
@@ -33,42 +33,46 @@ fn judge(entry: &Append, life: &mut Life, now: u64) -> Verdict {
     let bytes = format::encode(&entry.fields)
         .ok_or_else(|| refused("an event does not fit into a record of at most 4 GiB"))?;
     if let (Some(ends), Some(topic)) = (&entry.ends, entry.open.first()) {
-        life.end(topic, now, ends);
+        notes.end(topic, now, ends);
     }
     if let (true, Some(Fence::Held { lease, token })) = (entry.frees, &entry.fence) {
-        life.release(lease, token, now);
+        notes.release(lease, token, now);
     }
     Ok(bytes)
 }
 
 /// Decide on a batch, and write the accepted entries. The log is locked.
-fn write(journal: &mut Journal, life: &mut Life, batch: &[Append]) -> io::Result<(Vec<Verdict>, Appended)> {
+fn write(
+    journal: &mut Journal,
+    notes: &mut EndsAndLeases,
+    batch: &[Append],
+) -> io::Result<(Vec<Verdict>, Appended)> {
     let (now, is_synced) = (journal.now(), journal.settings.is_synced);
     let not_open = || io::Error::other("the log is not open");
-    life.read(journal.directory().ok_or_else(not_open)?)?;
-    let before = life.clone();
-    let verdicts: Vec<_> = batch.iter().map(|entry| judge(entry, life, now)).collect();
+    notes.read(journal.directory().ok_or_else(not_open)?)?;
+    let before = notes.clone();
+    let verdicts: Vec<_> = batch.iter().map(|entry| judge(entry, notes, now)).collect();
     let bodies: Vec<_> = verdicts.iter().filter_map(|one| one.as_ref().ok()).collect();
     let appended = journal.append(&bodies);
     if appended.ids.len() < bodies.len() {
         // An entry that was not written ends no topic and releases no lease.
-        *life = before;
+        *notes = before;
         let mut left = appended.ids.len();
         for entry in batch {
             if left == 0 {
                 break;
             }
-            left -= usize::from(judge(entry, life, now).is_ok());
+            left -= usize::from(judge(entry, notes, now).is_ok());
         }
     }
     let accepted = batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
     for ((entry, _), id) in accepted.zip(&appended.ids) {
         if let (Some(_), Some(topic)) = (&entry.ends, entry.open.first()) {
-            life.ended_by(topic, *id);
+            notes.ended_by(topic, *id);
         }
     }
     // The entries are written. On a full disk, the next batch tries again to note which topics they ended.
-    let _ = life.write(journal.directory().ok_or_else(not_open)?, now, is_synced);
+    let _ = notes.write(journal.directory().ok_or_else(not_open)?, now, is_synced);
     Ok((verdicts, appended))
 }
 
@@ -78,7 +82,7 @@ impl Inner {
         tokio::task::yield_now().await;
         let all = |text: String| batch.iter().map(|_| Err(refused(&text))).collect();
         let written = match self.exclusive().await {
-            Ok(_exclusive) => write(&mut self.journal.lock(), &mut self.life.lock(), batch),
+            Ok(_exclusive) => write(&mut self.journal.lock(), &mut self.ends_and_leases.lock(), batch),
             Err(error) => return all(format!("{}: {error}", self.place)),
         };
         let (verdicts, mut appended) = match written {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::format::{self, Head, HeadError};
-use super::held::{Held, Identity};
+use super::owned::{Identity, OwnedFile};
 use super::place::Place;
 use super::segment::{self, Segment};
 use crate::ids::StreamId;
@@ -28,8 +28,8 @@ pub struct Directory {
     path: PathBuf,
     mode: u32,
     identity: Identity,
-    pub dir: Arc<Held>,
-    pub lock: Arc<Held>,
+    pub dir: Arc<OwnedFile>,
+    pub lock: Arc<OwnedFile>,
     segments: BTreeMap<StreamId, Arc<Segment>>,
     /// Segments whose heads cannot be read, by the ids in their names.
     broken: BTreeSet<StreamId>,
@@ -48,7 +48,7 @@ impl Directory {
     pub fn open(place: &Place, path: PathBuf) -> io::Result<Self> {
         place.create(&path)?;
         let flags = open_flags() | OFlags::DIRECTORY | OFlags::RDONLY;
-        let dir = Held::new(rustix::fs::open(&path, flags, Mode::empty())?);
+        let dir = OwnedFile::new(rustix::fs::open(&path, flags, Mode::empty())?);
         let identity = dir.identity()?;
         let (segments, broken) = list(&dir, &BTreeMap::new())?;
         let lock = open_at(&dir, LOCK, OFlags::CREATE | OFlags::RDWR, place.mode)?;
@@ -181,7 +181,7 @@ impl Directory {
     ///
     /// # Errors
     /// The system's error.
-    pub fn open_file(&self, name: &str) -> io::Result<Option<Held>> {
+    pub fn open_file(&self, name: &str) -> io::Result<Option<OwnedFile>> {
         match open_at(&self.dir, name, OFlags::RDONLY, 0) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -193,7 +193,7 @@ impl Directory {
     ///
     /// # Errors
     /// The system's error.
-    pub fn replace_file(&self, name: &str, content: &str, is_synced: bool) -> io::Result<Held> {
+    pub fn replace_file(&self, name: &str, content: &str, is_synced: bool) -> io::Result<OwnedFile> {
         let file = self.write_new(content.as_bytes())?;
         if is_synced {
             file.sync_all()?;
@@ -205,7 +205,7 @@ impl Directory {
         Ok(file)
     }
 
-    fn write_new(&self, bytes: &[u8]) -> io::Result<Held> {
+    fn write_new(&self, bytes: &[u8]) -> io::Result<OwnedFile> {
         let file = open_at(&self.dir, NEW, OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR, self.mode)?;
         file.write_all_at(bytes, 0)?;
         Ok(file)
@@ -224,16 +224,16 @@ fn random() -> u32 {
 }
 
 /// Open a file in a directory. A file that is created gets this mode, whatever the umask.
-pub fn open_at(dir: &Held, name: &str, flags: OFlags, mode: u32) -> io::Result<Held> {
+pub fn open_at(dir: &OwnedFile, name: &str, flags: OFlags, mode: u32) -> io::Result<OwnedFile> {
     let all = open_flags() | flags;
     if !flags.contains(OFlags::CREATE) {
-        return Ok(Held::new(rustix::fs::openat(dir, name, all, Mode::empty())?));
+        return Ok(OwnedFile::new(rustix::fs::openat(dir, name, all, Mode::empty())?));
     }
     let existing = rustix::fs::openat(dir, name, all - OFlags::CREATE, Mode::empty());
     match existing {
-        Ok(file) => Ok(Held::new(file)),
+        Ok(file) => Ok(OwnedFile::new(file)),
         Err(rustix::io::Errno::NOENT) => {
-            let file = Held::new(rustix::fs::openat(dir, name, all, Mode::from_raw_mode(mode as _))?);
+            let file = OwnedFile::new(rustix::fs::openat(dir, name, all, Mode::from_raw_mode(mode as _))?);
             // Another process that created it at the same time has set the mode.
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode as _));
             Ok(file)
@@ -245,7 +245,7 @@ pub fn open_at(dir: &Held, name: &str, flags: OFlags, mode: u32) -> io::Result<H
 type Listed = (BTreeMap<StreamId, Arc<Segment>>, BTreeSet<StreamId>);
 
 /// The segments of a directory; those that are `known` and unchanged are not opened again.
-fn list(dir: &Held, known: &BTreeMap<StreamId, Arc<Segment>>) -> io::Result<Listed> {
+fn list(dir: &OwnedFile, known: &BTreeMap<StreamId, Arc<Segment>>) -> io::Result<Listed> {
     let (mut segments, mut broken) = (BTreeMap::new(), BTreeSet::new());
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;

@@ -11,9 +11,9 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio::task::coop::consume_budget;
 
 use super::directory::open_at;
-use super::held::Held;
+use super::ends_and_leases::EndsAndLeases;
 use super::journal::{End, Journal};
-use super::life::Life;
+use super::owned::OwnedFile;
 use super::reading::{Cursor, Page};
 use super::segment::Segment;
 use super::workers::Mine;
@@ -37,7 +37,7 @@ pub struct Inner {
     pub exclusive: AsyncMutex<()>,
     pub workers: Mutex<Workers>,
     /// The topics that have ended and the leases, as last read.
-    pub life: Mutex<Life>,
+    pub ends_and_leases: Mutex<EndsAndLeases>,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ pub struct Exclusive<'a> {
 }
 
 /// A locked lock file.
-struct Locked(Arc<Held>);
+struct Locked(Arc<OwnedFile>);
 
 impl Drop for Locked {
     fn drop(&mut self) {
@@ -175,25 +175,25 @@ impl Inner {
 
     /// Act on the ended topics and the leases at the time of the log's clock, and write the changes. The log is locked,
     /// unless `act` changes nothing.
-    pub fn with_life<T>(&self, act: impl FnOnce(&mut Life, u64) -> T) -> io::Result<T> {
+    pub fn with_ends_and_leases<T>(&self, act: impl FnOnce(&mut EndsAndLeases, u64) -> T) -> io::Result<T> {
         let mut journal = self.journal.lock();
         journal.lock_file()?;
         let (now, is_synced) = (journal.now(), journal.settings.is_synced);
         let Some(directory) = journal.directory() else {
             return Err(io::Error::other("the log is not open"));
         };
-        let mut life = self.life.lock();
-        life.read(directory)?;
-        let done = act(&mut life, now);
-        if let Err(error) = life.write(directory, now, is_synced) {
-            *life = Life::default();
+        let mut notes = self.ends_and_leases.lock();
+        notes.read(directory)?;
+        let done = act(&mut notes, now);
+        if let Err(error) = notes.write(directory, now, is_synced) {
+            *notes = EndsAndLeases::default();
             return Err(error);
         }
         Ok(done)
     }
 
     /// Act on the presence table in the directory of the log.
-    pub fn with_workers<T>(&self, act: impl FnOnce(&Held, &mut Workers) -> io::Result<T>) -> Answer<T> {
+    pub fn with_workers<T>(&self, act: impl FnOnce(&OwnedFile, &mut Workers) -> io::Result<T>) -> Answer<T> {
         let dir = {
             let mut journal = self.journal.lock();
             journal.lock_file().map_err(failed)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::directory::Directory;
 use super::format::{self, HEAD};
-use super::held::Held;
+use super::owned::OwnedFile;
 use super::place::Place;
 use super::salt::Salt;
 use super::segment::{CHUNK, Segment, Stop};
@@ -166,7 +166,7 @@ impl Journal {
     ///
     /// # Errors
     /// The system's error.
-    pub fn lock_file(&mut self) -> io::Result<Arc<Held>> {
+    pub fn lock_file(&mut self) -> io::Result<Arc<OwnedFile>> {
         Ok(self.attach()?.directory.lock.clone())
     }
 

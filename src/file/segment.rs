@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::format::{self, HEAD, Head, HeadError, Header, Parsed, RECORD};
-use super::held::{Held, Identity};
+use super::owned::{Identity, OwnedFile};
 use crate::ids::StreamId;
 
 /// The suffix of segments' names.
@@ -34,7 +34,7 @@ pub fn base_of(name: &str) -> Option<StreamId> {
 #[derive(Debug)]
 pub struct Segment {
     /// The file.
-    pub file: Held,
+    pub file: OwnedFile,
     /// Its head.
     pub head: Head,
     /// The file's identity.
@@ -71,7 +71,7 @@ impl Segment {
     ///
     /// # Errors
     /// The system's error, or the head cannot be read.
-    pub fn open(file: Held) -> io::Result<Result<Arc<Self>, HeadError>> {
+    pub fn open(file: OwnedFile) -> io::Result<Result<Arc<Self>, HeadError>> {
         let mut bytes = [0; HEAD];
         let count = read_full(&file, &mut bytes, 0)?;
         let head = match Head::read(&bytes[..count]) {
@@ -160,7 +160,7 @@ impl Segment {
 }
 
 /// Read until the buffer is full or the file ends.
-fn read_full(file: &Held, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+fn read_full(file: &OwnedFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {

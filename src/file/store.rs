@@ -35,7 +35,7 @@ impl FileStore {
             journal,
             exclusive: AsyncMutex::default(),
             workers: Mutex::default(),
-            life: Mutex::default(),
+            ends_and_leases: Mutex::default(),
         };
         Self(Arc::new(inner))
     }
@@ -100,20 +100,20 @@ impl Store for FileStore {
 
     async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Answer<bool> {
         let _exclusive = self.0.exclusive().await?;
-        self.0.with_life(|life, now| life.lease(name, token, now, ttl)).map_err(failed)
+        self.0.with_ends_and_leases(|notes, now| notes.lease(name, token, now, ttl)).map_err(failed)
     }
 
     async fn release(&self, name: &str, token: &str) -> Answer<()> {
         let _exclusive = self.0.exclusive().await?;
-        self.0.with_life(|life, now| life.release(name, token, now)).map_err(failed)
+        self.0.with_ends_and_leases(|notes, now| notes.release(name, token, now)).map_err(failed)
     }
 
     async fn is_leased(&self, name: &str) -> Answer<bool> {
-        self.0.with_life(|life, now| life.holder(name, now).is_some()).map_err(failed)
+        self.0.with_ends_and_leases(|notes, now| notes.holder(name, now).is_some()).map_err(failed)
     }
 
     async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
-        self.0.with_life(|life, now| life.ended(topic, now)).map_err(failed)
+        self.0.with_ends_and_leases(|notes, now| notes.ended(topic, now)).map_err(failed)
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

@@ -44,7 +44,7 @@ mod system {
     use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
     use tokio::io::unix::AsyncFd;
 
-    use crate::file::held::Held;
+    use crate::file::owned::OwnedFile;
 
     /// Bytes of notices per read.
     const NOTICES: usize = 4096;
@@ -52,15 +52,15 @@ mod system {
     const NOTICE: usize = 16 + 256;
 
     /// inotify(7), with one watch on the directory.
-    pub struct Notices(AsyncFd<Held>);
+    pub struct Notices(AsyncFd<OwnedFile>);
 
     impl Notices {
         pub fn new(dir: &Path) -> io::Result<Option<Self>> {
-            let inotify = Held::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?);
+            let inotify = OwnedFile::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?);
             let wanted =
                 WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             inotify::add_watch(&inotify, dir, wanted | WatchFlags::ONLYDIR)?;
-            // SAFETY: a `Held` gives the one descriptor that it owns, which is open until it is dropped, and the
+            // SAFETY: a `OwnedFile` gives the one descriptor that it owns, which is open until it is dropped, and the
             // `AsyncFd` drops it.
             Ok(Some(Self(unsafe { AsyncFd::register(inotify) }?)))
         }

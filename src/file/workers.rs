@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::directory::open_at;
-use super::held::{Held, Identity};
+use super::owned::{Identity, OwnedFile};
 use crate::broker::PresenceChange;
 
 /// The suffix of a new file until it is locked and renamed.
@@ -26,7 +26,7 @@ const LEFT: Duration = Duration::from_secs(60);
 
 /// This process's file.
 pub struct Mine {
-    file: Held,
+    file: OwnedFile,
     identity: Identity,
     len: u64,
     /// Its length when it was written anew.
@@ -49,7 +49,7 @@ impl Mine {
     ///
     /// # Errors
     /// The system's error.
-    pub fn write(workers: &Held, mode: u32, worker: &str, all: &[PresenceChange]) -> io::Result<Self> {
+    pub fn write(workers: &OwnedFile, mode: u32, worker: &str, all: &[PresenceChange]) -> io::Result<Self> {
         let new = format!("{worker}{NEW}");
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR;
         let file = open_at(workers, &new, flags, mode)?;
@@ -68,7 +68,12 @@ impl Mine {
     ///
     /// # Errors
     /// The system's error.
-    pub fn update(&mut self, workers: &Held, worker: &str, changes: &[PresenceChange]) -> io::Result<bool> {
+    pub fn update(
+        &mut self,
+        workers: &OwnedFile,
+        worker: &str,
+        changes: &[PresenceChange],
+    ) -> io::Result<bool> {
         let text = lines(changes);
         self.file.write_all_at(text.as_bytes(), self.len)?;
         self.len += text.len() as u64;
@@ -82,7 +87,7 @@ impl Mine {
 ///
 /// # Errors
 /// The system's error.
-pub fn remove(workers: &Held, worker: &str) -> io::Result<()> {
+pub fn remove(workers: &OwnedFile, worker: &str) -> io::Result<()> {
     match rustix::fs::unlinkat(workers, worker, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
@@ -93,7 +98,7 @@ pub fn remove(workers: &Held, worker: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's error.
-pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
+pub fn present(workers: &OwnedFile, topic: &str) -> io::Result<Vec<String>> {
     let mut found = BTreeSet::new();
     for entry in rustix::fs::Dir::read_from(workers)? {
         let entry = entry?;
@@ -121,7 +126,7 @@ pub fn present(workers: &Held, topic: &str) -> io::Result<Vec<String>> {
 }
 
 /// Delete the leftover of a worker that ended while it wrote its file anew.
-fn remove_left(workers: &Held, name: &str) {
+fn remove_left(workers: &OwnedFile, name: &str) {
     let found = rustix::fs::statat(workers, name, AtFlags::SYMLINK_NOFOLLOW);
     let since = found
         .ok()
@@ -134,9 +139,9 @@ fn remove_left(workers: &Held, name: &str) {
 }
 
 /// The content of a worker's file; `None` when its process has ended: then the file is deleted.
-fn alive(workers: &Held, name: &str) -> io::Result<Option<String>> {
+fn alive(workers: &OwnedFile, name: &str) -> io::Result<Option<String>> {
     let file = match rustix::fs::openat(workers, name, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => Held::new(file),
+        Ok(file) => OwnedFile::new(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };

@@ -114,7 +114,7 @@ impl History {
     }
 
     /// Evict a topic. What it has lost is remembered.
-    pub fn forget(&mut self, topic: TopicId, name: &str) {
+    pub fn evict_topic(&mut self, topic: TopicId, name: &str) {
         self.empty(topic);
         if let Some(ring) = self.rings.remove(&topic) {
             self.forgotten.add(name, ring.lost);

@@ -191,7 +191,7 @@ impl State {
         let Some(info) = self.topics.get(topic) else { return };
         let (name, is_used) = (info.name.clone(), info.subscribers > 0);
         let waiting = if is_used { self.take_out_all(hub, topic) } else { Vec::new() };
-        self.history.forget(topic, &name);
+        self.history.evict_topic(topic, &name);
         self.topics.remove(topic);
         if let Some(name) = Topic::new(&name).ok().filter(|_| !waiting.is_empty()) {
             self.take_in_all(hub, &name, &waiting);

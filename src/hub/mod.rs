@@ -321,7 +321,7 @@ impl State {
         for (id, name) in idle {
             self.history.expire(id, now);
             if self.history.keeps_nothing(id) {
-                self.history.forget(id, &name);
+                self.history.evict_topic(id, &name);
                 self.topics.remove(id);
             }
         }

@@ -50,7 +50,7 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Note that a lease is wanted, and have it renewed once it is held. As [`super::held::Leases::want`].
+    /// Note that a lease is wanted, and have it renewed once it is held. As [`super::own_leases::Leases::want`].
     pub fn want(&self, name: Arc<str>, token: Arc<str>, is_awaited: bool) -> Arc<Notify> {
         let changed = self.leases.want(name, token, is_awaited);
         self.lives.news.notify_one();

@@ -9,10 +9,10 @@ use tokio::sync::{Notify, watch};
 
 use super::acknowledged::Acknowledged;
 use super::changes::Changes;
-use super::held::Leases;
 use super::kept::Kept;
 use super::lives::Lives;
 use super::outbox::Outbox;
+use super::own_leases::Leases;
 use super::pages::Pages;
 use super::store::{Store, StoreError};
 use crate::broker::letter::Letter;

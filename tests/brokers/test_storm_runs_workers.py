@@ -140,7 +140,7 @@ class Storm:
 async def rage(storm: Storm, happened: Counter[str]) -> None:
     dice = random.Random(SEED)
     storm.workers = [await storm.start() for _ in range(WORKERS)]
-    async with asyncio.timeout((2 + KILLS / 4) * PATIENCE), asyncio.TaskGroup() as group:
+    async with asyncio.timeout((4 + KILLS / 4) * PATIENCE), asyncio.TaskGroup() as group:
         for number in range(WATCHERS):
             group.create_task(Watcher(number, happened).watch(storm))
         for _ in range(KILLS):
@@ -150,7 +150,7 @@ async def rage(storm: Storm, happened: Counter[str]) -> None:
         # The full storm has runs of every kind; the small one may have none that was stopped.
         await until_async(
             lambda: happened["done"] > 0 and happened["lost"] > 0 and len(storm.ends) >= RUNS,
-            (1 + KILLS / 4) * PATIENCE,
+            (3 + KILLS / 4) * PATIENCE,
         )
         storm.is_calm.set()
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._runs.presence import is_there
+from sse_hub._runs.existence import run_exists
 from sse_hub._runs.states import RunFormat
 from sse_hub.exceptions import HubError
 
@@ -44,7 +44,7 @@ class RunResponse(HubResponse):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         try:
-            found = scope["type"] != "http" or await is_there(self.hub, self._name)
+            found = scope["type"] != "http" or await run_exists(self.hub, self._name)
         except HubError:  # the broker does not answer
             await self._refuse(send, 503)
             return False

@@ -14,9 +14,9 @@ from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver, lease_of
 from sse_hub._runs.elsewhere import RunElsewhere
+from sse_hub._runs.existence import run_exists
 from sse_hub._runs.once import Produce, run_once
 from sse_hub._runs.options import ErrorText, OnFinish, RunOptions
-from sse_hub._runs.presence import is_there
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.response import RunResponse
 from sse_hub._runs.run import Run
@@ -178,7 +178,7 @@ class RunningHub(StreamingHub):
         run = self._runs_here().get(name)
         if run is not None and run.state == "running":
             return await run.stop()
-        if self.broker is None or not await is_there(self, name):
+        if self.broker is None or not await run_exists(self, name):
             return False
         return await RunElsewhere(self, name, self._runs_here()).stop()
 

@@ -253,7 +253,7 @@ proptest! {
             match step {
                 Step::Open(topic, rule) => world.open(topic, rule),
                 Step::Forget(topic) => {
-                    world.history.forget(TopicId(topic), &topic.to_string());
+                    world.history.evict_topic(TopicId(topic), &topic.to_string());
                     world.reference.forget(topic);
                 }
                 Step::Publish(topics, size, key) => world.publish(topics, size, key),
@@ -272,7 +272,7 @@ proptest! {
             world.check()?;
         }
         for topic in ALL {
-            world.history.forget(TopicId(topic), &topic.to_string());
+            world.history.evict_topic(TopicId(topic), &topic.to_string());
         }
         prop_assert_eq!((world.history.bytes(), world.history.events()), (0, 0));
     }

@@ -6,13 +6,13 @@ import asyncio
 
 from sse_hub._responses.streaming_hub import StreamingHub
 
-__all__ = ["is_there"]
+__all__ = ["run_exists"]
 
 _LOOK = 0.02  # seconds between two checks of what the broker's stream has said
 _SOON = 5.0  # seconds in which this process catches up with the stream
 
 
-async def is_there(hub: StreamingHub, name: str) -> bool:
+async def run_exists(hub: StreamingHub, name: str) -> bool:
     """Whether there is a run of this name, in any process, or it has ended and is kept."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _SOON

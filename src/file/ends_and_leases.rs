@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::directory::Directory;
-use super::held::Held;
+use super::owned::OwnedFile;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Ended, Ends};
 
@@ -23,9 +23,9 @@ const FILE: &str = "life";
 
 /// The content of the file. Clones share the open file.
 #[derive(Debug, Default, Clone)]
-pub struct Life {
+pub struct EndsAndLeases {
     /// The file that was read. It stays open, so that no other file is taken for it.
-    file: Option<Arc<Held>>,
+    file: Option<Arc<OwnedFile>>,
     ended: BTreeMap<String, End>,
     leases: BTreeMap<String, (String, u64)>,
     is_changed: bool,
@@ -43,7 +43,7 @@ fn after(now: u64, time: Duration) -> u64 {
     now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-impl Life {
+impl EndsAndLeases {
     /// Read the file, unless it is the one that was read last.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl Life {
         self.ended.get(topic).is_some_and(|end| now < end.until)
     }
 
-    /// End a topic. The id of its end is noted by [`Life::ended_by`].
+    /// End a topic. The id of its end is noted by [`EndsAndLeases::ended_by`].
     pub fn end(&mut self, topic: &str, now: u64, ends: &Ends) {
         let end = End { until: after(now, ends.keep), id: StreamId::default(), note: ends.note.clone() };
         self.ended.insert(topic.into(), end);

@@ -12,9 +12,9 @@ use crate::descriptors;
 /// An open file. A lock on it belongs to the open file description, which a forked child shares; so the child
 /// closes its copy at once, and the lock ends with this process.
 #[derive(Debug)]
-pub struct Held(File);
+pub struct OwnedFile(File);
 
-impl Held {
+impl OwnedFile {
     pub fn new(file: impl Into<OwnedFd>) -> Self {
         let file = File::from(file.into());
         descriptors::own(file.as_raw_fd());
@@ -68,7 +68,7 @@ impl Held {
     }
 }
 
-impl Deref for Held {
+impl Deref for OwnedFile {
     type Target = File;
 
     fn deref(&self) -> &File {
@@ -76,19 +76,19 @@ impl Deref for Held {
     }
 }
 
-impl AsFd for Held {
+impl AsFd for OwnedFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl AsRawFd for Held {
+impl AsRawFd for OwnedFile {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-impl Drop for Held {
+impl Drop for OwnedFile {
     fn drop(&mut self) {
         // Before the file is closed: after that, its number may belong to another file.
         descriptors::disown(self.0.as_raw_fd());
