@@ -14,7 +14,9 @@ from sse_hub import _core
 
 __all__ = ["Buffers"]
 
-_MOST = 0  # bytes in the transport beyond which a write waits: it then has one write at most
+# Bytes in the transport from which on a write waits: it then has one write at most. Not 0, with which the
+# transport of a TLS connection counts as full although it is empty.
+_MOST = 1
 
 
 class Buffers:
@@ -35,11 +37,13 @@ class Buffers:
             _core._limit_unsent(self._transport.get_extra_info("socket").fileno(), True)
 
     def widen(self) -> None:
-        """The stream is over, and the connection may serve another request."""
+        """The stream is over, and the connection may serve another request, if it is open."""
         if self._limits is None:
             return
         low, high = self._limits
         self._limits = None
         with suppress(Exception):
+            if self._transport.is_closing():
+                return
             self._transport.set_write_buffer_limits(high=high, low=low)
             _core._limit_unsent(self._transport.get_extra_info("socket").fileno(), False)
