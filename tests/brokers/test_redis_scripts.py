@@ -344,7 +344,7 @@ async def test_scripts_are_sent_once(redis: RedisServer) -> None:
             await hub.publish("t", n)
             await hub.presence("t")
         assert calls("evalsha") >= 20
-        assert calls("eval") <= 4, "one for each script, and for each new connection"
+        assert calls("eval") <= 8, "one for each script, and for each new connection"
         redis.admin.script_flush()
         await hub.publish("t", 10)
     assert published(redis) == 11

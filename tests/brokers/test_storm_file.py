@@ -140,7 +140,8 @@ def judge(followers: list[Follower], records: list[Path], files: FileServer) -> 
     assert len({data for _, data in one if data.startswith("w")}) == sum(
         data.startswith("w") for _, data in one
     ), "nothing was written twice"
-    tail = files.ids()
+    # What was published before the follower came is trimmed only if the storm takes longer than that is kept.
+    tail = [id for id in files.ids() if number(id) >= number(ids[0])]
     assert ids[-len(tail) :] == tail, "the log has the newest"
     print(json.dumps({"kills": KILLS, "acknowledged": acknowledged, "seen": len(one), "kept": len(tail)}))
     assert acknowledged > 20 * KILLS

@@ -135,7 +135,8 @@ async def test_streams_registered_while_their_server_stops_are_stopped_at_once()
     (task,) = server.server_state.tasks  # so that uvicorn waits
     await task
     assert calls == ["stop", "count", "count", "count"]
-    handed_off(running_server(uvicorn.Server(uvicorn.Config(build())).server_state), late, 0)  # another's
+    another = running_server(uvicorn.Server(uvicorn.Config(build())).server_state)
+    handed_off(another, late, another.group)
     assert not server.server_state.tasks
     stop.end()
 

@@ -113,6 +113,7 @@ def granian(app: str, *options: str) -> Command:
 def gunicorn(app: str, *options: str, processes: int = 1) -> Command:
     """gunicorn with uvicorn's worker class, on a free port."""
     worker = ["-k", "uvicorn_worker.UvicornWorker", "--bind", f"{HOST}:0", "-w", str(processes)]
+    worker.append("--no-control-socket")  # one path for all processes of a user: a second one logs an error
     return Command([sys.executable, "-m", "gunicorn", *worker, *options, app], processes=processes)
 
 
