@@ -14,7 +14,7 @@ from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver, lease_of
 from sse_hub._runs.elsewhere import RunElsewhere
-from sse_hub._runs.existence import run_exists
+from sse_hub._runs.existence import run_exists, until_known
 from sse_hub._runs.once import Produce, run_once
 from sse_hub._runs.options import ErrorText, OnFinish, RunOptions
 from sse_hub._runs.registry import Runs
@@ -107,7 +107,9 @@ class RunningHub(StreamingHub):
             known = self._runs_here().get(name)
             if known is not None and (known.state == "running" or self._is_followed(name)):
                 return known
-            if self._is_followed(name):
+            # A process that has just begun may find the lease of a run free whose process died, and not know
+            # yet that there was one.
+            if await until_known(self, name):
                 if self._ending(name) == "ended":
                     raise TopicEnded(f"topic {name!r} has ended, and it was no run's")
                 return RunElsewhere(self, name, self._runs_here())
@@ -140,7 +142,8 @@ class RunningHub(StreamingHub):
         """Begin a run if its lease is free, and if its topic has not ended."""
         run = None
         try:
-            if await self._take_lease(lease_of(name), token):
+            # It may have become known while another process had the lease, and lost it.
+            if await self._take_lease(lease_of(name), token) and not self._is_followed(name):
                 driver = RunDriver(self, name, opens(), options, token)
                 await self._begin_run(name, options.keep, token)
                 run = self._start(driver)
