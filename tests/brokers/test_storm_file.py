@@ -12,8 +12,6 @@ import json
 import multiprocessing
 import os
 import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -50,10 +48,6 @@ class Follower:
                 else:
                     self.told.append(event.event)
 
-    def age(self) -> float:
-        """How many seconds it is behind, at most: the age of the newest entry that it has."""
-        return time.time() - int(self.seen[-1][0].partition("-")[0]) / 1000
-
     async def until(self, data: str) -> None:
         async with asyncio.timeout(2 * PATIENCE):
             await until_async(lambda: bool(self.seen) and self.seen[-1][1] == data)
@@ -81,23 +75,9 @@ async def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(
         process.start()
         writers[place] = (process, record)
 
-    async def keep_up() -> None:
-        """Stop the writers while a follower is far behind: what it has yet to read may be trimmed."""
-        if max(follower.age() for follower in followers) < MIN_AGE / 4:
-            return
-        pids = [process.pid for process, _ in writers.values() if process.pid]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        newest = number(files.last_id())
-        for follower in followers:
-            await until_async(lambda it=follower: number(it.seen[-1][0]) >= newest, 2 * PATIENCE)
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
     for place in range(WRITERS):
         start(place)
     for _ in range(KILLS):
-        await keep_up()
         place = dice.randrange(WRITERS)
         process, record = writers[place]
         await until_async(record.exists)  # it has begun
