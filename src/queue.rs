@@ -258,14 +258,9 @@ impl Queue {
         }
     }
 
-    /// Take all entries, and the numbers of entries dropped before the first and behind the last.
-    pub fn take(&mut self) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
-        self.take_some(usize::MAX)
-    }
-
-    /// The same with the first entries only: at least one, and as many as have no more than `most` bytes. What was
-    /// dropped behind the last is told with the last.
-    pub fn take_some(&mut self, most: usize) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
+    /// Take the first entries, and the numbers of entries dropped before the first and behind the last. At least one is
+    /// taken, and as many as have no more than `most` bytes; what was dropped behind the last is told with the last.
+    pub fn take(&mut self, most: usize) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
         let (mut count, mut bytes) = (self.entries.len(), self.bytes);
         if bytes > most {
             (count, bytes) = (0, 0);

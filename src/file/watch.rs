@@ -60,7 +60,7 @@ mod system {
             let wanted =
                 WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             inotify::add_watch(&inotify, dir, wanted | WatchFlags::ONLYDIR)?;
-            // SAFETY: a `OwnedFile` gives the one descriptor that it owns, which is open until it is dropped, and the
+            // SAFETY: an `OwnedFile` gives the one descriptor that it owns, which is open until it is dropped, and the
             // `AsyncFd` drops it.
             Ok(Some(Self(unsafe { AsyncFd::register(inotify) }?)))
         }

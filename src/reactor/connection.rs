@@ -78,12 +78,10 @@ pub struct Connection {
     progress: Progress,
     /// The most bytes in one write.
     most: usize,
-    /// The most bytes in one piece.
+    /// The most bytes in one piece: less than [`PIECE`] where little is given to the kernel.
     piece: usize,
     /// Bytes that the kernel may still join to one piece.
     joinable: usize,
-    /// Unsent bytes beyond which the kernel reports the socket as full.
-    unsent: u32,
     /// Whether the client has been quiet for a check or more: a FIN may never reach it.
     resets: bool,
     /// Whether it counts as open for those who wait for the streams to end.
@@ -131,7 +129,6 @@ impl Connection {
             most: if is_local { PIECE } else { usize::MAX },
             piece: PIECE,
             joinable: PIECE,
-            unsent: UNSENT_LIMIT,
             resets: false,
             is_counted: true,
             linger: None,
@@ -173,14 +170,13 @@ impl Connection {
     /// newer, as long as the hub has it.
     pub fn keep_fresh(&mut self) {
         (self.most, self.piece) = (FRESH_PIECE, FRESH_PIECE);
-        self.unsent = kernel::LEAST_UNSENT;
-        kernel::limit_unsent(self.socket.as_fd(), self.unsent);
+        kernel::limit_unsent(self.socket.as_fd(), kernel::LEAST_UNSENT);
     }
 
     /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be
     /// empty.
     pub fn write(&mut self, entries: &mut Vec<Arc<Entry>>, coalesced: &mut Coalesced) -> io::Result<Written> {
-        if self.unsent == UNSENT_LIMIT && entries.iter().any(|entry| entry.key().is_some()) {
+        if self.piece == PIECE && entries.iter().any(|entry| entry.key().is_some()) {
             self.keep_fresh();
         }
         let whole = self.send(entries, coalesced)?;

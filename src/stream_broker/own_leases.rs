@@ -25,6 +25,16 @@ struct Lease {
     changed: Arc<Notify>,
 }
 
+impl Lease {
+    /// Until when it is held unless it is renewed; `None` when it is not held.
+    fn held_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Held(until) if Instant::now() < until => Some(until),
+            State::Held(_) | State::Wanted => None,
+        }
+    }
+}
+
 /// A lease that was given up.
 pub struct Forgotten {
     /// Whether it was held, and had not run out.
@@ -71,17 +81,13 @@ impl Leases {
     }
 
     pub fn holds(&self, name: &str, token: &str) -> bool {
-        let is_held = |lease: &mut Lease| matches!(lease.state, State::Held(until) if Instant::now() < until);
-        self.with(name, token, is_held) == Some(true)
+        self.with(name, token, |lease| lease.held_until().is_some()) == Some(true)
     }
 
     /// Until when a lease is held unless it is renewed, and what is notified when it is given up before; `None` when it
     /// is not held.
     pub fn held_until(&self, name: &str, token: &str) -> Option<(Instant, Arc<Notify>)> {
-        let held = |lease: &mut Lease| match lease.state {
-            State::Held(until) if Instant::now() < until => Some((until, lease.changed.clone())),
-            State::Held(_) | State::Wanted => None,
-        };
+        let held = |lease: &mut Lease| Some((lease.held_until()?, lease.changed.clone()));
         self.with(name, token, held).flatten()
     }
 
@@ -95,8 +101,7 @@ impl Leases {
         }
         drop(leases);
         lease.changed.notify_one();
-        let was_held = matches!(lease.state, State::Held(until) if Instant::now() < until);
-        Some(Forgotten { was_held, is_awaited: lease.is_awaited })
+        Some(Forgotten { was_held: lease.held_until().is_some(), is_awaited: lease.is_awaited })
     }
 
     /// The holder of a lease, in any process, has released it.

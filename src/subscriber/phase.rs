@@ -381,7 +381,7 @@ impl Subscriber {
     /// Take the queue's entries, or the first of them.
     pub(super) fn take_queue(&mut self, now: Duration, out: &mut Vec<Arc<Entry>>) {
         let most = self.most_at_once(now);
-        let (before, entries, after) = self.queue.take_some(most);
+        let (before, entries, after) = self.queue.take(most);
         if !self.terms.control && before > 0 {
             drop(entries);
             self.queue.shrink();

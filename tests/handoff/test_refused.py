@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgi_layers import Awaiting, Passing
 from handoff_app import HANDED_OFF, PORTABLE, Observed, build
 from handoff_serving import (
     EVENTS,
@@ -33,26 +34,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from waiting import PATIENCE, until
-
-
-class Passing:
-    """Pure ASGI, changes nothing of the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def wrapped_receive() -> Message:
-            return await receive()
-
-        async def wrapped_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-passed", b"1")]
-            await send(message)
-
-        await self.app(dict(scope), wrapped_receive, wrapped_send)
 
 
 class Changing(Passing):
@@ -75,17 +58,6 @@ class Encoding(Passing):
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"Content-Encoding", b"identity")]
             await send(message)
-
-        await self.app(scope, receive, wrapped_send)
-
-
-class Awaiting(Passing):
-    """Pure ASGI, changes nothing, and takes its time after each message that it passed on."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def wrapped_send(message: Message) -> None:
-            await send(message)
-            await asyncio.sleep(0.02)
 
         await self.app(scope, receive, wrapped_send)
 

@@ -12,6 +12,7 @@ import weakref
 from typing import Any
 
 import pytest
+from asgi_layers import Awaiting
 from run_sources import Gate
 from sse_hub import EventSourceResponse, Hub, Subscription
 from sse_hub.sse import AppStatus
@@ -20,7 +21,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
 from wire import WAYS, Site, Stream, only
 
@@ -69,17 +69,6 @@ def test_it_is_handed_off_and_its_dependencies_and_tasks_end(site: Site) -> None
 @pytest.mark.parametrize("kind", ["hub.response", "EventSourceResponse"])
 def test_middleware_may_take_its_time_after_each_message(site: Site, kind: str) -> None:
     hub = site.hub()
-
-    class Awaiting:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            async def slowly(message: Message) -> None:
-                await send(message)
-                await asyncio.sleep(0.02)
-
-            await self.app(scope, receive, slowly)
 
     def make(request: Request) -> Response:
         return hub.response("t") if kind == "hub.response" else EventSourceResponse(hub.subscribe("t"))

@@ -249,7 +249,7 @@ class RunDriver:
             try:
                 published = publish(name, value, self._room, token)
             except HubFull:
-                published = await self._publish_later(value)
+                published = await self._publish_later(value, token)
             if published is None:
                 raise self._too_large()
             self._room -= published[1]
@@ -268,11 +268,11 @@ class RunDriver:
             f"run {self.name!r} yields more than max_bytes={limit}; its last event was not published"
         )
 
-    async def _publish_later(self, value: Any) -> tuple[Publication, int] | None:
+    async def _publish_later(self, value: Any, token: str) -> tuple[Publication, int] | None:
         while True:
             await asyncio.sleep(_PATIENCE)
             try:
-                return self._hub._publish_part(self.name, value, self._room, self._token)
+                return self._hub._publish_part(self.name, value, self._room, token)
             except HubFull:
                 continue
 

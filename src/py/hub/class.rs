@@ -378,7 +378,7 @@ impl PyHub {
         topic: &str,
         value: Bound<'py, PyAny>,
         room: usize,
-        token: Option<&str>,
+        token: &str,
     ) -> PyResult<Option<(PyPublication, usize)>> {
         let topic = Topic::new(topic).or_raise(py)?;
         let draft = Fields::only(value).draft(py)?;
@@ -386,13 +386,9 @@ impl PyHub {
         if size > room {
             return Ok(None);
         }
-        let published = if self.generations.has_broker() {
-            let fence = held(&topic, token);
-            self.generations.post_letter(py, Letter::Event { to: To::Topics(vec![topic]), draft }, fence)?
-        } else {
-            self.post(py, To::Topics(vec![topic]), draft)?
-        };
-        Ok(Some((published, size)))
+        let fence = held(&topic, Some(token));
+        let letter = Letter::Event { to: To::Topics(vec![topic]), draft };
+        Ok(Some((self.generations.post_letter(py, letter, fence)?, size)))
     }
 
     // As `publish`, while a lease is held: the broker refuses it otherwise.

@@ -11,7 +11,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use super::class::PyHub;
 use crate::error::Error;
-use crate::py::pump::step::{Awaited, Source, Step};
+use crate::py::pump::step::{self, Awaited, Source, Step};
 use crate::py::values::convert::Fields;
 use crate::py::values::exceptions::OrRaise;
 use crate::topic::Topic;
@@ -96,11 +96,7 @@ impl RunPump {
         trace: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
         drop(trace);
-        let error = PyErr::from_value(value.filter(|value| !value.is_none()).unwrap_or(kind));
-        match self.advance(py, Some(error))? {
-            None => Err(PyStopIteration::new_err(())),
-            some => Ok(some),
-        }
+        step::throw(kind, value, |error| self.advance(py, Some(error)))
     }
 
     fn close(&mut self, py: Python<'_>) -> PyResult<()> {

@@ -28,7 +28,7 @@ pub mod step;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::asyncio::CancelledError;
-use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
+use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -156,11 +156,7 @@ impl Pump {
         trace: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
         drop(trace);
-        let error = PyErr::from_value(value.filter(|value| !value.is_none()).unwrap_or(kind));
-        match self.advance(py, Some(error))? {
-            None => Err(PyStopIteration::new_err(())),
-            some => Ok(some),
-        }
+        step::throw(kind, value, |error| self.advance(py, Some(error)))
     }
 
     fn close(&mut self, py: Python<'_>) -> PyResult<()> {

@@ -5,6 +5,19 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
+/// ``throw(kind, value)`` of what is awaited: go on with the exception. `None` from `advance` is its end.
+pub fn throw(
+    kind: Bound<'_, PyAny>,
+    value: Option<Bound<'_, PyAny>>,
+    advance: impl FnOnce(PyErr) -> PyResult<Option<Py<PyAny>>>,
+) -> PyResult<Option<Py<PyAny>>> {
+    let error = PyErr::from_value(value.filter(|value| !value.is_none()).unwrap_or(kind));
+    match advance(error)? {
+        None => Err(PyStopIteration::new_err(())),
+        some => Ok(some),
+    }
+}
+
 /// The result of a step.
 pub enum Step {
     /// The task must wait: the value to yield to asyncio for that.

@@ -29,7 +29,7 @@ fn value(seq: u64, size: usize, key: Option<u8>, topics: &[u64]) -> Arc<Entry> {
 
 /// The numbers of what waits, with how many were dropped before the first and after the last.
 fn take(queue: &mut Queue) -> (u64, Vec<u64>, u64) {
-    let (before, entries, after) = queue.take();
+    let (before, entries, after) = queue.take(usize::MAX);
     (before, entries.map(|entry| entry.seq.unwrap()).collect(), after)
 }
 
