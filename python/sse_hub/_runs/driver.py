@@ -241,6 +241,7 @@ class RunDriver:
     async def _publish_over_broker(self, token: str) -> None:
         name, publish = self.name, self._hub._publish_part
         keeps = self._options.on_finish is not None
+        unsettled = self._unsettled
         count = 0
         # Without a coroutine for each event, which costs as much as publishing it.
         async for value in self._source:
@@ -255,12 +256,18 @@ class RunDriver:
             self._room -= published[1]
             if keeps:
                 self._events.append(value)
-            await self._settle_some(published[0])
+            unsettled.append(published[0])
+            if len(unsettled) > _AHEAD:
+                # One wait for many: answers come in the order of the events.
+                await unsettled[_AHEAD // 2]
+            while unsettled and unsettled[0].done():
+                # An event that the broker did not accept would be a gap in the run, so the run fails.
+                await unsettled.popleft()
             count += 1
             if count % _BURST == 0:
                 await asyncio.sleep(0)
-        while self._unsettled:
-            await self._unsettled.popleft()
+        while unsettled:
+            await unsettled.popleft()
 
     def _too_large(self) -> RunTooLarge:
         limit = self._options.max_bytes
@@ -275,12 +282,6 @@ class RunDriver:
                 return self._hub._publish_part(self.name, value, self._room, token)
             except HubFull:
                 continue
-
-    async def _settle_some(self, published: Publication) -> None:
-        """An event that the broker did not accept would be a gap in the run, so the run fails."""
-        self._unsettled.append(published)
-        while self._unsettled and (len(self._unsettled) > _AHEAD or self._unsettled[0].done()):
-            await self._unsettled.popleft()
 
     def _driven(self, task: asyncio.Task[None]) -> None:
         self.end(RunState.STOPPED)  # one that was cancelled before its first step
