@@ -31,7 +31,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-bench build setup venv system clean format reference docs
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-rust lint-python lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -139,17 +139,24 @@ test-windows: venv
 	@sh tools/system-packages.sh gcc-mingw-w64-x86-64 wine wine64 unzip
 	@sh tools/test-windows.sh $(VENV) "$(WINDOWS_PYTHON)"
 
-lint: venv build lint-bench $(VENV)/.bench-ready
+# The linker of the extension keeps one core busy for two minutes: Python's linters have the other one.
+lint: venv $(VENV)/.bench-ready $(VENV)/.node-ready
+	$(MAKE) --no-print-directory -j 2 --output-sync=target lint-rust lint-python
+	$(PY) -m mypy.stubtest sse_hub._core
+
+lint-rust: build lint-bench
 	cargo fmt --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --no-default-features --all-targets -- -D warnings
 	cargo clippy -q --no-default-features --features shuttle --test model -- -D warnings
+
+lint-python: venv $(VENV)/.bench-ready $(VENV)/.node-ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(PY) tools/snippets.py
 	$(VENV)/bin/mypy --config-file tools/snippets.ini target/snippets
-	$(PY) -m mypy.stubtest sse_hub._core
+	$(VENV)/node/node_modules/.bin/pyright
 
 # Go is not needed to work on the package: its peer is looked at where Go is installed.
 lint-bench:

@@ -53,7 +53,8 @@ class ServerStop:
         here = [registration for registration in registered() if registration.loop is self._loop]
         by_grace: dict[float, list[tuple[Registration | None, Any]]] = {}
         carried = [registration for registration in here if registration.group is None]
-        for registration, connection in self._server.select(carried):
+        # pyright takes a callable in a slot for a method of the class.
+        for registration, connection in self._server.select(carried):  # pyright: ignore[reportArgumentType]
             by_grace.setdefault(self._grace(registration), []).append((registration, connection))
             if registration.drains():
                 registration.stop()
@@ -77,7 +78,7 @@ class ServerStop:
             self._hold_for(registration)
         if registration.group is not None:
             return
-        for _, connection in self._server.select([registration]):
+        for _, connection in self._server.select([registration]):  # pyright: ignore[reportArgumentType]
             if registration.drains():
                 self._loop.call_soon(registration.stop)
             self._abort_after(self._grace(registration), [(registration, connection)])
