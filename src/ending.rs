@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::entry::{Cursor, Entry, Target};
 use crate::frame::{FrameBuilder, escape_separators};
-use crate::ids::EventId;
+use crate::ids::{EventId, StreamId};
 
 /// The state in which a topic ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,12 @@ impl TopicEnd {
     pub fn cursor(&self) -> Option<Cursor> {
         self.id.map(|id| Cursor { seq: self.seq, id })
     }
+
+    /// Orders the ends of one hub. Ends that were adopted may have the same number.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.seq, self.id.and_then(StreamId::from_event_id))
+    }
 }
 
 /// One event of an end: its name, and its data.
@@ -122,6 +128,12 @@ impl Ending {
     /// The end of a topic that belonged to no run.
     pub const ENDED: Self = Self { state: EndState::Ended, error: None };
 
+    /// Whether a stream has last events, or the end of the body says everything.
+    #[must_use]
+    pub fn has_tail(&self, format: Option<Format>, has_control: bool) -> bool {
+        !self.said(format, has_control).is_empty()
+    }
+
     /// The last events of a stream; empty when the end of the body says everything. The last event carries the id of
     /// the end.
     #[must_use]
@@ -132,11 +144,7 @@ impl Ending {
         cursor: Option<Cursor>,
         at: Duration,
     ) -> Vec<Arc<Entry>> {
-        let said = match format {
-            Some(format) => self.in_format(format),
-            None if has_control => vec![(Some("stream-end"), Data::Json(self.as_json()))],
-            None => Vec::new(),
-        };
+        let said = self.said(format, has_control);
         let last = said.len().saturating_sub(1);
         let entry = |(at_place, said): (usize, Said)| {
             let cursor = cursor.filter(|_| at_place == last);
@@ -144,6 +152,14 @@ impl Ending {
             Arc::new(entry.named(cursor.map(|cursor| cursor.id)))
         };
         said.into_iter().enumerate().map(entry).collect()
+    }
+
+    fn said(&self, format: Option<Format>, has_control: bool) -> Vec<Said> {
+        match format {
+            Some(format) => self.in_format(format),
+            None if has_control => vec![(Some("stream-end"), Data::Json(self.as_json()))],
+            None => Vec::new(),
+        }
     }
 
     fn as_json(&self) -> Value {

@@ -112,6 +112,14 @@ impl Numbering {
         }
     }
 
+    /// The number of the log's entry `id`; for one from before the current order, the number of its beginning.
+    #[must_use]
+    pub fn number(&self, id: StreamId) -> Option<u64> {
+        let Self::Stream(names) = self else { return None };
+        let at = names.ids.partition_point(|known| *known < id);
+        Some(names.first + at.saturating_sub(names.start) as u64)
+    }
+
     /// Whether the log was once followed up to `id`: a log that has this id is the same log, whatever else it lost.
     #[must_use]
     pub fn has_followed(&self, id: StreamId) -> bool {

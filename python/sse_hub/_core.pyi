@@ -429,8 +429,8 @@ class Hub:
 
         The end is an entry in the log. The topic's subscribers get what is queued for them, then
         ``stream-end``, then the end of the body; a stream in several topics ends when all of them have ended.
-        Later clients get what the topic keeps, then the end. A client that returns with an id at or after the
-        end gets a 204, at which a browser's ``EventSource`` stops. May be called from any thread.
+        Later clients get what the topic keeps, then the end. A client that returns with the end's id gets a
+        204, at which a browser's ``EventSource`` stops. May be called from any thread.
 
         Args:
             topic: the topic's name; the topic need not have been used before.

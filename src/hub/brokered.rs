@@ -204,10 +204,12 @@ impl Hub {
             return None;
         }
         let request = state.subscribers.get_mut(&subscriber)?.unresolved.take()?;
-        let end = state.numbering.end();
+        // Behind the end of its topics there is nothing for it.
+        let end = state.end_of(&topics).and_then(|end| end.id).and_then(StreamId::from_event_id);
+        let end = end.or(state.numbering.end());
         let fetches = matches!(verdict, Verdict::Kept(..));
         let plan = match verdict {
-            Verdict::Kept(id, next) => state.plan_fetch(id, next, &topics),
+            Verdict::Kept(id, next) => state.plan_fetch(id, next, &request, &topics),
             Verdict::Lost(reason) => {
                 let seq = state.seq;
                 state.plan_anew(&request, Some((reason, seq)), &topics, now)
@@ -327,14 +329,15 @@ impl State {
         match self.numbering.find(text, self.seq) {
             Place::Elsewhere(id) => Some(Question(Some(id))),
             Place::Nowhere(_) => (!self.numbering.has_started()).then_some(Question(None)),
+            Place::Here(seq) if seq >= self.head_of(request, topics) => None,
             Place::Here(seq) if self.history.reaches(topics, seq, now) => None,
             Place::Here(_) => Some(Question(StreamId::parse(text))),
         }
     }
 
     /// The stream of a client whose gap the broker fetches, up to the current head; newer events come from history.
-    fn plan_fetch(&mut self, id: StreamId, next: Box<dyn Wake>, topics: &TopicIds) -> Plan {
-        let cursor = self.seq;
+    fn plan_fetch(&self, id: StreamId, next: Box<dyn Wake>, request: &Request, topics: &TopicIds) -> Plan {
+        let cursor = self.head_of(request, topics);
         Plan {
             cursor,
             id: id.event_id(),

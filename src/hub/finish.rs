@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Hub, Registered, State, ring};
+use smallvec::SmallVec;
+
+use super::{Hub, Registered, Request, State, ring};
 use crate::broker::letter::Step;
 use crate::change::{Change, Finished};
 use crate::ending::{Ending, TopicEnd};
@@ -13,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{EventId, StreamId, SubscriberId};
 use crate::log::Item;
-use crate::numbering::Place;
 use crate::reader::Reader;
 use crate::topic::{Topic, TopicId, TopicIds};
 
@@ -108,7 +109,8 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.expire(self, now);
-        let seq = state.seq;
+        // Its place in the order, not the newest: what follows it here is not for a client of this topic.
+        let seq = state.numbering.number(id).map_or(state.seq, |seq| seq.min(state.seq));
         for topic in state.intern(&self.config, std::slice::from_ref(topic)) {
             if !state.ends.has(topic) {
                 let end = TopicEnd { seq, id: id.event_id(), ending: ending.clone() };
@@ -130,16 +132,19 @@ impl Hub {
         state.ends.stops.remove(&id)
     }
 
-    /// Whether a client whose last id is this one has received everything that these topics will ever publish.
+    /// Whether a client whose last id is this one has received the end of a stream in these topics, which is the last
+    /// that they will ever give. Only the end itself carries its id; a later one says nothing of that.
     #[must_use]
     pub fn is_over(&self, topics: &[Topic], last_event_id: &str) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.expire(self, now);
-        let has_all = state.has_all_until_the_end(topics, last_event_id);
+        let ids: Option<TopicIds> = topics.iter().map(|topic| state.topics.find(topic.as_str())).collect();
+        let end = ids.as_ref().and_then(|ids| state.end_of(ids)).and_then(|end| end.id);
+        let has_end = end.is_some() && end == EventId::parse(last_event_id);
         drop(state);
         self.hand_over_presence();
-        has_all
+        has_end
     }
 
     /// Close the stream of a subscriber that has received everything of its topics, which have ended. `None` when it
@@ -231,22 +236,24 @@ impl State {
         }
     }
 
-    /// Whether these topics have ended, and a client whose last id is this one has everything of them.
-    fn has_all_until_the_end(&self, topics: &[Topic], last_event_id: &str) -> bool {
-        let end_of =
-            |topic: &Topic| self.topics.find(topic.as_str()).and_then(|id| self.ends.by_topic.get(&id));
-        let ends: Option<Vec<_>> = topics.iter().map(end_of).collect();
-        let Some(last) = ends.and_then(|ends| ends.into_iter().max_by_key(|end| end.seq)) else {
-            return false;
-        };
-        let end = last.id.and_then(StreamId::from_event_id);
-        match (self.numbering.find(last_event_id, self.seq), end, StreamId::parse(last_event_id)) {
-            (Place::Nowhere(_), ..) => false,
-            // With a broker, the ids say it: an end that was adopted has no number of its own.
-            (_, Some(end), Some(id)) => end <= id,
-            (Place::Here(seq), ..) => seq >= last.seq,
-            (Place::Elsewhere(_), ..) => false,
+    /// The end of a stream in these topics: the last of theirs, if all have ended.
+    pub(super) fn end_of(&self, topics: &[TopicId]) -> Option<&Arc<TopicEnd>> {
+        if self.ends.by_topic.is_empty() {
+            return None;
         }
+        let named = topics.iter().filter(|topic| **topic != TopicId::BROADCAST);
+        let ends: Option<SmallVec<[_; 4]>> = named.map(|topic| self.ends.by_topic.get(topic)).collect();
+        ends?.into_iter().max_by_key(|end| end.order())
+    }
+
+    /// The number up to which a new stream in these topics receives what is kept: the newest one. A stream whose topics
+    /// have all ended begins before their end, as it would have then: a client that had the end's id, or a later one,
+    /// would not come back for the end if it were cut before that. Without last events there is nothing to come for.
+    pub(super) fn head_of(&self, request: &Request, topics: &[TopicId]) -> u64 {
+        self.end_of(topics).map_or(self.seq, |end| {
+            let has_tail = end.ending.has_tail(request.format, !request.no_control);
+            end.seq.saturating_sub(u64::from(has_tail))
+        })
     }
 
     /// Whether all topics of a subscriber have ended: its stream ends, and nothing new goes to it.
@@ -311,7 +318,7 @@ impl State {
             return (topics, None);
         }
         let ends = topics.iter().filter_map(|topic| self.ends.by_topic.get(topic));
-        let Some(end) = ends.max_by_key(|end| end.seq).cloned() else { return (topics, None) };
+        let Some(end) = ends.max_by_key(|end| end.order()).cloned() else { return (topics, None) };
         topics.retain(|topic| !self.ends.has(*topic));
         if topics.iter().all(|&topic| topic == TopicId::BROADCAST) {
             topics = TopicIds::new();

@@ -281,10 +281,11 @@ impl State {
 
     /// How a stream begins, from what this process keeps.
     pub(super) fn plan(&mut self, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
-        let head = self.seq;
-        let asked = request.given().map(|text| match self.numbering.find(text, head) {
+        let head = self.head_of(request, topics);
+        let asked = request.given().map(|text| match self.numbering.find(text, self.seq) {
             Place::Nowhere(reason) => Err((reason, 0)),
             Place::Elsewhere(_) => Err((ResetReason::Evicted, head)),
+            Place::Here(seq) if seq >= head => Ok(head),
             Place::Here(seq) if !self.history.reaches(topics, seq, now) => Err((ResetReason::Evicted, seq)),
             Place::Here(seq) => Ok(seq),
         });
@@ -314,7 +315,7 @@ impl State {
         topics: &TopicIds,
         now: Duration,
     ) -> Plan {
-        let head = self.seq;
+        let head = self.head_of(request, topics);
         let given = request.given();
         // A snapshot replaces everything that is lost.
         let complete =

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import httpx
 import pytest
-from sse_hub import EndReason, EventSourceResponse, Hub, TopicEnded
+from sse_hub import EndReason, EventSourceResponse, Hub, Subscription, TopicEnded
+from sse_hub._testing.event_parser import EventParser
 from sse_hub.testing import Clock
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +20,7 @@ SITES = tuple(WAYS)
 
 
 def answer(site: Site, id: str | None) -> httpx.Response:
-    headers = {} if id is None else {"Last-Event-ID": id}
+    headers = {"Last-Event-ID": id} if id else {}
     return httpx.get(f"http://127.0.0.1:{site.port}/", headers=headers, timeout=30, trust_env=False)
 
 
@@ -70,15 +72,43 @@ def test_a_client_with_the_end_gets_204(site: Site) -> None:
     for app in (hub.endpoint("t"), hub.endpoint("t", control=False), subscribed):
         site.app = app
         assert answer(site, before).status_code == 200
-        for id in (end, later):
-            response = answer(site, id)
-            assert (response.status_code, response.content) == (204, b"")
-            assert "content-type" not in response.headers
-            assert "content-length" not in response.headers
+        response = answer(site, end)
+        assert (response.status_code, response.content) == (204, b"")
+        assert "content-type" not in response.headers
+        assert "content-length" not in response.headers
+        assert answer(site, later).status_code == 200, "it may not have had the end"
         until(lambda: hub.count() == 0)
     site.app = hub.endpoint(["t", "other"])
-    hub.end("other")
-    assert answer(site, later).status_code == 200, "the other topic ended later"
+    last = hub.end("other").id
+    assert [answer(site, id).status_code for id in (end, last)] == [200, 204]
+
+
+def test_a_client_that_is_cut_before_the_end_comes_back_for_it(site: Site) -> None:
+    """Whatever it has received by then, if only the opening of its stream."""
+    hub = site.hub()
+    hub.publish("t", 1)
+    for topic in ("t", "empty"):
+        hub.end(topic)
+    hub.publish("other", 1)
+    later = hub.broadcast(2).id or ""
+
+    async def rows(_: Subscription) -> list[int]:
+        return [3, 4]
+
+    ways: list[dict[str, Any]] = [{}, {"replay": "all"}, {"initial": rows}]
+    for topic, options in itertools.product(("t", "empty"), ways):
+        site.app = hub.endpoint(topic, **options)
+        for came in ("", "none-1", later):
+            parser = EventParser(came)
+            parser.feed(answer(site, came).content)
+            *before, end = [event for event in parser.events if not event.is_comment]
+            assert end.event == "stream-end"
+            for event in before:
+                again = answer(site, event.id)
+                assert again.status_code == 200, (topic, options, event)
+                assert b"event: stream-end" in again.content
+            assert answer(site, end.id).status_code == 204, (topic, options, came)
+    until(lambda: hub.count() == 0)
 
 
 def test_a_background_task_runs_when_there_is_nothing_to_stream(site: Site) -> None:

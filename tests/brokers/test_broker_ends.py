@@ -33,6 +33,20 @@ def test_the_streams_of_every_worker_end(store: Store, pair: Pair) -> None:
             assert names(late.rest()) == ["1", "stream-end"]
 
 
+def test_a_client_that_is_cut_before_the_end_comes_back_for_it(store: Store, pair: Pair) -> None:
+    """Also one that has received only the opening, or an id from behind the end."""
+    with Hub(store.url, name=pair.name) as hub:
+        end = hub.end("t").result(PATIENCE)
+        later = hub.publish("other", 1).result(PATIENCE) or ""
+        for worker in pair.hubs(store.url):
+            for came in (later, ""):
+                with worker.listen(last_event_id=came) as client:
+                    cut = client.opened().id
+                with worker.listen(last_event_id=cut) as back:
+                    assert names(back.rest()) == ["stream-end"]
+                    assert back.last_event_id == end
+
+
 async def test_a_process_that_starts_later_knows_what_has_ended(store: Store) -> None:
     async with Hub(store.url) as hub:
         await hub.publish("t", 1)

@@ -96,18 +96,15 @@ fn later_clients_get_what_is_kept_and_then_the_end() {
     world.publish(&["a"], "2");
     world.end("a");
     world.hub.broadcast(draft("to all")).unwrap();
-    for (request, expected) in [
+    for (request, mut expected) in [
         (all_past(&["a"]), vec!["stream-open #0", "1 #1", "2 #3"]),
-        (request(&["a"]), vec!["stream-open #5"]),
+        (request(&["a"]), vec!["stream-open #3"]),
         (Request { last_event_id: Some(world.id(1)), ..request(&["a"]) }, vec!["stream-open #1", "2 #3"]),
     ] {
         let stream = world.subscribe(&request);
         world.drain();
-        let mut got = read(&world, &stream);
-        assert_eq!(got.pop().as_deref(), Some(END), "its id would go back behind #5");
-        assert!(got.iter().any(|seen| seen.ends_with("#5")));
-        got.retain(|seen| !seen.starts_with("to all"));
-        assert_eq!(got, expected);
+        expected.push("stream-end {\"state\":\"ended\"} #4");
+        assert_eq!(read(&world, &stream), expected, "as those who were there: nothing behind the end");
     }
     let some = world.subscribe(&all_past(&["a", "b"]));
     world.drain();
@@ -126,7 +123,7 @@ fn a_snapshot_comes_before_the_end() {
     world.drain();
     assert_eq!(read(&world, &stream), ["stream-open"]);
     assert!(stream.initial(&["row"]));
-    assert_eq!(read(&world, &stream), ["row #2", &format!("{END} #2")]);
+    assert_eq!(read(&world, &stream), ["row #1", &format!("{END} #2")]);
 }
 
 #[test]
@@ -137,10 +134,60 @@ fn a_client_with_the_end_has_everything() {
     world.end("a");
     assert!(!is_over(&["a"], 1) && is_over(&["a"], 2) && !is_over(&["a", "b"], 2));
     world.end("b");
-    assert!(!is_over(&["a", "b"], 2) && is_over(&["a", "b"], 3) && is_over(&["a"], 3));
+    assert!(!is_over(&["a", "b"], 2) && is_over(&["a", "b"], 3));
+    assert!(!is_over(&["a"], 3), "a later id says nothing of the end");
     assert!(!is_over(&[], 3) && !is_over(&["a"], 4) && !world.hub.is_over(&topics(&["a"]), "k3f9x2-9"));
     world.advance(KEEP);
     assert!(!is_over(&["a"], 2), "its name is free");
+}
+
+/// However a client comes, and wherever it is cut: it comes back for the end until it has it.
+#[test]
+fn a_client_has_everything_only_with_the_end() {
+    let world = World::new(config());
+    world.end("empty");
+    world.publish(&["a"], "1");
+    world.end("a");
+    world.end("b");
+    world.publish(&["other"], "x");
+    world.hub.broadcast(draft("to all")).unwrap();
+    let back = |id: u64| Some(world.id(id));
+    for names in [&["empty"][..], &["a"], &["a", "b"]] {
+        for last_event_id in [None, Some("k3f9x2-9".into()), back(0), back(2), back(3), back(4), back(6)] {
+            for past in [None, Some(Past::All), Some(Past::Last(1))] {
+                for initial in [None, Some(&[][..]), Some(&["row", "last row"][..])] {
+                    let asked = Request { last_event_id: last_event_id.clone(), past, ..request(names) };
+                    let stream = world.subscribe(&Request { initial: initial.is_some(), ..asked.clone() });
+                    world.drain();
+                    let mut seen = read(&world, &stream);
+                    if let Some(rows) = initial {
+                        stream.initial(rows);
+                        seen.extend(read(&world, &stream));
+                    }
+                    for seen in &seen {
+                        let Some((said, seq)) = seen.rsplit_once('#') else { continue };
+                        let is_end = said.starts_with("stream-end");
+                        let id = world.id(seq.parse().unwrap());
+                        let is_over = world.hub.is_over(&topics(names), &id);
+                        assert_eq!(is_over, is_end, "{seen} of {asked:?}");
+                    }
+                    assert!(seen.last().is_some_and(|seen| seen.starts_with(END) && seen.contains('#')));
+                }
+            }
+        }
+    }
+}
+
+/// The end of its body is all that it is told, so it needs to come back for nothing.
+#[test]
+fn a_stream_without_last_events_begins_with_the_ends_id() {
+    let world = World::new(config());
+    world.end("a");
+    world.publish(&["other"], "x");
+    let stream = world.subscribe(&Request { no_control: true, ..request(&["a"]) });
+    world.drain();
+    assert_eq!(read(&world, &stream), ["#1"]);
+    assert!(world.hub.is_over(&topics(&["a"]), &world.id(1)));
 }
 
 #[test]

@@ -6,12 +6,13 @@ use std::time::Duration;
 use sse_hub::broker::letter::{Letter, Step, To};
 use sse_hub::ending::Ending;
 use sse_hub::error::Error;
+use sse_hub::hub::Request;
 use sse_hub::ids::StreamId;
 use sse_hub::topic::Topic;
 
 use crate::ends::{END, KEEP, read};
 use crate::stream::{later, undecided};
-use crate::support::{World, config, draft, topics};
+use crate::support::{World, config, draft, request, topics};
 
 #[test]
 fn nothing_new_goes_to_a_stream_whose_topics_have_ended() {
@@ -63,7 +64,12 @@ fn the_end_of_who_leaves_its_last_topic_has_no_id_before_what_it_has() {
         world.drain();
         assert_eq!(read(&world, stream), [END], "whenever it came");
     }
-    assert!(world.hub.is_over(&topics(&["a"]), &world.id(2)));
+    // A client that was cut before that end has the same id. It comes for the end once more.
+    assert!(!world.hub.is_over(&topics(&["a"]), &world.id(2)));
+    let back = world.subscribe(&Request { last_event_id: Some(world.id(2)), ..request(&["a"]) });
+    world.drain();
+    assert_eq!(read(&world, &back), ["stream-open #0", &format!("{END} #1")]);
+    assert!(world.hub.is_over(&topics(&["a"]), &world.id(1)));
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl Model {
         let (world, client) = (&self.worlds[0], &mut self.clients[who]);
         let id = world.id(client.last);
         let is_over = world.hub.is_over(&topics(&client.names), &id);
-        prop_assert_eq!(is_over, end.is_some_and(|end| client.last >= end));
+        // The end has a place of its own, which nothing else gives.
+        prop_assert_eq!(is_over, end == Some(client.last));
         if !is_over {
             client.stream.leave();
             let request = Request { last_event_id: Some(id), ..all_past(&client.names) };
@@ -155,8 +156,7 @@ impl Model {
     fn expected(&self, client: &Client) -> Vec<String> {
         let events = self.log.iter().filter(|(name, _)| client.names.contains(name));
         let events = events.map(|(_, seq)| format!("x #{seq}"));
-        let shown = |end| if client.last > end { END.into() } else { format!("{END} #{end}") };
-        events.chain(self.end_of(client).map(shown)).collect()
+        events.chain(self.end_of(client).map(|end| format!("{END} #{end}"))).collect()
     }
 }
 
@@ -187,7 +187,8 @@ fn take(worlds: &[World; 2], client: &mut Client) {
         if let Some((_, seq)) = seen.rsplit_once('#') {
             let seq: u64 = seq.parse().unwrap();
             let may_repeat = u64::from(seen.starts_with("stream-"));
-            assert!(seq + may_repeat > client.last, "{seen} after #{}", client.last);
+            // One that left its last topic has ids from behind the end, for which it comes back.
+            assert!(seq + may_repeat > client.last || !client.is_fixed, "{seen} after #{}", client.last);
             client.last = client.last.max(seq);
         }
         if !seen.starts_with("stream-open") && !seen.starts_with("stream-cursor") {

@@ -86,9 +86,10 @@ impl Worker {
     }
 
     /// Publish to another topic.
-    fn publish_elsewhere(&self) {
+    fn publish_elsewhere(&self) -> StreamId {
         let letter = Letter::Event { to: To::Topics(topics(&["else"])), draft: draft("x") };
-        wait(&self.world.hub.post(letter).unwrap()).unwrap();
+        let id = wait(&self.world.hub.post(letter).unwrap()).unwrap().expect("it has an id");
+        StreamId::parse(&id.to_string()).unwrap()
     }
 
     fn state(&self) -> Option<EndState> {
@@ -115,6 +116,12 @@ fn an_end_is_everybodys() {
     until(|| c.state().is_some());
     assert_eq!(c.whole(), ["1", "stream-end"]);
     assert!(c.world.hub.is_over(&[topic()], &id));
+    // A client that asks for no past, and is cut behind its first event, comes back for the end.
+    let behind = c.publish_elsewhere();
+    until(|| c.world.hub.has_followed(behind));
+    let mut new = c.resume(None);
+    new.until(&c, |client| client.has_ended);
+    assert_eq!((&*new.seen, new.last), (&["stream-open".into(), "stream-end".into()][..], Some(id)));
     let d = Worker::without_history(&store);
     until(|| d.state().is_some());
     assert_eq!(d.whole().last().map(String::as_str), Some("stream-end"));
@@ -135,15 +142,17 @@ fn a_client_fetches_what_it_missed_before_the_end() {
     for n in 200..210 {
         a.publish(&n.to_string()).unwrap();
     }
-    a.end(KEEP).unwrap();
+    let end = a.end(KEEP).unwrap().expect("it has an id").to_string();
+    let behind = a.publish_elsewhere();
     let b = Worker::without_history(&store);
-    until(|| b.state().is_some());
+    until(|| b.state().is_some() && b.world.hub.has_followed(behind));
     let mut back = b.resume(Some(&at));
     back.until(&b, |client| client.has_ended);
     back.seen.retain(|seen| !seen.starts_with("stream-open") && seen != "stream-cursor");
     let mut expected: Vec<String> = (200..210).map(|n| n.to_string()).collect();
     expected.push("stream-end".into());
     assert_eq!(back.seen, expected);
+    assert_eq!(back.last, Some(end), "it need not come again, although the log goes on behind the end");
 }
 
 #[test]
@@ -356,6 +365,16 @@ fn a_process_that_missed_the_end_of_a_run_in_a_gap_learns_it() {
     watcher.until(&b, |client| client.has_ended);
     assert_eq!(watcher.seen, ["stream-reset", "stream-end"]);
     assert_eq!(b.state(), Some(EndState::Done));
+    // The ids behind the gap are later than that of the end. A client that was cut before the end has such a one.
+    let end = watcher.last.unwrap();
+    assert!(b.world.hub.is_over(&[topic()], &end));
+    let later = b.publish_elsewhere();
+    until(|| b.world.hub.has_followed(later));
+    assert!(!b.world.hub.is_over(&[topic()], &later.to_string()));
+    let mut back = b.resume(Some(&later.to_string()));
+    back.until(&b, |client| client.has_ended);
+    assert_eq!(back.seen, ["stream-open", "stream-end"]);
+    assert_eq!(back.last, Some(end));
 }
 
 #[test]
