@@ -9,7 +9,8 @@ import multiprocessing.forkserver
 import os
 import resource
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 from sse_hub import BrokerError, FileBroker, Hub
 
 HISTORY = 2000
-# Longer than a follower on a loaded machine may stand still.
-MIN_AGE = 10.0
+# Shorter than a storm takes, so that segments are deleted in it.
+MIN_AGE = 0.5
+# What a follower has yet to read is kept, however slow it is, while each of a few writers is ahead by this.
+AHEAD = HISTORY // 8
 
 
 def fork_server() -> Any:
@@ -37,12 +40,24 @@ def fork_server() -> Any:
     return context
 
 
-def write(url: str, name: str, record: str) -> None:
-    """Publish numbers until killed; what was acknowledged goes into the file ``record``."""
+def small_hub(url: str, **options: Any) -> Hub:
+    """A hub whose log has small segments, and deletes them soon."""
+    return Hub(FileBroker(url, min_age=MIN_AGE), history=HISTORY, **options)
+
+
+def write(url: str, name: str, record: str, seen: Sequence[int] = (), place: int = 0) -> None:
+    """Publish numbers until killed; what was acknowledged goes into the file ``record``.
+
+    ``seen[place]`` is how many of its events all followers have. Without waiting for them it would outrun
+    the followers of a loaded machine until what they have yet to read is deleted, which is a gap.
+    """
     file = os.open(record, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    hub = Hub(FileBroker(url, min_age=MIN_AGE), history=HISTORY)
-    number = 0
+    hub = small_hub(url)
+    number = acknowledged = 0
     while True:
+        if seen and acknowledged - seen[place] > AHEAD:
+            while acknowledged - seen[place] > AHEAD // 2:  # then it writes many at once
+                time.sleep(0.001)
         batch = [f"{name}-{number + n}-{'x' * (number % 300)}" for n in range(7)]
         published = [hub.publish("t", one) for one in batch]
         lines = []
@@ -51,6 +66,7 @@ def write(url: str, name: str, record: str) -> None:
                 lines.append(f"{one.result()} {data}\n")
         os.write(file, "".join(lines).encode())
         number += len(batch)
+        acknowledged += len(lines)
 
 
 def publish_once(url: str, data: str) -> None:
