@@ -53,7 +53,8 @@ pub trait Broker: ReportFailure {
     fn post(&self, letter: Letter, fence: Option<Fence>) -> Result<Arc<Outcome>>;
 
     /// Take a lease, unless another token holds it, and renew it until it is released or the broker stops. Gives
-    /// whether this token holds it. The future needs no runtime.
+    /// whether this token holds it; before the answer true, the hub follows whatever was appended under the lease
+    /// before. The future needs no runtime.
     fn take_lease(&self, name: Arc<str>, token: Arc<str>) -> Answered<bool>;
 
     /// The same, but wait until the lease is free: at once when its holder releases it, and within a few seconds when

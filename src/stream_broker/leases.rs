@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::shared::Shared;
-use super::store::Store;
+use super::store::{Log, Store};
 use crate::broker::letter::{Fence, Letter};
 use crate::outcome::Failure;
 
@@ -57,13 +57,32 @@ impl<S: Store> Shared<S> {
         changed
     }
 
-    /// Try to take a lease that is wanted. Gives whether it is held.
+    /// Try to take a lease that is wanted. Gives whether it is held. By then this process has read whatever was appended
+    /// under the lease before, so it knows what former holders did.
     pub async fn take_lease(&self, name: &str, token: &str) -> Result<bool, Failure> {
         let is_held = self.try_lease(name, token).await;
         if !matches!(is_held, Ok(true)) {
             self.leases.forget(name, token);
+            return is_held;
         }
+        self.until_read_up().await.map_err(|why| {
+            let text = format!("the lease of {} is of no use yet: {why}", self.store.place());
+            Failure::Refused(text.into())
+        })?;
         is_held
+    }
+
+    /// Wait until this process has read all that is in the log now.
+    async fn until_read_up(&self) -> Result<(), String> {
+        let last = self.store.log().last().await.map_err(|error| error.text)?;
+        let mut progress = self.progress.subscribe();
+        let reached = progress.wait_for(|at| *at >= last);
+        let is_reached = matches!(tokio::time::timeout(LEASE, reached).await, Ok(Ok(_)));
+        if is_reached {
+            Ok(())
+        } else {
+            Err(format!("this process has not read the log up to its end within {LEASE:?}"))
+        }
     }
 
     /// Take a lease once it is free. Gives false when it is no longer wanted.

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from redis_server import RedisServer
-from servers import IMPORTS, ServerProcess, run, staying, uvicorn
-from sse_hub import Hub, RunState
+from servers import IMPORTS, ServerProcess, free_port, run, staying, uvicorn
+from sse_hub import BrokerError, Hub, RunState
 from sse_hub.testing import connect
 from waiting import PATIENCE, promised, until, until_async
 from wire import Stream
@@ -201,6 +201,22 @@ async def test_what_redis_does_not_take_fails_the_run(redis: RedisServer, caplog
     go_on.set()
     assert await asyncio.wait_for(run.wait(), PATIENCE) in (RunState.FAILED, RunState.LOST)
     await hub.aclose()
+
+
+async def test_nothing_begins_before_redis_says_which_runs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sse_hub._runs.existence._SOON", 0.2)
+    begun: list[int] = []
+
+    async def source() -> AsyncIterator[int]:
+        begun.append(1)
+        yield 1
+
+    async with Hub(f"redis://127.0.0.1:{free_port()}") as hub:
+        with pytest.raises(BrokerError, match="does not know whether there is a run 'r'"):
+            await hub.run("r", source)
+        async with connect(hub.follow("r"), "/") as watcher:
+            assert watcher.status_code == 503
+    assert begun == []
 
 
 async def test_idle_counts_the_watchers_of_every_process(redis: RedisServer) -> None:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub.exceptions import BrokerError
 
 __all__ = ["run_exists", "until_known"]
 
-_LOOK = 0.02  # seconds between two checks of what the broker's stream has said
-_SOON = 5.0  # seconds in which this process catches up with the stream
+_SOON = 10.0  # seconds in which this process reaches the broker and learns of the runs that there are
 
 
 async def until_known(hub: StreamingHub, name: str) -> bool:
-    """Whether this process follows a run of this name, once it has caught up with the stream."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _SOON
-    while (found := hub._is_followed(name)) is None and loop.time() < until:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK)
-    return bool(found)
+    """Whether this process follows a run of this name, once it knows what the broker's stream keeps.
+
+    Raises:
+        BrokerError: the broker has not said that in time, so there may be a run or not.
+    """
+    try:
+        async with asyncio.timeout(_SOON):
+            while (found := hub._is_followed(name)) is None:
+                known = hub._run_changed(name)
+                if hub._is_followed(name) is None:  # not since the look before
+                    await known
+                known.cancel()
+    except TimeoutError:
+        raise BrokerError(
+            f"hub {hub.name!r} has not reached its broker within {_SOON:g} s, and does not know whether"
+            f" there is a run {name!r}"
+        ) from None
+    return found
 
 
 async def run_exists(hub: StreamingHub, name: str) -> bool:

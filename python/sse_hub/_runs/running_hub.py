@@ -142,7 +142,7 @@ class RunningHub(StreamingHub):
         """Begin a run if its lease is free, and if its topic has not ended."""
         run = None
         try:
-            # It may have become known while another process had the lease, and lost it.
+            # A former holder may have begun the run, and died. Whoever holds the lease knows that.
             if await self._take_lease(lease_of(name), token) and not self._is_followed(name):
                 driver = RunDriver(self, name, opens(), options, token)
                 await self._begin_run(name, options.keep, token)

@@ -281,6 +281,29 @@ fn a_released_lease_wakes_the_process_that_waits_for_it() {
     waits.join().unwrap();
 }
 
+/// The holder before it may have begun the run, and died. A process that is behind would begin it again.
+#[test]
+fn who_takes_a_lease_has_read_what_its_former_holders_wrote() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one"));
+    store.with(|memory| memory.is_held = true);
+    a.step(BEGIN, held("one")).unwrap();
+    a.broker.release(&lease_of_run("t"), "one");
+    store.with(crate::memory_store::Memory::expire_leases);
+    let asked = b.broker.take_lease(lease_of_run("t"), "two".into());
+    let takes = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(asked).expect("an answer").expect("no failure")
+    });
+    std::thread::park_timeout(Duration::from_millis(100));
+    assert!(!takes.is_finished(), "it has yet to read that there is a run");
+    store.with(|memory| memory.is_held = false);
+    assert!(takes.join().unwrap());
+    assert_eq!(b.world.hub.is_followed("t"), Some(true));
+}
+
 #[test]
 fn a_lease_that_is_no_longer_waited_for_stays_free() {
     let store = MemoryStore::default();
