@@ -458,7 +458,8 @@ class Hub(RunningHub):
     async def aclose(self, grace: float | None = None) -> None:
         """Stop all runs and end all streams, delivering what was published for at most ``grace`` seconds.
 
-        Runs get half of that time to close; their watchers are told that they were stopped.
+        Runs get half of that time to close; their watchers are told that they were stopped. ``on_finish``
+        of each gets the rest.
 
         Until it returns, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew;
         without a broker, with a new epoch and an empty history. With a broker, everything that was published
@@ -466,7 +467,7 @@ class Hub(RunningHub):
         files of a ``FileBroker`` are on disk. May be called again, and concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
-        await self._runs_here().stop_all(grace / 2)
+        await self._runs_here().stop_all(grace)
         sent_by = time.monotonic() + grace
         closing = None
         try:
@@ -491,7 +492,7 @@ class Hub(RunningHub):
         the loop runs again.
         """
         grace = self.grace if grace is None else _check_grace(grace)
-        self._runs_here().stop_all_here(grace / 2, on_a_loop=_on_a_loop())
+        self._runs_here().stop_all_here(grace, on_a_loop=_on_a_loop())
         sent_by = time.monotonic() + grace
         closing = None
         try:

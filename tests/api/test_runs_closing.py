@@ -29,6 +29,49 @@ async def test_a_hub_that_closes_stops_its_runs_and_tells_their_watchers() -> No
     await hub.aclose()
 
 
+async def test_a_hub_that_closes_waits_for_on_finish() -> None:
+    hub = Hub(grace=PATIENCE)
+    saved: list[str] = []
+
+    async def save(run: Run, events: list[int]) -> None:
+        await asyncio.sleep(0.05)  # a database
+        await hub.publish("saved", events)  # the hub still works
+        saved.append(f"{run.id} {run.state}")
+
+    await (await hub.run("ended", one, keep=0, on_finish=save)).wait()
+    await hub.run("stopped", Gate().source, 1, on_finish=save)
+    await hub.aclose()
+    assert saved == ["ended done", "stopped stopped"]
+    await hub.run("again", Gate().source, on_finish=save)
+    await asyncio.to_thread(hub.close)
+    assert saved[2:] == ["again stopped"]
+
+
+async def test_a_hub_that_closes_waits_for_no_on_finish_for_ever() -> None:
+    hub = Hub(grace=0.1)
+    begun = asyncio.Event()
+
+    async def save(run: Run, events: list[int]) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await hub.run("r", Gate().source, on_finish=save)
+    await asyncio.wait_for(hub.aclose(), PATIENCE)
+    assert begun.is_set()
+
+
+async def test_an_on_finish_that_closes_the_hub_does_not_wait_for_itself() -> None:
+    hub = Hub(grace=10 * PATIENCE)
+    closed = asyncio.Event()
+
+    async def close(run: Run, events: list[int]) -> None:
+        await hub.aclose()
+        closed.set()
+
+    await hub.run("r", one, on_finish=close)
+    await asyncio.wait_for(closed.wait(), PATIENCE)
+
+
 async def test_close_stops_runs_of_other_loops_and_of_its_own() -> None:
     hub = Hub()
     gates = [Gate(), Gate()]

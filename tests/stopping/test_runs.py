@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from file_server import FileServer
 from run_sources import end, transcript
-from servers import Client, Command, ThreadServer, gunicorn, run, uvicorn
+from servers import Client, Command, ThreadServer, granian, gunicorn, hypercorn, run, uvicorn
 from sse_hub import Hub
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,7 +18,12 @@ from starlette.routing import Route
 from waiting import PATIENCE, until_async
 
 RUNS = ("of the lifespan", "of-a-request")
-SERVERS: dict[str, Callable[[str], Command]] = {"uvicorn": uvicorn, "gunicorn": gunicorn}
+SERVERS: dict[str, Callable[[str], Command]] = {
+    "uvicorn": uvicorn,
+    "gunicorn": gunicorn,
+    "hypercorn": hypercorn,
+    "granian": granian,
+}
 
 
 @pytest.mark.parametrize("server", SERVERS)

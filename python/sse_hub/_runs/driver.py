@@ -79,7 +79,9 @@ class RunDriver:
         self._is_stopping = False
         self._is_ending = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_over = False  # it has ended, and `on_finish` has returned
+        self.over: Future[None] = Future()  # once it has ended and `on_finish` has returned
+        self.over.set_running_or_notify_cancel()
+        self.finishing: asyncio.Future[None] | None = None  # an `on_finish` that goes on
         self._registration: Registration | None = None
 
     def start(self) -> None:
@@ -179,15 +181,15 @@ class RunDriver:
 
     def _call_on_finish(self) -> None:
         assert self._options.on_finish is not None
-        called = self._hub._call(self._options.on_finish, self.run, self._events)
-        if called is None:
+        self.finishing = self._hub._call(self._options.on_finish, self.run, self._events)
+        if self.finishing is None:
             self._over()
         else:
-            called.add_done_callback(lambda _: self._over())
+            self.finishing.add_done_callback(lambda _: self._over())
 
     def _over(self) -> None:
         """Its server no longer needs to wait for it."""
-        self._is_over = True
+        self.over.set_result(None)
         if self._registration is not None:
             self._registration.unregister()
 
@@ -368,7 +370,7 @@ class _Work:
         self.stop()
 
     def finished(self) -> bool:
-        return self._driver._is_over
+        return self._driver.over.done()
 
     def abort(self) -> None:
         self._driver.end(RunState.STOPPED)

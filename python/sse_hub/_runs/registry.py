@@ -8,16 +8,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
+from typing import Any
 
 from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.run import Run
 from sse_hub._runs.states import RunState
+from sse_hub._stopping.serving import on_asyncio
 
 __all__ = ["Runs"]
-
-_POLL = 0.01
 
 
 class Runs:
@@ -28,6 +28,7 @@ class Runs:
         self.process = os.getpid()
         self.closes = 0  # how often the hub was closed
         self._by_name: dict[str, Run] = {}
+        self._at_work: set[RunDriver] = set()  # those that are not over
         self._ended: Counter[RunState] = Counter()
 
     def get(self, name: str) -> Run | None:
@@ -38,6 +39,8 @@ class Runs:
         """Hold a run until it has ended and its ``keep`` is over."""
         self._by_name[run.id] = run
         driver = run._driver
+        self._at_work.add(driver)
+        driver.over.add_done_callback(lambda _: self._at_work.discard(driver))
 
         def ended(finished: Future[RunState]) -> None:
             self._ended[finished.result()] += 1
@@ -54,8 +57,7 @@ class Runs:
 
     def running(self) -> list[RunDriver]:
         """The runs that have not ended."""
-        drivers = [run._driver for run in list(self._by_name.values())]
-        return [driver for driver in drivers if not driver.finished.done()]
+        return [driver for driver in list(self._at_work) if not driver.finished.done()]
 
     def by_state(self) -> dict[str, int]:
         """How many run, and how many have ended in each of the other states."""
@@ -81,23 +83,30 @@ class Runs:
             driver.stop(patience)
 
     async def stop_all(self, patience: float) -> None:
-        """Stop all runs, and wait until their watchers have been told."""
-        drivers = self._stop_all(patience)
-        if drivers:
-            await asyncio.wait([asyncio.wrap_future(driver.finished) for driver in drivers], timeout=patience)
+        """Stop all runs, and wait until their watchers have been told and each ``on_finish`` has returned.
+
+        Watchers are told after half of ``patience`` at the latest.
+        """
+        deadline = time.monotonic() + patience
+        drivers = self._stop_all(patience / 2)
+        await _wait([driver.finished for driver in drivers], patience / 2)
         self._end_rest(drivers)
+        await _wait([driver.over for driver in self._finishing()], deadline - time.monotonic())
 
     def stop_all_here(self, patience: float, *, on_a_loop: bool) -> None:
         """The same for sync code. On a loop's own thread, which this call blocks, the runs end at once."""
-        drivers = self._stop_all(patience)
-        until = time.monotonic() + patience
-        while (
-            not on_a_loop
-            and time.monotonic() < until
-            and any(not driver.finished.done() for driver in drivers)
-        ):
-            time.sleep(_POLL)
+        deadline = time.monotonic() + patience
+        drivers = self._stop_all(patience / 2)
+        if not on_a_loop:
+            wait([driver.finished for driver in drivers], patience / 2)
         self._end_rest(drivers)
+        if not on_a_loop:
+            wait([driver.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
+
+    def _finishing(self) -> list[RunDriver]:
+        """The runs that are not over, but for one whose ``on_finish`` asks for this."""
+        own = asyncio.current_task() if on_asyncio() else None
+        return [driver for driver in list(self._at_work) if own is None or driver.finishing is not own]
 
     def _stop_all(self, patience: float) -> list[RunDriver]:
         self.closes += 1
@@ -109,3 +118,8 @@ class Runs:
     def _end_rest(self, drivers: list[RunDriver]) -> None:
         for driver in drivers:
             driver.end(RunState.STOPPED)
+
+
+async def _wait(futures: list[Future[Any]], seconds: float) -> None:
+    if futures and seconds > 0:
+        await asyncio.wait([asyncio.wrap_future(future) for future in futures], timeout=seconds)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from starlette.types import Receive, Scope
 
-__all__ = ["NewStopping", "Record", "Server", "Stopping", "frames", "owners", "select_by_headers"]
+__all__ = ["Holds", "NewStopping", "Record", "Server", "Stopping", "frames", "owners", "select_by_headers"]
 
 
 class Record(Protocol):
@@ -71,6 +71,22 @@ class Stopping(Protocol):
 
 NewStopping: TypeAlias = Callable[[Server], Stopping]
 """Called on the server's loop when its stop is noticed."""
+
+
+class Holds:
+    """Tasks that a server waits for before it finishes its shutdown."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def ended(self) -> None:
+        """Wait until all of them have ended, and those that come in between."""
+        while waiting := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(waiting)
 
 
 def select_by_headers(records: list[R], open_responses: dict[int, Any]) -> Iterator[tuple[R, Any]]:

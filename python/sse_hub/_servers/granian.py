@@ -3,7 +3,9 @@
 A worker process handles SIGTERM and SIGINT through its loop's ``add_signal_handler``; granian then waits
 for its connections without a limit of its own. The handler is chained at the level of ``signal.signal``,
 below the loop's handler, which is called as before; the loop still reads the signal from its wake-up
-descriptor.
+descriptor. Before the worker ends, it awaits ``shutdown`` of its lifespan's handler, an object to which the
+stack of the main thread leads. That method is wrapped, on that object only, and waits for runs. Without a
+lifespan (``--interface asginl``) granian waits for nothing.
 
 Connections live in Rust and have no handle in Python. A connection that remains is found among the process's
 own descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
@@ -13,17 +15,19 @@ connection, and granian sees it as a peer that left.
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
-from sse_hub._servers.base import NewStopping, Record, Stopping
+from sse_hub._servers.base import Holds, NewStopping, Record, Stopping
 from sse_hub._servers.uvicorn import find_cycle
 
 __all__ = ["GranianServer", "watch"]
@@ -37,6 +41,9 @@ class GranianServer:
     state: Any | None = None
     limit: float | None = None
 
+    def __init__(self) -> None:
+        self.holds = Holds()
+
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
         for record in records:
             if find_cycle(record.receive) is None:  # no uvicorn inside this process
@@ -49,7 +56,7 @@ class GranianServer:
         return True
 
     def hold(self, task: asyncio.Task[None]) -> None:
-        """granian waits for no task of others."""
+        self.holds.add(task)
 
     def abort(self, connections: list[Any]) -> None:
         try:
@@ -75,13 +82,39 @@ def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     if isinstance(handler, _Handler) or multiprocessing.current_process().name != "granian-worker":
         return
-    streams = stopping(GranianServer())
+    server = GranianServer()
+    streams = stopping(server)
+    if (lifespan := _lifespan()) is not None:
+        _wait_before_shutdown(lifespan, server.holds)
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
         if callable(previous):
             signal.signal(number, _Handler(loop, streams, previous))
             # As the loop's own add_signal_handler does: system calls are restarted.
             signal.siginterrupt(number, False)
+
+
+def _lifespan() -> Any | None:
+    """granian's handler of the lifespan, if this worker has one."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "granian":
+            handler = frame.f_locals.get("lifespan_handler")
+            if hasattr(handler, "shutdown"):
+                return handler
+        frame = frame.f_back
+    return None
+
+
+def _wait_before_shutdown(lifespan: Any, holds: Holds) -> None:
+    shutdown = lifespan.shutdown
+
+    @functools.wraps(shutdown)
+    async def wait_and_shut_down() -> None:
+        await holds.ended()
+        await shutdown()
+
+    lifespan.shutdown = wait_and_shut_down
 
 
 class _Handler:

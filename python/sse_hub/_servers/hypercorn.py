@@ -4,7 +4,7 @@ A worker is one coroutine, ``worker_serve``, and one ``WorkerContext``, whose ev
 when it begins to stop; afterwards it waits ``graceful_timeout`` seconds for its connections and cancels the
 rest, for which Python 3.11 prints tracebacks. Nothing leads from an application's arguments to the context,
 so it is searched for in the loop's tasks, once per server; the event's ``set`` is then wrapped, on that
-object only.
+object only. A task that joins those of its connections is waited for in the same way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 
 from starlette.types import Scope, Send
 
-from sse_hub._servers.base import NewStopping, Record, Stopping, frames, owners, select_by_headers
+from sse_hub._servers.base import Holds, NewStopping, Record, Stopping, frames, owners, select_by_headers
 
 __all__ = ["HypercornServer", "find_stream", "transport_of", "watch", "workers"]
 
 R = TypeVar("R", bound=Record)
+
+_SOON = 0.05  # seconds after which a server that is still starting is searched again
+_TRIES = 1200  # hypercorn's default gives a lifespan one minute to start
 
 # The servers (by the address in the scope) that each loop was searched for.
 _searched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[Any]] = weakref.WeakKeyDictionary()
@@ -33,13 +36,14 @@ class HypercornServer:
     state: Any | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: Any, graceful_timeout: float | None) -> None:
-        self._loop = loop
+        self.loop = loop
         self._context = context
         self.limit = None if graceful_timeout is None else max(0.0, graceful_timeout - 0.2)
+        self.holds = Holds()
 
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
         streams: dict[int, Any] = {}
-        for frame in frames(self._loop, "hypercorn", "_handle"):
+        for frame in frames(self.loop, "hypercorn", "_handle"):
             stream: Any = getattr(frame.f_locals.get("send"), "__self__", None)
             if getattr(stream, "context", None) is self._context and hasattr(stream, "scope"):
                 streams[id(stream.scope.get("headers"))] = stream
@@ -52,7 +56,7 @@ class HypercornServer:
         return True
 
     def hold(self, task: asyncio.Task[None]) -> None:
-        """hypercorn waits for no task of others."""
+        self.holds.add(task)
 
     def abort(self, connections: list[Any]) -> None:
         for stream in connections:
@@ -82,7 +86,7 @@ def workers(loop: asyncio.AbstractEventLoop) -> int | None:
     return None
 
 
-def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping) -> None:
+def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping, tries: int = _TRIES) -> None:
     """Call ``stopping`` when the hypercorn worker behind this scope, if it is one, begins to stop."""
     searched = _searched.get(loop)
     if searched is None:
@@ -91,17 +95,22 @@ def watch(loop: asyncio.AbstractEventLoop, scope: Scope, stopping: NewStopping) 
     key = tuple(address) if isinstance(address, list) else address
     if key in searched:
         return
-    searched.add(key)
     for frame in frames(loop, "hypercorn", "worker_serve"):
         context = frame.f_locals.get("context")
+        if context is None and tries:
+            # It is starting. A run of the lifespan may be all that ever leads here.
+            loop.call_later(_SOON, watch, loop, scope, stopping, tries - 1)
+            return
         event = getattr(context, "terminated", None)
         if hasattr(event, "set") and "set" not in vars(event):
             timeout = getattr(frame.f_locals.get("config"), "graceful_timeout", None)
-            _wrap(event, stopping(HypercornServer(loop, context, timeout)), loop)
+            server = HypercornServer(loop, context, timeout)
+            _wrap(event, stopping(server), server, frame.f_locals.get("server_tasks"))
+    searched.add(key)
 
 
-def _wrap(event: Any, streams: Stopping, loop: asyncio.AbstractEventLoop) -> None:
-    set_event = event.set
+def _wrap(event: Any, streams: Stopping, server: HypercornServer, tasks: Any) -> None:
+    loop, set_event = server.loop, event.set
 
     @functools.wraps(set_event)
     async def stop_streams_and_set() -> None:
@@ -111,5 +120,10 @@ def _wrap(event: Any, streams: Stopping, loop: asyncio.AbstractEventLoop) -> Non
         # In the loop's next turn: by then hypercorn has closed its listeners, so no client comes back too
         # early.
         loop.call_soon(streams.begin)
+        if isinstance(tasks, set):
+            # Now, because hypercorn is about to wait for these. Its first step comes after `begin`.
+            waiting = loop.create_task(server.holds.ended())
+            tasks.add(waiting)
+            waiting.add_done_callback(tasks.discard)
 
     event.set = stop_streams_and_set
