@@ -35,6 +35,7 @@ UNTIED = {"sse-starlette", "uvicorn-worker"}
 
 # The rooms where Python's version can matter. Two files need the environment of packages of `make test`.
 ROOMS = [f"tests/{room}" for room in ("api", "asgi", "brokers", "handoff", "stopping")]
+PARALLEL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # as in `make test`
 ROOMS += ["--ignore=tests/handoff/test_packages.py", "--ignore=tests/asgi/test_as_sse_starlette.py"]
 
 
@@ -109,7 +110,8 @@ def main() -> int:
         for kind in args.kinds or KINDS:
             name = f"{version}-{kind}"
             python = environment(interpreter, name, kind, wheels)
-            command: list[str | Path] = [python, "-m", "pytest", "-p", "no:cacheprovider", *(rest or ROOMS)]
+            command: list[str | Path] = [python, "-m", "pytest", "-p", "no:cacheprovider", *PARALLEL]
+            command += rest or ROOMS
             results[name] = subprocess.run(command, cwd=ROOT, check=False).returncode
     for name, code in results.items():
         print(f"{name}: {'passed' if code == 0 else f'failed ({code})'}")

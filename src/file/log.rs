@@ -1,4 +1,4 @@
-//! Reading the log, as a store's log is read.
+//! A reader of the log, as a store has it: it reads on where it was, and waits for new entries by a watch.
 
 use std::io;
 use std::sync::Arc;
