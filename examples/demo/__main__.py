@@ -30,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
 def main() -> None:
     """Serve until Ctrl-C or SIGTERM."""
     if sys.argv[1:]:
-        raise SystemExit(f"no arguments are read, but {sys.argv[1:]}: variables are, as in PORT=8080 make demo")
+        raise SystemExit(f"{sys.argv[1:]}: the demo reads variables, as in PORT=8080 make demo")
     listener = listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"sse-hub demo: http://{host}:{listener.getsockname()[1]}/   (Ctrl-C stops it)", flush=True)
