@@ -1,10 +1,10 @@
 //! Topic names, patterns over them, and the table of the topics that are in use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
@@ -142,7 +142,8 @@ pub struct TopicInfo {
 pub struct TopicTable {
     // Names come from users: the standard, keyed hasher.
     by_name: HashMap<Arc<str>, TopicId>,
-    by_id: FxHashMap<TopicId, TopicInfo>,
+    /// In order, so that a walk over all of them can pause.
+    by_id: BTreeMap<TopicId, TopicInfo>,
     last: u64,
 }
 
@@ -191,6 +192,17 @@ impl TopicTable {
         if let Some(info) = self.by_id.remove(&id) {
             self.by_name.remove(&info.name);
         }
+    }
+
+    /// The newest topic's number, also of one that was removed.
+    #[must_use]
+    pub fn newest(&self) -> TopicId {
+        TopicId(self.last)
+    }
+
+    /// The topics with higher numbers than `id`, in order.
+    pub fn behind(&self, id: TopicId) -> impl Iterator<Item = (TopicId, &TopicInfo)> {
+        self.by_id.range((Bound::Excluded(id), Bound::Unbounded)).map(|(&id, info)| (id, info))
     }
 
     /// All topics.

@@ -134,9 +134,7 @@ impl Hub {
         }
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
         let readers = state.listening();
-        if state.topics.len() >= state.next_sweep {
-            state.sweep(self, now);
-        }
+        state.sweep(self, now);
         drop(state);
         self.hand_over_presence();
         count(&self.counters.published, published as u64);

@@ -165,9 +165,7 @@ impl Hub {
         }
         // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
         state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
-        if state.topics.len() >= state.next_sweep {
-            state.sweep(self, now);
-        }
+        state.sweep(self, now);
         drop(state);
         self.hand_over_presence();
         Ok(plan)

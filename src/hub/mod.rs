@@ -15,11 +15,13 @@ mod close;
 mod deliver;
 mod ended;
 mod finish;
+mod forget;
 mod join;
 mod presence;
 mod presence_queue;
 mod query;
 mod request;
+mod sweep;
 mod terms;
 mod transfer;
 mod users;
@@ -52,11 +54,9 @@ pub use deliver::Drained;
 use ended::Ends;
 use presence_queue::PresenceQueue;
 pub use request::Request;
+use sweep::Sweep;
 use users::Users;
 pub use users::name_in_presence;
-
-/// Number of topics at which idle ones are evicted for the first time.
-const FIRST_SWEEP: usize = 1024;
 
 struct ReaderSlot {
     reader: Arc<Reader>,
@@ -90,7 +90,7 @@ struct State {
     users: Option<Users>,
     readers: FxHashMap<ReaderId, ReaderSlot>,
     last_reader: u64,
-    next_sweep: usize,
+    sweep: Sweep,
     closing: bool,
 }
 
@@ -147,7 +147,7 @@ impl Hub {
             users: config.max_per_user.map(|_| Users::default()),
             readers: FxHashMap::default(),
             last_reader: 0,
-            next_sweep: FIRST_SWEEP,
+            sweep: Sweep::default(),
             closing: false,
         };
         Self {
@@ -212,9 +212,7 @@ impl Hub {
         state.log.push(Item::Event(entry));
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);
         let readers = state.listening();
-        if state.topics.len() >= state.next_sweep {
-            state.sweep(self, now);
-        }
+        state.sweep(self, now);
         drop(state);
         count(&self.counters.published, 1);
         ring(&readers);
@@ -308,23 +306,5 @@ impl State {
         ids.sort_unstable();
         ids.dedup();
         ids
-    }
-
-    /// Evict topics without subscribers and without events. The cost is spread over the topics that were added since
-    /// the last time.
-    fn sweep(&mut self, hub: &Hub, now: Duration) {
-        self.expire(hub, now);
-        let idle = self.topics.iter().filter(|(id, info)| {
-            info.subscribers == 0 && !self.ends.has(*id) && !self.history.is_pinned(*id)
-        });
-        let idle: Vec<(TopicId, Arc<str>)> = idle.map(|(id, info)| (id, info.name.clone())).collect();
-        for (id, name) in idle {
-            self.history.expire(id, now);
-            if self.history.keeps_nothing(id) {
-                self.history.evict_topic(id, &name);
-                self.topics.remove(id);
-            }
-        }
-        self.next_sweep = (self.topics.len() * 2).max(FIRST_SWEEP);
     }
 }

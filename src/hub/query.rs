@@ -56,8 +56,8 @@ impl Hub {
     #[must_use]
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.snapshot();
-        let mut state = self.state.lock();
-        state.sweep(self, self.clock.now());
+        self.sweep_all();
+        let state = self.state.lock();
         let sizes = [
             ("subscribers", state.subscribers.len()),
             ("topics", state.topics.len()),
