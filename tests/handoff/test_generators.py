@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from fastapi import Depends, FastAPI
 from held_back import Many, check_held_back
 from let_go import Content, client, read_to_end, streaming
 from live import serve
+from servers import Client, self_signed
 from sse_hub import EventSourceResponse
 from sse_hub.sse import AppStatus
 from starlette.background import BackgroundTask
@@ -54,6 +56,34 @@ def test_the_request_ends_and_every_event_arrives(http: str, loop: str) -> None:
         until(lambda: background == ["ran"])
         # On a connection of its own: the stream's closes with it, and the client may not have noticed yet.
         assert httpx.get(server.url + "/nothing").status_code == 404
+
+
+@HTTP
+@LOOP
+def test_it_leaves_over_tls_too(http: str, loop: str, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    async def content() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        for number in range(1000):
+            yield str(number) * 100
+
+    key, certificate, context = self_signed(tmp_path)
+    options = {"http": http, "loop": loop, "ssl_keyfile": key, "ssl_certfile": certificate}
+    with (
+        streaming(content, server=options) as (server, requests),
+        Client(server.port, "/", tls=context) as stream,
+    ):
+        stream.read_until(b"data: a\n\n")
+        until(lambda: requests == [])
+        go_on.set()
+        # The end of the body, and the end of TLS: what the client's library raises otherwise fails the test.
+        rest = stream.read_to_end()
+    assert rest.endswith(b"0\r\n\r\n")
+    assert [rest.count(b"data: " + str(number).encode() * 100 + b"\n\n") for number in range(1000)] == [
+        1
+    ] * 1000
 
 
 def test_only_one_task_remains_and_the_context_is_the_request_s() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from handoff_serving import (
 )
 from loops import LOOPS
 from opentelemetry import trace
-from servers import HOST, Client, Command, ThreadServer, run
+from servers import HOST, Client, Command, ThreadServer, run, self_signed
 from sse_hub._handoff.attempt import Attempt, State
 from sse_hub._servers.stay import Stay
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -202,11 +200,7 @@ def test_head_is_answered_as_ever() -> None:
 
 
 def test_tls_stays(tmp_path: Path) -> None:
-    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
-    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.create_default_context(cafile=certificate)
-    context.check_hostname = False
+    key, certificate, context = self_signed(tmp_path)
     for loop in LOOPS:
         with serving(loop=loop, ssl_keyfile=key, ssl_certfile=certificate) as (server, observed):
             plain = socket.create_connection((HOST, server.port), timeout=PATIENCE)

@@ -309,6 +309,16 @@ class Client:
             time.sleep(0.02)
 
 
+def self_signed(directory: Path) -> tuple[str, str, ssl.SSLContext]:
+    """A key and a certificate in this directory, and what a client needs to trust it."""
+    key, certificate = str(directory / "key.pem"), str(directory / "cert.pem")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    return key, certificate, context
+
+
 def _unacknowledged(local: int, remote: int) -> int:
     """How many bytes the kernel holds that port ``local`` has to send to port ``remote``."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

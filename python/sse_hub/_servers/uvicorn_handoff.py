@@ -118,6 +118,9 @@ def reason_to_stay(cycle: Any, *, encrypted: bool = False) -> Stay | None:
 def take(cycle: Any, first: bytes) -> int | tuple[Stay, bytes]:
     """Write ``first`` and take a connection that has no reason to stay from its server.
 
+    The head does not say that the connection closes at the end (RFC 9112, 9.6): then Node's ``fetch`` would
+    take a body that breaks off for a complete one, and a gap or a dead server for the end.
+
     Returns:
         A duplicate of the connection's descriptor; or the reason why the connection stays, and the part of
         ``first`` that is still unwritten.
