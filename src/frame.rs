@@ -1,7 +1,8 @@
 //! The only SSE encoder of the project, and [`Frame`], an event's immutable bytes on the wire.
 //!
-//! Fields are written in this order: comment, id, event, data, retry, blank line. Text is split on CRLF, CR
-//! and LF, the line ends of the event-stream grammar, and on nothing else: U+2028, VT, FF and NEL are text.
+//! Fields are written in this order: comment, id, traceparent, event, data, retry, blank line. Text is split on CRLF,
+//! CR and LF, the line ends of the event-stream grammar, and on nothing else: U+2028, VT, FF and NEL are text.
+//! `traceparent` is no field of the grammar, and parsers ignore such a field (WHATWG HTML, 9.2.6).
 //!
 //! # One allocation
 //! A frame holds three parts in one piece of memory, so that a socket can take all of it in one write and an
@@ -18,11 +19,16 @@
 
 use crate::ids::{EventId, MAX_EVENT_ID_LEN};
 use crate::key::Key;
+use crate::trace::{TRACEPARENT_LEN, TraceParent};
 
 /// Room for the hexadecimal digits of a `usize` and CRLF.
 const CHUNK_ROOM: usize = 2 * size_of::<usize>() + 2;
 /// Room for `id: `, the longest id and LF.
 const ID_ROOM: usize = 4 + MAX_EVENT_ID_LEN + 1;
+/// The name of the field that carries an event's trace.
+const TRACE_FIELD: &str = "traceparent: ";
+/// Bytes of the line that carries an event's trace.
+const TRACE_LINE: usize = TRACE_FIELD.len() + TRACEPARENT_LEN + 1;
 const CRLF: &[u8] = b"\r\n";
 /// Spare bytes that a finished frame may keep, beyond a quarter of its length, before it is shrunk.
 const SLACK: usize = 64;
@@ -118,6 +124,7 @@ pub struct FrameBuilder {
     /// Room for the chunk head, the comment, room for the id, event and data.
     buf: Vec<u8>,
     comment_len: usize,
+    is_traced: bool,
     /// A `data: ` line was started by `json` and not ended.
     open_line: bool,
 }
@@ -127,20 +134,28 @@ impl FrameBuilder {
     /// own names; a comment may have any number of lines.
     #[must_use]
     pub fn new(comment: Option<&str>, event: Option<&str>) -> Self {
-        let mut buf = Vec::with_capacity(
-            CHUNK_ROOM + ID_ROOM + SLACK + comment.map_or(0, str::len) + event.map_or(0, str::len),
-        );
+        Self::traced(None, comment, event)
+    }
+
+    /// The same, with the trace that the event belongs to.
+    #[must_use]
+    pub fn traced(trace: Option<&TraceParent>, comment: Option<&str>, event: Option<&str>) -> Self {
+        let known = comment.map_or(0, str::len) + trace.map_or(0, |_| TRACE_LINE) + event.map_or(0, str::len);
+        let mut buf = Vec::with_capacity(CHUNK_ROOM + ID_ROOM + SLACK + known);
         buf.resize(CHUNK_ROOM, 0);
         if let Some(comment) = comment {
             write_lines(&mut buf, ": ", comment, "\n");
         }
         let comment_len = buf.len() - CHUNK_ROOM;
         buf.resize(buf.len() + ID_ROOM, 0);
+        if let Some(trace) = trace {
+            write_line(&mut buf, TRACE_FIELD, trace.as_bytes(), "\n");
+        }
         if let Some(event) = event {
             debug_assert!(!event.contains(['\r', '\n']), "unchecked event type");
             write_joined(&mut buf, "event: ", event, "\n");
         }
-        Self { buf, comment_len, open_line: false }
+        Self { buf, comment_len, is_traced: trace.is_some(), open_line: false }
     }
 
     /// Adds text as data, one `data:` line for each of its lines.
@@ -189,7 +204,7 @@ impl FrameBuilder {
         if self.buf.capacity() - self.buf.len() > SLACK + self.buf.len() / 4 {
             self.buf.shrink_to_fit();
         }
-        Draft { buf: self.buf, comment_len: self.comment_len, key: None }
+        Draft { buf: self.buf, comment_len: self.comment_len, is_traced: self.is_traced, key: None }
     }
 }
 
@@ -198,6 +213,7 @@ impl FrameBuilder {
 pub struct Draft {
     buf: Vec<u8>,
     comment_len: usize,
+    is_traced: bool,
     key: Option<Key>,
 }
 
@@ -210,7 +226,7 @@ impl Draft {
         buf.extend_from_slice(comment);
         buf.resize(buf.len() + ID_ROOM, 0);
         buf.extend_from_slice(CRLF);
-        Self { buf, comment_len: comment.len(), key: None }
+        Self { buf, comment_len: comment.len(), is_traced: false, key: None }
     }
 
     /// The event as the newest value of `key`.
@@ -232,30 +248,43 @@ impl Draft {
         self.buf.len() - CHUNK_ROOM - ID_ROOM - CRLF.len()
     }
 
-    /// The parts to send to another process: the comment's lines, and what comes after the id.
+    /// The parts to send to another process: the comment's lines, and what comes after id and trace.
     #[must_use]
     pub fn parts(&self) -> (&[u8], &[u8]) {
         let comment = &self.buf[CHUNK_ROOM..CHUNK_ROOM + self.comment_len];
-        (comment, &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM..self.buf.len() - CRLF.len()])
+        let trace = if self.is_traced { TRACE_LINE } else { 0 };
+        (comment, &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM + trace..self.buf.len() - CRLF.len()])
+    }
+
+    /// The trace that the event belongs to.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceParent> {
+        let line = &self.buf[CHUNK_ROOM + self.comment_len + ID_ROOM..];
+        self.is_traced.then(|| TraceParent::parse(&line[TRACE_FIELD.len()..TRACE_LINE - 1])).flatten()
     }
 
     /// Reassembles a draft that [`Draft::parts`] took apart in another process. The parts must be a comment's lines,
     /// and the fields of one event without an id, in UTF-8; `None` for other bytes.
     #[must_use]
-    pub fn from_parts(comment: &[u8], rest: &[u8]) -> Option<Self> {
+    pub fn from_parts(trace: Option<&TraceParent>, comment: &[u8], rest: &[u8]) -> Option<Self> {
         let fields = str::from_utf8(rest).ok()?.strip_suffix('\n')?;
         let is_event = are_lines_of(str::from_utf8(comment).ok()?, &[":"])
             && are_lines_of(fields, &["data:", "event:", "retry:"]);
         if !is_event || memchr::memchr(b'\r', comment).or_else(|| memchr::memchr(b'\r', rest)).is_some() {
             return None;
         }
-        let mut buf = Vec::with_capacity(CHUNK_ROOM + comment.len() + ID_ROOM + rest.len() + CRLF.len());
+        let trace_len = if trace.is_some() { TRACE_LINE } else { 0 };
+        let parts = comment.len() + trace_len + rest.len();
+        let mut buf = Vec::with_capacity(CHUNK_ROOM + ID_ROOM + parts + CRLF.len());
         buf.resize(CHUNK_ROOM, 0);
         buf.extend_from_slice(comment);
         buf.resize(buf.len() + ID_ROOM, 0);
+        if let Some(trace) = trace {
+            write_line(&mut buf, TRACE_FIELD, trace.as_bytes(), "\n");
+        }
         buf.extend_from_slice(rest);
         buf.extend_from_slice(CRLF);
-        Some(Self { buf, comment_len: comment.len(), key: None })
+        Some(Self { buf, comment_len: comment.len(), is_traced: trace.is_some(), key: None })
     }
 
     /// Writes the id and the chunk head. Allocates nothing and moves no data.

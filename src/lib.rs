@@ -3,7 +3,8 @@
 //! Dependencies point down only, and a test fails on one that does not:
 //!
 //! ```text
-//! values        descriptors ids key event frame entry identity outcome topic, error histogram stats clock sync waker
+//! values        descriptors ids key trace event frame entry identity outcome topic, error histogram stats clock sync
+//!               waker
 //! pure parts    change log history queue deadlines pace control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
@@ -50,4 +51,5 @@ pub mod stream_broker;
 pub mod subscriber;
 pub mod sync;
 pub mod topic;
+pub mod trace;
 pub mod waker;

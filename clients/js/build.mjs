@@ -22,9 +22,14 @@ const LOCAL = (
   "parser position quiet reader release remember resolveClosed rest retryAfter run said sent shared skip stale " +
   "timer wake wasRefused LONGEST LONGEST_BACKOFF beat setBeat"
 ).split(" ");
-const SHORT = new Map(LOCAL.map((name, at) => [name, "$" + at.toString(36)]));
+// Letters, and two of them once these are used up, except what the source uses already.
+const LETTERS = [..."abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"];
+const NAMES = [...LETTERS, ...LETTERS.map((letter) => "$" + letter)];
 
 export const minify = (source) => {
+  const used = new Set([...source.matchAll(TOKEN)].map(([token]) => token));
+  const names = NAMES.filter((name) => !used.has(name));
+  const short = new Map(LOCAL.map((name, at) => [name, names[at]]));
   let out = "";
   let space = "";
   for (const [token] of source.matchAll(TOKEN)) {
@@ -41,7 +46,7 @@ export const minify = (source) => {
     if (space && (words || signs)) out += " ";
     else if (space === "\n" && last === "}" && /[\w$([`"]/.test(token[0])) out += "\n";
     if (token === "}" && last === ";") out = out.slice(0, -1);
-    out += last === "." && !out.endsWith("...") ? token : (SHORT.get(token) ?? token);
+    out += last === "." && !out.endsWith("...") ? token : (short.get(token) ?? token);
     space = "";
   }
   return `${out}\n`;

@@ -6,6 +6,8 @@ export interface StreamEvent {
   readonly data: string;
   /** The stream's id at this event; empty before the first. */
   readonly lastEventId: string;
+  /** The W3C trace context that came with the event: `Hub(trace=True)`. Undefined without. */
+  readonly traceparent?: string;
 }
 
 /** The stream is open: `on("open", …)`. */

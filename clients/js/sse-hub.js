@@ -11,6 +11,7 @@ const parser = (id, setRetry, setBeat) => {
   let afterCR = false;
   let type = "";
   let data = [];
+  let traceparent;
   return (text) => {
     const blocks = [];
     if (!text) return blocks;
@@ -21,11 +22,13 @@ const parser = (id, setRetry, setBeat) => {
     for (const line of lines) {
       const [, field, value = ""] = /^([^:]*)(?:: ?([^]*))?$/.exec(line);
       if (!line) {
-        blocks.push({ type: type || "message", data: data.length ? data.join("\n") : undefined, id });
+        blocks.push({ type: type || "message", data: data.length ? data.join("\n") : undefined, id, traceparent });
         type = "";
         data = [];
+        traceparent = undefined;
       } else if (field === "data") data.push(value);
       else if (field === "event") type = value;
+      else if (field === "traceparent") traceparent = value;
       else if (field === "id" && !value.includes("\0")) id = value;
       else if (field === "retry" && /^\d+$/.test(value)) setRetry(+value);
       else if (!field && /^sse-hub heartbeat=/.test(value)) setBeat(+value.slice(18));
@@ -144,9 +147,9 @@ export const connect = (url, options = {}) => {
   };
 
   // Deliver a block. True if the stream has to begin anew from `position`.
-  const take = async ({ type, data, id }) => {
+  const take = async ({ type, data, id, traceparent }) => {
     if (data === undefined) return void remember(id);
-    const event = { type, data, lastEventId: id };
+    const event = { type, data, lastEventId: id, traceparent };
     isHub ||= type === "stream-open";
     const isControl = isHub && type.startsWith("stream-");
     if (isControl && type === "stream-reset") forget(1);

@@ -343,6 +343,7 @@ class Hub:
         broker: FileBroker | RedisBroker | None = None,
         name: str = "default",
         manual_clock: bool = False,
+        traceparent: Callable[[], str | None] | None = None,
     ) -> Self: ...
     def publish(
         self,

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from sse_hub._core import Publication, Subscription
 from sse_hub._handoff.taking import is_refused_by_environment
+from sse_hub._metrics.traceparent import reader_of_spans
 from sse_hub._responses.authorizing import Authorize, Authorizer
 from sse_hub._responses.channel import Channel
 from sse_hub._responses.client_script import ClientScript
@@ -136,11 +137,17 @@ class Hub(RunningHub):
             a uvicorn with ``--limit-concurrency``, which would no longer count them. True: from that one too.
             False: never. A response's own ``handoff`` overrides it. ``SSE_HUB_HANDOFF=0`` in the environment,
             read when the hub is created, overrides both.
+        trace: whether what is published and sent carries the trace that it belongs to: the W3C
+            ``traceparent`` of OpenTelemetry's active span, as a field of that name, which browsers ignore.
+            It travels through brokers and is replayed; docs/metrics.md shows who reads it. Without an active
+            span an event has none. Events of a run carry the span that was active when it began, unless its
+            async generator makes another one active.
         name: the hub's name in the log and, with a broker, in the broker: hubs of different names share
             nothing.
 
     Raises:
         ValueError: an option is out of its range.
+        ImportError: ``trace`` is true, and ``opentelemetry-api`` is not installed.
     """
 
     # Longer than other functions: each option is a line of the signature and of the call below it.
@@ -168,6 +175,7 @@ class Hub(RunningHub):
         grace: float = 1.0,
         threads: int = 1,
         handoff: bool | None = None,
+        trace: bool = False,
         name: str = "default",
         _manual_clock: bool = False,
     ) -> Self:
@@ -177,6 +185,8 @@ class Hub(RunningHub):
         _check_grace(grace)
         if full_status not in (200, 503):
             raise ValueError(f"full_status must be 200 or 503, not {full_status!r}")
+        if not isinstance(trace, bool):
+            raise TypeError(f"trace is True or False, not {type(trace).__name__}")
         self = super().__new__(
             cls,
             history=history,
@@ -199,6 +209,7 @@ class Hub(RunningHub):
             broker=broker,
             name=name,
             manual_clock=_manual_clock,
+            traceparent=reader_of_spans() if trace else None,
         )
         self.name = name
         self.broker = broker

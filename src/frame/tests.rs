@@ -62,12 +62,31 @@ fn a_draft_travels_in_parts() {
     builder.text("a\n\nb");
     let draft = builder.finish(Some(1500));
     let (comment, rest) = draft.parts();
-    let copy = Draft::from_parts(comment, rest).unwrap();
+    let copy = Draft::from_parts(None, comment, rest).unwrap();
     assert_eq!(copy.len(), draft.len());
     assert_eq!(copy.seal(Some(id(7))).chunk(), draft.seal(Some(id(7))).chunk());
     let nothing = FrameBuilder::new(None, None).finish(None);
     let (comment, rest) = nothing.parts();
-    assert_eq!(Draft::from_parts(comment, rest).unwrap().seal(None).sse(), b"\n");
+    assert_eq!(Draft::from_parts(None, comment, rest).unwrap().seal(None).sse(), b"\n");
+}
+
+#[test]
+fn a_trace_is_a_field_behind_the_id_and_travels_by_itself() {
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let trace = TraceParent::parse(traceparent.as_bytes());
+    let mut builder = FrameBuilder::traced(trace.as_ref(), Some("c"), Some("tick"));
+    builder.text("a");
+    let draft = builder.finish(None);
+    assert_eq!(draft.trace(), trace);
+    let (comment, rest) = draft.parts();
+    assert_eq!((comment, rest), (&b": c\n"[..], &b"event: tick\ndata: a\n\n"[..]));
+    let copy = Draft::from_parts(trace.as_ref(), comment, rest).unwrap();
+    assert_eq!((copy.trace(), copy.len()), (trace, draft.len()));
+    let expected = format!(": c\nid: k3f9x2-7\ntraceparent: {traceparent}\nevent: tick\ndata: a\n\n");
+    for draft in [draft, copy] {
+        assert_eq!(text(&draft.seal(Some(id(7)))), expected);
+    }
+    assert_eq!(FrameBuilder::new(None, None).finish(None).trace(), None);
 }
 
 #[test]
@@ -84,10 +103,14 @@ fn only_one_whole_event_is_taken_from_elsewhere() {
         ("data: c\n", "data: x\n\n"),
         (": c\nid: 7\n", "data: x\n\n"),
         ("", "id: 7\ndata: x\n\n"),
+        ("", "traceparent: x\ndata: x\n\n"),
     ] {
-        assert!(Draft::from_parts(comment.as_bytes(), rest.as_bytes()).is_none(), "{comment:?} {rest:?}");
+        assert!(
+            Draft::from_parts(None, comment.as_bytes(), rest.as_bytes()).is_none(),
+            "{comment:?} {rest:?}"
+        );
     }
-    assert!(Draft::from_parts(b"", b"data: \xff\n\n").is_none());
+    assert!(Draft::from_parts(None, b"", b"data: \xff\n\n").is_none());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | `t` | topics, one per line; or the subscriber's id, the user, or the lease |
 //! | `y` | the event's key, if it has one |
 //! | `c` | lines of the event's comment, if it has one |
+//! | `w` | the event's `traceparent`, if it has one; a version that does not know the field delivers the event without |
 //! | `d` | the event's other lines; or why the streams end; or a run's `keep` in milliseconds; or a topic's `keep`, its last state and the words for clients, each on a line |
 //!
 //! An entry that cannot be read breaks the log: the clients of every process that reads past it are reset. A gap is
@@ -21,6 +22,7 @@ use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::key::Key;
 use crate::topic::Topic;
+use crate::trace::TraceParent;
 
 const VERSION: &[u8] = b"1";
 
@@ -60,10 +62,13 @@ pub fn fields(letter: &Letter) -> Fields {
     if !comment.is_empty() {
         fields.push(("c", comment.to_vec()));
     }
-    if let Letter::Event { draft, .. } = letter
-        && let Some(key) = draft.key()
-    {
-        fields.push(("y", key.as_str().into()));
+    if let Letter::Event { draft, .. } = letter {
+        if let Some(key) = draft.key() {
+            fields.push(("y", key.as_str().into()));
+        }
+        if let Some(trace) = draft.trace() {
+            fields.push(("w", trace.as_bytes().to_vec()));
+        }
     }
     fields.push(("d", data.to_vec()));
     fields
@@ -133,7 +138,11 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
         Some(text) => Some(Key::new(str::from_utf8(&text).ok()?).ok()?),
         None => None,
     };
-    let draft = Draft::from_parts(&get("c").unwrap_or_default(), &data)?.keyed(key);
+    let trace = match get("w") {
+        Some(text) => Some(TraceParent::parse(&text)?),
+        None => None,
+    };
+    let draft = Draft::from_parts(trace.as_ref(), &get("c").unwrap_or_default(), &data)?.keyed(key);
     Some(Letter::Event { to, draft })
 }
 
@@ -155,8 +164,11 @@ mod tests {
     use super::{fields as write, *};
     use crate::frame::FrameBuilder;
 
+    const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     fn draft() -> Draft {
-        let mut builder = FrameBuilder::new(Some("note"), Some("tick"));
+        let trace = TraceParent::parse(TRACE);
+        let mut builder = FrameBuilder::traced(trace.as_ref(), Some("note"), Some("tick"));
         builder.text("one\ntwo");
         builder.finish(Some(5))
     }
@@ -188,6 +200,16 @@ mod tests {
             assert_eq!(event.key(), key.as_ref());
             assert_eq!(event.seal(None).sse(), draft().seal(None).sse());
         }
+    }
+
+    #[test]
+    fn a_version_that_knows_no_traces_reads_the_event() {
+        let mut fields = write(&Letter::Event { to: To::All, draft: draft() });
+        fields.retain(|(name, _)| *name != "w");
+        let Some(Letter::Event { draft: event, .. }) = arrive(&fields).letter else { panic!() };
+        assert_eq!(event.trace(), None);
+        let expected = b": note\nevent: tick\ndata: one\ndata: two\nretry: 5\n\n";
+        assert_eq!(event.seal(None).sse(), expected);
     }
 
     #[test]
@@ -237,6 +259,8 @@ mod tests {
             ("c", b"event: x\n"),
             ("y", b""),
             ("y", b"\xff"),
+            ("w", b""),
+            ("w", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\ndata: injected"),
         ] {
             let mut fields = write(letter);
             for field in &mut fields {

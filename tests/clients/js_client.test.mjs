@@ -110,6 +110,14 @@ test("it is parsed alike wherever it is split", async () => {
   events.forEach(({ data }, at) => assert.equal(data, ["a", "b", "c\nd"][at % 3]));
 });
 
+test("the trace of an event is with it, and with no other", async () => {
+  const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  const body = `data: a\n\ntraceparent: ${trace}\ndata: b\n\ntraceparent: lost\n\ndata: c\n\n`;
+  const { url } = await serve(body, END);
+  const events = await read(connect(url));
+  assert.deepEqual(events.map(({ data, traceparent }) => [data, traceparent]), [["a", undefined], ["b", trace], ["c", undefined]]);
+});
+
 test("a client that comes back reports its id, also one that is no ASCII", async () => {
   const { url, requests } = await serve(`${QUICK}id: zürich\ndata: 1\n\n`, "id: 2\n\n", "data: 3\n\n", END);
   const events = await read(connect(url));

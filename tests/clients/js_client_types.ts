@@ -9,6 +9,7 @@ const connection = connect(new URL("https://shop.example/events"), {
   share: true,
   signal: new AbortController().signal,
 });
+connection.on("tick", ({ traceparent }) => traceparent?.length);
 const remove: () => void = connection.on("tick", (event) => JSON.parse(event.data));
 connection.on("error", ({ delay, status }) => delay.toFixed(status));
 connection.on("open", ({ status }) => status.toFixed());

@@ -1,7 +1,8 @@
 """Runs, read by published clients: AI SDK, openai's, AG-UI's, fetch-event-source and httpx-sse.
 
 Each: a reload in mid-run, three readers at once, a stop, a source that fails. The text of every reader is the
-run's, and every reader ends. In one process, and at two workers over a broker, one of which is killed.
+run's, and every reader ends. In one process, and at two workers over a broker, one of which is killed; events
+of these carry a trace, a field that none of these clients knows.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def test_every_worker_sends_the_same_bytes(site: Site) -> None:
 
     first = said(site.http.post(f"{site.urls[0]}/api/chat", json={"id": id}))
     assert first[-3:] == [b"data: [DONE]", b"", b""]
+    traced = [line for line in first if line.startswith(b"traceparent: ")]
+    assert (len(traced), len({*traced})) == ((len(WORDS) + 4, 1) if site.processes else (0, 0))
     for url in site.urls:
         assert said(site.http.get(f"{url}/api/chat/{id}/stream")) == first
 

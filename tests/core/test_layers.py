@@ -21,7 +21,7 @@ from pages import ROOT
 # The lowest layer first. Modules of one layer may name each other, in one direction.
 RUST = [
     "clock descriptors ending entry error event frame histogram identity ids key outcome stats sync topic"
-    " waker",
+    " trace waker",
     "change config control deadlines history log numbering pace queue",
     "subscriber",
     "reader",

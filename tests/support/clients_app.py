@@ -1,7 +1,8 @@
 """An app whose runs say words that the test releases, in the formats of published clients.
 
 ``Model(Hub()).app`` runs in the test's process; ``uvicorn("clients_app:app")`` is one of several workers,
-whose hub is that of ``SSE_HUB_URL``. What is released at one worker is not at another.
+whose hub is that of ``SSE_HUB_URL``; its events carry the span in which a run began. What is released at one
+worker is not at another.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from opentelemetry.sdk.trace import TracerProvider
 from sse_hub import Hub
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,6 +31,8 @@ PAGE = """<!doctype html><title>Run</title><link rel="icon" href="data:,"><p id=
   source.addEventListener("stream-end", (event) => { end = JSON.parse(event.data); source.close(); });
   source.onerror = () => { if (source.readyState === 2 && end === null) end = {state: "nothing"}; };
 </script>"""
+
+TRACER = TracerProvider(shutdown_on_exit=False).get_tracer("model")
 
 
 class Model:
@@ -94,7 +98,8 @@ class Model:
         yield {"type": "RUN_FINISHED", "threadId": "t", "runId": "r"}
 
     async def start(self, id: str, source: Callable[[str], AsyncIterator[Any]], format: Any) -> Response:
-        run = await self.hub.run(id, source, id, error=lambda error: f"sorry: {type(error).__name__}")
+        with TRACER.start_as_current_span("ask"):
+            run = await self.hub.run(id, source, id, error=lambda error: f"sorry: {type(error).__name__}")
         return run.response(format=format)
 
     async def page(self, request: Request) -> Response:
@@ -130,4 +135,4 @@ class Model:
 
 
 if url := os.environ.get("SSE_HUB_URL"):
-    app = Model(Hub(url)).app
+    app = Model(Hub(url, trace=True)).app

@@ -25,6 +25,8 @@ class Event:
     """The reconnection time in milliseconds that came with it, or None."""
     is_comment: bool = False
     """Whether it is not an event but a comment line, whose text is in ``data``."""
+    traceparent: str | None = None
+    """The trace context that came with it (``Hub(trace=True)``), which browsers ignore; None without."""
 
     def json(self) -> Any:
         """The data, parsed as JSON. Raises ValueError if it is not JSON."""
@@ -56,6 +58,7 @@ class EventParser:
         self._event = ""
         self._data: list[str] = []
         self._block_retry: int | None = None
+        self._traceparent: str | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Read ``chunk``, which may end anywhere, even inside a character."""
@@ -92,6 +95,8 @@ class EventParser:
                 self._data.append(value)
             case "id" if "\0" not in value:
                 self._id = value
+            case "traceparent":
+                self._traceparent = value
             case "retry" if value.isascii() and value.isdigit():
                 self.retry = self._block_retry = int(value)
 
@@ -101,5 +106,6 @@ class EventParser:
         if self._data:
             data = "\n".join(self._data)
             name = self._event or "message"
-            self.events.append(Event(name, data, self.last_event_id, self._block_retry))
+            event = Event(name, data, self.last_event_id, self._block_retry, traceparent=self._traceparent)
+            self.events.append(event)
         self._clear()

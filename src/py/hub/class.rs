@@ -49,6 +49,10 @@ impl PyHub {
         &self.generations
     }
 
+    fn draft<'py>(&self, py: Python<'py>, fields: Fields<'py>) -> PyResult<Draft> {
+        fields.draft(py, self.generations.traceparent(py)?)
+    }
+
     fn post(&self, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
         self.generations.post(py, to, draft)
     }
@@ -130,7 +134,7 @@ impl PyHub {
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
                         max_subscribers, threads, max_per_user=None, max_topics=None, rate=None,
-                        broker=None, name="default", manual_clock=false))]
+                        broker=None, name="default", manual_clock=false, traceparent=None))]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
@@ -154,6 +158,7 @@ impl PyHub {
         broker: Option<GivenBroker<'_>>,
         name: &str,
         manual_clock: bool,
+        traceparent: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let capacity = Capacity {
             events: at_least("capacity", capacity, 1)?,
@@ -185,7 +190,8 @@ impl PyHub {
         };
         let link = broker.map(|broker| Link::new(py, &broker, name, kept)).transpose()?;
         let threads = between("threads", threads, 1, MAX_THREADS)?;
-        let settings = Settings { name: name.into(), config, has_manual_clock: manual_clock, threads, link };
+        let name = name.into();
+        let settings = Settings { name, config, has_manual_clock: manual_clock, threads, link, traceparent };
         Ok(Self { generations: Arc::new(Generations::new(settings)) })
     }
 
@@ -204,7 +210,7 @@ impl PyHub {
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
-        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
+        let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::Topics(topics), draft)
     }
 
@@ -221,7 +227,7 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
+        let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::All, draft)
     }
 
@@ -239,7 +245,7 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
+        let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::One(subscriber_id.into()), draft)
     }
 
@@ -381,7 +387,7 @@ impl PyHub {
         token: &str,
     ) -> PyResult<Option<(PyPublication, usize)>> {
         let topic = Topic::new(topic).or_raise(py)?;
-        let draft = Fields::only(value).draft(py)?;
+        let draft = self.draft(py, Fields::only(value))?;
         let size = draft.len();
         if size > room {
             return Ok(None);
@@ -409,7 +415,7 @@ impl PyHub {
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
         let topics: Vec<Topic> = self::topics(topics)?;
-        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
+        let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         let fence = Some(Fence::Held { lease: lease.into(), token: token.into() });
         self.generations.post_letter(py, Letter::Event { to: To::Topics(topics), draft }, fence)
     }

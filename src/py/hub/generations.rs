@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -34,6 +35,7 @@ use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::sync::Mutex;
 use crate::topic::{Topic, TopicPattern};
+use crate::trace::TraceParent;
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
 pub(super) struct Generation {
@@ -64,6 +66,8 @@ pub struct Settings {
     pub threads: usize,
     /// Its broker, if it has one.
     pub link: Option<Link>,
+    /// Returns the `traceparent` of the active span, or None where there is none; `None` where events carry no trace.
+    pub traceparent: Option<Py<PyAny>>,
 }
 
 /// A hub's generations, of which one is current.
@@ -94,6 +98,16 @@ impl Generations {
             ending: Mutex::default(),
             reports_disconnects: Arc::default(),
             inherited: Inherited::default(),
+        }
+    }
+
+    /// The trace that an event published here and now belongs to.
+    pub fn traceparent(&self, py: Python<'_>) -> PyResult<Option<TraceParent>> {
+        let Some(function) = &self.settings.traceparent else { return Ok(None) };
+        let Some(text) = function.call0(py)?.extract::<Option<String>>(py)? else { return Ok(None) };
+        match TraceParent::parse(text.as_bytes()) {
+            None => Err(PyValueError::new_err(format!("{text:?} is no traceparent of version 00"))),
+            trace => Ok(trace),
         }
     }
 
@@ -325,6 +339,7 @@ impl Generations {
 
     /// For Python's garbage collector, which calls while no thread runs that could hold the lock.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.settings.traceparent)?;
         let Some(readers) = self.readers.try_lock() else { return Ok(()) };
         readers.iter().try_for_each(|reader| visit.call(reader))
     }

@@ -169,9 +169,10 @@ impl RunPump {
 
     fn take(&mut self, item: &Bound<'_, PyAny>) -> PyResult<Part> {
         let py = item.py();
-        let draft = Fields::only(item.clone()).draft(py)?;
+        let generations = self.hub.get().generations();
+        let draft = Fields::only(item.clone()).draft(py, generations.traceparent(py)?)?;
         let Some(room) = self.room.checked_sub(draft.len()) else { return Ok(Part::TooLarge) };
-        match self.hub.get().generations().publish_alone(py, &self.topic, draft)? {
+        match generations.publish_alone(py, &self.topic, draft)? {
             Err(Error::HubFull { .. }) => return Ok(Part::Full),
             published => published.or_raise(py)?,
         }

@@ -217,7 +217,8 @@ impl PySubscription {
         comment: Option<Bound<'py, PyString>>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let draft = Fields { data, raw_data, event, retry, comment, key }.draft(py)?;
+        let fields = Fields { data, raw_data, event, retry, comment, key };
+        let draft = fields.draft(py, self.stream.generations.traceparent(py)?)?;
         if !self.stream.is_ours() {
             return Ok(PyPublication::known(None));
         }
@@ -299,7 +300,7 @@ impl PySubscription {
     // Deliver the initial events.
     fn _initial<'py>(&self, py: Python<'py>, events: Vec<Bound<'py, PyAny>>) -> PyResult<()> {
         let drafts: PyResult<Vec<_>> =
-            events.into_iter().map(|event| Fields::only(event).draft(py)).collect();
+            events.into_iter().map(|event| Fields::only(event).draft(py, None)).collect();
         if self.stream.is_ours()
             && self
                 .stream

@@ -14,6 +14,7 @@ use crate::frame::{Draft, FrameBuilder};
 use crate::key::Key;
 use crate::py::process::exit;
 use crate::topic::Topic;
+use crate::trace::TraceParent;
 
 /// An argument that may be left out, where None means something else.
 pub enum Given<'py> {
@@ -114,11 +115,11 @@ impl<'py> Fields<'py> {
     }
 
     /// Encode everything but the id.
-    pub fn draft(mut self, py: Python<'py>) -> PyResult<Draft> {
+    pub fn draft(mut self, py: Python<'py>, trace: Option<TraceParent>) -> PyResult<Draft> {
         let _inside = exit::enter(py);
         let event = match std::mem::replace(&mut self.data, Given::Omitted) {
             Given::Value(value) if !is_plain(&value) && is_server_sent_event(&value)? => {
-                return self.unpack(&value)?.draft(py);
+                return self.unpack(&value)?.draft(py, trace);
             }
             data => {
                 self.data = data;
@@ -130,7 +131,7 @@ impl<'py> Fields<'py> {
         }
         let retry = self.retry.as_ref().map(|retry| retry_ms(py, retry)).transpose()?;
         let comment = self.comment.as_ref().map(|comment| utf8(py, "comment", comment)).transpose()?;
-        let mut builder = FrameBuilder::new(comment, event);
+        let mut builder = FrameBuilder::traced(trace.as_ref(), comment, event);
         match (&self.data, &self.raw_data) {
             (Given::Value(data), None) => {
                 write_json(data, builder.json()).map_err(|error| as_invalid_event(py, error))?;
