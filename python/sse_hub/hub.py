@@ -21,6 +21,7 @@ from sse_hub._handoff.taking import is_refused_by_environment
 from sse_hub._metrics.traceparent import reader_of_spans
 from sse_hub._responses.authorizing import Authorize, Authorizer
 from sse_hub._responses.channel import Channel
+from sse_hub._responses.channels import Channels
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.endpoint import Endpoint, PerRequest
 from sse_hub._responses.hub_response import HubResponse
@@ -42,6 +43,7 @@ from sse_hub.brokers import Broker, make_broker
 __all__ = [
     "Authorize",
     "Channel",
+    "Channels",
     "Hub",
     "Initial",
     "Overflow",
@@ -374,6 +376,25 @@ class Hub(RunningHub):
             ImportError: pydantic is not installed.
         """
         return Channel(self, topic, {**(events or {}), **named})
+
+    def channels(
+        self, pattern: str, events: Mapping[str, type[_Event]] | None = None, /, **named: type[_Event]
+    ) -> Channels[_Event]:
+        """A family of topics with the same types: ``rooms = hub.channels("room:{id}", message=Message)``.
+
+        ``rooms(id="7")`` is the channel of the topic ``"room:7"``; it costs no more than its name.
+
+        Args:
+            pattern: the topics' name, with a ``{name}`` for each part that differs.
+            events: as in ``channel``.
+            named: as in ``channel``.
+
+        Raises:
+            ValueError: the pattern or an event's name breaks a rule.
+
+        The other errors are those of ``channel``.
+        """
+        return Channels(self, pattern, {**(events or {}), **named})
 
     def client_js(self) -> ClientScript:
         """The JavaScript module with ``connect``, for an endpoint to return or a ``Route`` to mount.

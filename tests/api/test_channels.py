@@ -128,6 +128,69 @@ def test_a_channel_needs_a_topic_and_events() -> None:
         hub.channel("", tick=Tick)
 
 
+async def test_a_family_has_a_channel_for_each_topic() -> None:
+    hub = Hub()
+    rooms = hub.channels("room:{id}:{part}!", halt=Halt)
+    with pytest.raises(InvalidEvent, match="channel 'room:7:a!' has no event 'tick', but 'halt'"):
+        rooms(id=7, part="a").publish(Halt(), event="tick")
+    async with connect(hub.endpoint(["room:7:a!", "room:7:b:c!"]), "/") as client:
+        rooms(id=7, part="a").publish(Halt(why="noon"))
+        rooms(id="8", part="a").publish(Halt(why="another topic"))
+        rooms(part="b:c", id=7).publish(Halt(why="night"))
+        assert [(await client.next()).json() for _ in range(2)] == [{"why": "noon"}, {"why": "night"}]
+    assert "room:7:a!" in repr(rooms(id=7, part="a"))
+    assert repr(rooms) == "<Channels 'room:{id}:{part}!': 'halt'>"
+
+
+def test_a_family_gives_no_topic_to_two_of_its_members() -> None:
+    rooms: Any = Hub().channels("room:{id}:{part}", halt=Halt)
+    with pytest.raises(ValueError, match="id='7:a' contains ':', or ends as it begins"):
+        rooms(id="7:a", part="b")
+    threads: Any = Hub().channels("{id}::{part}", halt=Halt)
+    assert threads(id="7", part=":a").topic == "7:::a"
+    with pytest.raises(ValueError, match="other values could give the same topic"):
+        threads(id="7:", part="a")
+    with pytest.raises(ValueError, match="id must not be empty"):
+        rooms(id="", part="b")
+    with pytest.raises(ValueError, match="control character"):
+        rooms(id="7", part="a\n")
+    for names in ({}, {"id": "7"}, {"id": "7", "part": "a", "more": "b"}):
+        with pytest.raises(TypeError, match="take id=…, part=…, not"):
+            rooms(**names)
+    for value in (None, 1.5, True, b"7"):
+        with pytest.raises(TypeError, match="id is a str or an int, not"):
+            rooms(id=value, part="a")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        ("room", "has no {name}"),
+        ("room:{id", "brace"),
+        ("room:id}", "brace"),
+        ("room:{}", "not a name"),
+        ("room:{a b}", "not a name"),
+        ("room:{id!r}", "not a name"),
+        ("room:{id}:{id}", "twice"),
+        ("room:{a}{b}", "between two names"),
+        ("room*:{id}", "patterns set retention"),
+    ],
+)
+def test_a_pattern_that_keeps_topics_not_apart_is_refused(pattern: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        Hub().channels(pattern, halt=Halt)
+    with pytest.raises(TypeError, match="takes a pattern of topics, not int"):
+        Hub().channels(7, halt=Halt)  # type: ignore[arg-type]
+
+
+def test_openapi_describes_the_streams_of_a_family_like_one() -> None:
+    events: Any = {"tick": Tick, "halt": Halt}
+    hub = Hub()
+    one, family = hub.channel("t", events), hub.channels("t:{id}", events)
+    assert family.responses == one.responses
+    assert family.response_class is one.response_class
+
+
 def described(channel: Any) -> dict[str, Any]:
     app = FastAPI()
     app.openapi_version = "3.2.0"

@@ -77,6 +77,13 @@ class Channel(Generic[T]):
             self.topic, raw_data=self._encode(name, value), event=name, retry=retry, comment=comment
         )
 
+    def _at(self, topic: str) -> Channel[T]:
+        """A channel of another topic with the same events."""
+        HubResponse(self.hub, topic)  # raises for a name that breaks a rule
+        other: Channel[T] = object.__new__(Channel)
+        other.__dict__.update(self.__dict__, topic=topic)
+        return other
+
     def response(self, **options: Unpack[StreamOptions]) -> HubResponse:
         """The response that streams the channel to its client, like ``Hub.response``.
 
