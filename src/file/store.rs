@@ -46,6 +46,9 @@ impl Store for FileStore {
 
     const THREAD: &'static str = "sse-hub-file";
 
+    /// In between, the directory is watched, or polled where it cannot be. An idle process does nothing else.
+    const HELD: Duration = Duration::from_secs(2);
+
     fn place(&self) -> &str {
         &self.0.place
     }

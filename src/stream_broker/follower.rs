@@ -15,9 +15,6 @@ use crate::ids::StreamId;
 /// The most entries, and about the most bytes, that one read requests.
 const PAGE: usize = 512;
 const PAGE_BYTES: usize = 2 << 20;
-/// How long a read waits for new entries, and how often the log is compared with this process's position: a log that
-/// was emptied while the clock was set back assigns smaller ids, which a reader would never receive.
-const HELD: Duration = Duration::from_secs(1);
 /// How long the first reads on a connection wait. They show that the log can be followed. Not zero: a wait of zero
 /// would last forever.
 const BRIEFLY: Duration = Duration::from_millis(1);
@@ -94,15 +91,15 @@ impl<S: Store> Follower<S> {
         loop {
             if !self.shared.has_hub() {
                 // What this process published is still sent, but there is no hub to deliver to.
-                tokio::time::sleep(HELD).await;
+                tokio::time::sleep(S::HELD).await;
                 continue;
             }
-            let is_idle = match self.next(log, std::mem::replace(&mut wait, HELD)).await {
+            let is_idle = match self.next(log, std::mem::replace(&mut wait, S::HELD)).await {
                 Ok(is_idle) => is_idle,
                 Err(error) => return error,
             };
             self.set_followed();
-            if is_idle || compared.elapsed() >= HELD {
+            if is_idle || compared.elapsed() >= S::HELD {
                 compared = Instant::now();
                 if let Err(error) = self.compare(log, is_idle).await {
                     return error;
