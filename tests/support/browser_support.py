@@ -140,6 +140,7 @@ class Proxy:
         self.through = threading.Event()
         self.through.set()
         # The relay loses all bytes behind these on their connection, so that a cut comes at that very place.
+        # All else waits for `mend` then: a client may notice the silence, and come back before the cut.
         self.stop_at: bytes | None = None
         self.stopped = threading.Event()
         self.lock = threading.Lock()
@@ -175,7 +176,10 @@ class Proxy:
     def relay(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self.through.wait()
                 before, found, _ = data.partition(self.stop_at) if self.stop_at else (data, b"", b"")
+                if found:
+                    self.through.clear()
                 sink.sendall(before + found)
                 if found:
                     self.stop_at = None

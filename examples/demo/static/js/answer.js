@@ -1,10 +1,14 @@
+// @ts-check
 // An answer that arrives token by token. The server runs it, whoever watches: a reload goes on, and a second tab shows
 // the same. The browser's tabs share which answer that is.
+
+import { connect } from "/sse-hub.js";
 
 import { post } from "./api.js";
 import { byId } from "./dom.js";
 
 const KEY = "sse-hub-answer";
+/** @type {Record<string, string>} */
 const STATUS = {
   done: "The answer is complete.",
   stopped: "Stopped.",
@@ -12,21 +16,25 @@ const STATUS = {
   lost: "The answer is lost: the server was restarted, or it was long ago. Ask again.",
 };
 
+/** @typedef {{ id: string, question: string }} Asked */
+
 export class Answer {
-  #source = null;
+  /** @type {import("/sse-hub.js").Connection | null} */
+  #stream = null;
+  /** @type {Asked | null} */
   #answer = null;
 
   constructor() {
-    byId("answer-form").addEventListener("submit", (event) => {
+    byId("answer-form").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       const question = byId("question").value.trim();
-      if (this.#source) this.#stop();
+      if (this.#stream) this.#stop();
       else if (question) this.#ask(question);
     });
-    byId("chips").addEventListener("click", (event) => {
-      if (!event.target.matches("button")) return;
-      byId("question").value = event.target.textContent;
-      this.#ask(event.target.textContent);
+    byId("chips").addEventListener("click", (/** @type {Event} */ { target }) => {
+      if (!(target instanceof HTMLButtonElement)) return;
+      byId("question").value = target.textContent;
+      this.#ask(target.textContent);
     });
     // Another tab has asked.
     addEventListener("storage", (event) => {
@@ -36,6 +44,7 @@ export class Answer {
     if (known) this.#watch(JSON.parse(known));
   }
 
+  /** @param {string} question */
   async #ask(question) {
     const bytes = crypto.getRandomValues(new Uint8Array(8));
     const id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -49,11 +58,12 @@ export class Answer {
   }
 
   #stop() {
-    fetch(`/api/answers/${this.#answer.id}`, { method: "DELETE" });
+    fetch(`/api/answers/${this.#answer?.id}`, { method: "DELETE" });
   }
 
+  /** @param {Asked} answer */
   #watch(answer) {
-    this.#source?.close();
+    this.#stream?.close();
     this.#answer = answer;
     let tokens = 0;
     byId("answer-empty").hidden = true;
@@ -61,31 +71,28 @@ export class Answer {
     byId("asked").textContent = answer.question;
     byId("words").textContent = "";
     this.#show("writing");
-    const source = new EventSource(`/api/answers/${answer.id}`);
-    this.#source = source;
-    source.addEventListener("token", (event) => {
+    const stream = connect(`/api/answers/${answer.id}`);
+    this.#stream = stream;
+    stream.on("token", (event) => {
       byId("words").append(JSON.parse(event.data));
-      byId("fact-answer-tokens").textContent = tokens += 1;
+      byId("fact-answer-tokens").textContent = String((tokens += 1));
       byId("reply").scrollTop = byId("reply").scrollHeight;
     });
-    source.addEventListener("stream-end", (event) => this.#finish(JSON.parse(event.data).state));
-    // 204: the server has no such answer, because it was started again.
-    source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED) this.#finish("lost");
-    };
+    // It comes back by itself until the run's end, or until the server has no such answer, because it was started again.
+    stream.closed.then((result) => {
+      if (stream !== this.#stream) return; // This page has asked again.
+      this.#stream = null;
+      const end = result.reason === "ended" && result.event;
+      this.#show(end ? JSON.parse(end.data).state : "lost");
+    });
   }
 
-  #finish(state) {
-    this.#source?.close();
-    this.#source = null;
-    this.#show(state);
-  }
-
+  /** @param {string} state */
   #show(state) {
     byId("words").dataset.state = state;
     byId("answer-status").textContent = STATUS[state] ?? "Answering…";
-    byId("ask").textContent = { writing: "Stop", lost: "Ask again" }[state] ?? "Ask";
+    byId("ask").textContent = state === "writing" ? "Stop" : state === "lost" ? "Ask again" : "Ask";
     byId("question").required = state !== "writing";
-    if (state === "lost") byId("question").value = this.#answer.question;
+    if (state === "lost") byId("question").value = this.#answer?.question ?? "";
   }
 }

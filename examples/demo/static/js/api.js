@@ -1,6 +1,13 @@
+// @ts-check
 // The way back to the server: an ordinary POST with JSON.
 
-/** Post and return the answer; throws an Error whose message can be shown. */
+/**
+ * Post and return the answer; throws an Error whose message can be shown.
+ *
+ * @param {string} path
+ * @param {object} body
+ * @returns {Promise<any>}
+ */
 export async function post(path, body) {
   const response = await fetch(path, {
     method: "POST",

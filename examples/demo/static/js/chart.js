@@ -1,3 +1,4 @@
+// @ts-check
 // A moving line chart in SVG: `draw(points)` after each new point, and it slides until the next.
 
 import { makeSvg } from "./dom.js";
@@ -6,9 +7,14 @@ const LABELS = 58; // pixels on the right for prices
 const PADDING = 12;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
+/** @typedef {{ value: number, marked: boolean }} Point */
+
 export class Chart {
+  /** @type {SVGSVGElement} */
   #svg;
+  /** @type {number} */
   #visible; // how many points fit
+  /** @type {Point[]} */
   #points = [];
   #grid = makeSvg("g", { class: "gridlines" });
   #moving = makeSvg("g", { class: "moving" });
@@ -16,19 +22,27 @@ export class Chart {
   #line = makeSvg("path", { class: "stroke" });
   #marked = makeSvg("path", { class: "stroke marked" });
   #dot = makeSvg("circle", { class: "now", r: 4 });
-  #tag = makeSvg("g", { class: "tag" }, makeSvg("rect", { rx: 5, height: 20, width: LABELS - 6 }), makeSvg("text"));
+  #price = makeSvg("text");
+  #tag = makeSvg("g", { class: "tag" }, makeSvg("rect", { rx: 5, height: 20, width: LABELS - 6 }), this.#price);
+  #window = makeSvg("svg", { class: "window" }, this.#moving);
 
+  /**
+   * @param {SVGSVGElement} svg
+   * @param {number} visible
+   */
   constructor(svg, visible) {
     this.#svg = svg;
     this.#visible = visible;
     this.#moving.append(this.#area, this.#line, this.#marked, this.#dot);
-    const window = makeSvg("svg", { class: "window" });
-    window.append(this.#moving);
-    svg.append(this.#grid, window, this.#tag);
+    svg.append(this.#grid, this.#window, this.#tag);
     new ResizeObserver(() => this.draw(this.#points)).observe(svg);
   }
 
-  /** Draw `points` ({ value, marked }, oldest first); slide for `milliseconds` to where they belong. */
+  /**
+   * Draw `points`, oldest first; slide for `milliseconds` to where they belong.
+   *
+   * @param {Point[]} points
+   */
   draw(points, milliseconds = 0) {
     this.#points = points;
     const { width, height } = this.#svg.getBoundingClientRect();
@@ -37,34 +51,46 @@ export class Chart {
     const shown = points.slice(-this.#visible);
     const step = (width - LABELS) / (this.#visible - 1);
     const [low, high, unit] = niceRange(shown.map((point) => point.value));
-    const x = (index) => width - LABELS - (shown.length - 1 - index) * step;
-    const y = (value) => PADDING + ((high - value) / (high - low)) * (height - 2 * PADDING);
+    const x = (/** @type {number} */ index) => width - LABELS - (shown.length - 1 - index) * step;
+    const y = (/** @type {number} */ value) => PADDING + ((high - value) / (high - low)) * (height - 2 * PADDING);
 
-    const last = shown.at(-1).value;
+    const last = shown[shown.length - 1].value;
     this.#drawGrid(low, high, unit, y, width, last);
     const corners = shown.map((point, index) => `${x(index).toFixed(1)} ${y(point.value).toFixed(1)}`);
     this.#line.setAttribute("d", `M${corners.join("L")}`);
     this.#area.setAttribute("d", `M${corners.join("L")}L${x(shown.length - 1)} ${height}L${x(0)} ${height}Z`);
     this.#marked.setAttribute("d", markedPath(shown, corners));
-    this.#dot.setAttribute("cx", x(shown.length - 1));
-    this.#dot.setAttribute("cy", y(last));
-    this.#svg.querySelector(".window").setAttribute("width", width - LABELS + 6);
+    this.#dot.setAttribute("cx", String(x(shown.length - 1)));
+    this.#dot.setAttribute("cy", String(y(last)));
+    this.#window.setAttribute("width", String(width - LABELS + 6));
     this.#tag.setAttribute("transform", `translate(${width - LABELS + 6} ${y(last) - 10})`);
-    this.#tag.lastChild.textContent = last.toFixed(2);
+    this.#price.textContent = last.toFixed(2);
     this.#slide(step, milliseconds);
   }
 
+  /**
+   * @param {number} low
+   * @param {number} high
+   * @param {number} unit
+   * @param {(value: number) => number} y
+   * @param {number} width
+   * @param {number} last
+   */
   #drawGrid(low, high, unit, y, width, last) {
+    /** @type {SVGElement[]} */
     const lines = [];
     for (let value = low; value <= high + unit / 2; value += unit) {
       lines.push(makeSvg("line", { x1: 0, x2: width - LABELS, y1: y(value), y2: y(value) }));
       if (Math.abs(y(value) - y(last)) < 18) continue; // the tag is there
-      lines.push(makeSvg("text", { x: width - LABELS + 12, y: y(value) + 4 }));
-      lines.at(-1).textContent = value.toFixed(2);
+      lines.push(makeSvg("text", { x: width - LABELS + 12, y: y(value) + 4 }, value.toFixed(2)));
     }
     this.#grid.replaceChildren(...lines);
   }
 
+  /**
+   * @param {number} step
+   * @param {number} milliseconds
+   */
   #slide(step, milliseconds) {
     for (const animation of this.#moving.getAnimations()) animation.cancel();
     if (!milliseconds || still.matches) return;
@@ -72,17 +98,26 @@ export class Chart {
   }
 }
 
-/** A range of whole units around the values, and the unit: lines that stay put while prices move. */
+/**
+ * A range of whole units around the values, and the unit: lines that stay put while prices move.
+ *
+ * @param {number[]} values
+ */
 function niceRange(values) {
   const low = Math.min(...values);
   const high = Math.max(...values);
   const rough = Math.max(high - low, high * 0.004) / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const unit = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+  const unit = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough) ?? 10 * power;
   return [Math.floor(low / unit) * unit, Math.ceil(high / unit) * unit, unit];
 }
 
-/** The parts of the line that lead to marked points. */
+/**
+ * The parts of the line that lead to marked points.
+ *
+ * @param {Point[]} points
+ * @param {string[]} corners
+ */
 function markedPath(points, corners) {
   let path = "";
   for (let index = 1; index < points.length; index += 1) {
@@ -91,13 +126,18 @@ function markedPath(points, corners) {
   return path;
 }
 
-/** A line without axes, for a tile. */
-export function sparkline(svg, values) {
+/**
+ * A line without axes, for a tile.
+ *
+ * @param {SVGPathElement} path
+ * @param {number[]} values
+ */
+export function sparkline(path, values) {
   if (values.length < 2) return;
   const low = Math.min(...values);
   const span = Math.max(...values) - low || 1;
   const corners = values.map(
     (value, index) => `${((index / (values.length - 1)) * 100).toFixed(1)} ${(28 - ((value - low) / span) * 26).toFixed(1)}`,
   );
-  svg.firstChild.setAttribute("d", `M${corners.join("L")}`);
+  path.setAttribute("d", `M${corners.join("L")}`);
 }

@@ -1,3 +1,4 @@
+// @ts-check
 // The chat room. A newcomer gets the room's history (`replay="all"`); what one says is a POST.
 
 import { post } from "./api.js";
@@ -9,10 +10,15 @@ export class Chat {
   #list = byId("messages");
   #me;
 
+  /**
+   * @param {import("./stream.js").HubStream} stream
+   * @param {import("./main.js").Me} me
+   * @param {(error: unknown) => void} complain
+   */
   constructor(stream, me, complain) {
     this.#me = me;
     stream.on("chat", (message) => this.#add(message));
-    byId("chat-form").addEventListener("submit", async (event) => {
+    byId("chat-form").addEventListener("submit", async (/** @type {Event} */ event) => {
       event.preventDefault();
       const field = byId("chat-text");
       if (!field.value.trim()) return;
@@ -30,6 +36,7 @@ export class Chat {
     byId("chat-empty").hidden = false;
   }
 
+  /** @param {{ author: string, text: string, at: string }} message */
   #add({ author, text, at }) {
     byId("chat-empty").hidden = true;
     const head = make("p", { class: "meta" }, make("b", {}, author), " ", make("time", { datetime: at }, timeOf(at)));

@@ -1,17 +1,23 @@
+// @ts-check
 // A button on each card that shows the lines behind it.
 
 import { make } from "./dom.js";
 
 export class Code {
+  /** @param {(error: unknown) => void} complain */
   constructor(complain) {
-    for (const card of document.querySelectorAll("[data-code]")) this.#equip(card, complain);
+    for (const card of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-code]"))) this.#equip(card, complain);
   }
 
+  /**
+   * @param {HTMLElement} card
+   * @param {(error: unknown) => void} complain
+   */
   #equip(card, complain) {
-    const name = card.dataset.code;
+    const name = String(card.dataset.code);
     const source = make("pre", { class: "source", id: `code-${name}`, tabindex: "0", "aria-label": "Source code" });
     source.hidden = true;
-    const title = card.querySelector("h2").firstChild.textContent.trim();
+    const title = card.querySelector("h2")?.firstChild?.textContent?.trim();
     const button = make("button", { type: "button", class: "small toggle", "aria-expanded": "false", "aria-controls": source.id, "aria-label": `Code of ${title}` }, "Code");
     button.addEventListener("click", async () => {
       if (!source.textContent) {
@@ -24,10 +30,11 @@ export class Code {
       source.hidden = !source.hidden;
       button.setAttribute("aria-expanded", String(!source.hidden));
     });
-    card.querySelector("header").append(button);
-    card.querySelector("header").after(source);
+    card.querySelector("header")?.append(button);
+    card.querySelector("header")?.after(source);
   }
 
+  /** @param {string} name */
   async #fetch(name) {
     const response = await fetch(`/api/code/${name}`);
     if (!response.ok) throw new Error(`The server said ${response.status}.`);

@@ -1,10 +1,12 @@
+// @ts-check
 // What a client costs: real streams to this server, measured while they are open.
 
 import { byId } from "./dom.js";
 
-const KINDS = ["hub", "starlette"];
+const KINDS = /** @type {const} */ (["hub", "starlette"]);
 const NAMES = { hub: "sse-hub", starlette: "sse-starlette" };
 const kilobytes = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+/** @type {Record<string, (value: number) => string>} */
 const SHOWN = {
   clients: (value) => value.toLocaleString("en"),
   memory: (value) => `${kilobytes.format(value / 1000)} KB`,
@@ -12,10 +14,21 @@ const SHOWN = {
   age: (value) => `${kilobytes.format(value)} ms`,
 };
 
+/**
+ * @typedef {Record<string, number | null>} Reading
+ * @typedef {{ limit: number, measuring: "hub" | "starlette" | null, problem: string | null,
+ *   hub: Reading | null, starlette: Reading | null }} Costs
+ */
+
 export class Cost {
+  /** @type {Costs | null} */
   #costs = null;
   #complain;
 
+  /**
+   * @param {import("./stream.js").HubStream} stream
+   * @param {(error: unknown) => void} complain
+   */
   constructor(stream, complain) {
     this.#complain = complain;
     stream.on("cost", (costs) => this.#show(costs));
@@ -36,6 +49,7 @@ export class Cost {
     button.disabled = !this.#costs?.limit;
   }
 
+  /** @param {Costs} costs */
   #show(costs) {
     this.#costs = costs;
     for (const kind of KINDS) {
@@ -56,6 +70,7 @@ export class Cost {
     byId("cost-status").textContent = this.#status(costs);
   }
 
+  /** @param {Costs} costs */
   #status(costs) {
     if (costs.problem) return costs.problem;
     if (!costs.limit) return "This server may be reached from elsewhere. SSE_HUB_CROWD=1000 allows it to open streams.";

@@ -1,3 +1,4 @@
+// @ts-check
 // The page: one stream, and the parts that listen to it.
 
 import { Answer } from "./answer.js";
@@ -15,10 +16,16 @@ import { Table } from "./table.js";
 
 const ADJECTIVES = ["Amber", "Brisk", "Calm", "Dapper", "Early", "Fabled", "Gentle", "Hazel", "Keen", "Mellow"];
 const ANIMALS = ["Otter", "Heron", "Lynx", "Marten", "Plover", "Badger", "Wren", "Hare", "Newt", "Stoat"];
-const pick = (list) => list[Math.floor(Math.random() * list.length)];
+const pick = (/** @type {string[]} */ list) => list[Math.floor(Math.random() * list.length)];
 const random = crypto.getRandomValues(new Uint32Array(2));
 
-// Who we are: a name one can change, and an id for this page as long as it is open.
+/**
+ * Who we are: a name one can change, an id for this page as long as it is open, and its stream's.
+ *
+ * @typedef {{ name: string, client: string, stream: string | null }} Me
+ */
+
+/** @type {Me} */
 const me = {
   name: sessionStorage.getItem("name") ?? `${pick(ADJECTIVES)} ${pick(ANIMALS)}`,
   client: [...random].map((number) => number.toString(36).padStart(7, "0")).join(""),
@@ -29,7 +36,7 @@ const stream = new HubStream(() => ({ client: me.client, name: me.name, prices: 
 const log = new Log(stream);
 const market = new Market(stream);
 const notices = new Notices(stream, me);
-const complain = (error) => notices.complain(error);
+const complain = (/** @type {unknown} */ error) => notices.complain(error);
 const chat = new Chat(stream, me, complain);
 const people = new People(stream, me, complain);
 new Answer();
@@ -39,6 +46,7 @@ new Code(complain);
 
 // --- State ---------------------------------------------------------------------------------------
 
+/** @type {Record<string, string>} */
 const STATES = {
   connecting: "Connecting…",
   open: "Live",
@@ -46,6 +54,7 @@ const STATES = {
   closed: "Hung up",
 };
 
+/** @type {Record<string, string>} */
 const PATHS = { reactor: "a Rust thread (handed off)", loop: "uvicorn (event loop)" };
 
 stream.on("state", (state) => {
@@ -58,7 +67,7 @@ stream.on("state", (state) => {
   byId("cut").disabled = state !== "open";
   if (state === "waiting") log.add("error", stream.lastEventId, "The line is cut. The page will come back with this id.");
 });
-stream.addEventListener("any", () => {
+stream.onAny(() => {
   byId("fact-id").textContent = stream.lastEventId ?? "–";
 });
 stream.on("hello", ({ id, path, worker, broker }) => {
@@ -101,7 +110,7 @@ byId("prices-on").addEventListener("change", () => {
 });
 
 byId("name").value = me.name;
-byId("name-form").addEventListener("submit", (event) => {
+byId("name-form").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   byId("name").blur();
 });

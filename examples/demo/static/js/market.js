@@ -1,3 +1,4 @@
+// @ts-check
 // The price ticker: a tile for each share, a chart for the chosen one, and the proof that none is missing.
 
 import { Chart, sparkline } from "./chart.js";
@@ -6,15 +7,26 @@ import { byId, make, makeSvg } from "./dom.js";
 const KEPT = 240; // ticks
 const VISIBLE = 120;
 
+/**
+ * @typedef {{ symbol: string, name: string, price: number, change: number }} Quote
+ * @typedef {{ number: number, at: string, quotes: Quote[] }} Tick
+ * @typedef {{ quotes: Map<string, Quote>, at: number, caughtUp: boolean }} Kept
+ * @typedef {{ price: HTMLElement, change: HTMLElement, spark: SVGPathElement, label: HTMLElement }} Tile
+ */
+
 export class Market {
-  #ticks = []; // { quotes: Map of symbol to quote, at, caughtUp }
+  /** @type {Kept[]} */
+  #ticks = [];
+  /** @type {Map<string, Tile>} */
   #tiles = new Map();
-  #chosen = null;
+  #chosen = "";
   #chart = new Chart(byId("chart"), VISIBLE);
+  /** @type {number | null} */
   #lastNumber = null;
   #counts = { received: 0, caught: 0, missing: 0, twice: 0 };
   #drawing = false;
 
+  /** @param {import("./stream.js").HubStream} stream */
   constructor(stream) {
     stream.on("tick", (tick, { replayed }) => this.#add(tick, replayed));
   }
@@ -32,6 +44,10 @@ export class Market {
     this.#lastNumber = null;
   }
 
+  /**
+   * @param {Tick} tick
+   * @param {import("./stream.js").Detail["replayed"]} replayed
+   */
   #add(tick, replayed) {
     const expected = this.#lastNumber === null ? tick.number : this.#lastNumber + 1;
     if (tick.number < expected) {
@@ -69,42 +85,44 @@ export class Market {
     this.#drawChart(latest);
   }
 
+  /** @param {Kept} latest */
   #drawChart(latest) {
-    const points = this.#ticks.map(({ quotes, caughtUp }) => ({ value: quotes.get(this.#chosen).price, marked: caughtUp }));
+    const points = this.#ticks.map(({ quotes, caughtUp }) => ({ value: quotes.get(this.#chosen)?.price ?? NaN, marked: caughtUp }));
     const before = this.#ticks.at(-2);
     const pace = before ? Math.min(latest.at - before.at, 1500) : 0;
     this.#chart.draw(points, latest.caughtUp ? 0 : pace);
     const quote = latest.quotes.get(this.#chosen);
+    if (!quote) return;
     const first = this.#ticks.at(-VISIBLE) ?? this.#ticks[0];
     const seconds = Math.round((latest.at - first.at) / 1000);
     byId("chart-span").textContent = `${quote.name}, the last ${seconds} s`;
     byId("chart").setAttribute("aria-label", `${quote.name}, ${quote.price.toFixed(2)}, over the last ${seconds} seconds`);
   }
 
+  /** @param {Quote} quote */
   #drawTile(quote) {
     const tile = this.#tiles.get(quote.symbol) ?? this.#makeTile(quote);
     const up = quote.change >= 0;
     tile.price.textContent = quote.price.toFixed(2);
     tile.change.textContent = `${up ? "▲" : "▼"} ${Math.abs(quote.change * 100).toFixed(2)} %`;
     tile.label.dataset.direction = up ? "up" : "down";
-    sparkline(tile.spark, this.#ticks.slice(-60).map(({ quotes }) => quotes.get(quote.symbol).price));
+    sparkline(tile.spark, this.#ticks.slice(-60).map(({ quotes }) => quotes.get(quote.symbol)?.price ?? NaN));
   }
 
+  /** @param {Quote} quote */
   #makeTile(quote) {
-    this.#chosen ??= quote.symbol;
+    this.#chosen ||= quote.symbol;
     const radio = make("input", { type: "radio", name: "share", value: quote.symbol });
     radio.checked = quote.symbol === this.#chosen;
     radio.addEventListener("change", () => {
       this.#chosen = quote.symbol;
       this.#draw();
     });
-    const tile = {
-      price: make("span", { class: "price" }),
-      change: make("span", { class: "change" }),
-      spark: makeSvg("svg", { class: "spark", viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" }, makeSvg("path")),
-    };
+    const [price, change] = ["price", "change"].map((name) => make("span", { class: name }));
+    const spark = makeSvg("path");
+    const line = makeSvg("svg", { class: "spark", viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" }, spark);
     const title = make("span", { class: "symbol" }, quote.symbol, make("small", {}, quote.name));
-    tile.label = make("label", { class: "tile" }, radio, title, tile.spark, tile.price, tile.change);
+    const tile = { price, change, spark, label: make("label", { class: "tile" }, radio, title, line, price, change) };
     this.#tiles.set(quote.symbol, tile);
     byId("tiles").append(tile.label);
     return tile;

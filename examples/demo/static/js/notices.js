@@ -1,3 +1,4 @@
+// @ts-check
 // Notices to everybody, pushed by a form, and messages to this page alone; both also as a toast.
 
 import { post } from "./api.js";
@@ -9,6 +10,10 @@ const TOAST_MS = 6000;
 export class Notices {
   #feed = byId("feed");
 
+  /**
+   * @param {import("./stream.js").HubStream} stream
+   * @param {import("./main.js").Me} me
+   */
   constructor(stream, me) {
     stream.on("notice", (notice, { replayed }) => {
       this.#add(notice.level, `${notice.author} to everybody`, notice);
@@ -18,7 +23,7 @@ export class Notices {
       this.#add("whisper", `${whisper.author}, only to you`, whisper);
       this.toast("whisper", `${whisper.author}, only to you`, whisper.text);
     });
-    byId("notice-form").addEventListener("submit", async (event) => {
+    byId("notice-form").addEventListener("submit", async (/** @type {any} */ event) => {
       event.preventDefault();
       const form = event.target;
       if (!form.elements.text.value.trim()) return;
@@ -37,12 +42,22 @@ export class Notices {
     byId("feed-empty").hidden = false;
   }
 
-  /** Show an error. */
+  /**
+   * Show an error.
+   *
+   * @param {unknown} error
+   */
   complain(error) {
-    this.toast("warning", "That did not work", error.message);
+    this.toast("warning", "That did not work", error instanceof Error ? error.message : String(error));
   }
 
-  /** Show something for a few seconds. */
+  /**
+   * Show something for a few seconds.
+   *
+   * @param {string} level
+   * @param {string} title
+   * @param {string} text
+   */
   toast(level, title, text) {
     const toast = make("div", { class: "toast", "data-level": level }, make("b", {}, title), make("p", {}, text));
     byId("toasts").append(toast);
@@ -50,6 +65,11 @@ export class Notices {
     while (byId("toasts").children.length > 3) byId("toasts").firstChild.remove();
   }
 
+  /**
+   * @param {string} level
+   * @param {string} title
+   * @param {{ text: string, at: string }} notice
+   */
   #add(level, title, { text, at }) {
     byId("feed-empty").hidden = true;
     const meta = make("p", { class: "meta" }, make("b", {}, title), " ", make("time", { datetime: at }, timeOf(at)));

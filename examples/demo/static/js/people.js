@@ -1,15 +1,28 @@
+// @ts-check
 // Who is online, and a message to one of them.
 
 import { post } from "./api.js";
 import { avatar, byId, make } from "./dom.js";
 
+/**
+ * @typedef {{ id: string, client: string, since: string, name: string, recovered: boolean | null }} Person
+ * @typedef {{ worker: string, at: string, good_for: number | null, count: number, people: Person[] }} Presence
+ */
+
 export class People {
   #select = byId("whisper-to");
+  /** @type {Map<string, Omit<Presence, "at"> & { at: number }>} */
   #workers = new Map(); // who is online at each worker: its last list
+  /** @type {string | null} */
   #chosen = null; // the client picked in the list or by a button
   #me;
   #complain;
 
+  /**
+   * @param {import("./stream.js").HubStream} stream
+   * @param {import("./main.js").Me} me
+   * @param {(error: unknown) => void} complain
+   */
   constructor(stream, me, complain) {
     this.#me = me;
     this.#complain = complain;
@@ -17,7 +30,7 @@ export class People {
     this.#select.addEventListener("change", () => {
       this.#chosen = this.#select.value;
     });
-    byId("whisper-form").addEventListener("submit", (event) => {
+    byId("whisper-form").addEventListener("submit", (/** @type {any} */ event) => {
       event.preventDefault();
       this.#send(event.target.elements.text);
     });
@@ -27,7 +40,11 @@ export class People {
     this.#workers.clear();
   }
 
-  /** Each worker says who is at it; one that was not heard of for too long has died, and its pages are elsewhere. */
+  /**
+   * Each worker says who is at it; one that was not heard of for too long has died, and its pages are elsewhere.
+   *
+   * @param {Presence} presence
+   */
   #hear(presence) {
     const at = Date.parse(presence.at); // the workers' time, not ours
     this.#workers.set(presence.worker, { ...presence, at });
@@ -44,9 +61,13 @@ export class People {
     this.#show(pages.size + unlisted, [...pages.values()]);
   }
 
+  /**
+   * @param {number} count
+   * @param {Person[]} people
+   */
   #show(count, people) {
     byId("people-count").textContent = count;
-    const sorted = [...people].sort((a, b) => this.#isMe(b) - this.#isMe(a) || a.name.localeCompare(b.name));
+    const sorted = [...people].sort((a, b) => Number(this.#isMe(b)) - Number(this.#isMe(a)) || a.name.localeCompare(b.name));
     byId("people").replaceChildren(...sorted.map((person) => this.#row(person)));
 
     // Streams come and go; the page behind them stays. Keep whom the writer had chosen.
@@ -58,6 +79,7 @@ export class People {
     if (options.some((option) => option.value === this.#chosen)) this.#select.value = this.#chosen;
   }
 
+  /** @param {Person} person */
   #row(person) {
     const mine = this.#isMe(person);
     const tags = [];
@@ -71,18 +93,25 @@ export class People {
     return row;
   }
 
+  /**
+   * @param {string} label
+   * @param {Person} person
+   * @param {() => void} action
+   */
   #button(label, person, action) {
     const button = make("button", { type: "button", class: "small", "aria-label": `${label}: ${person.name}` }, label);
     button.addEventListener("click", action);
     return button;
   }
 
+  /** @param {Person} person */
   #choose(person) {
     this.#chosen = person.client;
     this.#select.value = person.client;
     byId("whisper-text").focus();
   }
 
+  /** @param {HTMLInputElement} field */
   async #send(field) {
     const option = this.#select.selectedOptions[0];
     if (!option || !field.value.trim()) return;
@@ -96,5 +125,6 @@ export class People {
     }
   }
 
+  /** @param {Person} person */
   #isMe = (person) => person.client === this.#me.client;
 }

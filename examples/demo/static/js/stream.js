@@ -1,9 +1,17 @@
+// @ts-check
 // One stream for everything the page hears from the hub.
 //
 // The client that the hub serves reconnects by itself and sends Last-Event-ID; there is nothing to program for that.
 // What this class adds: it knows the state, keeps the last id, and can hang up and come back.
 
 import { connect } from "/sse-hub.js";
+
+/**
+ * What a listener is told besides the data: the last id, and whether the event is live (null), from the history that a
+ * newcomer is shown, or what a cut had kept from us.
+ *
+ * @typedef {{ data: any, id: string | null, replayed: "history" | "caught up" | null }} Detail
+ */
 
 const CONTROL = ["stream-open", "stream-reset", "stream-cursor", "stream-lagged"];
 const OURS = ["hello", "tick", "notice", "chat", "whisper", "presence", "cost"];
@@ -12,20 +20,28 @@ const RETRY_AFTER_REFUSAL = 5000;
 
 export class HubStream extends EventTarget {
   state = "connecting"; // connecting | open | waiting (the client will reconnect) | closed
+  /** @type {string | null} */
   lastEventId = null;
   opens = 0;
+  /** @type {import("/sse-hub.js").Connection | null} */
   #source = null;
-  #timer = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer = undefined;
+  /** @type {Detail["replayed"]} */
   #replay = null; // "history" for a newcomer, "caught up" after a cut, null when live
   #parameters;
 
-  /** @param parameters a function that returns the query parameters for the next connection */
+  /** @param {() => Record<string, string>} parameters returns the query parameters for the next connection */
   constructor(parameters) {
     super();
     this.#parameters = parameters;
   }
 
-  /** Connect. With `from`, ask for what came after that id; without, as a newcomer. */
+  /**
+   * Connect. With `from`, ask for what came after that id; without, as a newcomer.
+   *
+   * @param {string | null} from
+   */
   open(from = null) {
     this.close();
     const query = new URLSearchParams(this.#parameters());
@@ -58,11 +74,31 @@ export class HubStream extends EventTarget {
   /**
    * Call `listener(data, { id, replayed })` for each event of that name. `replayed` is null for what
    * arrives live, "history" for what a newcomer is shown, "caught up" for what a cut had kept from us.
+   *
+   * @param {string} name
+   * @param {(data: any, detail: Detail) => void} listener
    */
   on(name, listener) {
-    this.addEventListener(name, (event) => listener(event.detail.data, event.detail));
+    this.addEventListener(name, (event) => {
+      if (event instanceof CustomEvent) listener(event.detail.data, event.detail);
+    });
   }
 
+  /**
+   * Call `listener` for every event that the server sends.
+   *
+   * @param {(event: Detail & { name: string }) => void} listener
+   */
+  onAny(listener) {
+    this.addEventListener("any", (event) => {
+      if (event instanceof CustomEvent) listener(event.detail);
+    });
+  }
+
+  /**
+   * @param {string} name
+   * @param {import("/sse-hub.js").StreamEvent} event
+   */
   #hear(name, event) {
     // What is replayed stands between `stream-open` and `hello`, which the server sends live.
     if (name === "stream-open") this.#replay = this.lastEventId === null ? "history" : "caught up";
@@ -75,6 +111,7 @@ export class HubStream extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 
+  /** @param {string} state */
   #become(state) {
     if (state === this.state) return;
     this.state = state;

@@ -1,3 +1,4 @@
+// @ts-check
 // A table by key, on a stream of its own, at the rate that one chooses.
 
 import { byId, make } from "./dom.js";
@@ -6,9 +7,12 @@ const SHOWN = 1000; // milliseconds between two readings
 const LEAST = "id: 0123456789abcdef-00000\ndata: \n\n".length; // what an event has besides its data, about
 
 export class Table {
+  /** @type {EventSource | null} */
   #source = null;
+  /** @type {Map<string, { price: HTMLElement, change: HTMLElement }>} */
   #rows = new Map();
-  #timer = null;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #timer = undefined;
   #read = { values: 0, bytes: 0, oldest: 0 };
 
   constructor() {
@@ -25,7 +29,8 @@ export class Table {
     const card = byId("table");
     card.dataset.state = "off";
     if (!byId("table-on").checked) return;
-    const rate = document.querySelector("input[name=rate]:checked").value;
+    const chosen = document.querySelector("input[name=rate]:checked");
+    const rate = chosen instanceof HTMLInputElement ? chosen.value : "";
     this.#source = new EventSource(rate ? `/api/table?rate=${rate}` : "/api/table");
     this.#source.onmessage = ({ data }) => this.#hear(data);
     this.#source.onopen = () => (card.dataset.state = "open");
@@ -38,6 +43,7 @@ export class Table {
     this.#read = { values: 0, bytes: 0, oldest: 0 };
   }
 
+  /** @param {string} data */
   #hear(data) {
     const row = JSON.parse(data);
     this.#read.values += 1;
@@ -56,6 +62,7 @@ export class Table {
     this.#begin();
   }
 
+  /** @param {string} symbol */
   #makeRow(symbol) {
     const cells = { price: make("td"), change: make("td") };
     byId("table-rows").append(make("tr", { "data-symbol": symbol }, make("th", { scope: "row" }, symbol), cells.price, cells.change));
