@@ -141,6 +141,22 @@ FULL = (
         4,
     ),
     _part(
+        "compress",
+        "Ticks of 115 bytes to clients that accept gzip, and to clients that do not",
+        "compress --clients 500,2000 --seconds 5",
+        f"{OURS},GZipMiddleware",
+        2,
+        4,
+    ),
+    _part(
+        "compress-table",
+        "A table of 2 KB, sent again with one row changed, likewise",
+        "compress-table --clients 500,2000 --seconds 5",
+        f"{OURS},GZipMiddleware",
+        2,
+        4,
+    ),
+    _part(
         "redis",
         "Through Redis, one event after another",
         "redis --rate 4 --seconds 5",

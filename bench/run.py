@@ -67,6 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--repeat", type=int, default=2, help="token streams per client [%(default)s]")
     add("--stalled", type=int, help="of the clients, how many stop reading [0; stalled: a tenth]")
     add("--writes", type=float, default=5.0, help="rate: writes a second to each client [%(default)s]")
+    add("--plain", action="store_true", help="compress: clients that accept no coding")
     add("--probe", action="store_true", help="time an unrelated endpoint meanwhile (fanout)")
     add("--gather", type=int, help="load generator: microseconds between two looks at its sockets")
     add("--timeout", type=float, default=120.0, help="seconds a phase may take [%(default)s]")
@@ -131,6 +132,9 @@ def measure(server: servers.Server, args: argparse.Namespace) -> dict[str, Any]:
             "beside": beside if workload.together else None,
         }
         result = load.run(workload.mode, pid, port, load_cores, **(options | workload.options(args)))
+    received = result.get("received") or {}
+    if received.get("events"):
+        result["bytes_per_event"] = received["bytes"] / received["events"]
     costs = (result.get("publisher") or {}).pop("publish_cpu_ns", None)
     if costs:
         result["publish_us"] = statistics.median(costs) / 1e3

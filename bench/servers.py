@@ -155,6 +155,8 @@ def program(*words: str) -> Callable[[int, Path], list[str]]:
 FANOUT = frozenset({"fanout", "growth", "burst", "publish", "idle", "churn", "stalled", "probe"})
 # Values of keys, to clients with a rate of writes.
 RATE = frozenset({"rate"})
+# Clients that accept gzip.
+COMPRESS = frozenset({"compress", "compress-table"})
 # The floor waits for whoever is not ready, and has no endpoint but the streams'.
 FLOOR = frozenset({"fanout", "growth", "burst", "idle"})
 TOKENS = frozenset({"tokens"})
@@ -191,13 +193,13 @@ SERVERS = [
     Server(
         "sse-hub",
         uvicorn("bench.peers.sse_hub_fanout:app", handoff=False),
-        FANOUT | RATE | REPLAY | REDIS,
+        FANOUT | RATE | COMPRESS | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     Server(
         "sse-hub handed off",
         uvicorn("bench.peers.sse_hub_fanout:app"),
-        FANOUT | RATE | REPLAY | REDIS,
+        FANOUT | RATE | COMPRESS | REPLAY | REDIS,
         ("sse-hub", "fastapi", *WEB),
     ),
     over_redis("sse-hub over Redis", "bench.peers.sse_hub_redis:app", ("sse-hub",), handoff=False),
@@ -271,6 +273,7 @@ SERVERS = [
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse:app"), FANOUT | TOKENS, ("fastapi", *WEB)),
     Server("fastapi.sse", uvicorn("bench.peers.fastapi_sse_replay:app"), REPLAY, ("fastapi", *WEB)),
     Server("starlette", uvicorn("bench.peers.starlette_stream:app"), FANOUT | TOKENS, WEB),
+    Server("GZipMiddleware", uvicorn("bench.peers.gzip_per_client:app"), COMPRESS, WEB),
     Server("StreamingResponse", uvicorn("bench.peers.fastapi_stream:app"), WAITING, ("fastapi", *WEB)),
     Server("raw-asgi", uvicorn("bench.peers.raw_asgi:app"), FANOUT | TOKENS, WEB[:3]),
     Server(

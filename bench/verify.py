@@ -50,9 +50,9 @@ async def _await_count(client: httpx.AsyncClient, wanted: int) -> None:
     raise WrongEvents(f"the server never counted {wanted} subscribers")
 
 
-async def _fanout(client: httpx.AsyncClient) -> tuple[int, list[ServerSentEvent]]:
+async def _fanout(client: httpx.AsyncClient, path: str = "/events") -> tuple[int, list[ServerSentEvent]]:
     """Events to several clients; returns the first one's number and what one client got."""
-    readers = [asyncio.create_task(_collect(client, "/events", EVENTS)) for _ in range(CLIENTS)]
+    readers = [asyncio.create_task(_collect(client, path, EVENTS)) for _ in range(CLIENTS)]
     await _await_count(client, CLIENTS)
     answer: dict[str, Any] = (
         await client.post("/publish", params={"n": EVENTS, "rate": 50, "bytes": SIZE, "batch": 1})
@@ -95,6 +95,8 @@ def verify(workload: str, port: int) -> None:
                     await _waiting(client)
                 case "replay":
                     await _replay(client)
+                case "compress" | "compress-table":
+                    await _fanout(client, "/events?compress=1")
                 case _:
                     await _fanout(client)
 

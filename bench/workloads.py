@@ -132,6 +132,29 @@ def _no_rate(args: Namespace) -> Namespace:
     return Namespace(**vars(args) | {"writes": 0})
 
 
+def _compress(args: Namespace) -> dict[str, object]:
+    """80 bytes of data are 115 on the wire, with the id and the ends of lines."""
+    return _compressed(args) | {"bytes": 80, "publish": "/publish-ticks"}
+
+
+def _compress_table(args: Namespace) -> dict[str, object]:
+    return _compressed(args) | {"bytes": 2048, "publish": "/publish-tables"}
+
+
+def _compressed(args: Namespace) -> dict[str, object]:
+    chosen = (
+        {"accept": None, "path": "/events"}
+        if args.plain
+        else {"accept": "gzip", "path": "/events?compress=1"}
+    )
+    return _fanout(args) | {"warmup": 5} | chosen
+
+
+def _plain(args: Namespace) -> Namespace:
+    """Clients that accept no coding."""
+    return Namespace(**vars(args) | {"plain": True})
+
+
 def _burst(args: Namespace) -> dict[str, object]:
     n = args.events or 200
     return {"n": n, "rate": 0, "batch": n, "warmup": 1}
@@ -187,6 +210,7 @@ FIRST = tuple(
     Metric(f"first event {key}, ms", f"received.first_event.{key}_us", 1e-3, ratio=key == "p50")
     for key in ("p50", "p99")
 )
+WIRE = Metric("bytes per event", "bytes_per_event", digits=1, ratio=True)
 SPEED = Metric("events per s", "received.events_per_s", digits=0)
 DELIVERY = (*LATENCY, *LAST)
 PROBE = tuple(
@@ -203,6 +227,7 @@ REPLAY = (
     replace(CPU, title="CPU per replayed event, µs"),
     PEAK,
 )
+COMPRESSED = (WIRE, CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED)
 # What is drawn over the number of clients.
 CURVES = (CPU, RSS, LAST[0])
 
@@ -236,6 +261,10 @@ WORKLOADS = {
         "2000,8000",
         twin=Twin("without a rate", _no_rate),
         paced=True,
+    ),
+    "compress": Workload("fanout", _compress, COMPRESSED, twin=Twin("uncompressed", _plain), paced=True),
+    "compress-table": Workload(
+        "fanout", _compress_table, COMPRESSED, twin=Twin("uncompressed", _plain), paced=True
     ),
     "redis": Workload("fanout", _fanout, (CPU, RSS, *DELIVERY, BUSY, LOAD, WAITED), "500", paced=True),
     "redis-burst": Workload(

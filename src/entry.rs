@@ -54,6 +54,9 @@ pub struct Entry {
     pub at: Duration,
     /// Its bytes.
     pub frame: Frame,
+    /// Whether the application published it: clients in the same topics get the same. The hub's own events, and events
+    /// for one client, are not.
+    pub is_published: bool,
     /// The order breaks here: a running replay cannot go on.
     pub is_break: bool,
     /// How many rings of history hold it: it counts once in the hub-wide budget. Relaxed: changed and read with the
@@ -65,13 +68,28 @@ impl Entry {
     /// An entry that no ring holds.
     #[must_use]
     pub fn new(seq: Option<u64>, target: Target, at: Duration, frame: Frame) -> Self {
-        Self { seq, id: None, target, at, frame, is_break: false, rings: AtomicU32::new(0) }
+        Self {
+            seq,
+            id: None,
+            target,
+            at,
+            frame,
+            is_published: false,
+            is_break: false,
+            rings: AtomicU32::new(0),
+        }
     }
 
     /// The entry with the id that its frame carries.
     #[must_use]
     pub fn named(self, id: Option<EventId>) -> Self {
         Self { id, ..self }
+    }
+
+    /// The entry as one that the application published.
+    #[must_use]
+    pub fn published(self) -> Self {
+        Self { is_published: true, ..self }
     }
 
     /// The entry as one at which the order breaks.

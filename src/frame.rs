@@ -347,6 +347,18 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Bytes that take events' place on the wire: their compressed form.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8], key: Option<Key>) -> Self {
+        let mut buf = Vec::with_capacity(CHUNK_ROOM + bytes.len() + CRLF.len());
+        buf.resize(CHUNK_ROOM, 0);
+        buf.extend_from_slice(bytes);
+        buf.extend_from_slice(CRLF);
+        let mut draft = Draft { buf, comment_len: 0, is_traced: false, key };
+        let chunk = draft.write_chunk_head(CHUNK_ROOM);
+        Self { buf: draft.buf, chunk: small(chunk), sse: small(CHUNK_ROOM), key: draft.key }
+    }
+
     /// The event as a piece of an event stream, for a server that frames the body itself.
     #[must_use]
     pub fn sse(&self) -> &[u8] {

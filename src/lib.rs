@@ -5,7 +5,7 @@
 //! ```text
 //! values        descriptors ids key trace event frame entry identity outcome topic, error histogram stats clock sync
 //!               waker
-//! pure parts    change log history queue deadlines pace control numbering config
+//! pure parts    change compress log history queue deadlines pace control numbering config
 //! subscriber    one subscriber as a state machine
 //! reader        the subscribers of one event loop or reactor thread
 //! broker        the contract between a hub and what connects its processes
@@ -18,6 +18,7 @@
 pub mod broker;
 pub mod change;
 pub mod clock;
+pub mod compress;
 pub mod config;
 pub mod control;
 pub mod deadlines;

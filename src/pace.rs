@@ -73,6 +73,13 @@ impl Pace {
         self.is_listed = false;
     }
 
+    /// The streams that are written to together: their interval, and the point of the grid in it.
+    #[must_use]
+    pub fn lane(&self) -> (Duration, u8) {
+        let points = self.next.as_nanos() / self.part().as_nanos().max(1);
+        (self.interval, u8::try_from(points % u128::from(PARTS)).unwrap_or(0))
+    }
+
     fn part(&self) -> Duration {
         self.interval / PARTS
     }

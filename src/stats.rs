@@ -28,6 +28,10 @@ counters! {
     published,
     /// Everything handed to clients' writers: replayed events, heartbeats and control events too.
     delivered,
+    /// Bytes of what was handed to the writers of compressed streams, before it was compressed.
+    uncompressed_bytes,
+    /// The same after that.
+    compressed_bytes,
     /// Events dropped by an overflow policy; each was followed by `stream-lagged`.
     dropped,
     /// Values that a newer one of their key replaced before a client was given them.

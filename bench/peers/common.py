@@ -19,11 +19,32 @@ def text(seq: int, size: int) -> str:
     return head + PADDING[: size - len(head)]
 
 
+def tick(seq: int, size: int) -> str:
+    """Text like a price that changes, stamped in microseconds: what a ticker sends."""
+    price, change = 2400 + seq * 7919 % 1000 / 100, (seq * 104729 % 2000 - 1000) / 1e5
+    symbol = ("GOLD", "SILVER", "COPPER", "TIN")[seq % 4]
+    head = f"{seq} {time.monotonic_ns() // 1000 * 1000} "
+    row = f'{{"symbol":"{symbol}","price":{price:.2f},"change":{change:.5f}}}'
+    return f"{head}{row:<{size - len(head)}}"[:size]
+
+
+def table(seq: int, size: int) -> str:
+    """Text like a table that is sent again with one more row changed."""
+
+    def value(row: int) -> float:
+        """It changes once in 40 events."""
+        return ((seq - row) // 40 * 40 + row) * 7919 % 10000 / 100
+
+    rows = (f'{{"row":{row},"name":"gauge {row}","value":{value(row):.2f}}}' for row in range(40))
+    head = f"{seq} {time.monotonic_ns() // 1000 * 1000} "
+    return f"{head}[{','.join(rows)}]".ljust(size)[:size]
+
+
 class Publisher:
     """Numbers events, publishes them at a steady pace, and times what `publish` costs its caller.
 
     `encode` hands the text over as UTF-8 bytes. `awaits`: what `publish` returns is awaited, and not timed.
-    `after` is awaited behind each batch.
+    `after` is awaited behind each batch. `make` makes the text of an event from its number and its size.
     """
 
     def __init__(
@@ -33,11 +54,13 @@ class Publisher:
         encode: bool = False,
         awaits: bool = False,
         after: Callable[[], Awaitable[None]] | None = None,
+        make: Callable[[int, int], str] = text,
     ) -> None:
         self._publish = publish
         self._encode = encode
         self._awaits = awaits
         self._after = after
+        self._make = make
         self.next = 0
 
     async def run(self, n: int, rate: float, size: int, batch: int) -> dict[str, Any]:
@@ -49,7 +72,9 @@ class Publisher:
         costs: list[float] = []
         begin = time.monotonic()
         for start in range(0, n, batch):
-            texts: Sequence[str | bytes] = [text(self.next + i, size) for i in range(min(batch, n - start))]
+            texts: Sequence[str | bytes] = [
+                self._make(self.next + i, size) for i in range(min(batch, n - start))
+            ]
             if self._encode:
                 texts = [data.encode() for data in texts if isinstance(data, str)]
             self.next += len(texts)

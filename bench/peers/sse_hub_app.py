@@ -9,8 +9,8 @@ def serving(hub: Hub) -> FastAPI:
     app = FastAPI()
 
     @app.get("/events")
-    async def events(rate: float | None = None) -> Response:
-        return hub.response("bench", rate=rate)
+    async def events(rate: float | None = None, compress: bool = False) -> Response:
+        return hub.response("bench", rate=rate, compress=compress)
 
     @app.get("/count")
     async def count() -> dict[str, int]:

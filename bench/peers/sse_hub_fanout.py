@@ -4,7 +4,7 @@ from typing import Any
 
 from sse_hub import Hub
 
-from bench.peers.common import Publisher
+from bench.peers.common import Publisher, table, tick
 from bench.peers.sse_hub_app import serving
 
 hub = Hub()
@@ -12,6 +12,8 @@ app = serving(hub)
 publisher = Publisher(lambda data: hub.publish("bench", raw_data=data))
 # Ten keys, one after the other.
 values_publisher = Publisher(lambda data: hub.publish("bench", raw_data=data, key=data.partition(" ")[0][-1]))
+ticks_publisher = Publisher(lambda data: hub.publish("bench", raw_data=data), make=tick)
+tables_publisher = Publisher(lambda data: hub.publish("bench", raw_data=data), make=table)
 bytes_publisher = Publisher(lambda data: hub.publish("bench", raw_data=data), encode=True)
 
 
@@ -20,12 +22,27 @@ async def publish(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, 
     return await publisher.run(n, rate, bytes, batch)
 
 
+async def publish_like(other: Publisher, n: int, rate: float, bytes: int, batch: int) -> dict[str, Any]:
+    """Go on with another publisher's texts."""
+    other.next = publisher.next
+    result = await other.run(n, rate, bytes, batch)
+    publisher.next = other.next
+    return result
+
+
 @app.post("/publish-values")
 async def publish_values(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, Any]:
-    values_publisher.next = publisher.next
-    result = await values_publisher.run(n, rate, bytes, batch)
-    publisher.next = values_publisher.next
-    return result
+    return await publish_like(values_publisher, n, rate, bytes, batch)
+
+
+@app.post("/publish-ticks")
+async def publish_ticks(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, Any]:
+    return await publish_like(ticks_publisher, n, rate, bytes, batch)
+
+
+@app.post("/publish-tables")
+async def publish_tables(n: int, rate: float, bytes: int, batch: int = 1) -> dict[str, Any]:
+    return await publish_like(tables_publisher, n, rate, bytes, batch)
 
 
 @app.post("/publish-bytes")

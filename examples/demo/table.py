@@ -25,14 +25,22 @@ async def change_rows(hub: Hub) -> None:
 
 
 def routes(hub: Hub, *, shown: bool) -> APIRouter:
-    """The table's stream, at the rate that a page asks for."""
+    """The table's stream, at the rate and in the coding that a page asks for."""
     router = APIRouter()
 
     @router.get("/api/table")
-    async def table(rate: Annotated[float | None, Query(ge=0.5, le=20)] = None) -> Response:
+    async def table(
+        rate: Annotated[float | None, Query(ge=0.5, le=20)] = None, compress: bool = False
+    ) -> Response:
         """The newest value of each row; at most `rate` writes a second."""
         if not shown:
             raise HTTPException(404, "Workers that share a broker have no table.")
-        return hub.response(QUOTES, replay="all", rate=rate)
+        return hub.response(QUOTES, replay="all", rate=rate, compress=compress)
+
+    @router.get("/api/table/bytes")
+    async def size() -> dict[str, int]:
+        """The bytes of all compressed streams so far, before and after."""
+        stats = hub.stats()
+        return {"before": stats["uncompressed_bytes"], "after": stats["compressed_bytes"]}
 
     return router

@@ -23,6 +23,7 @@ from sse_hub._responses.authorizing import Authorize, Authorizer
 from sse_hub._responses.channel import Channel
 from sse_hub._responses.channels import Channels
 from sse_hub._responses.client_script import ClientScript
+from sse_hub._responses.compression import check_compress
 from sse_hub._responses.endpoint import Endpoint, PerRequest
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import (
@@ -133,6 +134,10 @@ class Hub(RunningHub):
             an empty stream that tells the browser to come back in 30 seconds. 503, with ``Retry-After``, and
             429 for a user who has too many: for load balancers and clients that are programs; a browser never
             comes back after it.
+        compress: whether the bodies of streams are compressed (gzip) for clients that accept it; clients of
+            the same topics share what is compressed once. A response's own ``compress`` overrides it; runs
+            are compressed only by that. docs/compression.md says when it pays, and that secrets do not
+            belong beside text that strangers write.
         grace: seconds that streams get to end when the hub or the server closes.
         threads: number of threads that own handed-off sockets; they start at the first hand-off.
         handoff: whether streams leave the server for these threads. None (default): if possible, except from
@@ -174,6 +179,7 @@ class Hub(RunningHub):
         max_per_user: int | None = None,
         max_topics: int | None = None,
         full_status: FullStatus = 200,
+        compress: bool = False,
         grace: float = 1.0,
         threads: int = 1,
         handoff: bool | None = None,
@@ -185,6 +191,7 @@ class Hub(RunningHub):
         if broker is not None and history < 1:
             raise ValueError(f"history must be at least 1 with a broker, not {history}")
         _check_grace(grace)
+        compress = check_compress(compress, False)
         if full_status not in (200, 503):
             raise ValueError(f"full_status must be 200 or 503, not {full_status!r}")
         if not isinstance(trace, bool):
@@ -217,6 +224,7 @@ class Hub(RunningHub):
         self.broker = broker
         self.grace = float(grace)
         self._warned_of_workers = False
+        self._compress = compress
         self._handoff = handoff
         self._refused_by_environment = is_refused_by_environment()
         self._stayed = Counter()

@@ -300,7 +300,8 @@ impl State {
                     }
                     _ => Target::All,
                 };
-                let entry = Arc::new(Entry::new(Some(self.seq), target, at, frame).named(Some(id)));
+                let entry = Entry::new(Some(self.seq), target, at, frame).named(Some(id)).published();
+                let entry = Arc::new(entry);
                 self.history.append(&entry);
                 Item::Event(entry)
             }

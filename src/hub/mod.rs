@@ -207,7 +207,8 @@ impl Hub {
         state.check_unfinished(target.rings())?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
-        let entry = Arc::new(Entry::new(Some(id.seq), target, now, draft.seal(Some(id))).named(Some(id)));
+        let entry = Entry::new(Some(id.seq), target, now, draft.seal(Some(id))).named(Some(id)).published();
+        let entry = Arc::new(entry);
         state.history.append(&entry);
         state.log.push(Item::Event(entry));
         self.waiting.store(state.log.waiting_bytes() as u64, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use crate::topic::Topic;
 
 /// What a subscriber requests.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "options, which have nothing to do with each other")]
 pub struct Request {
     /// Its topics. Without any, `broadcast` and `send` still reach it.
     pub topics: Vec<Topic>,
@@ -30,6 +31,8 @@ pub struct Request {
     pub capacity: Option<usize>,
     /// Shortest time between two writes of events, instead of the hub's.
     pub interval: Option<Duration>,
+    /// Whether its client takes gzip, and was sent the header of such a body.
+    pub compress: bool,
     /// How long the stream may last.
     pub max_age: Option<Duration>,
     /// When its authorization expires, since the Unix epoch.

@@ -34,6 +34,7 @@ impl Hub {
             heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
             // The hub's is for topics: a run that is written at a rate looks as if it were slow.
             interval: request.interval.or(config.interval.filter(|_| !request.has_all_room)),
+            compress: request.compress,
             stall_timeout: config.stall_timeout,
             limit: self.limit(request, random, now)?,
             control: !request.no_control,

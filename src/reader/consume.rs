@@ -36,18 +36,27 @@ impl Reader {
             heartbeats.get(seen, now)
         };
         let taken = subscriber.take(now, *turn, &mut heartbeat, page, out, &mut wakes);
+        let (mut delivered, mut is_compressed) = (out.len() as u64, false);
+        match &subscriber.zip {
+            Some(zip) if zip.is_over() => delivered = 0,
+            Some(_) => is_compressed = taken == Taken::Some,
+            None => {}
+        }
         let is_last = parks && taken == Taken::Some && subscriber.park(now);
         let rings = match subscriber.held_until() {
             Some(at) => releases.add(at, identity.id, identity.key),
             None => false,
         };
+        if is_compressed {
+            state.compress(identity.key, now, counters, out);
+        }
         drop(state);
         wake_brokers(wakes);
         if rings {
             // The reader has yet to set its timer for that.
             self.bell.ring();
         }
-        count(&counters.delivered, out.len() as u64);
+        count(&counters.delivered, delivered);
         if is_last { Taken::Last } else { taken }
     }
 
@@ -79,6 +88,12 @@ impl Reader {
     #[must_use]
     pub fn may_drop(&self, identity: &Identity) -> bool {
         self.state.lock().subscriber(identity).is_some_and(|found| found.may_drop())
+    }
+
+    /// Compress a subscriber's body, behind a header that was sent, or that it `owes`. False when entries were taken from
+    /// it, or it is not here.
+    pub fn compress(&self, identity: &Identity, owes_header: bool) -> bool {
+        self.state.lock().subscriber(identity).is_some_and(|found| found.compress(owes_header))
     }
 
     /// Report how many bytes of the current write have not reached the client.

@@ -55,6 +55,7 @@ impl Reader {
         while let Some(group) = state.releases.pop_due(now) {
             state.release(&group, now, effects);
         }
+        state.zipper.forget(now);
         let next = state.next();
         drop(state);
         wake_brokers(wakes);

@@ -4,6 +4,7 @@
 //! One lock protects all of it. While events flow, only the reader's own thread takes the lock; a subscription from
 //! another thread takes it for a moment.
 
+mod compress;
 mod consume;
 mod drain;
 mod effects;

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::effects::Effects;
 use super::heartbeats::Heartbeats;
 use super::next::Next;
+use crate::compress::Zipper;
 use crate::deadlines::Deadlines;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
@@ -31,6 +32,7 @@ pub(super) struct State {
     /// How many events it delivered.
     pub(super) serial: u64,
     pub(super) heartbeats: Heartbeats,
+    pub(super) zipper: Zipper,
 }
 
 /// The subscriber at its place, unless it is gone and another one has the place.
@@ -66,6 +68,7 @@ impl State {
 
     pub(super) fn join(&mut self, key: usize, topics: &TopicIds) {
         let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        self.zipper.topics_changed();
         let mut new = sorted(topics);
         new.dedup();
         new.retain(|topic| subscriber.place_of(*topic).is_none());
@@ -111,6 +114,9 @@ impl State {
     /// Remove a subscriber from the lists of topics that it left. The last one in a list takes its place: a search
     /// would take too long when thousands end at once.
     fn unindex(&mut self, left: SmallVec<[Membership; 2]>) {
+        if !left.is_empty() {
+            self.zipper.topics_changed();
+        }
         for Membership { topic, place } in left {
             let Some(keys) = self.by_topic.get_mut(&topic) else { continue };
             keys.swap_remove(place);

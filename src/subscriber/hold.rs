@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::consumer::Consumer;
 use super::phase::{Phase, Subscriber};
+use crate::compress::Lane;
 use crate::entry::{Entry, Target};
 
 /// What an event that was queued, or time, does to a consumer.
@@ -60,6 +61,12 @@ impl Subscriber {
             return None;
         }
         self.pace.as_mut().and_then(|pace| pace.hold())
+    }
+
+    /// The group in which it is written to, if it has a rate.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.pace.as_ref().map(|pace| pace.lane())
     }
 
     /// Whether the queue may be taken now.

@@ -107,8 +107,9 @@ pub struct Subscriber {
     pub(super) lead: Vec<Arc<Entry>>,
     pub(super) phase: Phase,
     pub(super) queue: Queue,
-    /// Only for a stream with a rate.
+    /// Only for a stream with a rate; and only for a compressed one.
     pub(super) pace: Option<Box<Pace>>,
+    pub zip: Option<Box<crate::compress::Zip>>,
     pub(super) consumer: Consumer,
     pub(super) last_write: Duration,
     /// When the client took a part of an unfinished write, and so had not stalled.
@@ -127,17 +128,16 @@ impl Subscriber {
     /// A subscriber without topics, whose stream is not open.
     #[must_use]
     pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
-        let queue = Queue::new(terms.capacity, terms.overflow);
-        let pace = terms.interval.map(|interval| Box::new(Pace::new(interval)));
         Self {
             identity,
             topics: SmallVec::new(),
             serial: 0,
-            terms,
             lead: Vec::new(),
             phase: Phase::Opening { is_open: false },
-            queue,
-            pace,
+            queue: Queue::new(terms.capacity, terms.overflow),
+            pace: terms.interval.map(|interval| Box::new(Pace::new(interval))),
+            zip: terms.zip(),
+            terms,
             consumer: Consumer::Away { since: now, turn },
             last_write: now,
             progress: now,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::compress::Zip;
 use crate::deadlines::Heartbeat;
 use crate::ending::Format;
 use crate::queue::{Capacity, OverflowPolicy};
@@ -34,6 +35,8 @@ pub struct Terms {
     pub heartbeat: Option<Heartbeat>,
     /// Shortest time between two writes of events; `None` where each is written when it comes.
     pub interval: Option<Duration>,
+    /// Whether its body is compressed, behind a header that was sent.
+    pub compress: bool,
     /// Longest time in which the client may take no bytes.
     pub stall_timeout: Duration,
     /// How long the stream may last.
@@ -42,6 +45,13 @@ pub struct Terms {
     pub control: bool,
     /// The form that the end of its topics takes.
     pub format: Option<Format>,
+}
+
+impl Terms {
+    /// The beginning of a compressed body.
+    pub(super) fn zip(&self) -> Option<Box<Zip>> {
+        self.compress.then(|| Box::new(Zip::new(false)))
+    }
 }
 
 /// The end of a stream's time.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::consumer::{Consumer, Taken};
 use super::phase::{Phase, Subscriber};
 use super::terms::BrokerWakes;
+use crate::compress::Zip;
 use crate::entry::Entry;
 use crate::history::{Page, Replay};
+use crate::identity::CloseReason;
 use crate::queue::Room;
 
 impl Subscriber {
@@ -49,7 +51,7 @@ impl Subscriber {
             Some(reason) => (true, reason.drains()),
         };
         if !drains {
-            return self.end();
+            return self.end(out);
         }
         // With its memory: most streams never have a lead again.
         out.extend(std::mem::take(&mut self.lead));
@@ -71,7 +73,7 @@ impl Subscriber {
         }
         if out.is_empty() {
             if closed {
-                return self.end();
+                return self.end(out);
             }
             if !self.owes_heartbeat {
                 self.consumer = Consumer::Parked;
@@ -88,7 +90,16 @@ impl Subscriber {
         Taken::Some
     }
 
-    fn end(&mut self) -> Taken {
+    /// The end of a compressed body comes before the end of the stream.
+    fn end(&mut self, out: &mut Vec<Arc<Entry>>) -> Taken {
+        let is_cut = |reason: &CloseReason| {
+            reason.breaks_body() || matches!(reason, CloseReason::Client | CloseReason::Stalled)
+        };
+        if !self.identity.closed.get().is_some_and(is_cut)
+            && self.zip.as_mut().is_some_and(|zip| zip.end(out))
+        {
+            return Taken::Some;
+        }
         if let Phase::Closed { has_ended, .. } = &mut self.phase {
             *has_ended = true;
         }
@@ -112,6 +123,15 @@ impl Subscriber {
     /// A parked consumer could not write everything.
     pub fn write_blocked(&mut self, now: Duration, turn: u64) {
         self.consumer = Consumer::Away { since: now, turn };
+    }
+
+    /// Compress its body from the first byte on, behind a header that was sent, or that it `owes`. False when entries
+    /// were taken: the body has begun.
+    pub fn compress(&mut self, owes_header: bool) -> bool {
+        if !self.was_taken {
+            self.zip = Some(Box::new(Zip::new(owes_header)));
+        }
+        !self.was_taken
     }
 
     /// Whether the consumer ever came.

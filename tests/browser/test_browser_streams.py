@@ -20,11 +20,18 @@ class Listener(TopicPage):
     """A page with an EventSource for a topic of its own, and what it has heard."""
 
     def __init__(
-        self, page: Page, server: Server, *, home: str | None = None, stream: str | None = None
+        self,
+        page: Page,
+        server: Server,
+        *,
+        home: str | None = None,
+        stream: str | None = None,
+        topic: str | None = None,
+        more: str = "",
     ) -> None:
-        super().__init__(page, server, f"topic-{next(numbers)}")
+        super().__init__(page, server, topic or f"topic-{next(numbers)}")
         page.goto(home or server.url)
-        url = f"{stream or home or server.url}/events?topic={self.topic}"
+        url = f"{stream or home or server.url}/events?topic={self.topic}{more}"
         page.evaluate("([url, names]) => listen(url, names)", [url, NAMES])
 
     def seen(self, *names: str) -> list[dict[str, Any]]:
@@ -55,6 +62,28 @@ def test_messages_arrive_in_order_with_their_ids(server: Server, new_page: Calla
     ids = page.push(*items)
     assert page.values(len(items)) == items
     assert [entry["id"] for entry in page.seen("message")] == ids
+
+
+def test_a_compressed_stream_is_decoded_event_by_event(server: Server, new_page: Callable[..., Page]) -> None:
+    first = Listener(new_page(), server, more="&compress=1")
+    first.wait("stream-open")
+    pages, published = [(first, 0)], 0
+
+    def row(n: int) -> dict[str, Any]:
+        return {"n": n, "text": "as many bytes as a row has"}
+
+    for joins in (10, 80):
+        while published < joins:
+            first.push(row(published))
+            published += 1
+            for page, began in pages:
+                page.wait("message", published - began)
+        pages.append((Listener(new_page(), server, topic=first.topic, more="&compress=1"), published))
+        pages[-1][0].wait("stream-open")
+    first.push("last", cut=True)
+    for page, began in pages:
+        values = page.values(published + 1 - began)
+        assert values == [*map(row, range(began, published)), "last"]
 
 
 def test_a_named_event_fires_its_own_listener_only(server: Server, new_page: Callable[..., Page]) -> None:

@@ -294,6 +294,19 @@ def test_a_table_by_key_is_written_to_at_the_chosen_rate(demo: Server, visit: Ca
     expect(page.locator("#table-age")).to_have_text(re.compile(r"^\d+ ms$"))
 
 
+def test_the_table_is_compressed_when_asked(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    for each in ("table-on", "table-zip"):
+        page.locator(f"#{each}").check(force=True)
+    page.locator("input[name=rate][value='1']").check(force=True)
+    expect(page.locator("#table")).to_have_attribute("data-state", "open")
+    expect(page.locator("#table-values")).to_have_text(re.compile("^[48]$"))
+    # Four rows are about 540 bytes.
+    expect(page.locator("#table-bytes")).to_have_text(re.compile(r"^[1-4]\d\d$"))
+    sizes = demo.http.get("/api/table/bytes").json()
+    assert 0 < sizes["after"] < sizes["before"]
+
+
 def test_each_card_shows_the_lines_behind_it(demo: Server, visit: Callable[..., Page]) -> None:
     page = visit(demo.url, "Ada")
     buttons = page.locator(".card .toggle")

@@ -22,7 +22,7 @@ from pages import ROOT
 RUST = [
     "clock descriptors ending entry error event frame histogram identity ids key outcome stats sync topic"
     " trace waker",
-    "change config control deadlines history log numbering pace queue",
+    "change compress config control deadlines history log numbering pace queue",
     "subscriber",
     "reader",
     "broker",

@@ -85,6 +85,11 @@ def test_a_stream_behind_it(name: str, outcomes: dict[str, Any]) -> None:
         assert (outcome["path"], outcome["stayed"]) == ("loop", {"middleware": 2})
 
 
+@pytest.mark.parametrize("name", table())
+def test_a_compressed_stream_behind_it_is_compressed_once(name: str, outcomes: dict[str, Any]) -> None:
+    assert outcomes[name]["coding"] == ("br" if name == "brotli-asgi" else "gzip")
+
+
 def test_fastapi_run_needs_no_option() -> None:
     port = free_port()
     app = str(ROOT / "tests" / "support" / "reactor_app.py")

@@ -65,9 +65,9 @@ async def get_state(topic: str) -> dict[str, Any]:
 
 
 @app.get("/events")
-async def events(request: Request, topic: str) -> Response:
+async def events(request: Request, topic: str, compress: bool = False) -> Response:
     came_with[topic].append(request.headers.get("last-event-id"))
-    return hub.response(topic)
+    return hub.response(topic, compress=compress)
 
 
 @app.get("/count")

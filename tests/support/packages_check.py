@@ -167,8 +167,8 @@ def build(install: Callable[[FastAPI], None]) -> FastAPI:
         closed.append(1)
 
     @app.api_route("/events", methods=["GET", "POST"], dependencies=[Depends(session)])
-    async def events() -> Response:
-        return hub.response("t")
+    async def events(compress: bool = False) -> Response:
+        return hub.response("t", compress=compress)
 
     @app.get("/plain")
     async def plain() -> Response:
@@ -197,8 +197,9 @@ class Body:
             self._read()
         head, _, self.wire = self.wire.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head
-        encoding = re.search(rb"content-encoding: (\w+)", head.lower())
-        self.decode = decoder(encoding[1].decode() if encoding else "")
+        encodings = re.findall(rb"content-encoding: ([\w, ]+)", head.lower())
+        self.coding = b", ".join(encodings).decode()
+        self.decode = decoder(self.coding)
         self._chunks()
 
     def _read(self) -> None:
@@ -284,7 +285,21 @@ def check(server: uvicorn.Server, port: int, index: int, app: FastAPI) -> dict[s
     with request(port, f"/{index}/events", "POST", "Content-Length: 0\r\n") as sock:
         Body(sock).read_until(b"retry: ")  # and leaves
     until(lambda: hub.count() == 0, "a client that left is not noticed")
-    return {"path": path, "stayed": hub.stats()["stayed"], "seconds": took}
+    stayed = hub.stats()["stayed"]
+    return {"path": path, "stayed": stayed, "seconds": took, "coding": check_compressed(port, index, hub)}
+
+
+def check_compressed(port: int, index: int, hub: Hub) -> str:
+    """The coding of a stream that the hub may compress, which decodes all the same."""
+    with request(port, f"/{index}/events?compress=1") as sock:
+        body = Body(sock)
+        body.read_until(b"retry: ")
+        hub.publish("t", {"n": 1})
+        body.read_until(b'{"n":1}\n\n')
+        hub.subscribers()[0].close()
+        body.read_to_end()
+        assert BODY.fullmatch(body.content), body.content
+    return body.coding
 
 
 def main(group: str) -> None:

@@ -21,6 +21,7 @@ options (defaults in brackets)
   --beside PID          another process, which is counted with the server
   --clients N           [100]
   --path PATH           the stream [/events]
+  --accept CODINGS      Accept-Encoding of the clients; gzip is decoded []
   --publish PATH        the publisher [/publish]
   --count PATH          where the server tells how many subscribers it has; empty: do not ask [/count]
   --n N                 events to publish, or that each finite stream has [50]
@@ -73,6 +74,8 @@ pub struct Args {
     pub clients: usize,
     /// The stream's path.
     pub path: String,
+    /// The codings that clients accept.
+    pub accept: String,
     /// The publisher's path.
     pub publish: String,
     /// Where the server tells its subscribers' number; empty where it does not.
@@ -122,6 +125,7 @@ impl Args {
             beside: None,
             clients: 100,
             path: "/events".into(),
+            accept: String::new(),
             publish: "/publish".into(),
             count: "/count".into(),
             n: 50,
@@ -177,6 +181,7 @@ impl Args {
             "beside" => self.beside = Some(value.parse()?),
             "clients" => self.clients = value.parse()?,
             "path" => self.path = value.string()?,
+            "accept" => self.accept = value.string()?,
             "publish" => self.publish = value.string()?,
             "count" => self.count = value.string()?,
             "n" => self.n = value.parse()?,

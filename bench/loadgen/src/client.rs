@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use crate::coding::Coding;
 use crate::http::Response;
 use crate::process::now;
 use crate::socket;
@@ -42,6 +43,7 @@ pub struct Client {
     /// Leaves its input unread once it is open.
     pub stalls: bool,
     response: Response,
+    coding: Coding,
     stream: Stream,
 }
 
@@ -57,6 +59,7 @@ impl Client {
             requested: 0,
             stalls,
             response: Response::default(),
+            coding: Coding::default(),
             stream: Stream::default(),
         }
     }
@@ -105,9 +108,10 @@ impl Client {
         tally.bytes += bytes.len() as u64;
         tally.reads += 1;
         let before = tally.events;
-        let Self { response, stream, expected, .. } = self;
+        let Self { response, coding, stream, expected, .. } = self;
+        let mut decodes = true;
         let fed = response.feed(bytes, |body| {
-            stream.feed(body, &mut |item| tally.take(item, at, expected));
+            decodes &= coding.feed(body, |text| stream.feed(text, &mut |item| tally.take(item, at, expected)));
         });
         if tally.events > before {
             if self.events == 0 {
@@ -116,7 +120,7 @@ impl Client {
             self.events += tally.events - before;
             self.last_event = at;
         }
-        if fed.is_err() || !matches!(self.response.status, 0 | 200) {
+        if fed.is_err() || !decodes || !matches!(self.response.status, 0 | 200) {
             self.end(Stage::Failed);
         } else if self.response.done() {
             self.end(Stage::Complete);

@@ -89,6 +89,13 @@ impl Engine {
         })
     }
 
+    /// From now on clients accept these codings.
+    pub fn accept(&mut self, path: &str, codings: &str) {
+        if !codings.is_empty() {
+            self.request = request(self.target, path, &format!("Accept-Encoding: {codings}\r\n"));
+        }
+    }
+
     /// From now on clients come back with this id.
     pub fn resume_from(&mut self, path: &str, id: &str) {
         self.request = request(self.target, path, &format!("Last-Event-ID: {id}\r\n"));

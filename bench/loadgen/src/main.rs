@@ -4,6 +4,7 @@
 
 mod args;
 mod client;
+mod coding;
 mod engine;
 mod exchange;
 mod histogram;
@@ -27,6 +28,7 @@ fn run(args: &Args) -> Result<serde_json::Value, String> {
     let server = process::Server::new(args.pid, args.beside)?;
     let mut engine =
         Engine::new(server, args.addr, &args.path, args.sources).map_err(|error| error.to_string())?;
+    engine.accept(&args.path, &args.accept);
     engine.gather = Duration::from_micros(args.gather);
     if args.stalled > args.clients {
         return Err("more stalled clients than clients".into());

@@ -93,6 +93,7 @@ class Attempt(Generic[T]):
         "_chunk",
         "_connection",
         "_discard",
+        "_gzip",
         "_recorder",
         "_server",
         "_taken",
@@ -110,6 +111,7 @@ class Attempt(Generic[T]):
         self._connection: Connection[T] | None = connection
         self._discard = connection.discard
         self._chunk = b""
+        self._gzip = False
         self._recorder: Recorder | None = None
         self._taken: T | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -127,11 +129,12 @@ class Attempt(Generic[T]):
             raise RuntimeError("the server has ended")
         return server
 
-    def begin(self, preamble: bytes, timeout: float = _PATIENCE) -> None:
+    def begin(self, preamble: bytes, timeout: float = _PATIENCE, *, gzip: bool = False) -> None:
         """Record what is written from now on, for at most ``timeout`` seconds.
 
         ``preamble`` is the first body message that will be sent. It should contain something that no other
-        response has, so that it cannot arrive by accident.
+        response has, so that it cannot arrive by accident. ``gzip`` says that the response compresses its
+        body, and that its head says so.
 
         Raises:
             ValueError: ``preamble`` is empty, or the attempt has already begun.
@@ -140,6 +143,7 @@ class Attempt(Generic[T]):
         if not preamble or self._chunk or connection is None:
             raise ValueError("begin once, with a preamble of at least one byte")
         self._chunk = chunk_of(preamble)
+        self._gzip = gzip
         self._recorder = Recorder(connection.transport, self._seen)
         connection.transport = self._recorder
         self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
@@ -173,7 +177,7 @@ class Attempt(Generic[T]):
             self._discard(taken)
 
     def _seen(self, wire: bytes) -> None:
-        fits = is_bare_stream(wire, self._chunk)
+        fits = is_bare_stream(wire, self._chunk, gzip=self._gzip)
         if fits is None:
             return
         if not fits:

@@ -66,8 +66,10 @@ def chunk_of(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def is_bare_stream(wire: bytes, chunk: bytes) -> bool | None:
+def is_bare_stream(wire: bytes, chunk: bytes, *, gzip: bool = False) -> bool | None:
     """Whether these bytes are the head of a plain chunked response, and then exactly ``chunk``.
+
+    With ``gzip`` it is a response that has compressed its body itself, and nothing has after it.
 
     None while there are too few of them to tell: more may follow.
     """
@@ -77,7 +79,9 @@ def is_bare_stream(wire: bytes, chunk: bytes) -> bool | None:
     if not head.startswith(_STATUS):
         return False
     lines = head.lower() + b"\r\n"
-    if b"\r\ncontent-length:" in lines or b"\r\ncontent-encoding:" in lines:
+    if b"\r\ncontent-length:" in lines or lines.count(b"\r\ncontent-encoding:") != gzip:
+        return False
+    if gzip and b"\r\ncontent-encoding: gzip\r\n" not in lines:
         return False
     if lines.count(b"\r\ntransfer-encoding:") != 1 or b"\r\ntransfer-encoding: chunked\r\n" not in lines:
         return False

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import _release as release_descriptor
 from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.gzip_body import gzip_header
 from sse_hub._handoff.owned import OwnedConnection
 from sse_hub._handoff.uvicorn import CycleConnection, DescriptorOf, TransportOf
 from sse_hub._servers.stay import Stay
@@ -68,14 +69,16 @@ def _connection(scope: Scope, receive: Receive, kind: type[C], insist: bool) -> 
     return connection if stay is None else stay
 
 
-async def take_socket(attempt: Attempt[T], send: Send, start: Message) -> T | None:
+async def take_socket(attempt: Attempt[T], send: Send, start: Message, *, gzip: bool = False) -> T | None:
     """Send the response's head and a first comment, and take the connection's descriptor or transport.
 
-    None when the server keeps the connection: the body goes on through ``send``.
+    With ``gzip`` the comment is in the header of a gzip body. None when the server keeps the connection: the
+    body goes on through ``send``.
     """
     # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
-    preamble = b": sse-hub %s\n" % token_hex(8).encode()
-    attempt.begin(preamble)
+    nonce = token_hex(8).encode()
+    preamble = gzip_header(b"sse-hub " + nonce) if gzip else b": sse-hub %s\n" % nonce
+    attempt.begin(preamble, gzip=gzip)
     try:
         await send(start)
         await send({"type": "http.response.body", "body": preamble, "more_body": True})

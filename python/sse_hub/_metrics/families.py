@@ -80,6 +80,8 @@ FAMILIES = (
     _counter(
         "events_superseded", "Values replaced by a newer one before a client received them", "superseded"
     ),
+    _counter("uncompressed_bytes", "Bytes given to compressed streams, before that", "uncompressed_bytes"),
+    _counter("compressed_bytes", "Bytes given to compressed streams", "compressed_bytes"),
     _counter("events_undeliverable", "Events sent to a client that was gone", "undeliverable"),
     _counter("heartbeats", "Heartbeats", "heartbeats"),
     _counter("publications_refused", "Publications refused with HubFull", "refused"),

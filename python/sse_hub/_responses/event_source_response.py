@@ -16,6 +16,7 @@ from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
 from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.gzip_body import gzip_rest
 from sse_hub._handoff.owned import OwnedConnection
 from sse_hub._handoff.taking import (
     end_of_response,
@@ -24,6 +25,7 @@ from sse_hub._handoff.taking import (
     make_transport_attempt,
     take_socket,
 )
+from sse_hub._responses.compression import CONTENT_ENCODING, can_compress, check_compress
 from sse_hub._responses.content import SyncContent
 from sse_hub._responses.dependencies import close_dependencies
 from sse_hub._responses.detached_stream import DetachedStream
@@ -84,11 +86,13 @@ class EventSourceResponse(TaskGroupStream, Response):
             an exception of ``content`` is logged.
         hold_dependencies: for a Subscription, as in ``Hub.response``. For other content True keeps a stream
             with ``handoff=True`` with its server.
+        compress: for a Subscription, as in ``Hub.response``, under the conditions for its hand-off that are
+            named at ``content``. No other content is compressed.
 
     Raises:
         ValueError: ``sep`` is none of the three, or ``ping``, ``shutdown_grace_period`` or
             ``cleanup_timeout`` is negative.
-        TypeError: ``ping`` is not a number.
+        TypeError: ``ping`` is not a number, or ``compress`` is True and ``content`` is no Subscription.
 
     One response serves one request. An exception that ``content`` raises propagates unchanged.
     """
@@ -118,6 +122,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         *,
         handoff: bool | None = None,
         hold_dependencies: bool = False,
+        compress: bool | None = None,
     ) -> None:
         if sep not in (None, "\r\n", "\r", "\n"):
             raise ValueError(f"sep must be one of: \\r\\n, \\r, \\n, got: {sep!r}")
@@ -134,7 +139,11 @@ class EventSourceResponse(TaskGroupStream, Response):
         self.background = background
         self.data_sender_callable = data_sender_callable
         self.send_timeout = send_timeout
-        self.init_headers(self._stream_headers(headers))
+        merged = self._stream_headers(headers)
+        self._compress = self._check_compress(content, compress) and "Content-Encoding" not in merged
+        if self._compress:
+            merged.add_vary_header("Accept-Encoding")
+        self.init_headers(merged)
 
         self.ping_interval = self.DEFAULT_PING_INTERVAL if ping is None else ping
         self._pings = ping is not None or not isinstance(content, Subscription)
@@ -167,6 +176,14 @@ class EventSourceResponse(TaskGroupStream, Response):
         # nginx would collect events until its buffer is full.
         merged["X-Accel-Buffering"] = "no"
         return merged
+
+    @staticmethod
+    def _check_compress(content: ContentStream, given: bool | None) -> bool:
+        if isinstance(content, Subscription):
+            return check_compress(given, cast(StreamingHub, content._hub)._compress)
+        if check_compress(given, False):
+            raise TypeError(f"compress=True takes a Subscription as content, not {type(content).__name__}")
+        return False
 
     @property
     def ping_interval(self) -> int | float:
@@ -219,17 +236,23 @@ class EventSourceResponse(TaskGroupStream, Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
-        head: Message | None = start
         subscription = self.body_iterator
-        if self._is_plain() and isinstance(subscription, Subscription):
+        is_plain = self._is_plain() and isinstance(subscription, Subscription)
+        is_gzip = is_plain and self._begins_gzip(scope, send)
+        if is_gzip:
+            start = {**start, "headers": [*start["headers"], CONTENT_ENCODING]}
+        head: Message | None = start
+        if is_plain and isinstance(subscription, Subscription):
             hub = cast(StreamingHub, subscription._hub)
             attempt = self._attempt(hub, subscription, scope, receive)
             if isinstance(attempt, Attempt):
                 try:
-                    fd = await take_socket(attempt, send, start)
+                    fd = await take_socket(attempt, send, start, gzip=is_gzip)
                     hub._stays(attempt.stay)
+                    if is_gzip:
+                        subscription._compress(owes_header=False)
                     if fd is not None:
-                        handed = self._hand_over(subscription, fd, attempt.server, receive)
+                        handed = self._hand_over(subscription, fd, attempt.server, receive, is_gzip)
                         await end_of_response(send)
                         await close_dependencies(scope)
                         return handed
@@ -250,6 +273,12 @@ class EventSourceResponse(TaskGroupStream, Response):
             head = None
         await EventStream(self, receive, send).run(scope, head)
         return False
+
+    def _begins_gzip(self, scope: Scope, send: Send) -> bool:
+        """Whether the body is compressed: that is possible, and nothing was taken from the Subscription."""
+        if not self._compress or not can_compress(scope, send):
+            return False
+        return cast(Subscription, self.body_iterator)._compress(owes_header=True)
 
     async def _detach(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
         """Let the request end while the content streams on. False when the stream stays with its server."""
@@ -316,7 +345,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         )
 
     def _hand_over(
-        self, subscription: Subscription, fd: int, server: RunningServer, receive: Receive
+        self, subscription: Subscription, fd: int, server: RunningServer, receive: Receive, is_gzip: bool
     ) -> bool:
         """Transfer the subscription, with the client's socket, to a reactor.
 
@@ -330,7 +359,7 @@ class EventSourceResponse(TaskGroupStream, Response):
             close_descriptor(fd)
             raise
         if not handed:  # it was iterated since the check, or its hub has ended
-            end_on_socket(fd)
+            end_on_socket(fd, gzip_rest(b"") if is_gzip else b"")
             return False
         self.active = False
         hub._warn_of_workers(receive)

@@ -15,8 +15,10 @@ from sse_hub._core import Pump, Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
 from sse_hub._handoff.attempt import Attempt
+from sse_hub._handoff.gzip_body import gzip_rest
 from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, take_socket
 from sse_hub._responses.carried_stream import CarriedStream
+from sse_hub._responses.compression import CONTENT_ENCODING, can_compress, check_compress
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, names_status_code
@@ -66,10 +68,18 @@ class HubResponse(GuardedResponse):
         merged = MutableHeaders(headers=dict(headers))
         merged.setdefault("Cache-Control", "no-store")
         merged["X-Accel-Buffering"] = "no"
+        # A body whose coding the application names is not coded again.
+        compress = check_compress(options.get("compress"), hub._compress)
+        self._compress = compress and "Content-Encoding" not in merged
+        self._is_gzip = False
+        if self._compress:
+            merged.add_vary_header("Accept-Encoding")
         self.init_headers(merged)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        self._is_gzip = self._compress and can_compress(scope, send)
+        headers = [*self.raw_headers, CONTENT_ENCODING] if self._is_gzip else self.raw_headers
+        start = {"type": "http.response.start", "status": self.status_code, "headers": headers}
         if scope.get("method") == "HEAD":
             await send(start)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -105,7 +115,7 @@ class HubResponse(GuardedResponse):
             self.hub._stays(attempt)
             await self._through_server(scope, receive, send, start)
             return False
-        fd = await take_socket(attempt, send, start)
+        fd = await take_socket(attempt, send, start, gzip=self._is_gzip)
         self.hub._stays(attempt.stay)
         if fd is None:
             await self._through_server(scope, receive, send, None)
@@ -148,7 +158,7 @@ class HubResponse(GuardedResponse):
             await self._carry(subscription, scope, receive, send, start)
             return False
         try:
-            fd = await take_socket(attempt, send, start)
+            fd = await take_socket(attempt, send, start, gzip=self._is_gzip)
         except BaseException:
             subscription._end(EndKind.CLIENT)
             raise
@@ -164,13 +174,15 @@ class HubResponse(GuardedResponse):
     async def _transfer(self, subscription: Subscription, fd: int, server: RunningServer) -> bool:
         """Transfer a subscription to a reactor. False when it has ended, and the body with it."""
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
+        if self._is_gzip:
+            subscription._compress(owes_header=False)
         try:
             handed = subscription._hand_over(fd, server.group, on_end)
         except BaseException:
             close_descriptor(fd)
             raise
         if not handed:
-            end_on_socket(fd)
+            end_on_socket(fd, self._whole(b""))
             return False
         self.hub._handed(server, server.group)
         if self.initial is not None and subscription.recovered is not True:
@@ -185,13 +197,14 @@ class HubResponse(GuardedResponse):
         on_end = None if self.background is None else partial(self.hub._run_background, self.background)
         try:
             last = self.last_event_id or last_event_id(scope)
-            subscription = self.hub._open_at_reactor(fd, server, self._request, last, self.info, on_end)
+            request = self._request._compressed() if self._is_gzip else self._request
+            subscription = self.hub._open_at_reactor(fd, server, request, last, self.info, on_end)
         except BaseException as error:
             if not isinstance(error, TURNED_AWAY):
                 close_descriptor(fd)
                 raise
             self.hub._turns_away(error)
-            end_on_socket(fd, COME_BACK_LATER)
+            end_on_socket(fd, self._whole(COME_BACK_LATER))
             return False
         if self.initial is not None and subscription.recovered is not True:
             await self._give_initial(subscription)
@@ -208,7 +221,9 @@ class HubResponse(GuardedResponse):
             if start is not None:
                 await self._turn_away(send, self._status_for(error))
             else:
-                await send({"type": "http.response.body", "body": COME_BACK_LATER, "more_body": False})
+                await send(
+                    {"type": "http.response.body", "body": self._whole(COME_BACK_LATER), "more_body": False}
+                )
             return
         await self._carry(subscription, scope, receive, send, start)
 
@@ -221,6 +236,8 @@ class HubResponse(GuardedResponse):
         start: dict[str, Any] | None,
     ) -> None:
         """Send a subscription's stream through the server. ``start`` is the head, or None if it was sent."""
+        if self._is_gzip:
+            subscription._compress(owes_header=start is not None)
         # A task of its own for the body: the request's task holds the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
@@ -245,6 +262,10 @@ class HubResponse(GuardedResponse):
             watch.close()
             stream.over()
             subscription._end(EndKind.CLIENT)
+
+    def _whole(self, body: bytes) -> bytes:
+        """A body that is sent in place of the stream's; a gzip header was sent already."""
+        return gzip_rest(body) if self._is_gzip else body
 
     def _begins(self, scope: Scope) -> asyncio.Future[None] | None:
         """A future that is done once the stream no longer needs the endpoint's dependencies.

@@ -77,6 +77,9 @@ class StreamOptions(SubscribeOptions, total=False):
     come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
     value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
     client that is cut off before it gets all of them again."""
+    compress: bool | None
+    """Whether the body is compressed (gzip) for a client that accepts it; default None, the hub's
+    ``compress``."""
     handoff: bool | None
     """Whether the connection is handed to the reactor if possible; default None, the hub's ``handoff``. False
     is for middleware that changes only later chunks of the body. True also leaves a server that limits its

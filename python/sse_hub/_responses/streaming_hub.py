@@ -56,6 +56,7 @@ class StreamingHub(_core.Hub):
     grace: float
     broker: Broker | None
     _warned_of_workers: bool
+    _compress: bool
     _handoff: bool | None
     _refused_by_environment: bool
     _stayed: Counter[str]

@@ -35,6 +35,8 @@ class RunResponse(HubResponse):
             if option in options:
                 raise TypeError(f"Hub.follow() takes no {option!r}: a watcher gets the whole run")
         options["control"], options["replay"] = format is None, "all"
+        if options.get("compress") is None:
+            options["compress"] = False  # The hub's is for topics: a run seldom has more than one watcher.
         super().__init__(hub, name, **options)
         self._name = name
         self._request = self._asked = make_request(name, options, format=format, whole=True)

@@ -140,7 +140,11 @@ impl Stream {
             },
             Taken::Finished => {
                 let _ = self.end(py, &CloseReason::Ended);
-                Poll::Ended
+                // A compressed body has yet to be given its end.
+                match self.hub.take(&self.reader, &self.first, &mut out) {
+                    Taken::Some | Taken::Last => Poll::Ready(reader.get().chunks.join(py, out)),
+                    _ => Poll::Ended,
+                }
             }
             Taken::Gap => {
                 // An error in a callback of the application is not the consumer's.

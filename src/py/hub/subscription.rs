@@ -279,13 +279,8 @@ impl PySubscription {
 
     // An awaitable that is done when the start of the stream is resolved, and `recovered` known.
     fn _resolved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self
-            .stream
-            .first
-            .resolving
-            .get()
-            .filter(|resolving| self.stream.is_ours() && resolving.get().is_none())
-        {
+        let resolving = self.stream.first.resolving.get();
+        match resolving.filter(|resolving| self.stream.is_ours() && resolving.get().is_none()) {
             None => Ok(Bound::new(py, Ready(py.None()))?.into_any()),
             Some(resolving) => {
                 let waiting = Waiting::new(resolving.clone(), None);
@@ -316,6 +311,13 @@ impl PySubscription {
     // Whether the client already had every event of its topics, which have ended, when it came.
     fn _is_over(&self) -> bool {
         self.is_over
+    }
+
+    // Compress the body, behind a header that was sent or that it owes. False once the subscription was iterated.
+    fn _compress(&self, owes_header: bool) -> bool {
+        self.stream.loop_reader().is_some()
+            && self.stream.is_ours()
+            && self.stream.reader.compress(&self.stream.first, owes_header)
     }
 
     // Whether `_hand_over` can be called here and now. Starts what it needs.

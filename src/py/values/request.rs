@@ -81,6 +81,11 @@ impl PyRequest {
         Self(Request { user_room: Some(streams), ..self.0.clone() })
     }
 
+    // The same for a client that takes gzip, and was sent the header of the body.
+    fn _compressed(&self) -> Self {
+        Self(Request { compress: true, ..self.0.clone() })
+    }
+
     // The same for some of its topics.
     fn _within(&self, allowed: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut topics = Vec::new();

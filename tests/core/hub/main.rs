@@ -3,6 +3,8 @@
 #![expect(clippy::unchecked_time_subtraction, reason = "a test that subtracts too much fails, as it should")]
 
 mod closing;
+mod compress;
+mod compress_model;
 mod control;
 mod ends;
 mod ends_members;

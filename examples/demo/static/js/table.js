@@ -13,10 +13,13 @@ export class Table {
   #rows = new Map();
   /** @type {ReturnType<typeof setInterval> | undefined} */
   #timer = undefined;
+  /** @type {{ before: number, after: number } | null} */
+  #sizes = null;
   #read = { values: 0, bytes: 0, oldest: 0 };
 
   constructor() {
     byId("table-on").addEventListener("change", () => this.#open());
+    byId("table-zip").addEventListener("change", () => this.#open());
     for (const radio of document.querySelectorAll("input[name=rate]")) {
       radio.addEventListener("change", () => this.#open());
     }
@@ -29,9 +32,11 @@ export class Table {
     const card = byId("table");
     card.dataset.state = "off";
     if (!byId("table-on").checked) return;
+    const asked = new URLSearchParams();
     const chosen = document.querySelector("input[name=rate]:checked");
-    const rate = chosen instanceof HTMLInputElement ? chosen.value : "";
-    this.#source = new EventSource(rate ? `/api/table?rate=${rate}` : "/api/table");
+    if (chosen instanceof HTMLInputElement && chosen.value) asked.set("rate", chosen.value);
+    if (byId("table-zip").checked) asked.set("compress", "true");
+    this.#source = new EventSource(`/api/table?${asked}`);
     this.#source.onmessage = ({ data }) => this.#hear(data);
     this.#source.onopen = () => (card.dataset.state = "open");
     this.#source.onerror = () => (card.dataset.state = "waiting");
@@ -54,12 +59,29 @@ export class Table {
     cells.change.textContent = `${(row.change * 100).toFixed(2)} %`;
   }
 
-  #show() {
+  async #show() {
     const { values, bytes, oldest } = this.#read;
     byId("table-values").textContent = values;
-    byId("table-bytes").textContent = bytes.toLocaleString("en");
     byId("table-age").textContent = values ? `${oldest} ms` : "–";
     this.#begin();
+    const share = byId("table-zip").checked ? await this.#share() : 1;
+    byId("table-bytes").textContent = share === null ? "–" : Math.round(bytes * share).toLocaleString("en");
+  }
+
+  /**
+   * What compression left since the last reading. A page does not see the bytes of its own stream.
+   * @returns {Promise<number | null>}
+   */
+  async #share() {
+    const was = this.#sizes;
+    try {
+      this.#sizes = await (await fetch("/api/table/bytes")).json();
+    } catch {
+      this.#sizes = null;
+    }
+    const is = this.#sizes;
+    if (!was || !is || is.before === was.before) return null;
+    return (is.after - was.after) / (is.before - was.before);
   }
 
   /** @param {string} symbol */
