@@ -17,7 +17,11 @@ struct Input {
     comment: Option<Vec<u8>>,
     data: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
+    trace: Option<Vec<u8>>,
+    is_traced: bool,
 }
+
+const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn read(fields: &Fields) -> Arrived {
     let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
@@ -30,7 +34,9 @@ fuzz_target!(|input: Input| {
         fields.push(("v", b"1".to_vec()));
     }
     fields.push(("k", vec![b"taoiug"[usize::from(input.kind % 6)]]));
-    for (name, value) in [("t", input.to), ("c", input.comment), ("d", input.data), ("p", input.before)] {
+    let trace = if input.is_traced { Some(TRACE.to_vec()) } else { input.trace };
+    let given = [("t", input.to), ("c", input.comment), ("d", input.data), ("p", input.before), ("w", trace)];
+    for (name, value) in given {
         fields.extend(value.map(|value| (name, value)));
     }
     let Some(letter) = read(&fields).letter else { return };
