@@ -57,6 +57,8 @@ pub struct Window {
     first: u64,
     /// The number of the last event in the hub's order.
     seq: Option<u64>,
+    /// The number of the last event that a client outside took before anybody inside.
+    missed: Option<u64>,
     sum: Sum,
     since_start: usize,
     started: Duration,
@@ -77,6 +79,7 @@ impl Window {
             bytes: 0,
             first: 0,
             seq: None,
+            missed: None,
             sum: Sum::default(),
             since_start: 0,
             started: now,
@@ -111,9 +114,11 @@ impl Window {
         self.piece(number).is_some_and(|piece| Arc::ptr_eq(&piece.event, event))
     }
 
-    fn is_due(&self, now: Duration) -> bool {
-        self.compress.is_none()
-            || (self.is_wanted && (self.since_start >= EVENTS || now.saturating_sub(self.started) >= TIME))
+    fn is_due(&self, event: &Entry, now: Duration) -> bool {
+        // The last event that a client outside took was taken by nobody inside.
+        let is_left = self.missed > self.seq && event.seq > self.missed;
+        let is_old = self.since_start >= EVENTS || now.saturating_sub(self.started) >= TIME;
+        self.compress.is_none() || (self.is_wanted && (is_left || is_old))
     }
 
     /// Whether an event may come next. Those who take it in time would find an older one between: a client that
@@ -137,7 +142,14 @@ impl Window {
             return Some(start);
         }
         self.is_wanted = true;
-        (self.is_due(now) && self.accepts(event)).then(|| self.append(event, now))
+        if !self.accepts(event) {
+            return None;
+        }
+        if !self.is_due(event, now) {
+            self.missed = event.seq;
+            return None;
+        }
+        Some(self.append(event, now))
     }
 
     /// A piece, and where a client is then that has it; `client` is where it is now, if this is the piece that it needs.
@@ -149,7 +161,7 @@ impl Window {
     }
 
     fn append(&mut self, event: &Arc<Entry>, now: Duration) -> u64 {
-        let starts_over = self.is_due(now);
+        let starts_over = self.is_due(event, now);
         let mut compress = self.compress.take().unwrap_or_else(|| Box::new(compressor(LEVEL)));
         if starts_over {
             compress.reset();

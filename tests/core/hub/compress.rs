@@ -192,6 +192,25 @@ fn a_newcomer_is_inside_after_the_next_start() {
 }
 
 #[test]
+fn a_window_that_all_clients_left_starts_over_for_others() {
+    let world = World::new(roomy());
+    let mut clients: Vec<Client> = (0..2).map(|_| join(&world, &zipped(&["a"]))).collect();
+    for n in 0..10 {
+        publish(&world, "a", &tick(n), &mut clients);
+    }
+    for client in clients.drain(..) {
+        client.stream.leave();
+    }
+    clients.extend((0..2).map(|_| join(&world, &zipped(&["a"]))));
+    for n in 10..20 {
+        publish(&world, "a", &tick(n), &mut clients);
+    }
+    world.publish(&["a"], &tick(20));
+    world.drain();
+    assert!(clients[0].bytes() < 50);
+}
+
+#[test]
 fn what_one_client_receives_is_in_no_window() {
     let world = World::new(roomy());
     let mut clients: Vec<Client> = (0..2).map(|_| join(&world, &zipped(&["a"]))).collect();
