@@ -56,6 +56,8 @@ counters! {
     refused,
     /// Newcomers turned away at `max_subscribers` or `max_per_user`.
     turned_away,
+    /// Runs whose process ended, of which this one has told the watchers.
+    runs_lost,
 }
 
 /// Add to a counter.

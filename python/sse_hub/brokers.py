@@ -4,6 +4,7 @@
 for options that a URL does not express.
 """
 
+import re
 from typing import TypeAlias
 
 from sse_hub._core import FileBroker, RedisBroker
@@ -16,6 +17,11 @@ Broker: TypeAlias = FileBroker | RedisBroker
 def make_broker(given: str | Broker | None) -> Broker | None:
     """The broker for the ``broker`` argument of a hub, which may be a URL."""
     if isinstance(given, str):
+        if not re.match(r"file:|[a-z+]+://", given, re.IGNORECASE):
+            raise ValueError(
+                f'a broker\'s URL is "file:events", "redis://localhost:6379" or the like, not {given!r};'
+                " without a broker it is None"
+            )
         return FileBroker(given) if given.startswith("file:") else RedisBroker(given)
     if given is not None and not isinstance(given, FileBroker | RedisBroker):
         raise TypeError(f"broker must be a URL, a FileBroker, a RedisBroker or None, not {given!r}")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -412,7 +412,15 @@ class Hub(RunningHub):
         """
         return ClientScript()
 
-    def authorize(self, *, every: float = 30.0) -> Callable[[_Authorize], _Authorize]:
+    @overload
+    def authorize(self, function: _Authorize, /) -> _Authorize: ...
+
+    @overload
+    def authorize(
+        self, function: None = None, /, *, every: float = 30.0
+    ) -> Callable[[_Authorize], _Authorize]: ...
+
+    def authorize(self, function: Any = None, /, *, every: float = 30.0) -> Any:
         """Ask ``function(user, topics)``, def or async, which of the topics a user may listen to::
 
             @hub.authorize(every=30)
@@ -460,7 +468,7 @@ class Hub(RunningHub):
             )
             return function
 
-        return register
+        return register if function is None else register(function)
 
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""

@@ -13,7 +13,8 @@ use super::store::{Answer, Ended, Store};
 use crate::broker::letter::{Fence, Letter, Step};
 use crate::ending::{EndState, Ending};
 use crate::ids::StreamId;
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Waiting};
+use crate::stats::count;
 use crate::topic::Topic;
 
 /// How long a lost run is kept of which this process has not read the beginning.
@@ -130,7 +131,7 @@ impl<S: Store> Shared<S> {
     }
 
     /// Declare those runs lost that nobody held at the last check either. Returns those that nobody holds.
-    pub async fn look_after_runs(&self, before: &[Arc<str>]) -> Vec<Arc<str>> {
+    pub async fn look_after_runs(self: &Arc<Self>, before: &[Arc<str>]) -> Vec<Arc<str>> {
         let Some(hub) = self.hub.upgrade() else { return Vec::new() };
         let mut orphans = Vec::new();
         for (name, keep) in hub.running() {
@@ -155,11 +156,25 @@ impl<S: Store> Shared<S> {
     }
 
     /// Another process may be first, or the run's owner may come back: the log decides.
-    fn declare_lost(&self, topic: Topic, keep: Duration, lease: Arc<str>) {
+    fn declare_lost(self: &Arc<Self>, topic: Topic, keep: Duration, lease: Arc<str>) {
+        let name = topic.clone();
         let ending = Ending { state: EndState::Lost, error: None };
         let letter = Letter::Life { topic, step: Step::End { keep, ending } };
-        if let Ok(outcome) = self.outbox.post(letter, Some(Fence::Free { lease }), self.backlog_bytes) {
-            outcome.ignore();
-        }
+        let Ok(outcome) = self.outbox.post(letter, Some(Fence::Free { lease }), self.backlog_bytes) else {
+            return;
+        };
+        outcome.ignore();
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if Waiting::new(outcome, None).await.is_ok() {
+                shared.warn(&format!(
+                    "run {:?} is lost: its process ended, and did not end the run",
+                    name.as_str()
+                ));
+                if let Some(hub) = shared.hub.upgrade() {
+                    count(&hub.counters.runs_lost, 1);
+                }
+            }
+        });
     }
 }

@@ -277,3 +277,16 @@ def test_what_authorize_takes() -> None:
     hub.authorize()(lambda user, topics: topics)
     with pytest.raises(RuntimeError, match="has an authorize function already"):
         hub.authorize()(lambda user, topics: topics)
+
+
+async def test_it_may_be_registered_without_parentheses() -> None:
+    hub = Hub()
+
+    @hub.authorize
+    def only_news(user: str | None, topics: frozenset[str]) -> Iterable[str]:
+        return topics & {"news"}
+
+    assert only_news("ann", frozenset({"news", "other"})) == {"news"}
+    client = await listen(hub, "ann", "news", "other")
+    assert [subscription.topics for subscription in hub.subscribers()] == [("news",)]
+    await client.close()

@@ -89,18 +89,28 @@ async def test_plain_types_name_their_events_too() -> None:
     async with connect(app, "/t") as client:
         found = [(event.event, event.json()) for event in await client.take(4)]
     assert found == [("count", 1), ("names", ["a"]), ("place", {"x": 1}), ("point", {"x": 2})]
-    with pytest.raises(TypeError, match=r"channel 't' has no event of type str: 'count', 'names', 'place'"):
+    with pytest.raises(TypeError, match=r"channel 't' has no event for a str: 'count', 'names', 'place'"):
         channel.publish("text")
+
+
+async def test_a_key_keeps_the_newest_value() -> None:
+    hub = Hub()
+    prices = hub.channel("prices", tick=Tick)
+    for symbol, price in (("gold", 1), ("tin", 2), ("gold", 3)):
+        prices.publish(Tick(symbol=symbol, price=price), key=symbol)
+    async with connect(hub.endpoint("prices", replay="all"), "/") as client:
+        found = [event.json() for event in await client.take(2)]
+    assert [(value["symbol"], value["Price"]) for value in found] == [("tin", 2), ("gold", 3)]
 
 
 def test_what_breaks_a_rule_is_not_published() -> None:
     hub = Hub()
     prices: Any = hub.channel("prices", {"tick": Tick, "other-tick": Tick, "halt": Halt})
-    with pytest.raises(TypeError, match=r"several events of type Tick: 'tick', 'other-tick'; name one with"):
+    with pytest.raises(TypeError, match=r"several events for a Tick: 'tick', 'other-tick'; name one with"):
         prices.publish(Tick(symbol="gold", price=1))
     with pytest.raises(InvalidEvent, match=r"event 'tick': price: Input should be greater than 0, not -1"):
         prices.publish({"symbol": "gold", "price": -1}, event="tick")
-    with pytest.raises(InvalidEvent, match="channel 'prices' has no event 'tock', but 'tick', 'other-tick'"):
+    with pytest.raises(InvalidEvent, match="channel 'prices' has no event 'tock', only 'tick', 'other-tick'"):
         prices.publish(Tick(symbol="gold", price=1), event="tock")
     changed = Halt()
     changed.why = 5  # type: ignore[assignment]
@@ -131,7 +141,7 @@ def test_a_channel_needs_a_topic_and_events() -> None:
 async def test_a_family_has_a_channel_for_each_topic() -> None:
     hub = Hub()
     rooms = hub.channels("room:{id}:{part}!", halt=Halt)
-    with pytest.raises(InvalidEvent, match="channel 'room:7:a!' has no event 'tick', but 'halt'"):
+    with pytest.raises(InvalidEvent, match="channel 'room:7:a!' has no event 'tick', only 'halt'"):
         rooms(id=7, part="a").publish(Halt(), event="tick")
     async with connect(hub.endpoint(["room:7:a!", "room:7:b:c!"]), "/") as client:
         rooms(id=7, part="a").publish(Halt(why="noon"))

@@ -91,6 +91,7 @@ def test_invalid_events_are_value_errors_and_hub_errors() -> None:
         ([], ValueError, "at least one topic"),
         (b"t", TypeError, "not bytes"),
         (7, TypeError, "a str or an iterable of str, not int"),
+        ({"gold": 1}, TypeError, "not dict: the data comes second"),
         (["a", 7], TypeError, "a topic is a str, not int"),
         ("\ud800", ValueError, "surrogates"),
     ],
@@ -122,6 +123,7 @@ async def test_a_wrong_topic_is_refused(topics: Any, error: type[Exception], mes
         ("max_age", float("nan")),
         ("expires", float("nan")),
         ("expires", -1),
+        ("expires", 900),  # meant as a duration
         ("expires", 1_800_000_000_000),
         ("expires", 10**400),
         ("expires", datetime(2030, 1, 1)),
@@ -361,3 +363,9 @@ async def test_a_hub_refuses_only_while_it_closes() -> None:
         await closing
         assert [event.data for event in await client.rest()] == ["1"]
         assert hub.publish("t", 3).id is not None
+
+
+@pytest.mark.parametrize("url", ["events", "", "localhost:6379/0", "/var/events"])
+def test_what_is_no_url_of_a_broker_is_refused_with_those_that_are(url: str) -> None:
+    with pytest.raises(ValueError, match='"file:events", "redis://localhost:6379" or the like, not '):
+        Hub(url)

@@ -320,6 +320,7 @@ async def coroutine() -> int:
     [
         (not_a_generator, {}, TypeError, "generator function"),
         (coroutine, {}, TypeError, "generator function"),
+        (one(), {}, TypeError, "not called yet"),
         (one, {"surplus": 1}, TypeError, "surplus"),
         (one, {"keep": -1}, ValueError, "keep"),
         (one, {"keep": "x"}, TypeError, "keep"),

@@ -325,3 +325,17 @@ async def test_thousands_have_their_turn_before_the_clock_moves_on(clock: Clock)
 async def test_the_machines_clock_cannot_be_moved() -> None:
     with pytest.raises(RuntimeError, match="machine's clock"):
         Hub()._advance(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"url": "events"}, ValueError, "begins with /, or a whole URL, not 'events'"),
+        ({"url": "/", "body": {"a": 1}}, TypeError, "body is bytes, not dict"),
+    ],
+)
+def test_a_request_that_cannot_be_made_is_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        connect(Hub().endpoint("t"), **arguments)

@@ -117,3 +117,9 @@ def test_module_paths_have_the_peers_names() -> None:
     assert ours.ensure_bytes("x", "\n") == b"data: x\n\n"
     assert ours.SyncContentStream
     assert ours.JSONServerSentEvent
+
+
+@pytest.mark.parametrize("content", [three, None, 7])
+def test_what_yields_nothing_is_refused_at_the_call(content: Any) -> None:
+    with pytest.raises(TypeError, match="content is a generator or another iterable, def or async, not "):
+        EventSourceResponse(content)

@@ -129,6 +129,8 @@ def test_every_watcher_learns_of_the_death_of_its_process_within_ten_seconds(wor
         with b.watch("r", first.last_event_id) as back:
             assert told(back) == [{"state": "lost"}]
     assert b.status("r", second.last_event_id) == 204
+    b.server.wait_for(r"run \"r\" is lost")
+    assert b.here()["runs"]["lost"] == 1
     with b.start("r") as again:
         assert told(again)[-1] == {"state": "lost"}, "it is given back while it is kept"
 
@@ -146,6 +148,7 @@ def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(workers:
         a.say("r", 10)
         a.server.wait_for("finally of r")
         assert told(first) == [{"state": "lost"}], "its own watchers learn it, too"
+        assert [worker.here()["runs"]["lost"] for worker in workers] == [0, 1], "counted once"
     with b.watch("r") as late:
         assert told(late) == ["r 0", "r 1", {"state": "lost"}]
 

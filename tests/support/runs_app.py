@@ -88,7 +88,12 @@ async def say(name: str, count: int) -> None:
 
 @app.get("/here")
 async def here() -> dict[str, Any]:
-    return {"calls": calls, "pid": os.getpid(), "watchers": hub.count()}
+    return {
+        "calls": calls,
+        "pid": os.getpid(),
+        "watchers": hub.count(),
+        "runs": hub.stats()["runs"],
+    }
 
 
 async def race(count: int) -> None:

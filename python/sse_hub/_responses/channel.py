@@ -54,7 +54,13 @@ class Channel(Generic[T]):
         }
 
     def publish(
-        self, value: T, *, event: str | None = None, retry: int | None = None, comment: str | None = None
+        self,
+        value: T,
+        *,
+        event: str | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+        key: str | None = None,
     ) -> Publication:
         """Check a value, and publish it as the event whose type it has.
 
@@ -65,6 +71,7 @@ class Channel(Generic[T]):
             event: the event's name, if several events have the same type.
             retry: as in ``Hub.publish``.
             comment: as in ``Hub.publish``.
+            key: as in ``Hub.publish``: of each key, only the newest value waits and is kept.
 
         Raises:
             TypeError: no event of the channel has the value's type, or several have.
@@ -74,7 +81,7 @@ class Channel(Generic[T]):
         """
         name, value = self._check(value, event)
         return self.hub.publish(
-            self.topic, raw_data=self._encode(name, value), event=name, retry=retry, comment=comment
+            self.topic, raw_data=self._encode(name, value), event=name, retry=retry, comment=comment, key=key
         )
 
     def _at(self, topic: str) -> Channel[T]:
@@ -107,7 +114,7 @@ class Channel(Generic[T]):
         if event is None:
             return self._name_of(value), value
         if (adapter := self._adapters.get(event)) is None:
-            raise InvalidEvent(f"channel {self.topic!r} has no event {event!r}, but {_listed(self.events)}")
+            raise InvalidEvent(f"channel {self.topic!r} has no event {event!r}, only {_listed(self.events)}")
         try:
             return event, adapter.validate_python(value, strict=True)
         except ValidationError as error:
@@ -124,7 +131,7 @@ class Channel(Generic[T]):
             return found[0]
         what = f"channel {self.topic!r} has {'no event' if not found else 'several events'}"
         raise TypeError(
-            f"{what} of type {type(value).__name__}: {_listed(found or self.events)}; name one with event="
+            f"{what} for a {type(value).__name__}: {_listed(found or self.events)}; name one with event="
         )
 
     def _accepts(self, name: str, value: Any) -> bool:

@@ -131,8 +131,13 @@ class EventSourceResponse(TaskGroupStream, Response):
 
         if isinstance(content, AsyncIterable):
             self.body_iterator = content
-        else:
+        elif hasattr(content, "__iter__") or hasattr(content, "__getitem__"):
             self.body_iterator = SyncContent(content)
+        else:
+            hint = ": call it" if callable(content) else ""
+            raise TypeError(
+                f"content is a generator or another iterable, def or async, not {content!r}{hint}"
+            )
 
         self.status_code = status_code
         self.media_type = self.media_type if media_type is None else media_type

@@ -136,6 +136,9 @@ def make_request(
     )
 
 
+_LONG_AGO = 365 * 86400  # seconds: no token expired in 1970, so this was meant as a duration
+
+
 def _since_epoch(expires: datetime | float | None) -> float | None:
     """Seconds since the epoch; the core checks their range."""
     if expires is None:
@@ -148,6 +151,10 @@ def _since_epoch(expires: datetime | float | None) -> float | None:
         raise TypeError(
             "expires is an aware datetime or a number of seconds since the epoch,"
             f" not {type(expires).__name__}"
+        )
+    if 0 < expires < _LONG_AGO:
+        raise ValueError(
+            f"expires is a time, in seconds since the epoch: {expires!r} is in 1970; a duration is max_age"
         )
     try:
         return float(expires)

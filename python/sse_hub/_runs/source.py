@@ -19,6 +19,8 @@ def open_source(
     Raises:
         TypeError: the function does not return an iterator. What the call itself raises is raised, too.
     """
+    if not callable(function):
+        raise TypeError(f"a run's function is a generator function that is not called yet, not {function!r}")
     source = function(*args, **kwargs)
     if isinstance(source, AsyncIterable):
         return aiter(source)

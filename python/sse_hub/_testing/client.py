@@ -48,8 +48,13 @@ def connect(
         state: the content of ``request.state``, for example from :func:`lifespan`.
 
     Raises:
+        ValueError: ``url`` is neither.
         Exception: what the application raised before its response began, unchanged.
     """
+    if not url.startswith("/") and "://" not in url:
+        raise ValueError(f"url is a path that begins with /, or a whole URL, not {url!r}")
+    if not isinstance(body, bytes):
+        raise TypeError(f"body is bytes, not {type(body).__name__}")
     return Connecting(EventClient(app, url, method, headers, body, last_event_id, control, comments, state))
 
 

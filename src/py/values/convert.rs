@@ -39,6 +39,11 @@ pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Vec<Topic>> {
     if value.cast::<PyBytes>().is_ok() {
         return Err(PyTypeError::new_err("a topic is a str, not bytes"));
     }
+    if value.cast::<PyDict>().is_ok() {
+        return Err(PyTypeError::new_err(
+            "topics is a str or an iterable of str, not dict: the data comes second",
+        ));
+    }
     let items = value.try_iter().map_err(|_| {
         let kind = value.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
         PyTypeError::new_err(format!("topics is a str or an iterable of str, not {kind}"))
