@@ -111,7 +111,8 @@ impl Client {
         let Self { response, coding, stream, expected, .. } = self;
         let mut decodes = true;
         let fed = response.feed(bytes, |body| {
-            decodes &= coding.feed(body, |text| stream.feed(text, &mut |item| tally.take(item, at, expected)));
+            decodes &=
+                coding.feed(body, |text| stream.feed(text, &mut |item| tally.take(item, at, expected)));
         });
         if tally.events > before {
             if self.events == 0 {
