@@ -1,4 +1,4 @@
-//! How many streams each user has, where the hub limits them.
+//! How many streams each user has, where the hub limits them. A newcomer is refused in `terms.rs`, by `check_room`.
 
 use std::collections::HashMap;
 use std::fmt::Write;

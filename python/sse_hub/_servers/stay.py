@@ -1,4 +1,7 @@
-"""Why a stream stays with its server instead of being handed off."""
+"""Why a stream stays with its server instead of being handed off.
+
+Where it is decided: ``sse_hub._handoff.attempt``, when the bytes of its beginning are written.
+"""
 
 from __future__ import annotations
 
