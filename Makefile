@@ -156,7 +156,7 @@ lint-python: venv $(VENV)/.bench-ready $(VENV)/.node-ready
 	$(VENV)/bin/mypy
 	$(PY) tools/snippets.py
 	$(VENV)/bin/mypy --config-file tools/snippets.ini target/snippets
-	$(VENV)/node/node_modules/.bin/pyright
+	$(VENV)/node/node_modules/.bin/pyright --project pyproject.toml
 
 # Go is not needed to work on the package: its peer is looked at where Go is installed.
 lint-bench:
