@@ -17,7 +17,7 @@ Broker: TypeAlias = FileBroker | RedisBroker
 def make_broker(given: str | Broker | None) -> Broker | None:
     """The broker for the ``broker`` argument of a hub, which may be a URL."""
     if isinstance(given, str):
-        if not re.match(r"file:|[a-z+]+://", given, re.IGNORECASE):
+        if not re.match(r"(file|unix|(redis|valkey)s?(\+\w+)?):|[a-z+]+://", given, re.IGNORECASE):
             raise ValueError(
                 f'a broker\'s URL is "file:events", "redis://localhost:6379" or the like, not {given!r};'
                 " without a broker it is None"
