@@ -18,9 +18,10 @@ def make_broker(given: str | Broker | None) -> Broker | None:
     """The broker for the ``broker`` argument of a hub, which may be a URL."""
     if isinstance(given, str):
         if not re.match(r"(file|unix|(redis|valkey)s?(\+\w+)?):|[a-z+]+://", given, re.IGNORECASE):
+            # What was given is not shown: it may contain a password.
             raise ValueError(
-                f'a broker\'s URL is "file:events", "redis://localhost:6379" or the like, not {given!r};'
-                " without a broker it is None"
+                'a broker\'s URL is "file:events", "redis://localhost:6379" or the like, not a text without'
+                " such a scheme; without a broker it is None"
             )
         return FileBroker(given) if given.startswith("file:") else RedisBroker(given)
     if given is not None and not isinstance(given, FileBroker | RedisBroker):

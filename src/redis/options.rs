@@ -92,7 +92,7 @@ impl Server {
                 let given =
                     if scheme.is_empty() { "this has none".into() } else { format!("not {scheme:?}") };
                 return Err(Error::InvalidOption(format!(
-                    "a broker's URL must have the scheme file:, redis://, rediss://, valkey://, valkeys://, unix://, \
+                    "a broker's URL must have the scheme redis://, rediss://, valkey://, valkeys://, unix://, \
                      redis+sentinel:// or rediss+sentinel://, {given}"
                 )));
             }

@@ -167,13 +167,13 @@ impl<S: Store> Shared<S> {
         let shared = self.clone();
         tokio::spawn(async move {
             if Waiting::new(outcome, None).await.is_ok() {
+                if let Some(hub) = shared.hub.upgrade() {
+                    count(&hub.counters.runs_lost, 1);
+                }
                 shared.warn(&format!(
                     "run {:?} is lost: its process ended, and did not end the run",
                     name.as_str()
                 ));
-                if let Some(hub) = shared.hub.upgrade() {
-                    count(&hub.counters.runs_lost, 1);
-                }
             }
         });
     }

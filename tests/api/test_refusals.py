@@ -365,7 +365,11 @@ async def test_a_hub_refuses_only_while_it_closes() -> None:
         assert hub.publish("t", 3).id is not None
 
 
-@pytest.mark.parametrize("url", ["events", "", "localhost:6379/0", "/var/events"])
+@pytest.mark.parametrize(
+    "url", ["events", "", "localhost:6379/0", "/var/events", "ann:s3cret@localhost:6379"]
+)
 def test_what_is_no_url_of_a_broker_is_refused_with_those_that_are(url: str) -> None:
-    with pytest.raises(ValueError, match='"file:events", "redis://localhost:6379" or the like, not '):
+    message = '"file:events", "redis://localhost:6379" or the like, not '
+    with pytest.raises(ValueError, match=message) as refused:
         Hub(url)
+    assert "s3cret" not in str(refused.value)
