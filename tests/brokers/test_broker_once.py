@@ -103,7 +103,7 @@ async def test_another_takes_over_from_a_process_that_died_or_is_paused(store: S
 
             first = await owner(0)
             began = time.monotonic()
-            os.kill(first, signal.SIGSTOP)
+            store.suspend(first)
             second = await owner(first)
             assert time.monotonic() - began < promised(10)
             os.kill(second, signal.SIGKILL)

@@ -13,6 +13,7 @@ Tests read the data through ``admin``, a connection over a Unix socket, which wo
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -122,6 +123,10 @@ class RedisServer:
         with suppress(redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError):
             return bool(self.admin.ping())
         return False
+
+    def suspend(self, process: int) -> None:
+        """SIGSTOP for a process of a hub."""
+        os.kill(process, signal.SIGSTOP)
 
     def pause(self) -> None:
         """Send SIGSTOP: connections stay, and nothing is answered."""
