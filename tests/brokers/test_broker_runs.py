@@ -60,6 +60,23 @@ async def test_a_process_that_starts_when_a_beginning_is_trimmed_shows_the_rest(
         assert gate.calls == 1
 
 
+async def test_a_run_is_whole_in_a_process_that_started_with_a_trimmed_log(store: Store) -> None:
+    async with Hub(store.url) as first:
+        for n in range(3):
+            await first.publish("other", n)
+        store.trim(keep=1)
+        async with Hub(store.url) as later:
+            await later.publish("other", 3)
+            run = await first.run("r", fails)
+            joined = await later.run("r", fails)
+            assert await joined.wait() is await run.wait() is RunState.FAILED
+            async with connect(later.follow("r"), "/", control=True) as client:
+                got = [(event.event, event.data) async for event in client]
+                assert got[:2] == [("stream-open", ""), ("message", "1")]
+            async with connect(later.follow("r", format="openai"), "/") as client:
+                assert client.status_code == 200
+
+
 async def test_waiting_for_a_run_elsewhere_ends_with_the_hub(store: Store) -> None:
     gate = Gate()
     async with Hub(store.url) as first, Hub(store.url) as other:
