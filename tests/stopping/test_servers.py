@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from servers import (
@@ -54,6 +55,12 @@ def terminate(server: ServerProcess) -> None:
 
 
 def interrupt(server: ServerProcess) -> None:
+    server.interrupt()
+
+
+def interrupt_twice(server: ServerProcess) -> None:
+    server.interrupt()
+    server.wait_for("Stopping worker")
     server.interrupt()
 
 
@@ -121,7 +128,9 @@ SCENARIOS: dict[str, tuple[Callable[[], Command], Callable[[ServerProcess], None
     "hypercorn": (lambda: hypercorn(APP), terminate),
     "hypercorn-uvloop-ctrl-c": (lambda: hypercorn(APP, "-k", "uvloop"), interrupt),
     "granian": (lambda: granian(APP, "--loop", "asyncio"), terminate),
+    "granian-ctrl-c-twice": (lambda: granian(APP, "--loop", "asyncio"), interrupt_twice),
     "granian-uvloop-ctrl-c": (lambda: granian(APP, "--loop", "uvloop"), interrupt),
+    "granian-uvloop-ctrl-c-twice": (lambda: granian(APP, "--loop", "uvloop"), interrupt_twice),
 }
 
 
@@ -159,3 +168,39 @@ def test_a_server_with_open_streams_stops(name: str, outcomes: dict[str, Future[
     assert outcome.code in (0, -15)
     paths = set(re.findall(r"connected through the (loop|reactor)", outcome.output))
     assert paths == {"reactor" if name.startswith("handed-off") else "loop"}
+
+
+OWN_HANDLER = """
+import signal
+from contextlib import asynccontextmanager
+from stopping_app import app, lifespan
+
+@asynccontextmanager
+async def with_a_handler(app):
+    async with lifespan(app):
+        previous = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *args: (print("own handler", flush=True), previous(*args)))
+        yield
+
+app.router.lifespan_context = with_a_handler
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_signal_handler_of_the_application_is_called_under_granian(loop: str, tmp_path: Path) -> None:
+    (tmp_path / "own_handler_app.py").write_text(OWN_HANDLER)
+    command = granian("own_handler_app:app", "--loop", loop, "--working-dir", str(tmp_path))
+    with run(command) as server, Client(server.port, "/hub") as client:
+        client.read_until(b"data: tick\n\n")
+        server.terminate()
+        assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
+        assert server.wait() == 0
+        assert server.output.count("own handler") == 1
+
+
+def test_a_failure_says_what_the_server_printed_and_where_its_threads_are() -> None:
+    with pytest.raises(ValueError, match="wrong") as caught, run(uvicorn(APP)):
+        raise ValueError("wrong")
+    (note,) = caught.value.__notes__
+    assert "lifespan started" in note
+    assert re.search(r"\(most recent call first\):\n(.*\n)*.*uvicorn/server.py", note), note

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +133,7 @@ class ServerProcess:
     """A server process and its workers in a process group of their own, with everything they printed."""
 
     def __init__(self, command: Command) -> None:
-        env = {**os.environ, **command.env, "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, **command.env, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         env.pop("PYTHONWARNINGS", None)
         self.process = subprocess.Popen(
             command.args,
@@ -200,6 +201,15 @@ class ServerProcess:
         self._reader.join(PATIENCE)
         return code
 
+    def abort(self) -> None:
+        """End all processes that are left of the group; each prints where its Python threads are."""
+        group = [process for process in psutil.process_iter() if _group_of(process) == self.process.pid]
+        for process in sorted(group, key=lambda process: -process.pid):  # workers first, one after the other
+            with suppress(psutil.Error, ProcessLookupError):
+                process.rlimit(psutil.RLIMIT_CORE, (0, 0))
+                process.send_signal(signal.SIGABRT)  # faulthandler's
+                process.wait(PATIENCE)
+
     def kill(self) -> None:
         """Kill all processes that are left of the group."""
         with suppress(ProcessLookupError):
@@ -210,12 +220,27 @@ class ServerProcess:
             self.process.stdout.close()
 
 
+def _group_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
 @contextmanager
 def run(command: Command) -> Iterator[ServerProcess]:
-    """Start ``command`` and wait until it serves; the with block's end kills all its processes."""
+    """Start ``command`` and wait until it serves; the with block's end kills all its processes.
+
+    An exception in the with block has a note: what the server printed, and where its threads were.
+    """
     server = ServerProcess(command)
     try:
         yield server
+    except Exception as error:
+        server.abort()
+        server.kill()
+        error.add_note(f"The server printed:\n{server.output}")
+        raise
     finally:
         server.kill()
 

@@ -1,11 +1,16 @@
-"""granian's worker processes.
+"""granian's workers: processes, or threads where Python is free-threaded.
 
-A worker process handles SIGTERM and SIGINT through its loop's ``add_signal_handler``; granian then waits
-for its connections without a limit of its own. The handler is chained at the level of ``signal.signal``,
-below the loop's handler, which is called as before; the loop still reads the signal from its wake-up
-descriptor. Before the worker ends, it awaits ``shutdown`` of its lifespan's handler, an object to which the
-stack of the main thread leads. That method is wrapped, on that object only, and waits for runs. Without a
-lifespan (``--interface asginl``) granian waits for nothing.
+A worker ends when its ``WorkerSignal`` is set. In a process, SIGTERM and SIGINT set it through the loop's
+``add_signal_handler``; here a handler takes their place that ends the streams, too. It sets the
+``WorkerSignal`` once: a third ``set`` waits, with the GIL, until the worker's connections are closed, so for
+ever. Ctrl-C leads to two (SIGINT, and SIGTERM from the main process), a second Ctrl-C to a third, and uvloop
+reports a signal twice that arrives while it handles another. A worker thread is ended by ``terminate`` of an
+object of the main thread; that method is wrapped, on that object only.
+
+granian then waits for its connections without a limit of its own. Before a worker ends, it awaits
+``shutdown`` of its lifespan's handler, to which, as to the ``WorkerSignal``, the stack of the worker's thread
+leads. That method is wrapped, on that object only, and waits for runs. Without a lifespan
+(``--interface asginl``) granian waits for nothing.
 
 Connections live in Rust and have no handle in Python. A connection that remains is found among the process's
 own descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
@@ -16,12 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType
@@ -34,9 +39,15 @@ __all__ = ["GranianServer", "watch"]
 
 R = TypeVar("R", bound=Record)
 
+_SOON = 0.05  # seconds after which a worker thread that is still starting is searched again
+_TRIES = 1200  # a minute
+
+# The loops whose worker, if they are one's, was found.
+_searched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
 
 class GranianServer:
-    """A granian worker process that begins to stop. A connection is its two addresses, from the scope."""
+    """A granian worker that begins to stop. A connection is its two addresses, from the scope."""
 
     state: Any | None = None
     limit: float | None = None
@@ -75,34 +86,49 @@ def _address(value: Any) -> tuple[str, str] | object:
     return (str(value[0]), str(value[1])) if isinstance(value, list | tuple) and len(value) >= 2 else object()
 
 
-def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
-    """Call ``stopping`` when this process begins to stop, if it is a granian worker."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # worker threads (free-threaded Python) or an embedded server: they handle no signals
-    handler = signal.getsignal(signal.SIGTERM)
-    if isinstance(handler, _Handler) or multiprocessing.current_process().name != "granian-worker":
+def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping, tries: int = _TRIES) -> None:
+    """Call ``stopping`` when the granian worker that serves on this loop, if it is one, begins to stop."""
+    if loop in _searched:
         return
+    frame = _worker()
+    if frame is None:
+        _searched.add(loop)
+        return
+    in_process = threading.current_thread() is threading.main_thread()
+    owner = None if in_process else _owner_of_this_thread()
+    if owner is None and not in_process:
+        # The worker is starting. A run of the lifespan may be all that ever leads here.
+        if tries:
+            loop.call_later(_SOON, watch, loop, stopping, tries - 1)
+        return
+    _searched.add(loop)
     server = GranianServer()
     streams = stopping(server)
-    if (lifespan := _lifespan()) is not None:
+    if hasattr(lifespan := frame.f_locals.get("lifespan_handler"), "shutdown"):
         _wait_before_shutdown(lifespan, server.holds)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.getsignal(number)
-        if callable(previous):
-            signal.signal(number, _Handler(loop, streams, previous))
-            # As the loop's own add_signal_handler does: system calls are restarted.
-            signal.siginterrupt(number, False)
+    if in_process:
+        _handle_signals(loop, _Stop(streams, frame.f_locals["shutdown_event"]))
+    else:
+        _wrap_terminate(loop, owner, streams)
 
 
-def _lifespan() -> Any | None:
-    """granian's handler of the lifespan, if this worker has one."""
+def _worker() -> FrameType | None:
+    """The frame of the granian worker that this thread is."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "granian":
-            handler = frame.f_locals.get("lifespan_handler")
-            if hasattr(handler, "shutdown"):
-                return handler
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package == "granian" and hasattr(frame.f_locals.get("shutdown_event"), "set"):
+            return frame
         frame = frame.f_back
+    return None
+
+
+def _owner_of_this_thread() -> Any | None:
+    """The object by which the main thread ends this worker thread. A thread that joins this one has it."""
+    for thread in threading.enumerate():
+        owner = getattr(getattr(thread, "_target", None), "__self__", None)
+        if getattr(owner, "inner", None) is threading.current_thread() and hasattr(owner, "terminate"):
+            return owner
     return None
 
 
@@ -117,15 +143,42 @@ def _wait_before_shutdown(lifespan: Any, holds: Holds) -> None:
     lifespan.shutdown = wait_and_shut_down
 
 
-class _Handler:
-    """A signal handler that begins to stop the streams and calls the previous handler."""
+def _wrap_terminate(loop: asyncio.AbstractEventLoop, owner: Any, streams: Stopping) -> None:
+    terminate = owner.terminate
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, streams: Stopping, previous: Any) -> None:
-        self._loop = loop
+    @functools.wraps(terminate)
+    def stop_streams_and_terminate() -> None:
+        with suppress(RuntimeError):  # the worker has ended
+            loop.call_soon_threadsafe(streams.begin)
+        terminate()
+
+    owner.terminate = stop_streams_and_terminate
+
+
+class _Stop:
+    """What the signals of a worker process do, the first time."""
+
+    def __init__(self, streams: Stopping, shutdown_event: Any) -> None:
         self._streams = streams
-        self._previous = previous
+        self._event = shutdown_event
+        self._called = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._streams.begin)
-        self._previous(number, frame)
+    def __call__(self) -> None:
+        if not self._called:
+            self._called = True
+            self._streams.begin()
+            self._event.set()
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows, where granian itself uses signal.signal
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+            continue
+        if previous is not None:  # one of the application, perhaps; the loop's own is the same again
+            signal.signal(number, previous)
+            # As add_signal_handler does: system calls are restarted.
+            signal.siginterrupt(number, False)
