@@ -3,6 +3,7 @@
     python tools/test_pythons.py                        every Python, newest and oldest
     python tools/test_pythons.py 3.14t --with newest    one of them
     python tools/test_pythons.py 3.12 -- tests/api      what follows goes to pytest
+    python tools/test_pythons.py 3.12 --profile checkout   built in a minute or two, as `make build` does
     python tools/test_pythons.py --here --wheels dist   the Python that runs this, with a wheel that is there
 
 The newest are those of the group `dev` in pyproject.toml. The oldest are the lower bounds that pyproject.toml
@@ -62,12 +63,12 @@ def requirements(kind: str) -> list[str]:
     return [item for item in group if name_of(item) not in bounds] + list(bounds.values())
 
 
-def build(interpreter: Path) -> Path:
+def build(interpreter: Path, profile: str) -> Path:
     """Build a wheel of the checkout for this Python; the folder it is in."""
     folder = ROOT / "target" / "pythons"
     folder.mkdir(parents=True, exist_ok=True)
     maturin = Path(sys.executable).with_name("maturin")
-    command: list[str | Path] = [maturin, "build", "--release", "--quiet", "--auditwheel", "skip"]
+    command: list[str | Path] = [maturin, "build", "--profile", profile, "--quiet", "--auditwheel", "skip"]
     command += ["-i", interpreter, "-o", folder]
     subprocess.run(command, cwd=ROOT, check=True)
     return folder
@@ -98,6 +99,7 @@ def main() -> int:
     add("versions", nargs="*", metavar="VERSION", help=f"{', '.join(VERSIONS)} [all]")
     add("--with", dest="kinds", choices=KINDS, action="append", help="[both]")
     add("--here", action="store_true", help="the Python that runs this")
+    add("--profile", default="release", help="how it is built [release, as a wheel that is published]")
     add("--wheels", type=Path, metavar="FOLDER", help="where its wheel is [built anew]")
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
@@ -106,7 +108,7 @@ def main() -> int:
     results: dict[str, int] = {}
     for version in versions:
         interpreter = Path(sys.executable) if args.here else get(version)
-        wheels = args.wheels or build(interpreter)
+        wheels = args.wheels or build(interpreter, args.profile)
         for kind in args.kinds or KINDS:
             name = f"{version}-{kind}"
             python = environment(interpreter, name, kind, wheels)

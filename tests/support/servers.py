@@ -203,12 +203,13 @@ class ServerProcess:
 
     def abort(self) -> None:
         """End all processes that are left of the group; each prints where its Python threads are."""
-        group = [process for process in psutil.process_iter() if _group_of(process) == self.process.pid]
-        for process in sorted(group, key=lambda process: -process.pid):  # workers first, one after the other
-            with suppress(psutil.Error, ProcessLookupError):
-                process.rlimit(psutil.RLIMIT_CORE, (0, 0))
-                process.send_signal(signal.SIGABRT)  # faulthandler's
-                process.wait(PATIENCE)
+        for pid in sorted(psutil.pids(), reverse=True):  # workers first, one after the other
+            with suppress(psutil.Error, OSError):
+                if os.getpgid(pid) == self.process.pid:
+                    process = psutil.Process(pid)
+                    process.rlimit(psutil.RLIMIT_CORE, (0, 0))
+                    process.send_signal(signal.SIGABRT)  # faulthandler's
+                    process.wait(PATIENCE)
 
     def kill(self) -> None:
         """Kill all processes that are left of the group."""
@@ -218,13 +219,6 @@ class ServerProcess:
         self._reader.join(PATIENCE)
         if self.process.stdout is not None:
             self.process.stdout.close()
-
-
-def _group_of(process: psutil.Process) -> int | None:
-    try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
-        return None
 
 
 @contextmanager
