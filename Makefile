@@ -42,18 +42,18 @@ $(VENV)/.ready: pyproject.toml tools/dev-requirements.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) tools/dev-requirements.py > $(VENV)/dev-requirements.txt
-	$(PY) -m pip install -q -r $(VENV)/dev-requirements.txt
+	$(PY) -m pip install -q --no-compile -r $(VENV)/dev-requirements.txt
 	@touch $@
 
 $(VENV)/.bench-ready: $(VENV)/.ready
 	$(PY) tools/dev-requirements.py bench > $(VENV)/bench-requirements.txt
-	$(PY) -m pip install -q -r $(VENV)/bench-requirements.txt
+	$(PY) -m pip install -q --no-compile -r $(VENV)/bench-requirements.txt
 	@touch $@
 
 $(VENV)/.packages-ready: $(VENV)/.ready
 	$(PYTHON) -m venv $(VENV)/packages
 	$(PY) tools/dev-requirements.py packages > $(VENV)/packages-requirements.txt
-	$(VENV)/packages/bin/python -m pip install -q -r $(VENV)/packages-requirements.txt
+	$(VENV)/packages/bin/python -m pip install -q --no-compile -r $(VENV)/packages-requirements.txt
 	@touch $@
 
 # Clients for Node that tests read runs with: as the lock file says, beside the environment of Python.

@@ -9,12 +9,21 @@ use crate::entry::Entry;
 const FEW: usize = 2;
 /// Larger frames are gathered: the copy would cost more than it saves.
 const LARGE: usize = 4 << 10;
-/// The size of the buffer.
+/// The size of one buffer.
 const BYTES: usize = 64 << 10;
+/// Buffers: a batch of the log, which all clients get, has at most a megabyte.
+const BUFFERS: usize = 16;
 
-/// The buffer that was made last.
+/// The buffers that were made last.
 #[derive(Default)]
 pub struct Coalesced {
+    buffers: Vec<Buffer>,
+    /// The buffer that served last: the one behind it comes next, for the same client; or the first, for another one.
+    latest: usize,
+}
+
+#[derive(Default)]
+struct Buffer {
     entries: Vec<Arc<Entry>>,
     bytes: Vec<u8>,
     /// The next frame did not fit, so the buffer also serves longer lists that begin with its entries.
@@ -22,18 +31,36 @@ pub struct Coalesced {
 }
 
 impl Coalesced {
-    /// The first of `entries` in one buffer; `None` when it is better to gather them.
-    pub fn of(&mut self, entries: &[Arc<Entry>]) -> Option<&[u8]> {
+    /// The first of `entries` in one buffer, and their number; `None` when it is better to gather them.
+    pub fn of(&mut self, entries: &[Arc<Entry>]) -> Option<(&[u8], usize)> {
         let is_large = |entry: &Arc<Entry>| entry.frame.chunk().len() > LARGE;
         if entries.len() < FEW || entries[..FEW].iter().any(is_large) {
             return None;
         }
-        if !self.serves(entries) {
-            self.fill(entries);
-        }
-        Some(&self.bytes)
+        let places = (self.latest + 1..self.buffers.len()).chain(0..=self.latest);
+        let found =
+            places.into_iter().find(|&at| self.buffers.get(at).is_some_and(|one| one.serves(entries)));
+        self.latest = found.unwrap_or_else(|| {
+            let place = if self.buffers.len() < BUFFERS {
+                self.buffers.push(Buffer::default());
+                self.buffers.len() - 1
+            } else {
+                (self.latest + 1) % BUFFERS
+            };
+            self.buffers[place].fill(entries);
+            place
+        });
+        let buffer = &self.buffers[self.latest];
+        Some((&buffer.bytes, buffer.entries.len()))
     }
 
+    /// Let go of the entries: history may have evicted them.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Buffer {
     fn serves(&self, entries: &[Arc<Entry>]) -> bool {
         let fits =
             if self.full { self.entries.len() <= entries.len() } else { self.entries.len() == entries.len() };
@@ -41,9 +68,7 @@ impl Coalesced {
     }
 
     fn fill(&mut self, entries: &[Arc<Entry>]) {
-        self.entries.clear();
-        self.bytes.clear();
-        self.full = false;
+        *self = Self::default();
         for entry in entries {
             let chunk = entry.frame.chunk();
             if chunk.len() > LARGE || self.bytes.len() + chunk.len() > BYTES {
@@ -53,11 +78,6 @@ impl Coalesced {
             self.entries.push(entry.clone());
             self.bytes.extend_from_slice(chunk);
         }
-    }
-
-    /// Let go of the entries: history may have evicted them.
-    pub fn clear(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -82,16 +102,22 @@ mod tests {
         entries.iter().flat_map(|entry| entry.frame.chunk().iter().copied()).collect()
     }
 
+    /// Where the bytes are, for how many entries; they are the bytes of these.
+    fn place_of(coalesced: &mut Coalesced, entries: &[Arc<Entry>]) -> (*const u8, usize) {
+        let (bytes, count) = coalesced.of(entries).unwrap();
+        assert_eq!(bytes, concatenated(&entries[..count]));
+        (bytes.as_ptr(), count)
+    }
+
     #[test]
     fn clients_that_get_the_same_frames_share_a_buffer() {
         let mut coalesced = Coalesced::default();
         let all = entries(&[10; 20]);
-        let first = coalesced.of(&all).unwrap().as_ptr();
-        assert_eq!(coalesced.of(&all.clone()).unwrap().as_ptr(), first);
-        assert_eq!(coalesced.of(&all).unwrap(), concatenated(&all));
+        let first = place_of(&mut coalesced, &all);
+        assert_eq!(place_of(&mut coalesced, &all.clone()), first);
         // Other entries, fewer and more.
         for other in [&entries(&[10; 20])[..], &all[1..], &all[..19], &all] {
-            assert_eq!(coalesced.of(other).unwrap(), concatenated(other));
+            assert_eq!(place_of(&mut coalesced, other).1, other.len());
         }
     }
 
@@ -103,15 +129,34 @@ mod tests {
         // Up to a large frame, and up to the size of the buffer.
         let mut sizes = [10; 20];
         sizes[12] = LARGE;
-        let some = entries(&sizes);
-        assert_eq!(coalesced.of(&some).unwrap(), concatenated(&some[..12]));
+        assert_eq!(place_of(&mut coalesced, &entries(&sizes)).1, 12);
         let many = entries(&[1000; 100]);
-        let buffer = coalesced.of(&many).unwrap().to_vec();
-        assert!(
-            buffer.len() <= BYTES && concatenated(&many).starts_with(&buffer) && buffer.len() > BYTES - 2000
-        );
+        let first = place_of(&mut coalesced, &many);
+        assert!((BYTES - 2000..=BYTES).contains(&concatenated(&many[..first.1]).len()));
         // A full buffer serves longer lists, too.
-        let for_fewer = coalesced.of(&many[..90]).unwrap();
-        assert_eq!(for_fewer, buffer);
+        assert_eq!(place_of(&mut coalesced, &many[..90]), first);
+    }
+
+    #[test]
+    fn clients_share_the_buffers_of_a_batch_that_is_longer_than_one() {
+        let mut coalesced = Coalesced::default();
+        let all = entries(&[1000; 300]);
+        let mut clients = [(); 3].map(|()| {
+            let (mut left, mut places) = (&all[..], Vec::new());
+            while !left.is_empty() {
+                let (place, count) = place_of(&mut coalesced, left);
+                places.push(place);
+                left = &left[count..];
+            }
+            places
+        });
+        assert!(clients[0].len() > 3);
+        clients.sort();
+        assert_eq!(clients[0], clients[2]);
+        // More lists than buffers: the oldest buffers go.
+        for size in FEW..3 * BUFFERS {
+            place_of(&mut coalesced, &all[..size]);
+        }
+        assert_eq!(coalesced.buffers.len(), BUFFERS);
     }
 }

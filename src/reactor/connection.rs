@@ -264,14 +264,20 @@ impl Connection {
             // window has opened that far, although the client reads all the time.
             let ends = self.joinable == 0 || (self.most == self.piece && rest.len() > 1);
             let flags = if ends { SEND_FLAGS | END_OF_PIECE } else { SEND_FLAGS };
-            let mut sent = match send_once(&self.socket, rest, self.offset, self.most, flags, coalesced) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
+            let (mut sent, count) =
+                match send_once(&self.socket, rest, self.offset, self.most, flags, coalesced) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
             self.progress.wrote(sent);
             self.joinable = if ends { self.piece } else { self.joinable.saturating_sub(sent) };
+            if count > 0 {
+                whole += count;
+                self.offset = 0;
+                continue;
+            }
             while whole < entries.len() {
                 let left = entries[whole].frame.chunk().len() - self.offset;
                 if sent < left {
@@ -287,7 +293,7 @@ impl Connection {
     }
 }
 
-/// One system call; returns how many bytes it took.
+/// One system call; returns how many bytes it took, and how many entries these are, or 0 if they have to be counted.
 fn send_once(
     socket: &Owned,
     entries: &[Arc<Entry>],
@@ -295,17 +301,19 @@ fn send_once(
     most: usize,
     flags: i32,
     coalesced: &mut Coalesced,
-) -> io::Result<usize> {
+) -> io::Result<(usize, usize)> {
     let socket = SockRef::from(socket);
-    let some = |bytes: &[u8]| bytes.len().min(most);
+    let send = |bytes: &[u8], count: usize| {
+        let sent = socket.send_with_flags(&bytes[..bytes.len().min(most)], flags)?;
+        Ok((sent, if sent == bytes.len() { count } else { 0 }))
+    };
     if let [entry] = entries {
-        let rest = &entry.frame.chunk()[offset..];
-        return socket.send_with_flags(&rest[..some(rest)], flags);
+        return send(&entry.frame.chunk()[offset..], 1);
     }
     if offset == 0
-        && let Some(bytes) = coalesced.of(entries)
+        && let Some((bytes, count)) = coalesced.of(entries)
     {
-        return socket.send_with_flags(&bytes[..some(bytes)], flags);
+        return send(bytes, count);
     }
     let mut slices = [IoSlice::new(&[]); GATHER];
     let (mut count, mut left) = (0, most);
@@ -319,7 +327,7 @@ fn send_once(
             break;
         }
     }
-    socket.send_vectored_with_flags(&slices[..count], flags)
+    Ok((socket.send_vectored_with_flags(&slices[..count], flags)?, 0))
 }
 
 /// Probes for an idle connection, on which there is nothing to acknowledge: without an answer it ends after twice
