@@ -111,8 +111,8 @@ impl Store for FileStore {
         self.0.with_ends_and_leases(|notes, now| notes.release(name, token, now)).map_err(failed)
     }
 
-    async fn is_leased(&self, name: &str) -> Answer<bool> {
-        self.0.with_ends_and_leases(|notes, now| notes.holder(name, now).is_some()).map_err(failed)
+    async fn holder(&self, name: &str) -> Answer<Option<String>> {
+        self.0.with_ends_and_leases(|notes, now| notes.holder(name, now).map(Into::into)).map_err(failed)
     }
 
     async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {

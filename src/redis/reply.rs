@@ -9,7 +9,9 @@ use crate::ids::StreamId;
 use crate::stream_broker::envelope;
 use crate::stream_broker::store::Ended;
 
-fn text(value: &Value) -> Option<&str> {
+/// A reply that is a string; `None` for any other, such as that of a key that does not exist.
+#[must_use]
+pub fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),

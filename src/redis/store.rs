@@ -122,12 +122,12 @@ impl Store for RedisStore {
         commands.eval(server, moved, &RELEASE, &ask).await.map(drop)
     }
 
-    async fn is_leased(&self, name: &str) -> Answer<bool> {
+    async fn holder(&self, name: &str) -> Answer<Option<String>> {
         let Inner { server, keys, commands, moved, .. } = &*self.0;
         let mut ask = Pipeline::new();
-        ask.cmd("EXISTS").arg(keys.lease_of(name));
+        ask.cmd("GET").arg(keys.lease_of(name));
         let found = commands.run_all(server, moved, ask).await?;
-        Ok(found == Value::Int(1))
+        Ok(reply::text(&found).map(Into::into))
     }
 
     async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {

@@ -40,7 +40,9 @@ impl<S: Store> Shared<S> {
     async fn ask_for_run(&self, topic: &Topic) -> Answer<bool> {
         let lease = lease_of(topic.as_str());
         // Before the end: a run that ends in between is found by that.
-        if self.store.is_leased(&lease).await? && self.find_running(topic, &lease).await? {
+        if let Some(holder) = self.store.holder(&lease).await?
+            && self.find_running(topic, &lease, holder).await?
+        {
             return Ok(true);
         }
         let asked = Instant::now();
@@ -57,17 +59,24 @@ impl<S: Store> Shared<S> {
     }
 
     /// A process has the lease of a run. False when it had it only for a moment.
-    async fn find_running(&self, topic: &Topic, lease: &str) -> Answer<bool> {
-        if self.until_followed(topic, BEGINNING).await {
-            return Ok(true);
+    async fn find_running(&self, topic: &Topic, lease: &str, mut holder: String) -> Answer<bool> {
+        loop {
+            if self.until_followed(topic, BEGINNING).await {
+                return Ok(true);
+            }
+            match self.store.holder(lease).await? {
+                None => return Ok(false),
+                Some(same) if same == holder => break,
+                // The former holder died before it began the run. This one has its own time to begin it.
+                Some(next) => holder = next,
+            }
         }
-        let is_running = self.store.is_leased(lease).await?;
-        if let Some(hub) = self.hub.upgrade().filter(|_| is_running) {
+        if let Some(hub) = self.hub.upgrade() {
             // The log no longer has its beginning.
             hub.adopt_run(topic);
             self.lives.changed(topic, None);
         }
-        Ok(is_running)
+        Ok(true)
     }
 
     /// Whether the hub follows a run within a time.
@@ -136,7 +145,7 @@ impl<S: Store> Shared<S> {
         let mut orphans = Vec::new();
         for (name, keep) in hub.running() {
             let lease = lease_of(&name);
-            if !matches!(self.store.is_leased(&lease).await, Ok(false)) {
+            if !matches!(self.store.holder(&lease).await, Ok(None)) {
                 continue;
             }
             if before.contains(&name)

@@ -194,8 +194,8 @@ pub trait Store: Send + Sync + 'static {
     /// Release a lease, if this token holds it.
     fn release(&self, name: &str, token: &str) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Whether any token holds a lease.
-    fn is_leased(&self, name: &str) -> impl Future<Output = Answer<bool>> + Send;
+    /// The token that holds a lease.
+    fn holder(&self, name: &str) -> impl Future<Output = Answer<Option<String>>> + Send;
 
     /// How a topic has ended, whether the log still keeps that entry or not; `None` when its name is free.
     fn ended(&self, topic: &str) -> impl Future<Output = Answer<Option<Ended>>> + Send;

@@ -62,6 +62,8 @@ pub struct Memory {
     workers: Vec<(String, Vec<PresenceChange>)>,
     ended: HashMap<Arc<str>, (Instant, StreamId, Arc<str>)>,
     leases: HashMap<String, (String, Instant)>,
+    /// How often somebody asked who holds a lease.
+    pub asked_for_holder: usize,
 }
 
 /// A store in memory; its clones are the same store.
@@ -86,6 +88,7 @@ impl Default for MemoryStore {
             workers: Vec::new(),
             ended: HashMap::new(),
             leases: HashMap::new(),
+            asked_for_holder: 0,
         };
         Self(Arc::new((Mutex::new(memory), Notify::new())))
     }
@@ -126,6 +129,12 @@ impl Memory {
             self.leases.remove(&**lease);
         }
         Ok(id)
+    }
+
+    /// A lease runs out, and another token takes it.
+    pub fn pass_lease(&mut self, lease: &str, token: &str) {
+        let until = Instant::now() + Duration::from_secs(5);
+        self.leases.insert(lease.into(), (token.into(), until));
     }
 
     /// Leases run out.
@@ -309,8 +318,12 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn is_leased(&self, name: &str) -> Answer<bool> {
-        self.ask(self.generation(), |memory| memory.holder(name).is_some()).await
+    async fn holder(&self, name: &str) -> Answer<Option<String>> {
+        self.ask(self.generation(), |memory| {
+            memory.asked_for_holder += 1;
+            memory.holder(name).map(Into::into)
+        })
+        .await
     }
 
     async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {

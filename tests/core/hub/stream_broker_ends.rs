@@ -423,3 +423,27 @@ fn a_run_that_has_yet_to_begin_is_not_taken_for_one_that_is_trimmed() {
     a.step(BEGIN, held("one")).unwrap();
     until(|| b.world.hub.running() == [(Arc::from("t"), Some(KEEP))]);
 }
+
+#[test]
+fn a_run_whose_first_owner_died_before_it_began_is_whole_when_the_next_one_begins_it() {
+    let store = MemoryStore::default();
+    let a = Worker::new(&store);
+    until(|| a.is_connected());
+    (0..3).for_each(|_| _ = a.publish_elsewhere());
+    store.with(|memory| memory.trim(1));
+    let b = Worker::new(&store);
+    until(|| b.is_connected());
+    assert!(a.lease("one"));
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| (b.finds_run(), b.world.hub.running()));
+        // `b` waits for the beginning, and the lease passes on.
+        until(|| store.with(|memory| memory.asked_for_holder) == 1);
+        store.with(|memory| memory.pass_lease(&lease_of_run("t"), "two"));
+        assert!(a.lease("two"));
+        // `b` has given the first owner its time.
+        until(|| store.with(|memory| memory.asked_for_holder) >= 2);
+        a.step(BEGIN, held("two")).unwrap();
+        // One whose beginning `b` has read, not one that was trimmed.
+        assert_eq!(asks.join().unwrap(), (true, vec![(Arc::from("t"), Some(KEEP))]));
+    });
+}
