@@ -68,7 +68,7 @@ class Source:
         """Each step of the client's position is complete, or was announced."""
         last = NONE
         placed = opens = False
-        seen: set[int] = set()
+        seen: dict[int, EntryId] = {}
         for name, id, number in walker.record:
             at = entry_id(id) if id else last
             was_opening, opens = opens, name == "stream-open"
@@ -79,16 +79,18 @@ class Source:
                 case "stream-reset":
                     # What it may have missed lies up to where it goes on: this id, or the next one.
                     placed = at != last
+                    # What it held is void. If its id was refused, it is a newcomer. If the log has lost its
+                    # end, it goes on before that, and a worker that has yet to notice replays what was lost.
                     if was_opening:
-                        # Its id was refused: it is a newcomer, and what it held is void.
                         seen.clear()
+                    seen = {number: had for number, had in seen.items() if had <= at}
                 case "stream-cursor":
                     if placed:
                         self.complete(walker, last, at)
                     placed = True
                 case _:
                     assert number not in seen, f"{number} came twice"
-                    seen.add(number)
+                    seen[number] = at
                     assert self.topics[number] & {*walker.topics}, f"{number} was not for it"
                     if placed:
                         assert at > last, f"{at} after {last}"

@@ -285,3 +285,27 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
     let client = world.subscribe(&Request { past: Some(Past::All), ..request(&["t"]) });
     assert_eq!(seen(&client), [r#"stream-open {"complete":false} #1-0"#, "2 #2-0"]);
 }
+
+#[test]
+fn a_worker_that_has_yet_to_notice_a_loss_replays_what_was_lost_and_then_resets() {
+    let (mut stream, mut a) = one(3);
+    let mut b = Worker::begun(config(), &stream, 100);
+    let at_a = a.world.subscribe(&resuming(&["t"], "1-0"));
+    assert_eq!(seen(&at_a), ["stream-open #1-0", "e2 #2-0", "e3 #3-0"]);
+    stream.lose_tail(2, false);
+    a.check_position(&stream);
+    a.world.drain();
+    let reset = r#"stream-reset {"reason":"broker","requested":null} #1-0"#;
+    assert_eq!(seen(&at_a), [reset], "what it held is void");
+    let refused = a.world.subscribe(&resuming(&["t"], "3-0"));
+    a.answer_all(&stream);
+    let refused = seen(&refused);
+    assert_eq!(refused[1..], [r#"stream-reset {"reason":"ahead","requested":"3-0"} #1-0"#]);
+    // The id is known at the other worker, in whose memory the lost events follow it.
+    let at_b = b.world.subscribe(&resuming(&["t"], "1-0"));
+    assert_eq!(seen(&at_b), ["stream-open #1-0", "e2 #2-0", "e3 #3-0"]);
+    stream.publish(&["t"], "e4");
+    b.follow(&stream, 10);
+    b.world.drain();
+    assert_eq!(seen(&at_b)[0], reset);
+}
