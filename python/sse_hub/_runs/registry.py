@@ -59,10 +59,14 @@ class Runs:
         """The runs that have not ended."""
         return [driver for driver in list(self._at_work) if not driver.finished.done()]
 
-    def by_state(self) -> dict[str, int]:
-        """How many run, and how many have ended in each of the other states."""
-        counts = {state.value: self._ended[state] for state in RunState}
-        return {**counts, RunState.RUNNING.value: len(self.running())}
+    def by_state(self, lost: int) -> dict[str, int]:
+        """How many run, and how many have ended in each of the other states.
+
+        ``lost`` is counted by the process that tells the watchers: the one that drove the run is gone, or was
+        paused.
+        """
+        counts = {**self._ended, RunState.RUNNING: len(self.running()), RunState.LOST: lost}
+        return {state.value: counts.get(state, 0) for state in RunState}
 
     def stop_here(self, patience: float, then: Callable[[], None]) -> None:
         """Stop the runs of the running loop, and call ``then`` when they have ended."""

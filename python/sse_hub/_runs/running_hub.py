@@ -21,7 +21,7 @@ from sse_hub._runs.registry import Runs
 from sse_hub._runs.response import RunResponse
 from sse_hub._runs.run import Run
 from sse_hub._runs.source import open_source
-from sse_hub._runs.states import RunFormat, RunState
+from sse_hub._runs.states import RunFormat
 from sse_hub.exceptions import HubClosed, TopicEnded
 
 __all__ = ["RunningHub"]
@@ -209,9 +209,8 @@ class RunningHub(StreamingHub):
     def stats(self) -> dict[str, Any]:
         """Current counters and sizes, by name; docs/operations.md explains each."""
         stats = super().stats()
-        # Counted by the process that tells the watchers: the one that drove the run is gone, or was paused.
         lost = stats.pop("runs_lost")
-        return {**stats, "runs": {**self._runs_here().by_state(), RunState.LOST.value: lost}}
+        return {**stats, "runs": self._runs_here().by_state(lost)}
 
     def _runs_here(self) -> Runs:
         """The registry. A forked child begins with none of its parent's runs."""
