@@ -188,7 +188,7 @@ impl State {
         if let (Some(users), Some(user)) = (&mut self.users, &registered.identity.user) {
             users.exit(user);
         }
-        Some(registered)
+        Some(*registered)
     }
 
     /// Count one subscriber less at a reader. Without any, it has no cursor.

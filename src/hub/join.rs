@@ -35,7 +35,7 @@ impl Hub {
     pub fn subscribe(&self, reader: &Arc<Reader>, request: &Request) -> Result<Arc<Identity>> {
         let now = self.clock.now();
         let random = random();
-        let terms = self.terms(request, random, now)?;
+        let (terms, times) = (self.terms(request), self.times(request, random, now)?);
         self.check_topics(0, request.topics.iter())?;
         let id = SubscriberId(random);
         let mut made = None;
@@ -53,7 +53,7 @@ impl Hub {
                 resolving: OnceLock::new(),
             });
             made = Some(identity.clone());
-            Subscriber::new(identity, terms, now, turn)
+            Subscriber::new(identity, terms, times, now, turn)
         });
         let identity = made.expect("insert makes the subscriber");
         match self.register(&identity, request, now) {
@@ -155,7 +155,7 @@ impl Hub {
             closing: None,
             was_in_ended: false,
         };
-        state.subscribers.insert(identity.id, registered);
+        state.subscribers.insert(identity.id, Box::new(registered));
         if let (Some(users), Some(user)) = (&mut state.users, &identity.user) {
             users.enter(user);
         }

@@ -85,7 +85,8 @@ struct State {
     topics: TopicTable,
     ends: Ends,
     families: Vec<(TopicPattern, Retention)>,
-    subscribers: FxHashMap<SubscriberId, Registered>,
+    /// Boxed: a table has up to twice as many places as subscribers.
+    subscribers: FxHashMap<SubscriberId, Box<Registered>>,
     /// Where `max_per_user` limits their streams.
     users: Option<Users>,
     readers: FxHashMap<ReaderId, ReaderSlot>,

@@ -13,7 +13,7 @@ impl Hub {
     pub fn presence(&self) -> Vec<PresenceChange> {
         let state = self.state.lock();
         let change = |found: &Registered| state.presence(&found.identity, &found.topics, true);
-        state.subscribers.values().map(change).collect()
+        state.subscribers.values().map(|found| change(found)).collect()
     }
 
     /// Queue a change for the broker, with the hub locked. [`Hub::hand_over_presence`] comes after the unlocking.

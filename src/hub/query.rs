@@ -22,11 +22,11 @@ impl Hub {
     pub fn subscribers(&self, topic: Option<&str>) -> Vec<Arc<Identity>> {
         let state = self.state.lock();
         let topic = topic.map(|name| state.topics.find(name));
-        let is_in = |found: &&Registered| match topic {
+        let is_in = |found: &Registered| match topic {
             None => true,
             Some(id) => id.is_some_and(|id| found.topics.contains(&id)),
         };
-        state.subscribers.values().filter(is_in).map(|found| found.identity.clone()).collect()
+        state.subscribers.values().filter(|found| is_in(found)).map(|found| found.identity.clone()).collect()
     }
 
     /// How many subscribers a topic has, or there are in all.

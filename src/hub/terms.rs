@@ -7,7 +7,7 @@ use super::{Hub, Request, State};
 use crate::deadlines::{Heartbeat, a_little_before};
 use crate::error::{Error, Result, shown};
 use crate::queue::Capacity;
-use crate::subscriber::{Limit, Terms};
+use crate::subscriber::{Limit, Terms, Times};
 use crate::topic::Topic;
 
 impl Hub {
@@ -18,28 +18,34 @@ impl Hub {
         self.clock.time_of_day().checked_sub(expires)
     }
 
-    /// The terms that a request gets.
+    /// The times of a stream that is requested now.
     ///
     /// # Errors
     /// [`Error::Expired`].
-    pub(super) fn terms(&self, request: &Request, random: u64, now: Duration) -> Result<Terms> {
+    pub(super) fn times(&self, request: &Request, random: u64, now: Duration) -> Result<Times> {
+        Ok(Times {
+            heartbeat: self.config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
+            limit: self.limit(request, random, now)?.map(Box::new),
+        })
+    }
+
+    /// The terms that a request gets.
+    pub(super) fn terms(&self, request: &Request) -> Terms {
         let config = &self.config;
-        Ok(Terms {
+        Terms {
             capacity: if request.has_all_room {
                 Capacity { events: usize::MAX, bytes: usize::MAX }
             } else {
                 Capacity { events: request.capacity.unwrap_or(config.capacity.events), ..config.capacity }
             },
             overflow: request.overflow.unwrap_or(config.overflow),
-            heartbeat: config.heartbeat.map(|longest| Heartbeat::spread(longest, random)),
             // The hub's is for topics: a run that is written at a rate looks as if it were slow.
             interval: request.interval.or(config.interval.filter(|_| !request.has_all_room)),
             compress: request.compress,
             stall_timeout: config.stall_timeout,
-            limit: self.limit(request, random, now)?,
             control: !request.no_control,
             format: request.format,
-        })
+        }
     }
 
     fn limit(&self, request: &Request, random: u64, now: Duration) -> Result<Option<Limit>> {

@@ -44,10 +44,10 @@ impl Reader {
     /// Insert the subscriber that `make` returns for its key and the current turn.
     pub fn insert(&self, make: impl FnOnce(usize, u64) -> Subscriber) -> usize {
         let mut state = self.state.lock();
-        let turn = state.turn;
-        let slot = state.subscribers.vacant_entry();
+        let State { subscribers, latest_terms, turn, .. } = &mut *state;
+        let slot = subscribers.vacant_entry();
         let key = slot.key();
-        slot.insert(make(key, turn));
+        slot.insert(make(key, *turn)).share_terms(latest_terms);
         key
     }
 

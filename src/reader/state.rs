@@ -1,5 +1,6 @@
 //! What a reader's lock protects: its subscribers, and how they are found by topic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -14,7 +15,7 @@ use crate::deadlines::Deadlines;
 use crate::identity::{CloseReason, Identity};
 use crate::ids::SubscriberId;
 use crate::pace::Releases;
-use crate::subscriber::{BrokerWakes, Membership, Subscriber};
+use crate::subscriber::{BrokerWakes, Membership, Subscriber, Terms};
 use crate::topic::{TopicId, TopicIds, sorted};
 
 #[derive(Default)]
@@ -33,6 +34,8 @@ pub(super) struct State {
     pub(super) serial: u64,
     pub(super) heartbeats: Heartbeats,
     pub(super) zipper: Zipper,
+    /// Those of the newest subscriber, for the next one.
+    pub(super) latest_terms: Option<Arc<Terms>>,
 }
 
 /// The subscriber at its place, unless it is gone and another one has the place.

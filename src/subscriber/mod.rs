@@ -18,4 +18,4 @@ pub use hold::Waking;
 pub use phase::Subscriber;
 pub use plan::{Fetch, Fetched, Plan, Snapshot};
 pub use silence::Due;
-pub use terms::{BrokerWakes, Limit, Membership, Terms, wake_brokers};
+pub use terms::{BrokerWakes, Limit, Membership, Terms, Times, wake_brokers};

@@ -30,7 +30,7 @@ use smallvec::SmallVec;
 use super::consumer::Consumer;
 use super::plan::{Fetch, Fetched, Plan, Snapshot};
 use super::stall::StallRule;
-use super::terms::{BrokerWakes, Membership, Terms};
+use super::terms::{BrokerWakes, Membership, Terms, Times};
 use super::topic_ends::Finish;
 use crate::control::{self, ResetReason};
 use crate::entry::{Cursor, Entry, Target};
@@ -102,7 +102,8 @@ pub struct Subscriber {
     pub topics: SmallVec<[Membership; 2]>,
     /// The last event delivered to it: one published to two of its topics is delivered once.
     pub serial: u64,
-    pub(super) terms: Terms,
+    pub(super) terms: Arc<Terms>,
+    pub(super) times: Times,
     /// Entries that go out before all others.
     pub(super) lead: Vec<Arc<Entry>>,
     pub(super) phase: Phase,
@@ -127,7 +128,7 @@ pub struct Subscriber {
 impl Subscriber {
     /// A subscriber without topics, whose stream is not open.
     #[must_use]
-    pub fn new(identity: Arc<Identity>, terms: Terms, now: Duration, turn: u64) -> Self {
+    pub fn new(identity: Arc<Identity>, terms: Terms, times: Times, now: Duration, turn: u64) -> Self {
         Self {
             identity,
             topics: SmallVec::new(),
@@ -137,7 +138,8 @@ impl Subscriber {
             queue: Queue::new(terms.capacity, terms.overflow),
             pace: terms.interval.map(|interval| Box::new(Pace::new(interval))),
             zip: terms.zip(),
-            terms,
+            terms: Arc::new(terms),
+            times,
             consumer: Consumer::Away { since: now, turn },
             last_write: now,
             progress: now,
@@ -147,6 +149,14 @@ impl Subscriber {
             is_slow: false,
             was_taken: false,
             finish: Finish::default(),
+        }
+    }
+
+    /// Share its terms with the subscriber before, if they are the same.
+    pub fn share_terms(&mut self, latest: &mut Option<Arc<Terms>>) {
+        match latest {
+            Some(latest) if *latest == self.terms => self.terms = latest.clone(),
+            _ => *latest = Some(self.terms.clone()),
         }
     }
 
@@ -200,7 +210,7 @@ impl Subscriber {
                 retry_ms,
                 cursor.filter(|_| plan.reset.is_none()),
                 plan.complete,
-                self.terms.heartbeat,
+                self.times.heartbeat,
                 now,
             ));
         } else if plan.reset.is_none() && plan.recovered.is_none() && plan.snapshot.is_none() {
@@ -222,7 +232,7 @@ impl Subscriber {
             return false;
         }
         *is_open = true;
-        self.lead.push(control::open(retry_ms, None, true, self.terms.heartbeat, now));
+        self.lead.push(control::open(retry_ms, None, true, self.times.heartbeat, now));
         self.resume(now, turn)
     }
 

@@ -35,11 +35,11 @@ impl Subscriber {
             Consumer::Parked => {
                 let questions = if matches!(self.stall_rule, StallRule::Asked(_)) { QUESTIONS } else { 1 };
                 let look = look_after(now, self.terms.stall_timeout / questions);
-                self.terms.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
+                self.times.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
             }
             Consumer::Away { since, .. } => {
                 let stall = self.stall_deadline(since.max(self.progress), now);
-                match self.terms.heartbeat {
+                match self.times.heartbeat {
                     Some(heartbeat) if !self.owes_heartbeat => stall.min(beat(heartbeat)),
                     // The consumer may come back, and the stream be silent from then on, without any event here: so
                     // check at least this often.
@@ -48,7 +48,7 @@ impl Subscriber {
                 }
             }
         };
-        self.terms.limit.map_or(silence, |limit| silence.min(limit.at))
+        self.times.limit.as_ref().map_or(silence, |limit| silence.min(limit.at))
     }
 
     /// The deadline of a consumer that is away, and whose client took bytes at `progress`.
@@ -63,10 +63,10 @@ impl Subscriber {
 
     /// What is due now.
     pub fn due(&mut self, now: Duration) -> Due {
-        if let Some(limit) = self.terms.limit.filter(|limit| now >= limit.at) {
+        if let Some(limit) = self.times.limit.as_ref().filter(|limit| now >= limit.at) {
             return Due::Close(if limit.is_expiry { CloseReason::Expired } else { CloseReason::MaxAge });
         }
-        let silent = self.terms.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
+        let silent = self.times.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
         match self.consumer {
             Consumer::Parked if silent => Due::Heartbeat,
             Consumer::Parked => Due::Nothing,

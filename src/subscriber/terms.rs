@@ -24,23 +24,19 @@ pub fn wake_brokers(wakes: BrokerWakes) {
     }
 }
 
-/// What one subscriber is allowed and promised.
-#[derive(Debug, Clone)]
+/// What a subscriber is allowed and promised. Subscribers with the same terms share them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// How much may wait behind an unfinished write.
     pub capacity: Capacity,
     /// The policy beyond the capacity.
     pub overflow: OverflowPolicy,
-    /// When it gets heartbeats; `None` for none.
-    pub heartbeat: Option<Heartbeat>,
     /// Shortest time between two writes of events; `None` where each is written when it comes.
     pub interval: Option<Duration>,
     /// Whether its body is compressed, behind a header that was sent.
     pub compress: bool,
     /// Longest time in which the client may take no bytes.
     pub stall_timeout: Duration,
-    /// How long the stream may last.
-    pub limit: Option<Limit>,
     /// Whether the client gets the hub's own events. Without them, a gap breaks the stream off.
     pub control: bool,
     /// The form that the end of its topics takes.
@@ -52,6 +48,15 @@ impl Terms {
     pub(super) fn zip(&self) -> Option<Box<Zip>> {
         self.compress.then(|| Box::new(Zip::new(false)))
     }
+}
+
+/// The times of one subscriber, spread so that those of many do not come at once.
+#[derive(Debug)]
+pub struct Times {
+    /// When it gets heartbeats; `None` for none.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long the stream may last.
+    pub limit: Option<Box<Limit>>,
 }
 
 /// The end of a stream's time.
