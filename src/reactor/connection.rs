@@ -38,6 +38,12 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
 const END_OF_PIECE: i32 = libc::MSG_EOR;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const END_OF_PIECE: i32 = 0;
+/// Keeps the end of the body back until the FIN, which goes out with it: a client that had the end alone would take the
+/// connection for one that is kept, and send its next request there.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const WITH_FIN: i32 = SEND_FLAGS | libc::MSG_MORE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const WITH_FIN: i32 = SEND_FLAGS;
 
 /// Where a connection is between its first event and its close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +206,7 @@ impl Connection {
         while let Phase::Ending(sent) = self.phase
             && sent < LAST_CHUNK.len()
         {
-            match SockRef::from(&self.socket).send_with_flags(&LAST_CHUNK[sent..], SEND_FLAGS) {
+            match SockRef::from(&self.socket).send_with_flags(&LAST_CHUNK[sent..], WITH_FIN) {
                 Ok(n) => {
                     self.phase = Phase::Ending(sent + n);
                     self.progress.wrote(n);

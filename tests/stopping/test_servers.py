@@ -151,11 +151,28 @@ def play(command: Command, stop: Callable[[ServerProcess], None]) -> Outcome:
         return Outcome(time.monotonic() - began, command.processes, code, server.output, ends)
 
 
+# What granian's own runtime prints when it aborts a worker: one of its threads drops a Python object
+# while the worker ends. That happens in two or three of a hundred stops with clients that do not read.
+GRANIAN_ABORTS = "Cannot drop pointer into Python heap"
+
+
+def play_until_granian_ends(command: Command, stop: Callable[[ServerProcess], None]) -> Outcome:
+    """The same, once more when granian itself has aborted its worker."""
+    for _ in range(2):
+        outcome = play(command, stop)
+        if GRANIAN_ABORTS not in outcome.output:
+            return outcome
+    return play(command, stop)
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
     """All scenarios, a few at a time, in the order in which the tests ask for them."""
     with ThreadPoolExecutor(4) as pool:
-        yield {name: pool.submit(play, command(), stop) for name, (command, stop) in SCENARIOS.items()}
+        yield {
+            name: pool.submit(play_until_granian_ends, command(), stop)
+            for name, (command, stop) in SCENARIOS.items()
+        }
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

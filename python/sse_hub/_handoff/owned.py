@@ -7,7 +7,9 @@ gets another protocol. What the server kept for the connection and the request i
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Message
@@ -54,9 +56,28 @@ class OwnedConnection(asyncio.Protocol):
             return
         body = message.get("body", b"")
         chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
-        self.transport.write(chunk if message.get("more_body") else chunk + b"0\r\n\r\n")
+        if message.get("more_body"):
+            self.transport.write(chunk)
+        else:
+            self._end(chunk + b"0\r\n\r\n")
         if self.write_paused:
             await self.drain()
+
+    def _end(self, last: bytes) -> None:
+        """Write the end of the body, and a FIN with it.
+
+        A client that had the end alone would take the connection for one that is kept, and send its next
+        request there. TLS has no half-closed connections: there the end goes out alone.
+        """
+        if not self.transport.can_write_eof():
+            self.transport.write(last)
+            return
+        connection = self.transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_CORK") and connection.family != socket.AF_UNIX:
+            with suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self.transport.write(last)
+        self.transport.write_eof()
 
     async def drain(self) -> None:
         """Wait until the client has taken enough for more to be written."""

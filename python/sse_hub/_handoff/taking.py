@@ -99,4 +99,5 @@ def end_on_socket(descriptor: int, last: bytes = b"") -> None:
     chunk = b"%x\r\n%s\r\n" % (len(last), last) if last else b""
     with socket.socket(fileno=descriptor) as connection, suppress(OSError):
         connection.setblocking(False)
-        connection.send(chunk + b"0\r\n\r\n")
+        # The FIN goes out with the end: a client that had the end alone would send its next request here.
+        connection.send(chunk + b"0\r\n\r\n", getattr(socket, "MSG_MORE", 0))
