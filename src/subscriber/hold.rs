@@ -30,19 +30,10 @@ impl Subscriber {
     /// An event was queued.
     #[inline]
     pub fn wake_for(&mut self, entry: &Entry, now: Duration, turn: u64) -> Waking {
-        if self.pace.is_some() {
-            return self.wake_in_time(entry, now, turn);
-        }
-        if self.resume(now, turn) { Waking::Resume } else { Waking::Nothing }
-    }
-
-    /// An event was queued for a stream with a rate.
-    fn wake_in_time(&mut self, entry: &Entry, now: Duration, turn: u64) -> Waking {
-        let is_full = self.queue.is_full();
-        let is_broken = matches!(self.phase, Phase::Broken);
         if let (Some(pace), Consumer::Parked) = (&mut self.pace, &self.consumer) {
+            let is_broken = matches!(self.phase, Phase::Broken);
             // A full queue goes out early: the client has yet to be given it, so nothing may be dropped.
-            if is_held(entry) && !is_full && !is_broken && !pace.is_open(now) {
+            if is_held(entry) && !self.queue.is_full() && !is_broken && !pace.is_open(now) {
                 return pace.hold().map_or(Waking::Nothing, Waking::At);
             }
             pace.release(now);
