@@ -14,7 +14,7 @@ from run_sources import Gate, end, transcript
 from sse_hub import Hub, HubClosed, RunState
 from sse_hub.testing import connect
 from stores import Store
-from waiting import PATIENCE, until_async
+from waiting import PATIENCE, until, until_async
 
 
 async def fails() -> AsyncIterator[int]:
@@ -75,6 +75,33 @@ async def test_a_run_is_whole_in_a_process_that_started_with_a_trimmed_log(store
                 assert got[:2] == [("stream-open", ""), ("message", "1")]
             async with connect(later.follow("r", format="openai"), "/") as client:
                 assert client.status_code == 200
+
+
+async def test_a_run_has_ended_for_its_process_as_soon_as_its_watchers_are_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    async with Hub(store.url) as hub:
+        run = await hub.run("r", gate.source, 1)
+        publish_end = hub._end_run
+        seen: list[Any] = []
+
+        def published_and_followed(*arguments: Any) -> Any:
+            # The end is in the log, and this loop, which is blocked, has yet to read the broker's answer.
+            answer = publish_end(*arguments)
+            until(lambda: hub._ending("r") is not None)
+            stopping = hub.stop("r")
+            try:
+                stopping.send(None)
+            except StopIteration as stopped:
+                seen.extend([run.state, stopped.value])
+            stopping.close()
+            return answer
+
+        monkeypatch.setattr(hub, "_end_run", published_and_followed)
+        gate.steps.put_nowait(None)
+        assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.DONE
+        assert seen == [RunState.DONE, False]
 
 
 async def test_waiting_for_a_run_elsewhere_ends_with_the_hub(store: Store) -> None:

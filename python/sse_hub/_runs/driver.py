@@ -65,7 +65,7 @@ class RunDriver:
         self.name = name
         self.keep = options.keep
         self.loop = asyncio.get_running_loop()
-        self.state = RunState.RUNNING
+        self._state = RunState.RUNNING
         self.finished: Future[RunState] = Future()
         self.finished.set_running_or_notify_cancel()  # no waiter can cancel it for the others
         self._hub = hub
@@ -83,6 +83,13 @@ class RunDriver:
         self.over.set_running_or_notify_cancel()
         self.finishing: asyncio.Future[None] | None = None  # an `on_finish` that goes on
         self._registration: Registration | None = None
+
+    @property
+    def state(self) -> RunState:
+        """The state by the log: watchers may learn of the end before the broker answers this process."""
+        if self._state is RunState.RUNNING:
+            return self._state_in_log(RunState.RUNNING)
+        return self._state
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
@@ -161,7 +168,7 @@ class RunDriver:
             self._ended(state)
 
     def _ended(self, state: RunState) -> None:
-        self.state = state
+        self._state = state
         self.finished.set_result(state)
         if self._token is not None:
             self._hub._release(lease_of(self.name), self._token)

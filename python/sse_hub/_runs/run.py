@@ -53,7 +53,7 @@ class Run:
         Watchers wait for that no longer than the hub's ``grace``. Returns False if the run had already ended.
         """
         driver = self._driver
-        if driver.finished.done():
+        if driver.state is not RunState.RUNNING:
             return False
         driver.stop_threadsafe(self._hub.grace)
         return await self.wait() is RunState.STOPPED
