@@ -22,7 +22,7 @@ def test_a_stream_lasts_as_long_as_its_token(block: Block) -> None:
     hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
     with serve(names["app"]) as server:
         assert status(server, "/events") == 401
-        names["LIFETIME"] = 1.5
+        names["LIFETIME"] = 4.0  # the token's end is in whole seconds, so the requests have three at least
         server.http.post("/sign-in/ann").raise_for_status()
         with server.stream("/events") as events:
             events.opened()

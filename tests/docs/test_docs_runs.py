@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from live import serve
-from pages import Block, exercises
+from pages import Block, exercises, hold_pauses
 from playwright.sync_api import Browser, expect, sync_playwright
 from waiting import PATIENCE
 
@@ -47,7 +47,8 @@ def test_it_is_stopped_from_elsewhere_and_asked_again(block: Block) -> None:
     names = block.run()
     with serve(names["app"]) as server:
         assert server.http.get("/answers/1").status_code == 204
-        assert server.http.post("/answers/1", params={"prompt": "x"}).json() == {"state": "running"}
+        long = {"prompt": "more " * 1000}  # it lasts until it is stopped
+        assert server.http.post("/answers/1", params=long).json() == {"state": "running"}
         with server.stream("/answers/1") as events:
             assert events.next().json() == "You"
             assert server.http.delete("/answers/1").json() == {"stopped": True}
@@ -57,13 +58,16 @@ def test_it_is_stopped_from_elsewhere_and_asked_again(block: Block) -> None:
 
 @exercises("runs.md", "AI SDK: useChat that resumes")
 def test_the_chat_resumes(block: Block) -> None:
-    with serve(block.run()["app"]) as server:
+    names = block.run()
+    go_on = hold_pauses(names)
+    with serve(names["app"]) as server:
         assert server.http.get("/api/chat/7/stream").status_code == 204
         body = {"id": "7", "messages": []}
         with server.http.stream("POST", "/api/chat", json=body) as response:
             assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
             next(response.iter_raw())
             with server.stream("/api/chat/7/stream") as events:
+                go_on.set()
                 got = [event.data for event in events.rest()]
         assert got[-1] == "[DONE]"
         deltas = [json.loads(data).get("delta", "") for data in got[:-1]]
@@ -96,7 +100,10 @@ def test_progress_comes_to_its_end(block: Block) -> None:
 
 @exercises("runs.md", "Progress of an agent, or of an MCP tool")
 def test_an_agent_reports_and_is_stopped(block: Block) -> None:
-    with serve(block.run()["app"]) as server:
+    names = block.run()
+    go_on = hold_pauses(names)
+    go_on.set()
+    with serve(names["app"]) as server:
         server.http.post("/research/1", params={"question": "bees"})
         with server.stream("/research/1") as events:
             events.opened()
@@ -104,6 +111,7 @@ def test_an_agent_reports_and_is_stopped(block: Block) -> None:
         assert [event for event, _ in got] == ["progress", "progress", "progress", "result", "stream-end"]
         assert got[0][1] == {"progress": 1, "total": 3, "message": "search"}
         assert got[3][1] == "All about bees."
+        go_on.clear()
         server.http.post("/research/2", params={"question": "wasps"})
         with server.stream("/research/2") as events:
             assert events.next().event == "progress"

@@ -11,8 +11,10 @@ import asyncio
 import inspect
 import re
 import textwrap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,3 +87,18 @@ def exercises(page: str, heading: str) -> Any:
     """Give a test the program under a heading of a page."""
     (block,) = [block for block in find(page, heading) if "app = " in block.text]
     return pytest.mark.parametrize("block", [pytest.param(block, id=str(block))])
+
+
+def hold_pauses(names: Names) -> threading.Event:
+    """Have each ``asyncio.sleep`` of a program wait for this event instead of time.
+
+    A run that goes on by itself is over before a slow machine comes to stop it.
+    """
+    go_on = threading.Event()
+
+    async def sleep(_: float) -> None:
+        while not go_on.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    names["asyncio"] = SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+    return go_on
