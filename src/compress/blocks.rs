@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flate2::Compress;
 
-use super::deflate::{compressor, deflate, stored};
+use super::deflate::{block, compressor, stored};
 use super::zipped::zipped;
 use crate::entry::Entry;
 
@@ -59,7 +59,7 @@ impl Blocks {
         }
         let compress = self.compress.get_or_insert_with(|| Box::new(compressor(LEVEL)));
         compress.reset();
-        deflate(compress, parts()).filter(|block| block.len() < len).unwrap_or_else(stored)
+        block(compress, parts()).filter(|block| block.len() < len).unwrap_or_else(stored)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,12 +1,14 @@
 //! Compressed streams: gzip bodies that many clients share.
 //!
-//! A body is a gzip header, raw deflate blocks and a trailer. The blocks come from two places, and each piece ends at a
-//! byte, so that a piece of either may follow any other:
+//! A body is a gzip header, raw deflate blocks and a trailer. The blocks come from two places:
 //!
 //! * a [`Window`]: one deflate stream for all clients of a reader that are in the same topics. An event is compressed
-//!   once, with everything before it as its dictionary, and the same bytes go to each of these clients. While clients
-//!   are outside, the window *starts over* now and then: a piece refers to nothing before it.
-//! * [`Blocks`]: pieces that refer to nothing but themselves, for all other bytes.
+//!   once, with everything before it as its dictionary, and the same bytes, a *piece*, go to each of these clients. While
+//!   clients are outside, the window *starts over* now and then: a piece refers to nothing before it.
+//! * [`Blocks`]: each refers to nothing but itself and ends at a byte, for all other bytes.
+//!
+//! A piece ends within a byte: an end at a byte would take four more, of forty. A client that leaves its window
+//! is given what *closes* its last piece: it then is at a byte, where anything may follow.
 //!
 //! ```text
 //!               a piece with which the window starts over
@@ -42,6 +44,7 @@ use crate::entry::Entry;
 use crate::ids::SubscriberId;
 use crate::topic::TopicIds;
 use blocks::Blocks;
+use deflate::closing;
 use sum::Sum;
 use window::{Inside, Window};
 use zipped::zipped;
@@ -97,9 +100,13 @@ impl Zip {
         self.is_over
     }
 
-    fn leave(&mut self) {
-        if let Some(Inside { from, to, .. }) = self.inside.take() {
+    /// Leave the window, if it is in one, so that anything may follow.
+    fn leave(&mut self, out: &mut Vec<Arc<Entry>>) {
+        if let Some(Inside { from, to, due, .. }) = self.inside.take() {
             self.sum = self.sum.then(to.behind(from));
+            if due > 0 {
+                out.push(zipped(&[], closing(due)));
+            }
         }
     }
 
@@ -127,7 +134,7 @@ impl Zip {
     fn go_on(&mut self, window: &Window, place: u64, out: &mut Vec<Arc<Entry>>) {
         let follows = |inside: &Inside| (inside.window, inside.next) == (window.number(), place);
         if !self.inside.as_ref().is_some_and(follows) {
-            self.leave();
+            self.leave(out);
         }
         if let Some((piece, inside)) = window.give(place, self.inside) {
             out.push(piece);
@@ -146,7 +153,7 @@ impl Zip {
         if std::mem::replace(&mut self.is_over, true) {
             return false;
         }
-        self.leave();
+        self.leave(out);
         self.give_header(out);
         let mut bytes = vec![3, 0];
         bytes.extend_from_slice(&self.sum.crc.to_le_bytes());
@@ -208,7 +215,7 @@ impl Zipper {
         for (at, event) in plain.iter().enumerate() {
             let place = window.as_deref_mut().and_then(|window| zip.place_in(window, event, lane, now));
             let Some((window, place)) = window.as_deref().zip(place) else {
-                zip.leave();
+                zip.leave(entries);
                 continue;
             };
             give_blocks(blocks, zip, Some(window), &plain[outside..at], entries);

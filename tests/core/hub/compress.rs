@@ -140,7 +140,7 @@ fn clients_of_the_same_topics_share_what_is_compressed_once() {
     let sizes: Vec<usize> =
         clients.iter().zip(before).map(|(client, before)| client.raw.len() - before).collect();
     assert!(sizes.iter().all(|&size| size * 3 < plain), "{sizes:?} of {plain}");
-    let end = clients[0].raw[clients[0].raw.len() - 5000..].to_vec();
+    let end = clients[0].raw[clients[0].raw.len() / 2..].to_vec();
     assert!(clients.iter().all(|client| client.raw.ends_with(&end)), "the same bytes");
     assert!(world.stat("compressed_bytes") * 2 < world.stat("uncompressed_bytes"));
     for client in &mut clients {
@@ -224,6 +224,7 @@ fn what_one_client_receives_is_in_no_window() {
         world.drain();
         clients[0].bytes()
     };
+    send("the window's last piece is closed");
     let sizes = [send(&secret), send(&secret), send(&"0123456789abcdeg".repeat(8))];
     assert!(sizes.iter().all(|&size| size == sizes[0]), "{sizes:?}: as if it were the first");
     assert!(clients[0].text.contains(&format!("data: {secret}\n\n")));
@@ -277,7 +278,8 @@ fn a_topic_of_one_user_has_no_window() {
     world.publish(&["all"], &text);
     world.publish(&["user:1"], &text);
     world.drain();
-    assert!(is_first(one[0].bytes() - other[0].bytes()));
+    let behind_the_window = one[0].bytes() - other[0].bytes();
+    assert!(is_first(behind_the_window - 5) || is_first(behind_the_window - 6));
 }
 
 #[test]
