@@ -22,8 +22,10 @@ pub struct Cursor {
 pub enum Target {
     /// The subscribers of these topics, each once.
     Topics(TopicIds),
-    /// Every subscriber.
+    /// Every subscriber that gets broadcasts.
     All,
+    /// Every subscriber that is in a topic: the order breaks, for watchers of runs as well.
+    Everyone,
     /// One subscriber.
     One(SubscriberId),
 }
@@ -35,7 +37,7 @@ impl Target {
         match self {
             Self::Topics(topics) => topics,
             Self::All => &[TopicId::BROADCAST],
-            Self::One(_) => &[],
+            Self::Everyone | Self::One(_) => &[],
         }
     }
 }
@@ -92,10 +94,10 @@ impl Entry {
         Self { is_published: true, ..self }
     }
 
-    /// The entry as one at which the order breaks.
+    /// The entry as one at which the order breaks, for everyone.
     #[must_use]
     pub fn breaking(self) -> Self {
-        Self { is_break: true, ..self }
+        Self { is_break: true, target: Target::Everyone, ..self }
     }
 
     /// What it is the newest value of.

@@ -18,7 +18,8 @@ pub const MAX_TOPIC_BYTES: usize = 255;
 pub struct TopicId(pub u64);
 
 impl TopicId {
-    /// The topic every subscriber is in, whatever it asked for: what `broadcast` publishes to.
+    /// The topic that `broadcast` publishes to. Every subscriber is in it, whatever it asked for, but for watchers of
+    /// runs: their replay, resume and completeness depend on the run alone.
     pub const BROADCAST: Self = Self(0);
 }
 

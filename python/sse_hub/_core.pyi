@@ -399,6 +399,8 @@ class Hub:
     ) -> Publication:
         """Publish an event to every subscriber, whatever its topics; it is replayed like a topic's events.
 
+        It does not reach the streams of runs, which carry the run's own events.
+
         Arguments and errors are those of ``publish``.
         """
 

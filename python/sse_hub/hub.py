@@ -442,7 +442,7 @@ class Hub(RunningHub):
         again four times as often; two times ``every`` after the last answer they end. With an
         ``HTTPException`` below 500 nothing is allowed.
 
-        A stream without topics is not asked about, and ``broadcast`` and ``send`` reach every stream. Streams
+        A stream without topics is not asked about; ``broadcast`` and ``send`` need no permission. Streams
         without a ``user`` are asked about together, with None. A plain function runs on the event loop and
         must not block it; an async one cannot be asked by ``Hub.subscribe`` and ``join``, which raise
         RuntimeError (use ``response`` and ``ajoin``). Register the function before the first stream.

@@ -199,16 +199,12 @@ impl History {
             .all(|topic| self.rings.get(topic).map_or(self.forgotten.newest, |ring| ring.lost) <= seq)
     }
 
-    /// Whether everything ever published to these topics is still kept. Topics that are pinned are whole whatever was
-    /// broadcast and is lost: a run is its own events.
+    /// Whether everything ever published to these topics is still kept.
     pub fn is_whole(&mut self, topics: &[TopicId], now: Duration) -> bool {
         for &topic in topics {
             self.shrink(topic, now);
         }
-        let mut named = topics.iter().filter(|topic| **topic != TopicId::BROADCAST).peekable();
-        let is_of_runs = named.peek().is_some() && named.all(|topic| self.is_pinned(*topic));
-        let judged = topics.iter().filter(|topic| !is_of_runs || **topic != TopicId::BROADCAST);
-        judged.copied().all(|topic| match self.rings.get(&topic) {
+        topics.iter().all(|topic| match self.rings.get(topic) {
             Some(ring) => ring.lost <= self.beginning.max(ring.begun),
             None => self.forgotten.newest <= self.beginning,
         })

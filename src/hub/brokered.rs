@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::stats::count;
 use crate::subscriber::{Fetch, Fetched, Plan};
 use crate::sync::Ordering;
-use crate::topic::{Topic, TopicIds};
+use crate::topic::{Topic, TopicId, TopicIds};
 use crate::waker::Wake;
 
 /// Where a client starts, as the broker resolved it.
@@ -215,7 +215,7 @@ impl Hub {
             Verdict::Here | Verdict::Later => state.plan(&request, &topics, now),
         };
         // Others see a subscriber only from its place in the order on: it misses nothing published from then on.
-        self.queue_presence(&state, &identity, &topics, true);
+        self.queue_presence_of_stream(&state, &identity, &topics, true);
         let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         state.log.extend_changes(finish);
@@ -246,7 +246,7 @@ impl Hub {
         for Arrived { id, letter, .. } in arrived {
             let Some(Letter::Event { to, draft }) = letter else { continue };
             let is_for_it = match &to {
-                To::All => true,
+                To::All => registered.topics.contains(&TopicId::BROADCAST),
                 // Events sent to it wait in its queue since it was registered.
                 To::One(_) => false,
                 To::Topics(names) => names.iter().any(|name| {

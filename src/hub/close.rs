@@ -55,7 +55,7 @@ impl Hub {
 
     fn unregister(&self, state: &mut State, subscriber: SubscriberId) -> Option<Arc<Identity>> {
         let registered = state.unregister(subscriber)?;
-        self.queue_presence(state, &registered.identity, &registered.topics, false);
+        self.queue_presence_of_stream(state, &registered.identity, &registered.topics, false);
         self.note_waiting(state);
         let lifetime = self.clock.now().saturating_sub(registered.since);
         self.measures.ended(registered.identity.closed.get(), lifetime);

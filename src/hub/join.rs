@@ -138,7 +138,9 @@ impl Hub {
         for &topic in &topics {
             state.topics.enter(topic);
         }
-        topics.push(TopicId::BROADCAST);
+        if !request.follows_run {
+            topics.push(TopicId::BROADCAST);
+        }
         let plan = match state.question(request, &topics, now) {
             Some(asked) => {
                 let _ = identity.resolving.set(Arc::default());
@@ -161,7 +163,7 @@ impl Hub {
         }
         state.add_to_reader(identity.reader);
         if plan.is_ok() {
-            self.queue_presence(&state, identity, &topics, true);
+            self.queue_presence_of_stream(&state, identity, &topics, true);
         }
         // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
         state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
@@ -192,8 +194,8 @@ impl Hub {
             let known = state.topics.find(topic.as_str());
             known.is_none_or(|id| has.binary_search(&id).is_err() && !state.ends.has(id))
         });
-        // It is in one more, to which `broadcast` publishes.
-        self.check_topics(has.len().saturating_sub(1), new)?;
+        let named = has.iter().filter(|topic| **topic != TopicId::BROADCAST).count();
+        self.check_topics(named, new)?;
         let mut topics = state.intern(&self.config, topics);
         topics.retain(|topic| has.binary_search(topic).is_err() && !state.ends.has(*topic));
         for &topic in &topics {
@@ -319,7 +321,7 @@ impl State {
         let complete =
             request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
         // A run of which something is lost, without control events, which would say so: that is a gap.
-        let is_partial = request.has_all_room && request.no_control && !complete;
+        let is_partial = request.follows_run && request.no_control && !complete;
         let gap = gap.or_else(|| is_partial.then_some((ResetReason::Evicted, head)));
         let requested = || given.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);
         let reset = gap.map(|(reason, _)| (reason, requested()));

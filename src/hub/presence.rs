@@ -12,14 +12,28 @@ impl Hub {
     #[must_use]
     pub fn presence(&self) -> Vec<PresenceChange> {
         let state = self.state.lock();
-        let change = |found: &Registered| state.presence(&found.identity, &found.topics, true);
+        let change = |found: &Registered| state.presence_of_stream(&found.identity, &found.topics, true);
         state.subscribers.values().map(|found| change(found)).collect()
     }
 
-    /// Queue a change for the broker, with the hub locked. [`Hub::hand_over_presence`] comes after the unlocking.
+    /// Queue a change of a stream's topics for the broker, with the hub locked. [`Hub::hand_over_presence`] comes after
+    /// the unlocking.
     pub(super) fn queue_presence(&self, state: &State, identity: &Identity, topics: &TopicIds, is_in: bool) {
         if self.broker.get().is_some() && !topics.is_empty() {
             self.presence.push(state.presence(identity, topics, is_in));
+        }
+    }
+
+    /// The same for a stream that begins or ends, in these topics.
+    pub(super) fn queue_presence_of_stream(
+        &self,
+        state: &State,
+        identity: &Identity,
+        topics: &TopicIds,
+        is_in: bool,
+    ) {
+        if self.broker.get().is_some() {
+            self.presence.push(state.presence_of_stream(identity, topics, is_in));
         }
     }
 
@@ -33,16 +47,18 @@ impl Hub {
 
 impl State {
     fn presence(&self, identity: &Identity, topics: &TopicIds, is_in: bool) -> PresenceChange {
-        let name = |&id: &TopicId| match id {
-            TopicId::BROADCAST => Some(Arc::from("")),
-            _ => Some(self.topics.get(id)?.name.clone()),
-        };
-        let mut names: Vec<Arc<str>> = topics.iter().filter_map(name).collect();
-        if let (Some(_), Some(user)) = (&self.users, &identity.user)
-            && topics.contains(&TopicId::BROADCAST)
-        {
-            names.push(name_in_presence(user).into());
+        let name = |&id: &TopicId| Some(self.topics.get(id)?.name.clone());
+        let topics = topics.iter().filter_map(name).collect();
+        PresenceChange { subscriber: (*identity.name()).into(), topics, is_in }
+    }
+
+    /// The same with the names under which a stream is in the hub, and is one of its user's.
+    fn presence_of_stream(&self, identity: &Identity, topics: &TopicIds, is_in: bool) -> PresenceChange {
+        let mut change = self.presence(identity, topics, is_in);
+        change.topics.push(Arc::from(""));
+        if let (Some(_), Some(user)) = (&self.users, &identity.user) {
+            change.topics.push(name_in_presence(user).into());
         }
-        PresenceChange { subscriber: (*identity.name()).into(), topics: names, is_in }
+        change
     }
 }

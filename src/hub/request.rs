@@ -41,8 +41,9 @@ pub struct Request {
     pub group: GroupId,
     /// Whether the client gets none of the hub's own events.
     pub no_control: bool,
-    /// Everything of its topics is kept anyway, so any number of events may wait for it.
-    pub has_all_room: bool,
+    /// Whether its topic is a run, of which the stream carries the events and no broadcasts. Everything of the topic is
+    /// kept anyway, so any number of events may wait for it.
+    pub follows_run: bool,
     /// The form that the end of its topics takes.
     pub format: Option<Format>,
 }

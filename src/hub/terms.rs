@@ -33,14 +33,14 @@ impl Hub {
     pub(super) fn terms(&self, request: &Request) -> Terms {
         let config = &self.config;
         Terms {
-            capacity: if request.has_all_room {
+            capacity: if request.follows_run {
                 Capacity { events: usize::MAX, bytes: usize::MAX }
             } else {
                 Capacity { events: request.capacity.unwrap_or(config.capacity.events), ..config.capacity }
             },
             overflow: request.overflow.unwrap_or(config.overflow),
             // The hub's is for topics: a run that is written at a rate looks as if it were slow.
-            interval: request.interval.or(config.interval.filter(|_| !request.has_all_room)),
+            interval: request.interval.or(config.interval.filter(|_| !request.follows_run)),
             compress: request.compress,
             stall_timeout: config.stall_timeout,
             control: !request.no_control,

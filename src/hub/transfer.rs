@@ -135,11 +135,12 @@ pub(super) fn deliver_pending<'a>(
     None
 }
 
-/// Whether an event goes to this subscriber. From its joining on it is in the topic of broadcasts, too.
+/// Whether an event goes to this subscriber. One that gets broadcasts is in their topic from its joining on.
 fn is_for(target: &Target, id: SubscriberId, topics: &TopicIds) -> bool {
     match target {
         Target::Topics(wanted) => wanted.iter().any(|topic| topics.contains(topic)),
         Target::All => topics.contains(&TopicId::BROADCAST),
+        Target::Everyone => !topics.is_empty(),
         Target::One(one) => *one == id,
     }
 }

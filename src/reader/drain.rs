@@ -101,6 +101,7 @@ impl State {
                 topics.iter().filter_map(|topic| by_topic.get(topic)).flatten().for_each(|&key| push(key));
             }
             Target::All => by_topic.get(&TopicId::BROADCAST).into_iter().flatten().for_each(|&key| push(key)),
+            Target::Everyone => by_topic.values().flatten().for_each(|&key| push(key)),
             Target::One(id) => keys.get(id).into_iter().for_each(|&key| push(key)),
         }
         for key in overflowed {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -51,6 +53,31 @@ def test_events_come_at_once_and_the_body_ends_as_it_should(site: Site) -> None:
         for stream, rest in zip((one, other), ends, strict=True):
             assert rest[-1].event == "stream-end"
             assert stream.ended
+            assert stream.decoder.eof, "a trailer, whose checksum is right"
+
+
+def test_watchers_of_a_run_share_a_body_without_broadcasts(site: Site) -> None:
+    hub = site.hub()
+    said = 0
+
+    async def numbers() -> AsyncIterator[int]:
+        for n in range(100):
+            while n >= said:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            yield n
+
+    async def watch(request: Request) -> Response:
+        return (await hub.run("r", numbers)).response(compress=True)
+
+    site.app = Starlette(routes=[Route("/", watch)])
+    with opened(site, hub) as one, opened(site, hub) as other:
+        for n in range(100):
+            hub.broadcast("to all")
+            said = n + 1
+            assert one.take(1) == [n]
+        assert [event.json() for event in one.rest()] == [{"state": "done"}]
+        assert [event.json() for event in other.rest()] == [*range(100), {"state": "done"}]
+        for stream in (one, other):
             assert stream.decoder.eof, "a trailer, whose checksum is right"
 
 

@@ -172,6 +172,32 @@ def test_a_format_has_the_runs_events_and_its_own_end(site: Site, format: str) -
         assert stream.ended
 
 
+@pytest.mark.parametrize("format", [None, *FORMATS])
+def test_a_watcher_receives_the_run_and_no_broadcast(site: Site, format: str | None) -> None:
+    model = Model(site, history=2)
+    path = f"/a?format={format}" if format else "/a"
+    ending = FORMATS[format][0] if format else ['{"state":"done"}']
+    words = [f'{{"word":{n}}}' for n in range(10)]
+    model.hub.broadcast("kept from before")
+    model.words = 2
+    with Stream(site.port, path, method="POST") as first:
+        assert [first.event().data for _ in range(2)] == words[:2]
+        for _ in range(5):
+            model.hub.broadcast("not all of these are kept")
+        with (
+            Stream(site.port, path, last_event_id=first.last_event_id) as back,
+            Stream(site.port, path) as late,
+        ):
+            until(lambda: model.hub.count("a") == 3)
+            model.hub.broadcast("live")
+            for subscriber in model.hub.subscribers("a"):
+                subscriber.send("for you")
+            model.words = 10
+            got = [[event.data for event in stream.rest()] for stream in (first, back, late)]
+    sent, rest = ['"for you"'], [*words[2:], *ending]
+    assert got == [sent + rest, sent + rest, words[:2] + sent + rest]
+
+
 def test_a_slow_watcher_is_not_cut_and_costs_the_run_nothing(site: Site) -> None:
     hub = site.hub(capacity=2, capacity_bytes=1000, history=1)
     done_at = threading.Event()

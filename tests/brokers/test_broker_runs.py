@@ -77,6 +77,38 @@ async def test_a_run_is_whole_in_a_process_that_started_with_a_trimmed_log(store
                 assert client.status_code == 200
 
 
+async def until_present(hub: Hub, count: int, topic: str | None = None) -> None:
+    while (await hub.presence(topic)).count != count:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def test_watchers_at_every_process_receive_the_run_and_no_broadcast(store: Store) -> None:
+    gate = Gate()
+    async with Hub(store.url, history=3) as first, Hub(store.url, history=3) as other:
+        await first.broadcast("kept from before")
+        run = await first.run("r", gate.source, 1)
+        async with asyncio.timeout(PATIENCE):
+            async with connect(other.follow("r"), "/") as client:
+                assert (await client.next(PATIENCE)).data == "1"
+                await until_present(first, 1)
+                await until_present(first, 1, "r")
+                for n in range(8):
+                    await first.broadcast(n)
+                gate.steps.put_nowait(2)
+                assert (await client.next(PATIENCE)).data == "2"
+            await until_present(first, 0)
+        gate.steps.put_nowait(3)
+        gate.steps.put_nowait(None)
+        assert await run.wait() is RunState.DONE
+        joined = await other.run("r", gate.source)
+        assert await joined.wait() is RunState.DONE
+        for hub in (first, other):
+            assert await transcript(hub, "r") == ["1", "2", "3", end("done")]
+            assert await transcript(hub, "r", last_event_id=client.last_event_id) == ["3", end("done")]
+            again = await transcript(hub, "r", last_event_id=client.last_event_id, format="openai")
+            assert again == ["3", "[DONE]"]
+
+
 async def test_a_run_has_ended_for_its_process_as_soon_as_its_watchers_are_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,8 @@ def make_request(
 ) -> _Request:
     """Convert the options that a subscriber begins with to the core's form.
 
-    ``format`` is that of a run's end; ``whole`` says that everything of the topics is kept anyway.
+    ``format`` is that of a run's end. With ``whole`` the topic is a run, of which everything is kept,
+    and the stream gets no broadcasts.
     """
     return _Request(
         topics,

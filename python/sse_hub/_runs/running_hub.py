@@ -160,14 +160,15 @@ class RunningHub(StreamingHub):
         """The response that streams a run: from its beginning, or from the client's id.
 
         It is 204, which stops a browser's ``EventSource``, when there is no run of this name or the client
-        has all of it. A slow client is not disconnected for being slow.
+        has all of it. A slow client is not disconnected for being slow. The stream carries the run's own
+        events and what is sent to this client (``send``); ``broadcast`` does not reach it.
 
         Args:
             name: the run's name.
             format: the protocol that expresses the end of the stream. None is for ``EventSource``: control
                 events, the last of which is ``stream-end`` with the run's state. ``"ai-sdk"`` (UI message
-                stream v1), ``"openai"`` and ``"ag-ui"`` send only the run's own events and whatever ends,
-                fails or stops a stream in that protocol.
+                stream v1), ``"openai"`` and ``"ag-ui"`` have no control events, and whatever ends, fails or
+                stops a stream in that protocol.
             options: those of ``StreamOptions``, except ``control``, ``replay``, ``initial``, ``capacity`` and
                 ``overflow``.
         """

@@ -49,7 +49,7 @@ impl PyRequest {
             past: past(replay)?,
             initial,
             no_control: !control,
-            has_all_room: whole,
+            follows_run: whole,
             format: format.map(self::format).transpose()?,
             user: user.map(Into::into),
             overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,

@@ -314,20 +314,6 @@ fn a_runs_topic_keeps_everything_beside_all_budgets() {
 }
 
 #[test]
-fn a_run_is_complete_whatever_broadcasts_are_lost() {
-    let world = World::new(config());
-    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
-    let first = world.publish(&["run"], "1");
-    (0..2 * config().retention.count).for_each(|_| _ = world.hub.broadcast(draft("to all")).unwrap());
-    let opening = |request: &Request| world.subscribe(request).poll().1[0].data.clone();
-    assert_eq!(opening(&all_past(&["run"])), "");
-    assert_eq!(opening(&all_past(&["run", "other"])), r#"{"complete":false}"#, "who asks for more is told");
-    let bare = Request { has_all_room: true, no_control: true, ..all_past(&["run"]) };
-    let bare = world.subscribe(&bare);
-    assert_eq!((bare.recovered(), bare.all()[1].clone()), (None, format!("1 #{first}")), "no gap");
-}
-
-#[test]
 fn a_name_that_begins_again_is_complete_and_has_nothing_of_before() {
     let world = World::new(config());
     let run = Topic::new("run").unwrap();
@@ -353,7 +339,7 @@ fn a_name_that_begins_again_is_complete_and_has_nothing_of_before() {
 fn a_runs_watcher_is_never_cut_for_what_waits() {
     let world = World::new(config());
     world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
-    let watcher = Request { has_all_room: true, ..all_past(&["run"]) };
+    let watcher = Request { follows_run: true, ..all_past(&["run"]) };
     let stream = world.subscribe(&watcher);
     world.drain();
     assert_eq!(stream.once().len(), 1);

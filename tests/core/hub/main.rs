@@ -21,6 +21,7 @@ mod opening;
 mod parking;
 mod queue;
 mod rate;
+mod runs;
 mod stalls;
 mod storm_client;
 mod storm_core;

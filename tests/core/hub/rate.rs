@@ -213,7 +213,7 @@ fn a_hub_has_a_rate_for_all_and_a_stream_its_own() {
     let world = World::new(Config { interval: Some(INTERVAL), ..config() });
     let usual = world.live(&["a"]);
     let own = world.live_with(&Request { interval: Some(10 * MS), ..request(&["a"]) });
-    let whole = world.live_with(&Request { has_all_room: true, ..request(&["a"]) });
+    let whole = world.live_with(&Request { follows_run: true, ..request(&["a"]) });
     world.publish(&["a"], "1");
     world.drain();
     for stream in [&usual, &own, &whole] {

@@ -16,7 +16,7 @@ use sse_hub::waker::Wake;
 use crate::inert_broker::{InertBroker, Notes};
 use crate::support::{World, draft, topics};
 
-/// What an entry of the stream carries.
+/// What an entry of the stream carries. An event without topics is a broadcast.
 #[derive(Debug, Clone)]
 pub enum Sent {
     Event(Vec<&'static str>, String),
@@ -34,6 +34,7 @@ pub struct Kept {
 impl Kept {
     fn letter(&self) -> Letter {
         match &self.sent {
+            Sent::Event(names, data) if names.is_empty() => Letter::Event { to: To::All, draft: draft(data) },
             Sent::Event(names, data) => Letter::Event { to: To::Topics(topics(names)), draft: draft(data) },
             Sent::One(name, data) => Letter::Event { to: To::One(name.as_str().into()), draft: draft(data) },
             Sent::Kick(name) => Letter::Kick { whose: Whose::Id(name.as_str().into()), reason: "out".into() },

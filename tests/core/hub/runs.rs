@@ -1,0 +1,118 @@
+//! Streams of runs: they carry the run's own events and what is sent to their client, and depend on nothing else.
+
+use sse_hub::hub::Request;
+use sse_hub::ids::GroupId;
+use sse_hub::subscriber::Taken;
+use sse_hub::topic::Topic;
+
+use crate::ends::all_past;
+use crate::stream::seen;
+use crate::stream_world::{Stream, Worker, beginning};
+use crate::support::{World, config, draft, topics};
+
+fn watching(run: &str) -> Request {
+    Request { follows_run: true, ..all_past(&[run]) }
+}
+
+fn begun() -> World {
+    let world = World::new(config());
+    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    world
+}
+
+/// More broadcasts than are kept.
+fn broadcast(world: &World) {
+    (0..2 * config().retention.count).for_each(|_| _ = world.hub.broadcast(draft("to all")).unwrap());
+    world.drain();
+}
+
+#[test]
+fn a_watcher_gets_the_run_and_what_is_sent_to_it() {
+    let world = begun();
+    broadcast(&world);
+    let first = world.publish(&["run"], "1");
+    let (early, live) = (world.subscribe(&watching("run")), world.live_with(&watching("run")));
+    broadcast(&world);
+    world.hub.send(Some(early.identity.id), draft("for you")).unwrap();
+    let second = world.publish(&["run"], "2");
+    world.drain();
+    let opening = format!("stream-open #{}", first - 1);
+    let (one, two) = (format!("1 #{first}"), format!("2 #{second}"));
+    assert_eq!(early.all(), [&opening, &one, "for you", &two]);
+    assert_eq!(live.all().last(), Some(&two));
+    world.hub.join(live.identity.id, &topics(&["more"])).unwrap();
+    world.publish(&["more"], "3");
+    broadcast(&world);
+    assert!(matches!(&live.all()[..], [one] if one.starts_with("3 #")), "a topic that it joins, and no more");
+    assert_eq!((world.hub.count(None), world.hub.count(Some("run"))), (2, 2));
+}
+
+#[test]
+fn a_run_is_complete_and_resumed_whatever_broadcasts_are_lost() {
+    let world = begun();
+    let first = world.publish(&["run"], "1");
+    broadcast(&world);
+    let second = world.publish(&["run"], "2");
+    let newcomer = world.subscribe(&watching("run"));
+    assert_eq!(newcomer.poll().1[0].data, "", "it is complete");
+    let bare = world.subscribe(&Request { no_control: true, ..watching("run") });
+    assert_eq!((bare.recovered(), bare.all()[1].clone()), (None, format!("1 #{first}")), "no gap");
+    let back = Request { last_event_id: Some(world.id(first)), ..watching("run") };
+    let back = world.subscribe(&back);
+    assert_eq!(back.recovered(), Some(true));
+    assert_eq!(back.all(), [format!("stream-open #{first}"), format!("2 #{second}")]);
+    let other = world.subscribe(&all_past(&["run"]));
+    assert_eq!(other.poll().1[0].data, r#"{"complete":false}"#, "it would get broadcasts as well");
+}
+
+#[test]
+fn a_stream_that_goes_to_another_reader_gets_no_pending_broadcast() {
+    let one = begun();
+    let other = World::of(&one.hub);
+    let watcher = one.subscribe(&watching("run"));
+    one.hub.broadcast(draft("to all")).unwrap();
+    let pending = one.publish(&["run"], "pending");
+    let moved = one.hub.transfer(&one.reader, &other.reader, &watcher.identity, GroupId(7)).unwrap();
+    let moved = other.stream_of(moved);
+    one.hub.broadcast(draft("to all")).unwrap();
+    other.drain();
+    assert_eq!(moved.all()[1..], [format!("pending #{pending}")]);
+    assert_eq!(moved.take(), Taken::Nothing);
+}
+
+#[test]
+fn a_gap_that_is_fetched_has_the_runs_events_only() {
+    let mut stream = Stream::default();
+    stream.publish(&["run"], "e1");
+    stream.publish(&[], "to all");
+    stream.publish(&["run"], "e3");
+    let mut worker = Worker::begun(config(), &stream, 0);
+    let back = |follows_run| Request { last_event_id: Some("1-0".into()), follows_run, ..all_past(&["run"]) };
+    let (watcher, other) = (worker.world.subscribe(&back(true)), worker.world.subscribe(&back(false)));
+    stream.publish(&[], "live, to all");
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    let (mut run, mut all) = (seen(&watcher), seen(&other));
+    while worker.open() > 0 {
+        worker.answer(&stream, 0);
+        run.extend(seen(&watcher));
+        all.extend(seen(&other));
+    }
+    assert_eq!(run, ["stream-open #1-0", "e3 #3-0"]);
+    assert_eq!(all, ["stream-open #1-0", "to all #2-0", "e3 #3-0", "live, to all #4-0"]);
+}
+
+#[test]
+fn a_break_of_the_log_is_told_to_watchers_too() {
+    let mut stream = Stream::default();
+    stream.publish(&["run"], "e1");
+    let mut worker = Worker::begun(config(), &stream, 100);
+    let watcher = worker.world.live_with(&watching("run"));
+    stream.empty(beginning(2));
+    stream.publish(&["run"], "anew");
+    worker.follow(&stream, 10);
+    worker.world.drain();
+    let told = seen(&watcher);
+    assert_eq!(told.last().map(String::as_str), Some("anew #3-0"), "{told:?}");
+    assert!(told.iter().any(|event| event.starts_with("stream-reset")), "{told:?}");
+}
