@@ -1,4 +1,4 @@
-"""A real Chromium, and fixtures that start servers and clean up after themselves."""
+"""A real Chromium, or Firefox for the stream tests, and fixtures that start servers and clean up."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from browser_support import Proxy, Server, running
 from demo_page import visitor
+from firefox import Firefox
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from waiting import PATIENCE
 
@@ -20,7 +21,11 @@ expect.set_options(timeout=PATIENCE * 1000)
 # For a module, not for the session: while Playwright's synchronous interface is open, an event loop
 # counts as running in this thread, and asynchronous tests elsewhere could not run.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[Browser | Firefox]:
+    if os.environ.get("SSE_HUB_BROWSER") == "firefox":
+        with Firefox() as firefox:
+            yield firefox
+        return
     if not Path(CHROMIUM).exists():
         pytest.fail(
             f"The browser tests need Chromium at {CHROMIUM} (apt-get install chromium, or set CHROMIUM)."
@@ -32,11 +37,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[[], Page]]:
-    """Make a page of its own: another browser profile, so another pool of connections. No script may fail."""
+def new_page(browser: Browser | Firefox) -> Iterator[Callable[[], Page]]:
+    """Make a page of its own: another browser profile, so another pool of connections.
+
+    No script may fail, which only Chromium tells.
+    """
     contexts, errors = [], []
 
     def make(**options: object) -> Page:
+        if isinstance(browser, Firefox):
+            contexts.append(browser.new_page())
+            return contexts[-1]
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
