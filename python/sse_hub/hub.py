@@ -507,30 +507,32 @@ class Hub(RunningHub):
         """Stop all runs and end all streams, delivering what was published for at most ``grace`` seconds.
 
         Runs get half of that time to close; their watchers are told that they were stopped. ``on_finish``
-        of each gets the rest.
+        of each may go on until three quarters are over. Streams have the rest: at least a quarter, so that
+        all of it takes a quarter more than ``grace`` at most.
 
         Until it returns, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew;
         without a broker, with a new epoch and an empty history. With a broker, everything that was published
-        is sent first, and closing waits for that as long as the broker's timeouts allow. When it returns, the
-        files of a ``FileBroker`` are on disk. May be called again, and concurrently.
+        is sent first, and closing waits for that as long as the broker's timeouts allow, and then for the
+        broker's goodbye; the streams' quarter begins after what was sent. When it returns, the files of a
+        ``FileBroker`` are on disk. May be called again, and concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
+        ends_by = time.monotonic() + grace
         await self._runs_here().stop_all(grace)
-        sent_by = time.monotonic() + grace
         closing = None
         try:
             # Streams may be on several loops and in the core: polling is simpler than a signal from each.
-            while self._waits_for_broker(sent_by):  # noqa: ASYNC110
+            while self._waits_for_broker(ends_by):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
-            deadline = time.monotonic() + grace
+            deadline = max(ends_by, time.monotonic() + grace / 4)
             if (closing := self._begin_close()) is not None:
                 while self._unfinished(closing) and time.monotonic() < deadline:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL)
         finally:  # When cancelled, finish at once: a hub that stayed closing could never be used again.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
-        ends_by = time.monotonic() + _BROKER_ENDS
-        while self._is_broker_ending() and time.monotonic() < ends_by:  # noqa: ASYNC110
+        gone_by = time.monotonic() + _BROKER_ENDS
+        while self._is_broker_ending() and time.monotonic() < gone_by:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
 
     def close(self, grace: float | None = None) -> None:
@@ -540,21 +542,21 @@ class Hub(RunningHub):
         the loop runs again.
         """
         grace = self.grace if grace is None else _check_grace(grace)
+        ends_by = time.monotonic() + grace
         self._runs_here().stop_all_here(grace, on_a_loop=_on_a_loop())
-        sent_by = time.monotonic() + grace
         closing = None
         try:
-            while self._waits_for_broker(sent_by):
+            while self._waits_for_broker(ends_by):
                 time.sleep(_POLL)
-            deadline = time.monotonic() + grace
+            deadline = max(ends_by, time.monotonic() + grace / 4)
             if (closing := self._begin_close()) is not None:
                 while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
                     time.sleep(_POLL)
         finally:  # When interrupted (Ctrl-C), finish at once.
             if closing is not None or (closing := self._begin_close()) is not None:
                 self._finish_close(closing)
-        ends_by = time.monotonic() + _BROKER_ENDS
-        while self._is_broker_ending() and time.monotonic() < ends_by:
+        gone_by = time.monotonic() + _BROKER_ENDS
+        while self._is_broker_ending() and time.monotonic() < gone_by:
             time.sleep(_POLL)
 
     def _waits_for_broker(self, deadline: float) -> bool:

@@ -86,23 +86,24 @@ class Runs:
             driver.finished.add_done_callback(lambda _, soon=soon: soon())  # type: ignore[misc]
             driver.stop(patience)
 
-    async def stop_all(self, patience: float) -> None:
+    async def stop_all(self, grace: float) -> None:
         """Stop all runs, and wait until their watchers have been told and each ``on_finish`` has returned.
 
-        Watchers are told after half of ``patience`` at the latest.
+        Watchers are told after half of ``grace`` at the latest. After three quarters nothing is waited for
+        any longer: the last one is for the hub's streams.
         """
-        deadline = time.monotonic() + patience
-        drivers = self._stop_all(patience / 2)
-        await _wait([driver.finished for driver in drivers], patience / 2)
+        deadline = time.monotonic() + 3 / 4 * grace
+        drivers = self._stop_all(grace / 2)
+        await _wait([driver.finished for driver in drivers], grace / 2)
         self._end_rest(drivers)
         await _wait([driver.over for driver in self._finishing()], deadline - time.monotonic())
 
-    def stop_all_here(self, patience: float, *, on_a_loop: bool) -> None:
+    def stop_all_here(self, grace: float, *, on_a_loop: bool) -> None:
         """The same for sync code. On a loop's own thread, which this call blocks, the runs end at once."""
-        deadline = time.monotonic() + patience
-        drivers = self._stop_all(patience / 2)
+        deadline = time.monotonic() + 3 / 4 * grace
+        drivers = self._stop_all(grace / 2)
         if not on_a_loop:
-            wait([driver.finished for driver in drivers], patience / 2)
+            wait([driver.finished for driver in drivers], grace / 2)
         self._end_rest(drivers)
         if not on_a_loop:
             wait([driver.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
