@@ -64,6 +64,7 @@ async def test_a_closed_loop_that_was_behind_does_not_stop_the_others(store: Sto
         alive = await begin(hub)
         loop = new_loop()
         dead = await asyncio.to_thread(loop.run_until_complete, begin(hub))
+        await until_async(lambda: hub.stats()["broker"] == "connected")
         for number in range(3):
             writer.publish("t", raw_data=f"{number}" * 400)
         await until_async(lambda: hub.stats()["backlog_bytes"] > 1000)

@@ -45,6 +45,7 @@ def test_an_answer_that_does_not_come_is_unknown_in_time(redis: RedisServer, pro
             hub.publish("t", 2).result()
         assert 0.9 < time.monotonic() - began < promised(2.5)
         proxy.restore()
+        until(lambda: hub.stats()["broker"] == "connected", promised(RECOVERY))
         hub.publish("t", 3).result(PATIENCE)
     assert len(redis.ids()) == 3
 

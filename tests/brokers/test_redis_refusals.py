@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis_server import RedisServer
 from sse_hub import BrokerError, Hub, RedisBroker, Subscription
-from waiting import PATIENCE
+from waiting import PATIENCE, until_async
 
 EVENTS = "{sse-hub:default}:events"
 
@@ -57,7 +57,9 @@ async def test_a_user_who_may_not_read_the_past_resets_the_client(redis: RedisSe
 async def test_where_a_stream_may_not_be_given_a_beginning_nobody_resumes_from_it(
     redis: RedisServer, right: str
 ) -> None:
-    async with Hub(user(redis, right), grace=0.0) as hub, Redis.from_url(redis.url) as admin:
+    # A stream opens with its position, unless connecting takes longer than this.
+    broker = RedisBroker(user(redis, right), connect_timeout=PATIENCE)
+    async with Hub(broker, grace=0.0) as hub, Redis.from_url(redis.url) as admin:
         client = hub.subscribe("prices")
         assert b"id: 0-0\n" in await anext(client)
         client.close()
@@ -74,6 +76,7 @@ async def test_a_user_who_may_only_read_reads_a_stream_that_does_not_exist_yet(r
     async with Hub(url, grace=0.0) as hub, Hub(redis.url) as other:
         client = hub.subscribe("prices")
         assert b"stream-open" in await anext(client)
+        await until_async(lambda: hub.stats()["broker"] == "connected")
         await other.publish("prices", "through")
         async with asyncio.timeout(PATIENCE):
             while b"through" not in await anext(client):

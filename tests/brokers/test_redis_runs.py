@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from redis_server import RedisServer
+from redis_workers import client_of
 from servers import IMPORTS, ServerProcess, free_port, run, staying, uvicorn
 from sse_hub import BrokerError, Hub, RunState
 from sse_hub.testing import connect
@@ -31,9 +32,7 @@ class Worker:
 
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{server.port}", timeout=PATIENCE, trust_env=False
-        )
+        self.http = client_of(server.port)
         self.pid: int = self.here()["pid"]
 
     def here(self) -> dict[str, Any]:
@@ -148,6 +147,7 @@ def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(workers:
         a.say("r", 10)
         a.server.wait_for("finally of r")
         assert told(first) == [{"state": "lost"}], "its own watchers learn it, too"
+        b.server.wait_for(r"run \"r\" is lost")
         assert [worker.here()["runs"]["lost"] for worker in workers] == [0, 1], "counted once"
     with b.watch("r") as late:
         assert told(late) == ["r 0", "r 1", {"state": "lost"}]
@@ -161,8 +161,8 @@ def test_a_server_that_stops_stops_its_runs(workers: list[Worker]) -> None:
         a.server.terminate()
         for stream in (first, second):
             assert told(stream) == [{"state": "stopped"}]
-    assert "finally of r" in a.server.output
     a.server.wait()
+    assert "finally of r" in a.server.output
 
 
 async def test_what_starts_later_follows_a_run_from_its_beginning(redis: RedisServer) -> None:
@@ -197,10 +197,10 @@ async def test_what_redis_does_not_take_fails_the_run(redis: RedisServer, caplog
         for n in range(2, 200):
             yield n
 
-    hub = Hub(RedisBroker(redis.url, timeout=0.5))
+    hub = Hub(RedisBroker(redis.url, timeout=1.0))
     run = await hub.run("r", source)
     await until_async(lambda: hub._is_followed("r") is True)
-    redis.admin.client_pause(3000, all=True)
+    redis.admin.client_pause(60_000, all=True)
     go_on.set()
     assert await asyncio.wait_for(run.wait(), PATIENCE) in (RunState.FAILED, RunState.LOST)
     await hub.aclose()
@@ -229,7 +229,9 @@ async def test_idle_counts_the_watchers_of_every_process(redis: RedisServer) -> 
 
     async with Hub(redis.url) as hub, Hub(redis.url) as other:
         watcher = other.subscribe("r")
-        await watcher._resolved()
+        async with asyncio.timeout(PATIENCE):
+            while not (await hub.presence("r")).ids:  # noqa: ASYNC110  (nobody tells)
+                await asyncio.sleep(0.01)
         run = await hub.run("r", source, idle=0.5)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run.wait(), 1.5)

@@ -215,6 +215,7 @@ async def forever() -> Any:
 
 
 def test_a_loop_closed_under_a_stream_leaves_nothing() -> None:
+    gc.collect()  # or what other tests have left goes in the middle of this one
     others = set(registry._registry)
 
     async def respond(stream: Endless) -> None:
@@ -252,7 +253,7 @@ async def test_one_stream_that_fails_to_stop_does_not_keep_the_others(
 def test_without_asyncio_nothing_is_registered() -> None:
     before = set(registry._registry)
     with Serving({"type": "http", "headers": []}, forever, Endless()):
-        assert registry._registry == before
+        assert registry._registry <= before
 
 
 async def test_an_unknown_inside_is_left_alone() -> None:

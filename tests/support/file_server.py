@@ -173,11 +173,11 @@ class FileServer:
 
     def delete(self, name: str = "default") -> None:
         """Delete a hub's log."""
-        gone = Path(
-            tempfile.mkdtemp(dir=self.directory)
-        )  # first, or a hub puts something new beside the rest
+        # Moved first, or a hub puts something new beside the rest. A hub that has it open may still write
+        # there; that goes with everything else.
+        gone = Path(tempfile.mkdtemp(dir=self.directory))
         self.log(name).rename(gone / name)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def empty(self) -> None:
         """Delete everything."""
@@ -186,7 +186,9 @@ class FileServer:
 
     def keep_disk(self) -> Path:
         """Copy the files, for ``restart_with``."""
-        return Path(shutil.copytree(self.root, Path(tempfile.mkdtemp(dir=self.directory)) / "events"))
+        kept = Path(tempfile.mkdtemp(dir=self.directory)) / "events"
+        # A hub that writes a file anew renames it.
+        return Path(shutil.copytree(self.root, kept, ignore=shutil.ignore_patterns("*.new", "new.tmp")))
 
     def restart_with(self, disk: Path) -> None:
         """Put an older copy of all files in their place."""

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sse_hub import BrokerError, FileBroker, Hub
+from waiting import until
 
 HISTORY = 2000
 # Shorter than a storm takes, so that segments are deleted in it.
@@ -155,4 +156,6 @@ def poll(url: str, user: int, said: Connection) -> None:
         pass
     with Hub(url) as writer, Hub(url) as reader:
         received = asyncio.run(seen(reader, 1, lambda: writer.publish("t", "polled")))
+        # Another thread logs what each hub has to say.
+        until(lambda: sum("cannot be watched" in message for message in messages) == 2)
     said.send((received, messages))

@@ -207,15 +207,18 @@ class RedisServer:
         """Make everything in a hub's stream so much older; what became of each id."""
         key = stream_key(name)
         entries = self.admin.xrange(key)
-        self.admin.delete(key)
         aged: dict[str, str] = {}
 
         def older(id: str) -> str:
             ms, number = entry_id(id)
             return aged.setdefault(id, f"{ms - int(seconds * 1000)}-{number}")
 
-        for id, fields in entries:
-            self.admin.xadd(key, {**fields, "p": older(fields["p"])}, id=older(id))
+        # At once: a hub that finds no stream would begin one, with ids of today.
+        with self.admin.pipeline(transaction=True) as pipeline:
+            pipeline.delete(key)
+            for id, fields in entries:
+                pipeline.xadd(key, {**fields, "p": older(fields["p"])}, id=older(id))
+            pipeline.execute()
         return aged
 
     def clients(self) -> int:

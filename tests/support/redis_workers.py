@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import httpx
 from servers import Command, ServerProcess, run, staying, uvicorn
+from waiting import PATIENCE
 from wire import Stream
 
 numbers = itertools.count(1)
@@ -30,6 +31,7 @@ class Listener(Stream):
         self.hub = hub
         self.info = f"client {next(numbers)}"
         super().__init__(hub.worker.port, f"{path}&{urlencode({'info': self.info})}", **options)
+        self.is_newcomer = not self.last_event_id and "replay=" not in path
         self.resets: list[dict[str, Any]] = []
 
     def event(self) -> Any:
@@ -53,10 +55,14 @@ class Listener(Stream):
         return id
 
     def placed(self) -> str:
-        """Read until the client has an id with which it can resume; an event before that fails the test."""
+        """Read until the client has an id with which it can resume; an event before that fails the test.
+
+        A stream that opened before its worker knew the log begins with a reset.
+        """
         while not self.last_event_id:
             event = self.next()
-            assert event.is_comment or event.event in ("stream-open", "stream-cursor"), event
+            control = ("stream-open", "stream-cursor", "stream-reset")
+            assert event.is_comment or event.event in control, event
         return self.last_event_id
 
     def until(self, data: Any) -> list[Any]:
@@ -147,13 +153,23 @@ class WorkerHub:
         self._call("DELETE", "")
 
 
+def client_of(port: int) -> httpx.Client:
+    """An HTTP client for a server.
+
+    It leaves a connection long before the server does, which ends idle ones after 5 seconds: a request that
+    is sent at that moment would be lost.
+    """
+    limits = httpx.Limits(keepalive_expiry=1.0)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, limits=limits, trust_env=False)
+
+
 class Worker:
     """A server process, and the hubs that a test created in it."""
 
     def __init__(self, process: ServerProcess) -> None:
         self.process = process
         self.port = process.port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        self.http = client_of(process.port)
         self.hubs: dict[str, WorkerHub] = {}
 
     def hub(self, url: str, name: str, *, broker: dict[str, Any] | None = None, **options: Any) -> WorkerHub:
@@ -204,10 +220,16 @@ class Pair:
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[tuple[Listener, ...]]:
-    """Wait until these clients' streams are open; they close with the block."""
+    """Wait until these clients' streams are open; they close with the block.
+
+    A newcomer then has its place in the log, from which on it gets what others publish. On a busy machine its
+    stream may open before its worker knows the log.
+    """
     try:
         for listener in listeners:
             listener.opened()
+            if listener.is_newcomer:
+                listener.placed()
         yield listeners
     finally:
         for listener in listeners:
