@@ -136,6 +136,15 @@ async def test_a_run_has_ended_for_its_process_as_soon_as_its_watchers_are_told(
         assert seen == [RunState.DONE, False]
 
 
+async def test_a_run_whose_name_is_free_at_once_is_stopped_by_another_process(store: Store) -> None:
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        for n in range(30):
+            run = await first.run(f"r {n}", Gate().source, 1, keep=0)
+            joined = await other.run(f"r {n}", Gate().source)
+            assert await asyncio.wait_for(joined.stop(), PATIENCE) is True
+            assert joined.state is await run.wait() is RunState.STOPPED
+
+
 async def test_waiting_for_a_run_elsewhere_ends_with_the_hub(store: Store) -> None:
     gate = Gate()
     async with Hub(store.url) as first, Hub(store.url) as other:

@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from redis_server import RedisServer
+from redis_server import Proxy, RedisServer
 from redis_workers import client_of
+from run_sources import Gate
 from servers import IMPORTS, ServerProcess, free_port, run, staying, uvicorn
 from sse_hub import BrokerError, Hub, RunState
 from sse_hub.testing import connect
@@ -184,6 +185,23 @@ async def test_what_starts_later_follows_a_run_from_its_beginning(redis: RedisSe
             assert [event.data async for event in client] == ["2", '{"state":"done"}']
         assert await joined.wait() is await first.wait() is RunState.DONE
         assert await joined.stop() is False
+
+
+async def test_a_run_that_has_ended_is_not_stopped_by_a_process_that_has_yet_to_learn_it(
+    redis: RedisServer, proxy: Proxy
+) -> None:
+    gate = Gate()
+    async with Hub(redis.url) as hub, Hub(proxy.url) as other:
+        run = await hub.run("r", gate.source, 1)
+        joined = await other.run("r", gate.source)
+        proxy.hold_news()
+        gate.steps.put_nowait(None)
+        assert await run.wait() is RunState.DONE
+        assert joined.state is RunState.RUNNING, "the news is held back"
+        assert await joined.stop() is False
+        assert await other.stop("r") is False
+        proxy.restore()
+        assert await asyncio.wait_for(joined.wait(), PATIENCE) is RunState.DONE
 
 
 async def test_what_redis_does_not_take_fails_the_run(redis: RedisServer, caplog: Any) -> None:

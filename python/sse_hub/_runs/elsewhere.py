@@ -6,7 +6,7 @@ from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.run import Run
 from sse_hub._runs.states import RunState
-from sse_hub.exceptions import HubClosed
+from sse_hub.exceptions import HubClosed, TopicEnded
 
 __all__ = ["RunElsewhere"]
 
@@ -18,6 +18,7 @@ class RunElsewhere(Run):
         self._hub = hub
         self._name = name
         self._last = RunState.RUNNING
+        self._is_asked = False  # to stop: the log has that, before the run's end
         self._runs, self._closes = runs, runs.closes
 
     @property
@@ -28,7 +29,13 @@ class RunElsewhere(Run):
     def state(self) -> RunState:
         if self._last is RunState.RUNNING:
             self._note(self._hub._ending(self._name))
+        if self._last is RunState.RUNNING and self._is_asked and self._is_gone():
+            self._last = RunState.STOPPED
         return self._last
+
+    def _is_gone(self) -> bool:
+        """Whether it has ended, and its name is free already."""
+        return self._runs.closes == self._closes and self._hub._is_followed(self._name) is False
 
     def _note(self, ended: str | None) -> None:
         if ended is not None:
@@ -54,5 +61,9 @@ class RunElsewhere(Run):
     async def stop(self) -> bool:
         if self.state is not RunState.RUNNING:
             return False
-        await self._hub._ask_to_stop(self._name)
+        try:
+            await self._hub._ask_to_stop(self._name)
+        except TopicEnded:  # by the log, which this process has yet to read up to there
+            return False
+        self._is_asked = True
         return await self.wait() is RunState.STOPPED
