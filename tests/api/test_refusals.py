@@ -345,7 +345,7 @@ async def test_a_hub_refuses_only_while_it_closes() -> None:
         (subscriber,) = hub.subscribers()
         client.pause()
         hub.publish("t", 1)
-        closing = asyncio.create_task(hub.aclose(grace=5))
+        closing = asyncio.create_task(hub.aclose(grace=PATIENCE))
         await asyncio.sleep(0)
         for attempt in (
             lambda: hub.publish("t", 2),

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from sse_hub import Hub, Subscription
 from sse_hub.testing import Clock, Event, EventParser, StreamEnded, connect, lifespan
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 
@@ -124,14 +126,26 @@ async def test_a_client_reads_an_endless_stream() -> None:
     assert hub.count() == 0
 
 
-async def test_what_was_on_its_way_when_the_loop_stood_still_is_in_time() -> None:
+class Nothing(BaseHTTPMiddleware):
+    """It passes a chunk on in several turns of the event loop."""
+
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+
+@pytest.mark.parametrize("middlewares", [0, 3])
+async def test_what_was_on_its_way_when_the_loop_stood_still_is_in_time(middlewares: int) -> None:
     hub = Hub()
+    app = Starlette(
+        routes=[Route("/", hub.endpoint("t"))], middleware=[Middleware(Nothing) for _ in range(middlewares)]
+    )
 
     def stand_still() -> None:
         hub.publish("t", 1)
         time.sleep(0.1)
 
-    async with connect(hub.endpoint("t"), "/") as client:
+    async with connect(app, "/") as client:
         asyncio.get_running_loop().call_soon(stand_still)
         assert (await client.next(timeout=0.05)).json() == 1
 

@@ -139,12 +139,12 @@ class EventClient:
         """
         exchange = self._current
         deadline = asyncio.get_running_loop().time() + timeout
+        in_time = True
         while (event := self._take()) is None:
             exchange.check_end()
-            left = deadline - asyncio.get_running_loop().time()
-            # When the time is over, check once more: if the process was paused, both came at once.
-            if left <= 0 or (not await exchange.changed(left) and not self._parser.events):
+            if not in_time:
                 raise TimeoutError(f"no event within {timeout} s")
+            in_time = await exchange.changed_before(deadline)
         return event
 
     async def take(self, n: int, timeout: float = 1.0) -> list[Event]:
@@ -202,10 +202,13 @@ class EventClient:
     async def read(self, timeout: float = 1.0) -> bytes:
         """Return the whole body up to the end of the response, for one that is not an event stream."""
         exchange = self._current
-        async with asyncio.timeout(timeout):
-            while not exchange.complete:
-                exchange.check_end()
-                await exchange.changed(None)
+        deadline = asyncio.get_running_loop().time() + timeout
+        in_time = True
+        while not exchange.complete:
+            exchange.check_end()
+            if not in_time:
+                raise TimeoutError(f"the response has not ended within {timeout} s")
+            in_time = await exchange.changed_before(deadline)
         return b"".join(exchange.body)
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Scope
 
 from sse_hub._testing.event_parser import EventParser
+from sse_hub._testing.turns import run_until_idle
 
 __all__ = ["Exchange", "StreamEnded", "make_scope"]
 
@@ -92,20 +93,27 @@ class Exchange:
         try:
             while not self.status_code:
                 self.check_end()
-                await self.changed(None)
+                await self.changed()
         except BaseException:
             await self.leave(raises=False)
             raise
 
-    async def changed(self, timeout: float | None) -> bool:
-        """Wait for something new; False when nothing came in time."""
+    async def changed(self) -> None:
+        """Wait for something new."""
         self._news.clear()
-        if timeout == float("inf"):
-            timeout = None
+        await self._news.wait()
+
+    async def changed_before(self, deadline: float) -> bool:
+        """Wait for something new until this time of the event loop; False once it has passed.
+
+        Whatever is on its way then has come: a process that was paused finds that the time has passed before
+        it has passed on what was there.
+        """
         try:
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
+            async with asyncio.timeout_at(None if deadline == float("inf") else deadline):
+                await self.changed()
         except TimeoutError:
+            await run_until_idle()
             return False
         return True
 
