@@ -130,7 +130,8 @@ class Meter:
         deadline, began = loop.time() + PATIENCE, None
         ages: list[float] = []
         async with asyncio.timeout(PATIENCE + self.seconds):
-            while began is None or loop.time() - began[0] < self.seconds:
+            # A server that stood still while it measured has seen no tick: it goes on until one came.
+            while began is None or not ages or loop.time() - began[0] < self.seconds:
                 line = await lines.readline()
                 if not line:
                     raise RuntimeError("The program that reads the streams has ended.")

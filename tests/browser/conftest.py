@@ -49,6 +49,7 @@ def new_page(browser: Browser | Firefox) -> Iterator[Callable[[], Page]]:
             contexts.append(browser.new_page())
             return contexts[-1]
         context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE * 1000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))

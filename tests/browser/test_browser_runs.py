@@ -27,7 +27,9 @@ class Site:
         self.new_page = new_page
         self.workers = workers
         self.urls = [f"http://127.0.0.1:{worker.port}" for worker in workers]
-        self.http = httpx.Client(trust_env=False, timeout=PATIENCE)
+        # A connection for each request: a worker closes one that was idle, perhaps as a request comes.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(trust_env=False, limits=limits, timeout=PATIENCE)
 
     def begin(self, id: str) -> None:
         with self.http.stream("POST", f"{self.urls[0]}/sse/{id}") as response:

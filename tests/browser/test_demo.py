@@ -9,6 +9,7 @@ from browser_support import STOP_SECONDS, Proxy, Server, running
 from demo_page import (
     DEMO,
     QUICK,
+    keep_states,
     keep_toasts,
     log_line,
     notify,
@@ -44,6 +45,8 @@ def test_prices_move_and_nothing_is_loaded_from_elsewhere(demo: Server, new_page
     expect(tiles).to_have_count(4)
     shown = page.locator("#chart .stroke").first.get_attribute("d")
     expect(page.locator("#chart .stroke").first).not_to_have_attribute("d", shown or "")
+    # The hub says hello behind the replay.
+    expect(page.locator("#fact-stream")).to_have_text(re.compile(r"\w"))
     ticks_go_on(page)
     # The exchange opened before the page did.
     assert number(page, "ticks-received") > 100
@@ -81,6 +84,7 @@ def test_a_broken_line_is_mended_without_a_gap(
     proxy.cut()
     state(page, "waiting")
     say(other, "said while Ada was away")
+    ticks_go_on(other)
     proxy.mend()
     state(page, "open")
     expect(page.locator("#messages")).to_contain_text("said while Ada was away")
@@ -98,6 +102,7 @@ def test_a_visitor_who_hangs_up_and_comes_back_has_missed_nothing(
     state(page, "closed")
     expect(other.locator("#people-count")).to_have_text("1")
     say(other, "still here?")
+    ticks_go_on(other)
     page.click("#toggle")
     state(page, "open")
     expect(page.locator("#messages")).to_contain_text("still here?")
@@ -165,10 +170,11 @@ def test_a_notice_reaches_everybody_and_a_message_only_its_addressee(
 
 def test_an_answer_arrives_token_by_token(demo: Server, visit: Callable[..., Page]) -> None:
     page = visit(demo.url, "Ada")
+    keep_states(page, "#words")
     page.click("#chips button >> nth=2")
-    expect(page.locator("#words")).to_have_attribute("data-state", "writing")
     expect(page.locator("#words")).to_contain_text("Choose Server-Sent Events")
     expect(page.locator("#words")).to_have_attribute("data-state", "done")
+    assert page.evaluate("states") == ["writing", "done"]
     text = page.locator("#words").text_content() or ""
     assert text.startswith("Choose Server-Sent Events when the server does the talking")
     assert text.endswith("many small messages, as in a game.")
@@ -177,8 +183,8 @@ def test_an_answer_arrives_token_by_token(demo: Server, visit: Callable[..., Pag
 
 @pytest.fixture
 def slow(serve: Callable[..., Server]) -> Server:
-    """A server whose answers take half a minute."""
-    return serve(*DEMO, **QUICK | {"SSE_HUB_TOKEN": "0.3"})
+    """A server whose answers take a minute."""
+    return serve(*DEMO, **QUICK | {"SSE_HUB_TOKEN": "0.6"})
 
 
 def test_an_answer_survives_the_reload_and_is_stopped_from_another_tab(
@@ -230,7 +236,8 @@ def test_an_answer_cut_in_the_middle_is_the_same_answer(
     assert page.locator("#words").text_content() == other.locator("#words").text_content()
 
 
-def test_the_id_of_a_quiet_stream_moves_on(demo: Server, visit: Callable[..., Page]) -> None:
+def test_the_id_of_a_quiet_stream_moves_on(serve: Serve, visit: Callable[..., Page]) -> None:
+    demo = serve(*DEMO, **QUICK, SSE_HUB_HEARTBEAT="0.3")
     page = visit(demo.url, "Ada")
     page.locator("#prices-on").uncheck(force=True)
     expect(log_line(page, "stream-cursor").nth(1)).to_be_attached()
@@ -326,6 +333,7 @@ def test_a_notice_does_not_cover_the_chart(
     demo: Server, visit: Callable[..., Page], size: tuple[int, int]
 ) -> None:
     page = visit(demo.url, "Ada", viewport={"width": size[0], "height": size[1]})
+    page.evaluate("() => { window.setTimeout = () => 0; }")  # the toast stays until this has looked
     notify(page, "look here")
     page.evaluate("scrollTo(0, 0)")
     toast = page.locator(".toast", has_text="look here")

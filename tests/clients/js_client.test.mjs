@@ -292,7 +292,7 @@ test("two heartbeats without a byte mean that the connection is dead", async () 
 test("a hub says how often it sends heartbeats", async () => {
   const opening = "event: stream-open\ndata\nretry: 1\n\n";
   const { url } = await serve(
-    stream((response) => response.write(`: sse-hub heartbeat=0.25\n${opening}`)),
+    stream((response) => response.write(`: sse-hub heartbeat=1\n${opening}`)),
     `: sse-hub heartbeat=0\n${opening}data: 2\n\n`,
     END
   );

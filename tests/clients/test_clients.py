@@ -38,7 +38,9 @@ class Site:
         self.readers = readers
         self.urls = urls
         self.processes = processes or []
-        self.http = httpx.Client(trust_env=False, timeout=PATIENCE)
+        # A connection for each request: a worker closes one that was idle, perhaps as a request comes.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(trust_env=False, limits=limits, timeout=PATIENCE)
 
     def begin(self, client: str) -> tuple[str, Opened]:
         """A run that has said three words, and its first reader."""

@@ -28,6 +28,12 @@ class Server:
     def __init__(self, command: list[str], environment: dict[str, str], port: int = 0) -> None:
         self.command = command
         self.environment = environment
+        # Bound, but never listening: nobody else gets the port while the program restarts.
+        self.reserved = socket.socket()
+        if not port:
+            self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.reserved.bind(("127.0.0.1", 0))
+            port = self.reserved.getsockname()[1]
         self.port = port
         self.output = ""
         self.start()
@@ -130,6 +136,7 @@ def running(*command: str, port: int = 0, **environment: str) -> Iterator[Server
     finally:
         server.http.close()
         server.stop()
+        server.reserved.close()
 
 
 class Proxy:

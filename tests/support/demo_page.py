@@ -12,7 +12,6 @@ DEMO = ["-m", "examples.demo"]
 QUICK = {
     "SSE_HUB_TICK": "0.1",
     "SSE_HUB_RECONNECT": "0.3,0.5",
-    "SSE_HUB_HEARTBEAT": "0.3",
     "SSE_HUB_TOKEN": "0.01",
 }
 
@@ -62,6 +61,19 @@ def write(page: Page, to: str, text: str) -> None:
     page.fill("#whisper-text", text)
     page.press("#whisper-text", "Enter")
     expect(page.locator("#whisper-outcome")).to_have_text(f"Sent to {to}, and to nobody else.")
+
+
+def keep_states(page: Page, selector: str) -> None:
+    """Keep each state of an element from here on: one that is soon over may come and go unseen."""
+    page.evaluate(
+        """(selector) => {
+          window.states = [];
+          const keep = ([{ target }]) => states.push(target.dataset.state);
+          const of = { attributeFilter: ["data-state"] };
+          new MutationObserver(keep).observe(document.querySelector(selector), of);
+        }""",
+        selector,
+    )
 
 
 def keep_toasts(page: Page) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Servers import their apps from this directory.
@@ -244,6 +244,7 @@ def stopped(pid: int) -> Iterator[None]:
     """Stop a process for the time of a with block: its connections stay open, and it accepts no others."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)  # a moment later
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
