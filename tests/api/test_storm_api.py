@@ -28,6 +28,8 @@ CLIENTS = 200
 # So many events come as fast as they can; from then on only a few, as every one costs every client its time.
 BURST = 4_000
 TOPICS = [f"t{n}" for n in range(12)]
+# Seconds that each half may take at most: on a machine with a load average of 24, both take 50.
+LONGEST = 5 * PATIENCE
 
 
 @dataclass
@@ -141,7 +143,7 @@ async def read(hub: Hub, client: EventClient, record: Record, seconds: float) ->
 async def finish(hub: Hub, record: Record, last: int) -> None:
     """Read up to the very last event, which is a broadcast."""
     client = record_end.pop(id(record))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONGEST):
         while not record.seen or record.seen[-1][1] != last:
             try:
                 note(hub, record, await client.next(PATIENCE))
@@ -210,7 +212,7 @@ async def rage(
     over = asyncio.Event()
     tasks = [asyncio.create_task(live(hub, record, rng, over)) for record, rng in lives]
     with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(LONGEST):
             while not any(map(asyncio.Task.done, tasks)) and not is_enough():
                 await asyncio.wait(tasks, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
     over.set()
