@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,12 @@ def test_the_servers_loop_does_not_watch_it_any_more(loop: str) -> None:
         until(lambda: not server.servers[0].server_state.connections)
         (sock,) = observed.streams.open
         inode = f"ino:{os.fstat(sock.fileno()).st_ino:x} "
-        watched = [path.read_text() for path in Path("/proc/self/fdinfo").iterdir() if path.exists()]
-        assert "tfd:" in "".join(watched)
-        assert inode not in "".join(watched)
+        watched = ""
+        for path in Path("/proc/self/fdinfo").iterdir():
+            with suppress(FileNotFoundError):  # another thread closed it
+                watched += path.read_text()
+        assert "tfd:" in watched
+        assert inode not in watched
 
 
 def test_nothing_is_left_in_python() -> None:
@@ -105,8 +108,7 @@ def test_nothing_is_left_in_python() -> None:
         attempt = observed.attempts[0]
         assert isinstance(attempt, Attempt)
         assert [*observed.streams.open.values()] == [attempt.server.group]
-        gc.collect()
-        assert left() is None
+        until(lambda: gc.collect() >= 0 and left() is None)
         server.stop()
         client.read_to_end()
 
@@ -157,7 +159,9 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
 )
 def test_the_command_line_needs_no_option(options: list[str]) -> None:
     args = ["--factory", "handoff_app:factory", "--port", "0", *options]
-    command = Command([sys.executable, "-m", "uvicorn", *args])
+    # Both workers have to be up: one that is ended while Python starts in it may print anything.
+    processes = 2 if "--workers" in options else 1
+    command = Command([sys.executable, "-m", "uvicorn", *args], processes=processes)
     with run(command) as server:
         with Client(server.port, "/events") as client:
             assert body_of(client.read_to_end()).endswith(HANDED_OFF)
