@@ -15,7 +15,7 @@ from scripted import Connection, done
 from servers import Client, Command, ServerProcess, granian, hypercorn, run, uvicorn
 from sse_hub import EventSourceResponse, Hub, Subscription
 from starlette.responses import StreamingResponse
-from waiting import until, until_async
+from waiting import PATIENCE, until, until_async
 
 APP = "leaving_app:app"
 SERVERS: dict[str, Callable[[], Command]] = {
@@ -48,6 +48,7 @@ def test_nothing_is_left_of_clients_that_left_a_server(name: str) -> None:
         for path in [*places, *(f"/middleware{place}" for place in places)]:
             visit(server, path)
             until(lambda: state(server)["count"] == 0)
+        until(lambda: len(state(server)["reasons"]) == 60)
         assert state(server)["reasons"] == ["client"] * 60
         for path in ("/generator", "/middleware/generator"):
             visit(server, path)
@@ -164,9 +165,10 @@ async def test_a_timeout_around_a_loop_ends_nothing_while_its_task_goes_on() -> 
     for n in range(3):
         hub.publish("t", n)
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(PATIENCE) as limit:
                 async for chunk in subscription:
                     assert b"data: %d" % n in chunk
+                    limit.reschedule(0)  # it has the event, and waits for the next one when the time is over
             raise AssertionError("the loop came to an end")
     assert subscription.closed is None
     assert hub.count() == 1

@@ -30,7 +30,8 @@ class Many:
 def check_held_back(content: Many, server: Server, slow: socket.socket) -> None:
     """The generator waits for the client, which then receives all events in order, and the body's end."""
     seen = -1
-    while seen != content.made:  # it makes what the kernel and the transport hold, and then waits
+    # It makes what the kernel and the transport hold, and then waits.
+    while seen != content.made or content.made == 0:
         seen = content.made
         server.http.get("/nothing")
         threading.Event().wait(0.2)
