@@ -19,7 +19,8 @@ from wire import Stream
 
 
 def app(*options: str) -> Command:
-    return uvicorn("reactor_app:app", *options)
+    # No client finds its connection closed that was idle between two questions.
+    return uvicorn("reactor_app:app", "--timeout-keep-alive", str(int(PATIENCE)), *options)
 
 
 def ask(client: Client, path: str) -> str:
@@ -180,7 +181,8 @@ def publish():
 while hub.stats()["handed_off"] < 5:
     time.sleep(0.01)
 threading.Thread(target=publish, daemon=True).start()
-time.sleep(0.3)
+while hub.stats()["delivered"] < 100:
+    time.sleep(0.01)
 {end}
 """
 

@@ -23,6 +23,7 @@ from sse_hub._handoff.taking import make_attempt
 from sse_hub._servers.stay import Stay
 from sse_hub._stopping.handed import handed_off
 from starlette.types import Receive, Scope, Send
+from waiting import PATIENCE
 
 HANDED_OFF = b"data: handed off\n\n"
 PORTABLE = b"data: portable\n\n"
@@ -147,13 +148,13 @@ def build(
         observed.closed.set()
 
     @app.api_route("/events", methods=["GET", "HEAD", "POST"], dependencies=[Depends(session)])
-    async def events(timeout: float = 1.0, padding: int = 0, keep: bool = False) -> Response:
+    async def events(timeout: float = PATIENCE, padding: int = 0, keep: bool = False) -> Response:
         observed.began.set()
         return Taking(observed, timeout=timeout, padding=padding, keep=keep)
 
     async def read(request: Request) -> Response:
         assert await request.body()
-        return Taking(observed, timeout=1.0, padding=0, keep=False)
+        return Taking(observed, timeout=PATIENCE, padding=0, keep=False)
 
     app.add_route("/read", read, methods=["POST"])
 
@@ -161,7 +162,7 @@ def build(
     async def late() -> Response:
         observed.began.set()
         await asyncio.to_thread(observed.release.wait, 10)
-        return Taking(observed, timeout=1.0, padding=0, keep=True)
+        return Taking(observed, timeout=PATIENCE, padding=0, keep=True)
 
     @app.get("/plain")
     async def plain() -> Response:
@@ -170,7 +171,7 @@ def build(
     @app.get("/exhausted")
     async def exhausted() -> Response:
         use_up_descriptors()
-        return Taking(observed, timeout=1.0, padding=0, keep=False)
+        return Taking(observed, timeout=PATIENCE, padding=0, keep=False)
 
     for cls, options in middleware:
         app.add_middleware(cls, **options)

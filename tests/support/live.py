@@ -69,6 +69,7 @@ def serve(app: Callable[..., Any], **options: Any) -> Iterator[Server]:
     ``options`` are those of ``uvicorn.Config``; with ``uds`` the server listens only there. Every test with
     this server also shows that it stops while streams are open.
     """
+    options.setdefault("timeout_keep_alive", int(PATIENCE))  # `http` finds no connection closed
     with socket.create_server(("127.0.0.1", 0)) as sock:
         uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
         sockets = None if "uds" in options else [sock]
