@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::entry::Entry;
+use crate::ids::StreamId;
 use crate::topic::TopicId;
 
 use forgotten::Forgotten;
@@ -187,6 +188,14 @@ impl History {
             self.shrink(topic, entry.at);
         }
         self.keep_budget();
+    }
+
+    /// The number of a broker's entry that a topic keeps of which everything is kept.
+    #[must_use]
+    pub fn number_in_pinned(&self, topics: &[TopicId], id: StreamId) -> Option<u64> {
+        let mut pinned =
+            topics.iter().filter_map(|topic| self.rings.get(topic)).filter(|ring| ring.is_pinned);
+        pinned.find_map(|ring| ring.find(id))
     }
 
     /// Whether everything published to these topics after `seq` is still kept.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::retention::Retention;
 use crate::entry::Entry;
+use crate::ids::StreamId;
 use crate::key::Key;
 
 /// The newest value of each key.
@@ -104,6 +105,13 @@ impl Ring {
     /// Everything it keeps, in no order.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.events.iter().chain(self.table.iter().flat_map(|table| table.values.values()))
+    }
+
+    /// The number of the event to which a broker's log gave this id, among events in the log's order.
+    pub(super) fn find(&self, id: StreamId) -> Option<u64> {
+        let id_of = |entry: &Arc<Entry>| entry.id.and_then(StreamId::from_event_id);
+        let at = self.events.partition_point(|entry| id_of(entry) < Some(id));
+        self.events.get(at).filter(|entry| id_of(entry) == Some(id))?.seq
     }
 
     /// The first entry behind `seq`.

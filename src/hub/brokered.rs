@@ -325,12 +325,23 @@ impl State {
         let Some(text) = request.given() else {
             return (!self.numbering.has_started()).then_some(Question(None));
         };
-        match self.numbering.find(text, self.seq) {
+        match self.place(text, request, topics) {
             Place::Elsewhere(id) => Some(Question(Some(id))),
             Place::Nowhere(_) => (!self.numbering.has_started()).then_some(Question(None)),
             Place::Here(seq) if seq >= self.head_of(request, topics) => None,
             Place::Here(seq) if self.history.reaches(topics, seq, now) => None,
             Place::Here(_) => Some(Question(StreamId::parse(text))),
+        }
+    }
+
+    /// Where a client's id lies in the hub's order. An event of a run that is followed is found however many ids came
+    /// after it: the run is kept, whatever the broker has trimmed.
+    pub(super) fn place(&self, text: &str, request: &Request, topics: &[TopicId]) -> Place {
+        match self.numbering.find(text, self.seq) {
+            Place::Elsewhere(id) if request.follows_run => {
+                self.history.number_in_pinned(topics, id).map_or(Place::Elsewhere(id), Place::Here)
+            }
+            place => place,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::frame::Draft;
 use crate::history::Past;
 use crate::identity::Identity;
-use crate::ids::{MAX_ID_BYTES, ReaderId, SubscriberId};
+use crate::ids::{EventId, MAX_ID_BYTES, ReaderId, SubscriberId};
 use crate::log::Item;
 use crate::numbering::Place;
 use crate::reader::Reader;
@@ -282,7 +282,7 @@ impl State {
     /// How a stream begins, from what this process keeps.
     pub(super) fn plan(&mut self, request: &Request, topics: &TopicIds, now: Duration) -> Plan {
         let head = self.head_of(request, topics);
-        let asked = request.given().map(|text| match self.numbering.find(text, self.seq) {
+        let asked = request.given().map(|text| match self.place(text, request, topics) {
             Place::Nowhere(reason) => Err((reason, 0)),
             Place::Elsewhere(_) => Err((ResetReason::Evicted, head)),
             Place::Here(seq) if seq >= head => Ok(head),
@@ -291,7 +291,9 @@ impl State {
         });
         if let Some(Ok(seq)) = asked {
             let replay = (seq < head).then(|| self.history.resume(topics, seq, head));
-            let (id, recovered) = (self.numbering.id(seq), Some(true));
+            // One that is no longer remembered is that of the client.
+            let id = self.numbering.id(seq).or_else(|| request.given().and_then(EventId::parse));
+            let recovered = Some(true);
             return Plan {
                 cursor: seq,
                 id,

@@ -1,6 +1,7 @@
 """The storm of runs: many runs, and watchers that come, leave, return with their id and stop runs, at random.
 
 No watcher misses an event, receives one twice, or hangs; each that stays to the end learns the last state.
+None receives, or is reset by, what is broadcast to others all the time.
 """
 
 from __future__ import annotations
@@ -65,14 +66,22 @@ async def watch(hub: Hub, rng: random.Random, runs: list[Run]) -> tuple[int, int
     return returned, ends
 
 
+async def disturb(hub: Hub) -> None:
+    while True:
+        hub.broadcast("to all", event="notice")
+        await asyncio.sleep(0.005)
+
+
 async def test_no_watcher_misses_doubles_or_hangs() -> None:
     rng = random.Random(SEED)
     async with Hub(history=4, history_total_bytes=1000) as hub:
         runs = [await hub.run(f"run {n}", source, random.Random(rng.random())) for n in range(RUNS)]
+        disturbing = asyncio.create_task(disturb(hub))
         watchers = [watch(hub, random.Random(rng.random()), runs) for _ in range(WATCHERS)]
         async with asyncio.timeout(PATIENCE):
             told = await asyncio.gather(*watchers)
             states = [await run.wait() for run in runs]
+        disturbing.cancel()
         assert hub.count() == 0
         assert set(states) == {"done", "failed", "stopped"}, "everything has happened"
         assert sum(returned for returned, _ in told) > 50

@@ -185,7 +185,7 @@ async def what_is_left(storm: Storm, late: Hub) -> Counter[str]:
         if opening.data:
             assert opening.json() == {"complete": False}
             later = newest - int(run.split()[-1]) + BESIDE
-            assert later * (EVENTS + 4) > LOG, f"the log must have all of {run}, of {newest}"
+            assert later * (EVENTS + 10) > LOG, f"the log must have all of {run}, of {newest}"
             found["trimmed"] += 1
         assert told == list(range(count))[count - len(told) if opening.data else 0 :]
         found[state] += 1

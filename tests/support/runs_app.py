@@ -63,6 +63,8 @@ async def numbers(name: str, total: int) -> AsyncIterator[int]:
             raise Failed
         if dice.random() < 0.7:
             await asyncio.sleep(dice.random() * 0.1)
+        if number % 10 == 0:
+            hub.broadcast("no watcher receives this", event="notice")
         yield number
 
 

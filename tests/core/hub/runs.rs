@@ -103,6 +103,28 @@ fn a_gap_that_is_fetched_has_the_runs_events_only() {
 }
 
 #[test]
+fn a_watcher_resumes_however_many_entries_of_others_followed() {
+    // More than a hub remembers the ids of, and than the log keeps.
+    const OTHERS: usize = (1 << 16) + 10;
+    let mut stream = Stream::default();
+    let mut worker = Worker::begun(config(), &stream, 0);
+    worker.world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    stream.publish(&["run"], "e1");
+    stream.publish(&["run"], "e2");
+    (0..OTHERS).for_each(|_| _ = stream.publish(&["other"], "x"));
+    worker.follow(&stream, OTHERS + 2);
+    stream.trim(1);
+    let back = Request { last_event_id: Some("1-0".into()), ..watching("run") };
+    let back = worker.world.subscribe(&back);
+    assert_eq!((worker.open(), back.recovered()), (0, Some(true)), "nothing has to be asked");
+    assert_eq!(seen(&back), ["stream-open #1-0", "e2 #2-0"]);
+    let between = Request { last_event_id: Some("1-7".into()), ..watching("run") };
+    let between = worker.world.subscribe(&between);
+    worker.answer_all(&stream);
+    assert_eq!(between.recovered(), Some(false), "no id of the run");
+}
+
+#[test]
 fn a_break_of_the_log_is_told_to_watchers_too() {
     let mut stream = Stream::default();
     stream.publish(&["run"], "e1");
