@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import browser_app
 import pytest
 from browser_support import Server, running
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import BrowserContext, Error, Page
 from waiting import PATIENCE, until
 
 APP = browser_app.__file__
@@ -94,6 +95,18 @@ def test_another_tab_leads_when_the_leader_is_gone(tabs: Tabs) -> None:
         tabs.push(f"{number}, the rest")
     everything = [f"{number}, {who}" for number in range(3) for who in ("all", "the rest")]
     assert tabs.seen(everything[-1]) == [everything]
+    until(lambda: tabs.streams() == 1)
+
+
+def test_another_tab_leads_when_the_leader_crashes(tabs: Tabs) -> None:
+    tabs.open(3)
+    tabs.push("before")
+    tabs.seen("before")
+    leader = tabs.pages.pop(0)
+    with leader.expect_event("crash", timeout=PATIENCE * 1000), suppress(Error):
+        leader.goto("chrome://crash")  # ends the page's process at once: no handler of the page runs
+    tabs.push("after")
+    assert tabs.seen("after") == [["before", "after"]] * 2
     until(lambda: tabs.streams() == 1)
 
 
