@@ -1,6 +1,6 @@
 //! The ids of epochs, events, broker streams, subscribers and readers: values, and how each is written and parsed.
 //!
-//! Pure: no clock, no lock, and no I/O but the random bytes of [`Epoch::random`].
+//! Pure: no clock, no lock, and no I/O but random bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -205,6 +205,15 @@ impl fmt::Display for StreamId {
 pub struct SubscriberId(pub u64);
 
 impl SubscriberId {
+    /// 64 random bits: the id cannot be guessed, and spreads what the subscribers do at certain times.
+    ///
+    /// # Panics
+    /// When the system gives no random numbers.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(getrandom::u64().expect("the system gives random numbers"))
+    }
+
     /// The id as the application and other processes see it.
     #[must_use]
     pub fn public(self) -> PublicId {

@@ -124,10 +124,10 @@ class Hub(RunningHub):
         backlog_bytes: how many bytes publishers may run ahead of delivery before ``HubFull``.
         max_event_bytes: largest event, in bytes on the wire.
         max_subscribers: most subscribers; None for no limit.
-        max_per_user: most streams of one ``user``; None for no limit. With a broker, in all processes:
-            streams of a process that died count for up to 15 seconds, and in the moment in which requests
-            of one user reach several processes, or while the broker does not answer, each process counts its
-            own. ``subscribe``, which cannot wait, counts those of its process.
+        max_per_user: most streams of one ``user``; None for no limit. With a broker, in all processes, also
+            when requests of one user reach several of them in the same moment. Over Redis, streams of a
+            process that died count for up to 15 seconds. While the broker does not answer, each process
+            counts its own; ``subscribe``, which cannot wait, always does.
         max_topics: most topics of one stream; None for no limit. A response with more is a 400; ``subscribe``
             and ``join`` raise ``TooManyTopics``.
         full_status: the status for a newcomer beyond ``max_subscribers`` or ``max_per_user``. 200 (default):

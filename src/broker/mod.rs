@@ -93,6 +93,14 @@ pub trait Broker: ReportFailure {
     /// every subscriber of this process that was registered before the call. The future needs no runtime.
     fn present(&self, topic: Option<String>) -> Present;
 
+    /// Claim a place among the streams of a user, for a subscriber that [`Hub::begin_claim`] announced. True when the
+    /// user had fewer than `limit` streams and claimed places in all processes, those of this process that were
+    /// registered before the call included; no other claim comes between the count and this one. The broker then calls
+    /// `Hub::grant_claim` before it answers. The future needs no runtime.
+    ///
+    /// [`Hub::begin_claim`]: crate::hub::Hub::begin_claim
+    fn claim(&self, user: Arc<str>, subscriber: SubscriberId, limit: usize) -> Answered<bool>;
+
     /// Whether what is published reaches the other processes now.
     fn is_connected(&self) -> bool;
 

@@ -16,7 +16,7 @@ use super::journal::{End, Journal};
 use super::owned::OwnedFile;
 use super::reading::{Cursor, Page};
 use super::segment::Segment;
-use super::workers::Mine;
+use super::workers::{self, Mine};
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, StoreError};
 
@@ -54,7 +54,7 @@ pub struct Exclusive<'a> {
 }
 
 /// A locked lock file.
-struct Locked(Arc<OwnedFile>);
+pub struct Locked(Arc<OwnedFile>);
 
 impl Drop for Locked {
     fn drop(&mut self) {
@@ -190,6 +190,20 @@ impl Inner {
             return Err(error);
         }
         Ok(done)
+    }
+
+    /// Lock the presence table against claims of other processes, until this is dropped.
+    pub async fn claiming(&self) -> Answer<Locked> {
+        let since = Instant::now();
+        let lock = Arc::new(self.with_workers(|dir, _| workers::lock_of_claims(dir, self.mode))?);
+        while !lock.try_lock().map_err(failed)? {
+            if since.elapsed() >= self.timeout {
+                let text = "another process has had the file .claims locked for";
+                return Err(StoreError::connection(format!("{text} {:?}", self.timeout)));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(Locked(lock))
     }
 
     /// Act on the presence table in the directory of the log.

@@ -6,6 +6,7 @@
 //! DIR/NAME/boot                      during which boot of the machine the log was written, up to where it is on disk
 //! DIR/NAME/life                      which topics have ended, who holds leases
 //! DIR/NAME/workers/<epoch>           a worker's subscribers; locked while its process lives
+//! DIR/NAME/workers/.claims           locked while a subscriber claims a place among its user's
 //! ```
 //!
 //! | file | |

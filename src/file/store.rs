@@ -10,6 +10,7 @@ use super::inner::{Inner, failed};
 use super::journal::{Journal, Settings};
 use super::log::FileLog;
 use super::workers::{self, Mine};
+use crate::broker::PresenceChange;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, Append, AppendError, Ended, Opened, PresenceWrite, Store};
 
@@ -140,6 +141,19 @@ impl Store for FileStore {
 
     async fn present(&self, topic: &str) -> Answer<Vec<String>> {
         self.0.with_workers(|dir, _| workers::present(dir, topic))
+    }
+
+    async fn claim(&self, worker: &str, topic: &str, subscriber: &str, limit: usize) -> Answer<Option<bool>> {
+        let _claiming = self.0.claiming().await?;
+        self.0.with_workers(|dir, workers| {
+            let Some(mine) = workers.mine.as_mut() else { return Ok(None) };
+            if workers::present(dir, topic)?.len() >= limit {
+                return Ok(Some(false));
+            }
+            let topics = vec![topic.into()];
+            let change = PresenceChange { subscriber: subscriber.into(), topics, is_in: true };
+            Ok(mine.update(dir, worker, &[change])?.then_some(true))
+        })
     }
 
     async fn close(&self) {

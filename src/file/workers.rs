@@ -16,6 +16,9 @@ use super::directory::open_at;
 use super::owned::{Identity, OwnedFile};
 use crate::broker::PresenceChange;
 
+/// The file that a process locks while it claims a place for a subscriber. Counting reads the files of all workers,
+/// which takes too long for the lock of the log.
+const CLAIMS: &str = ".claims";
 /// The suffix of a new file until it is locked and renamed.
 const NEW: &str = ".new";
 /// A file longer than this many bytes, and than this many times its first length, is written anew.
@@ -81,6 +84,14 @@ impl Mine {
         let is_mine = there.is_ok_and(|stat| Identity::of(&stat) == self.identity);
         Ok(is_mine && self.len <= ROOM.max(self.whole * TIMES))
     }
+}
+
+/// The file that is locked while a place is claimed.
+///
+/// # Errors
+/// The system's error.
+pub fn lock_of_claims(workers: &OwnedFile, mode: u32) -> io::Result<OwnedFile> {
+    open_at(workers, CLAIMS, OFlags::CREATE | OFlags::RDWR, mode)
 }
 
 /// Delete a worker's file.

@@ -34,10 +34,10 @@ impl Hub {
     /// When the system gives no random numbers.
     pub fn subscribe(&self, reader: &Arc<Reader>, request: &Request) -> Result<Arc<Identity>> {
         let now = self.clock.now();
-        let random = random();
-        let (terms, times) = (self.terms(request), self.times(request, random, now)?);
+        let claim = request.claim.filter(|&claim| self.has_claim(claim));
+        let id = claim.unwrap_or_else(SubscriberId::random);
+        let (terms, times) = (self.terms(request), self.times(request, id.0, now)?);
         self.check_topics(0, request.topics.iter())?;
-        let id = SubscriberId(random);
         let mut made = None;
         reader.insert(|key, turn| {
             let identity = Arc::new(Identity {
@@ -159,7 +159,7 @@ impl Hub {
         };
         state.subscribers.insert(identity.id, Box::new(registered));
         if let (Some(users), Some(user)) = (&mut state.users, &identity.user) {
-            users.enter(user);
+            users.enter(identity.id, user);
         }
         state.add_to_reader(identity.reader);
         if plan.is_ok() {
@@ -352,9 +352,4 @@ impl State {
             slot.cursor.get_or_insert_with(|| log.add_reader());
         }
     }
-}
-
-/// 64 random bits, for ids that cannot be guessed and for spreading.
-fn random() -> u64 {
-    getrandom::u64().expect("the system gives random numbers")
 }

@@ -11,6 +11,7 @@
 //! one, with a new epoch.
 
 mod brokered;
+mod claims;
 mod close;
 mod deliver;
 mod ended;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::users::Users;
 use super::{Hub, Registered, State, name_in_presence};
 use crate::broker::PresenceChange;
 use crate::identity::Identity;
@@ -13,7 +14,8 @@ impl Hub {
     pub fn presence(&self) -> Vec<PresenceChange> {
         let state = self.state.lock();
         let change = |found: &Registered| state.presence_of_stream(&found.identity, &found.topics, true);
-        state.subscribers.values().map(|found| change(found)).collect()
+        let claimed = state.users.iter().flat_map(Users::claimed);
+        state.subscribers.values().map(|found| change(found)).chain(claimed).collect()
     }
 
     /// Queue a change of a stream's topics for the broker, with the hub locked. [`Hub::hand_over_presence`] comes after

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ending::Format;
 use crate::history::Past;
-use crate::ids::{GroupId, StreamId};
+use crate::ids::{GroupId, StreamId, SubscriberId};
 use crate::queue::OverflowPolicy;
 use crate::topic::Topic;
 
@@ -25,6 +25,8 @@ pub struct Request {
     pub user: Option<Arc<str>>,
     /// How many streams that user may have in this process; `None` for the hub's `max_per_user`.
     pub user_room: Option<usize>,
+    /// The id with which it has claimed a place among that user's streams in all processes.
+    pub claim: Option<SubscriberId>,
     /// Instead of the hub's.
     pub overflow: Option<OverflowPolicy>,
     /// Instead of the hub's, in events.

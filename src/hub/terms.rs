@@ -88,6 +88,7 @@ impl State {
             return Err(Error::TooManySubscribers { limit });
         }
         if let (Some(limit), Some(users), Some(user)) = (config.max_per_user, &self.users, &request.user)
+            && !request.claim.is_some_and(|claim| users.has_claim(claim))
             && users.count(user) >= request.user_room.unwrap_or(limit)
         {
             return Err(Error::UserFull { user: shown(user).into(), limit });

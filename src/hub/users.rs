@@ -4,26 +4,74 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::broker::PresenceChange;
+use crate::ids::SubscriberId;
+
 /// The users with streams in this process. Names come from users: the standard, keyed hasher.
 #[derive(Default)]
-pub(super) struct Users(HashMap<Arc<str>, usize>);
+pub(super) struct Users {
+    streams: HashMap<Arc<str>, usize>,
+    claims: HashMap<SubscriberId, Claim>,
+}
+
+/// The place that a newcomer claims.
+struct Claim {
+    user: Arc<str>,
+    /// The store counts it.
+    is_granted: bool,
+}
 
 impl Users {
     pub(super) fn count(&self, user: &str) -> usize {
-        self.0.get(user).copied().unwrap_or_default()
+        self.streams.get(user).copied().unwrap_or_default()
     }
 
-    pub(super) fn enter(&mut self, user: &Arc<str>) {
-        *self.0.entry(user.clone()).or_default() += 1;
+    pub(super) fn enter(&mut self, subscriber: SubscriberId, user: &Arc<str>) {
+        *self.streams.entry(user.clone()).or_default() += 1;
+        self.claims.remove(&subscriber);
     }
 
     pub(super) fn exit(&mut self, user: &str) {
-        if let Some(count) = self.0.get_mut(user) {
+        if let Some(count) = self.streams.get_mut(user) {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(user);
+                self.streams.remove(user);
             }
         }
+    }
+
+    pub(super) fn claim(&mut self, subscriber: SubscriberId, user: &Arc<str>) {
+        self.claims.insert(subscriber, Claim { user: user.clone(), is_granted: false });
+    }
+
+    /// The store counts a newcomer now. False when its claim was dropped.
+    pub(super) fn grant(&mut self, subscriber: SubscriberId) -> bool {
+        self.claims.get_mut(&subscriber).map(|claim| claim.is_granted = true).is_some()
+    }
+
+    /// Drop a claim; what presence must learn of it, if it was granted.
+    pub(super) fn drop_claim(&mut self, subscriber: SubscriberId) -> Option<PresenceChange> {
+        let claim = self.claims.remove(&subscriber).filter(|claim| claim.is_granted)?;
+        Some(PresenceChange::of_user(subscriber, &claim.user, false))
+    }
+
+    pub(super) fn has_claim(&self, subscriber: SubscriberId) -> bool {
+        self.claims.get(&subscriber).is_some_and(|claim| claim.is_granted)
+    }
+
+    /// The granted claims, for a table of presence that is written anew.
+    pub(super) fn claimed(&self) -> impl Iterator<Item = PresenceChange> {
+        let granted = self.claims.iter().filter(|(_, claim)| claim.is_granted);
+        granted.map(|(id, claim)| PresenceChange::of_user(*id, &claim.user, true))
+    }
+}
+
+impl PresenceChange {
+    /// A subscriber is among its user's streams, or no longer is.
+    #[must_use]
+    pub fn of_user(subscriber: SubscriberId, user: &str, is_in: bool) -> Self {
+        let topics = vec![name_in_presence(user).into()];
+        Self { subscriber: (*subscriber.public()).into(), topics, is_in }
     }
 }
 
@@ -44,13 +92,13 @@ mod tests {
     #[test]
     fn a_user_is_forgotten_with_the_last_stream() {
         let (mut users, ann) = (Users::default(), Arc::from("ann"));
-        users.enter(&ann);
-        users.enter(&ann);
+        users.enter(SubscriberId(1), &ann);
+        users.enter(SubscriberId(2), &ann);
         users.exit("ann");
         assert_eq!((users.count("ann"), users.count("bob")), (1, 0));
         users.exit("ann");
         users.exit("ann");
-        assert!(users.0.is_empty());
+        assert!(users.streams.is_empty());
     }
 
     #[test]

@@ -228,6 +228,29 @@ return #redis.call('ZRANGEBYLEX', KEYS[2], '-', '[')
 "
 );
 
+/// Adds a subscriber under a topic to a worker's table, if fewer than a limit are there at all workers that are believed
+/// to be alive. Gives 1 when it is there, 0 when it is not, -1 when the worker's table is not whole.
+///
+/// `KEYS`: the workers; what the keys of their subscribers begin with; the worker's subscribers. `ARGV`: the topic; the
+/// subscriber; the limit.
+pub static CLAIM: Script = script!(
+    r"
+if #redis.call('ZRANGEBYLEX', KEYS[3], '-', '[') == 0 then return -1 end
+local member = ARGV[1] .. '\0' .. ARGV[2]
+if #redis.call('ZRANGEBYLEX', KEYS[3], '[' .. member, '[' .. member) > 0 then return 1 end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local first, last = '[' .. ARGV[1] .. '\0', '[' .. ARGV[1] .. '\0\255'
+local found = 0
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
+  found = found + #redis.call('ZRANGEBYLEX', KEYS[2] .. worker, first, last)
+end
+if found >= tonumber(ARGV[3]) then return 0 end
+redis.call('ZADD', KEYS[3], 0, member)
+return 1
+"
+);
+
 /// The subscribers of a topic, at all workers that are believed to be alive.
 ///
 /// `KEYS`: the workers; what the keys of their subscribers begin with. `ARGV`: the topic.

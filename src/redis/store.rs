@@ -12,7 +12,7 @@ use super::link::{Commands, Moved, connect};
 use super::log::RedisLog;
 use super::options::{Keys, Server};
 use super::reply;
-use super::scripts::{ALIVE, ENDED, LEASE, PRESENT, RELEASE};
+use super::scripts::{ALIVE, CLAIM, ENDED, LEASE, PRESENT, RELEASE};
 use crate::broker::PresenceChange;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{
@@ -181,6 +181,19 @@ impl Store for RedisStore {
         };
         let found = commands.eval(server, moved, &PRESENT, &ask).await?;
         Vec::from_redis_value(found).map_err(|error| StoreError::refused(error.to_string()))
+    }
+
+    async fn claim(&self, worker: &str, topic: &str, subscriber: &str, limit: usize) -> Answer<Option<bool>> {
+        let Inner { server, keys, commands, moved, .. } = &*self.0;
+        let key = keys.presence_of(worker);
+        let ask = |command: &mut Cmd| {
+            command.arg(3).arg(&keys.workers).arg(&keys.presence).arg(&key);
+            command.arg(topic).arg(subscriber).arg(limit);
+        };
+        match commands.eval(server, moved, &CLAIM, &ask).await? {
+            Value::Int(is_there @ 0..=1) => Ok(Some(is_there == 1)),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -255,6 +255,11 @@ impl<S: Store> Broker for StreamBroker<S> {
         self.ask(async move { shared.present(topic).await })
     }
 
+    fn claim(&self, user: Arc<str>, subscriber: SubscriberId, limit: usize) -> Answered<bool> {
+        let shared = self.shared.clone();
+        self.ask(async move { shared.claim(&user, subscriber, limit).await })
+    }
+
     fn is_connected(&self) -> bool {
         self.shared.connected.load(Ordering::Acquire)
     }

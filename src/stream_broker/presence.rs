@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::changes::Changes;
 use super::shared::Shared;
 use super::store::{PresenceWrite, Store};
+use crate::broker::PresenceChange;
+use crate::hub::name_in_presence;
+use crate::ids::SubscriberId;
 use crate::outcome::Failure;
 
 /// How long a worker counts as alive after it last wrote.
@@ -17,6 +20,7 @@ const ALIVE: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_millis(200);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const DELETED: &str = "the subscribers of this process are deleted there as soon as they are written";
 
 /// Write changes, and that this worker is alive, until the broker stops.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
@@ -73,10 +77,58 @@ impl<S: Store> Shared<S> {
     /// Write the changes, and that this worker is alive; the whole table if the store has lost it.
     async fn write_presence(&self) -> Result<(), String> {
         let _writing = self.writing_presence.lock().await;
+        self.write_whole().await
+    }
+
+    /// The same by a caller that has locked `writing_presence`.
+    async fn write_whole(&self) -> Result<(), String> {
         if self.write_changes().await? || self.write_changes().await? {
             return Ok(());
         }
-        Err("the subscribers of this process are deleted there as soon as they are written".into())
+        Err(DELETED.into())
+    }
+
+    /// Claim a place among the streams of a user.
+    pub async fn claim(&self, user: &str, subscriber: SubscriberId, limit: usize) -> Result<bool, Failure> {
+        let claimed = self.claim_in_store(user, subscriber, limit).await;
+        claimed.map_err(|why| {
+            let text = format!("{} did not count the user's streams: {why}", self.store.place());
+            Failure::Refused(text.into())
+        })
+    }
+
+    async fn claim_in_store(
+        &self,
+        user: &str,
+        subscriber: SubscriberId,
+        limit: usize,
+    ) -> Result<bool, String> {
+        // Until the hub knows of the grant, no whole table is written, which would lack it.
+        let _writing = self.writing_presence.lock().await;
+        self.presence.lock().is_used = true;
+        for _ in 0..2 {
+            self.write_whole().await?;
+            let (name, id) = (name_in_presence(user), subscriber.public());
+            match self.store.claim(&self.worker, &name, &id, limit).await {
+                Ok(Some(true)) => {
+                    let is_wanted = self.hub.upgrade().is_some_and(|hub| hub.grant_claim(subscriber));
+                    if !is_wanted {
+                        self.note_presence(|presence| {
+                            presence.note(PresenceChange::of_user(subscriber, user, false));
+                        });
+                    }
+                    return Ok(is_wanted);
+                }
+                Ok(Some(false)) => return Ok(false),
+                Ok(None) => self.note_presence(Changes::outdate),
+                Err(error) => {
+                    // It may have been granted, and the reply was lost.
+                    self.note_presence(Changes::outdate);
+                    return Err(error.text);
+                }
+            }
+        }
+        Err(DELETED.into())
     }
 
     /// Write the changes. Returns whether the store's table is complete; if not, all of it is written the next time.

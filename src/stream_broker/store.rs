@@ -214,6 +214,17 @@ pub trait Store: Send + Sync + 'static {
     /// The public ids of the subscribers of a topic at all workers that are alive; `""` is the hub itself.
     fn present(&self, topic: &str) -> impl Future<Output = Answer<Vec<String>>> + Send;
 
+    /// Add a subscriber under a topic to a worker's table, if fewer than `limit` subscribers of workers that are alive
+    /// are there; no other claim comes in between. Returns whether it is there now; `None` when the worker's table is not
+    /// complete: then it is written anew, without the subscriber.
+    fn claim(
+        &self,
+        worker: &str,
+        topic: &str,
+        subscriber: &str,
+        limit: usize,
+    ) -> impl Future<Output = Answer<Option<bool>>> + Send;
+
     /// This process ends its use of the store: note what helps the next one. If that takes too long, it is dropped.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ from sse_hub import Hub
 from sse_hub.testing import connect
 from stores import Store
 from waiting import PATIENCE, eventually, promised, until_async
+
+UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 
 async def test_presence_is_of_all_processes_and_by_topic(store: Store, pair: Pair) -> None:
@@ -129,6 +132,44 @@ def test_the_streams_of_a_user_are_limited_over_all_processes(store: Store, pair
         with listening(a.listen(user="ann")) as (again,):
             eventually(b.presence, presence_of(one, again, bob))
             assert ask(a) == ask(b) == (429, "30")
+
+
+async def test_requests_at_the_same_moment_never_exceed_the_limit(store: Store, pair: Pair) -> None:
+    limit, at_once = 2, 8
+    a, b = pair.hubs(store.url, max_per_user=limit, full_status=503)
+    for worker in (a, b):  # Both are connected, and have written who is there.
+        with listening(worker.listen(user="somebody")) as (client,):
+            eventually(worker.presence, presence_of(client))
+    statuses: dict[str, list[int]] = {}
+    refused = asyncio.Event()
+    users = [f"user{number}" for number in range(5)]
+
+    async def ask(http: httpx.AsyncClient, worker: WorkerHub, user: str) -> None:
+        url = f"http://127.0.0.1:{worker.port}/{worker.name}/events?topics=t&user={user}"
+        async with http.stream("GET", url) as answer:
+            said = statuses.setdefault(user, [])
+            said.append(answer.status_code)
+            if sum(map(len, statuses.values())) == len(users) * at_once:
+                refused.set()
+            await refused.wait()  # What has begun stays open until everybody has an answer.
+
+    async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=UNLIMITED) as http:
+        asking = [ask(http, (a, b)[number % 2], user) for user in users for number in range(at_once)]
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*asking)
+    for user in users:
+        assert sorted(statuses[user]) == [200] * limit + [429] * (at_once - limit), user
+    eventually(a.presence, presence_of())
+
+
+async def test_a_place_that_no_stream_takes_is_free_again(store: Store) -> None:
+    async with Hub(store.url, name="news", max_per_user=1) as one, Hub(store.url, name="news") as two:
+        app = one.endpoint("t", user="ann")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as http:
+            assert (await http.head("/")).status_code == 200
+        async with connect(app, "/") as client:
+            two.publish("t", 1)
+            assert (await client.next(PATIENCE)).json() == 1
 
 
 async def test_without_the_broker_each_process_counts_its_own(redis: RedisServer) -> None:

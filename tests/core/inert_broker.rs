@@ -63,6 +63,10 @@ impl<N: Notes> Broker for InertBroker<N> {
         Box::pin(std::future::ready(None))
     }
 
+    fn claim(&self, _user: Arc<str>, _subscriber: SubscriberId, _limit: usize) -> Answered<bool> {
+        Box::pin(std::future::ready(None))
+    }
+
     fn is_connected(&self) -> bool {
         true
     }

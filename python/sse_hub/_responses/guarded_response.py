@@ -56,8 +56,11 @@ class GuardedResponse(Response):
         check_asyncio()
         if scope["type"] == "websocket":
             send = self._wrap_websocket_denial_send(send)
-        if await self._may_listen(send) and await self._answer(scope, receive, send):
-            return  # The background task runs when the stream ends.
+        try:
+            if await self._may_listen(send) and await self._answer(scope, receive, send):
+                return  # The background task runs when the stream ends.
+        finally:
+            self.hub._drop_claim(self._request)  # A stream that has begun keeps its place.
         if self.background is not None:
             await self.background()
 
@@ -89,10 +92,7 @@ class GuardedResponse(Response):
         if request is None:
             await self._refuse(send, 403)
             return False
-        user = request._user
-        if user is not None and (room := await self.hub._room_for(user)) is not None:
-            request = request._with_room(room)
-        self._request = request
+        self._request = await self.hub._admitted(request)
         return True
 
     def _status_for(self, error: Exception) -> int:

@@ -91,29 +91,41 @@ class StreamingHub(_core.Hub):
         user, room = request._user, request._user_room
         return user is not None and room is not None and self._count_of_user(user) >= room
 
-    async def _room_for(self, user: str) -> int | None:
-        """How many streams a user may have in this process; None without a limit."""
-        limit = self._max_per_user
-        if limit is None:
-            return None
+    async def _admitted(self, request: _core._Request) -> _core._Request:
+        """The request with a place among its user's streams, or without room. `_drop_claim` follows."""
+        limit, user = self._max_per_user, request._user
+        if limit is None or user is None:
+            return request
         deadline = time.monotonic() + _RELOAD
         while True:
-            room = limit - await self._count_elsewhere(user)
-            if self._count_of_user(user) < room or time.monotonic() >= deadline:
-                return max(room, 0)
+            claiming = request._claiming()
+            is_granted = await self._claims(claiming, limit)
+            if is_granted:
+                return claiming
+            if is_granted is None and self._count_of_user(user) < limit:
+                return request
+            if time.monotonic() >= deadline:
+                return request._with_room(0)
             # A page that is reloaded is here before the end of its last stream is known everywhere.
             await asyncio.sleep(_LOOK)
 
-    async def _count_elsewhere(self, user: str) -> int:
-        """How many streams a user has in other processes, as far as the broker knows."""
+    async def _claims(self, claiming: _core._Request, limit: int) -> bool | None:
+        """Whether a request gets a place among its user's streams in all processes.
+
+        None where this process has to count alone.
+        """
         if self.broker is None:
-            return 0
+            return None
+        is_granted = False
         try:
             async with asyncio.timeout(_ANSWERS):
-                ids = await self._present_of_user(user)
+                is_granted = await self._claim(claiming, limit)
+            return is_granted
         except (BrokerError, HubClosed, TimeoutError):
-            return 0
-        return sum(self.get(id) is None for id in ids)
+            return None
+        finally:
+            if not is_granted:
+                self._drop_claim(claiming)
 
     def _attempt(self, scope: Scope, receive: Receive, handoff: bool | None) -> Attempt[int] | Stay:
         """An attempt to take a connection from its server, or why it stays there.

@@ -22,7 +22,6 @@ use crate::config::{Config, positive_seconds, seconds};
 use crate::ending::{EndState, Ending};
 use crate::error::Error;
 use crate::frame::Draft;
-use crate::hub::name_in_presence;
 use crate::identity::CloseReason;
 use crate::ids::GroupId;
 use crate::py::brokers::link::{GivenBroker, Link};
@@ -591,9 +590,23 @@ impl PyHub {
         self.generations.hub().count_of_user(user)
     }
 
-    // The ids of a user's subscribers in all processes: an awaitable.
-    fn _present_of_user<'py>(slf: &Bound<'py, Self>, user: &str) -> PyResult<Bound<'py, PyAny>> {
-        present(slf, Some(name_in_presence(user)))
+    // Claim a place among the streams of the request's user in all processes, of which there may be so many: an
+    // awaitable of whether it is granted. `_drop_claim` follows, whether it is or not.
+    fn _claim<'py>(slf: &Bound<'py, Self>, request: &PyRequest, limit: usize) -> PyResult<Bound<'py, PyAny>> {
+        let generations = &slf.get().generations;
+        let hub = generations.connected(slf.py())?;
+        let answer = request.claim().zip(generations.broker()).map(|((subscriber, user), broker)| {
+            hub.begin_claim(subscriber, user);
+            broker.claim(user.clone(), subscriber, limit)
+        });
+        answer_of(slf.py(), answer, None)
+    }
+
+    // Give the place that a request has claimed to others, unless a stream has it.
+    fn _drop_claim(&self, request: &PyRequest) {
+        if let Some((subscriber, _)) = request.claim() {
+            self.generations.hub().drop_claim(subscriber);
+        }
     }
 
     // The ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.

@@ -1,5 +1,6 @@
 //! `_Request`: what a subscriber asks for, checked when it is made, before anything is subscribed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -13,7 +14,7 @@ use crate::config::{moment, positive_seconds};
 use crate::ending::Format;
 use crate::history::Past;
 use crate::hub::Request;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, SubscriberId};
 use crate::queue::OverflowPolicy;
 use crate::topic::Topic;
 
@@ -81,6 +82,11 @@ impl PyRequest {
         Self(Request { user_room: Some(streams), ..self.0.clone() })
     }
 
+    // The same with an id of its own, with which it claims a place among its user's streams.
+    fn _claiming(&self) -> Self {
+        Self(Request { claim: Some(SubscriberId::random()), ..self.0.clone() })
+    }
+
     // The same for a client that takes gzip, and was sent the header of the body.
     fn _compressed(&self) -> Self {
         Self(Request { compress: true, ..self.0.clone() })
@@ -107,6 +113,11 @@ impl PyRequest {
     /// When its authorization expires, since the Unix epoch.
     pub fn expires(&self) -> Option<Duration> {
         self.0.expires
+    }
+
+    /// The id with which it claims a place among the streams of its user, and that user.
+    pub fn claim(&self) -> Option<(SubscriberId, &Arc<str>)> {
+        self.0.claim.zip(self.0.user.as_ref())
     }
 
     /// The request of one client of this group.

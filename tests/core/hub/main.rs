@@ -28,6 +28,7 @@ mod storm_core;
 mod storm_stream;
 mod stream;
 mod stream_broker;
+mod stream_broker_claims;
 mod stream_broker_ends;
 mod stream_broker_loss;
 mod stream_broker_storm;

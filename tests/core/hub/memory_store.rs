@@ -103,6 +103,19 @@ impl Memory {
         id
     }
 
+    pub fn present(&self, topic: &str) -> Vec<String> {
+        let mut present: Vec<String> = Vec::new();
+        for change in self.workers.iter().flat_map(|(_, list)| list) {
+            if change.topics.iter().any(|name| **name == *topic) {
+                present.retain(|id| **id != *change.subscriber);
+                if change.is_in {
+                    present.push(change.subscriber.to_string());
+                }
+            }
+        }
+        present
+    }
+
     fn holder(&self, lease: &str) -> Option<&str> {
         self.leases.get(lease).filter(|(_, until)| Instant::now() < *until).map(|(token, _)| &**token)
     }
@@ -354,17 +367,18 @@ impl Store for MemoryStore {
     }
 
     async fn present(&self, topic: &str) -> Answer<Vec<String>> {
+        self.ask(self.generation(), |memory| memory.present(topic)).await
+    }
+
+    async fn claim(&self, worker: &str, topic: &str, subscriber: &str, limit: usize) -> Answer<Option<bool>> {
         self.ask(self.generation(), |memory| {
-            let mut present: Vec<String> = Vec::new();
-            for change in memory.workers.iter().flat_map(|(_, list)| list) {
-                if change.topics.iter().any(|name| **name == *topic) {
-                    present.retain(|id| **id != *change.subscriber);
-                    if change.is_in {
-                        present.push(change.subscriber.to_string());
-                    }
-                }
+            let has_room = memory.present(topic).len() < limit;
+            let (_, list) = memory.workers.iter_mut().find(|(name, _)| name == worker)?;
+            if has_room {
+                let topics = vec![topic.into()];
+                list.push(PresenceChange { subscriber: subscriber.into(), topics, is_in: true });
             }
-            present
+            Some(has_room)
         })
         .await
     }
