@@ -14,33 +14,14 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import CollectorRegistry
+from scraping import Samples, scrape, value
 from sse_hub import Hub
 from sse_hub.metrics import Collector, instrument
 from sse_hub.testing import Clock, connect
 from starlette.applications import Starlette
 from starlette.routing import Route
 from waiting import until
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def scrape(collector: Collector) -> Samples:
-    """What Prometheus reads, by name and labels."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    text = generate_latest(registry).decode()
-    families = text_string_to_metric_families(text)
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    return samples[f"sse_hub_{name}", tuple(sorted(({"hub": "default"} | labels).items()))]
 
 
 def shown(samples: Samples) -> set[str]:
