@@ -39,6 +39,9 @@ pub type Present = Pin<Box<dyn Future<Output = Option<Result<Vec<String>, Failur
 /// What a broker answers later; `None` when it stopped before it could.
 pub type Answered<T> = Pin<Box<dyn Future<Output = Option<Result<T, Failure>>> + Send>>;
 
+/// How a run has ended, as soon as it has.
+pub type WatchedEnd = Box<dyn Fn() -> Option<EndState> + Send + Sync>;
+
 /// What carries a hub's events between processes.
 ///
 /// Every outcome of [`Broker::post`] is completed sooner or later, whatever happens to the broker. Letters of one
@@ -79,6 +82,10 @@ pub trait Broker: ReportFailure {
     /// has ended. With the token of the run's lease, wait for its loss as well. Also answered when the broker stops.
     /// Gives how the run has ended, if that is the change. The future needs no runtime.
     fn run_changed(&self, topic: Topic, token: Option<Arc<str>>) -> Answered<Option<EndState>>;
+
+    /// Remember the end of a run from this call on for as long as the caller keeps the answer, which gives it: its name
+    /// may be free soon after.
+    fn watch_end(&self, topic: Topic) -> WatchedEnd;
 
     /// Find out where a newcomer begins (`asked` is the id it came back with, which this process does not know). The
     /// answer goes to `Hub::resolve`, from the broker's thread.

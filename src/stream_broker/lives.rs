@@ -1,5 +1,7 @@
 //! Waiting for changes of runs, so that nothing has to look for them again and again.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
@@ -30,17 +32,24 @@ impl Lives {
         changed
     }
 
-    /// The hub shows a change of a run. Each waiter looks, and waits anew.
+    /// The hub shows a change of a run. Each waiter looks, and waits anew. The end is the last change of a run: the next
+    /// one of this name is another.
     pub fn changed(&self, topic: &Topic, change: Change) {
-        if let Some(sender) = self.waiting.lock().remove(topic) {
-            sender.send_replace(change);
+        let mut waiting = self.waiting.lock();
+        if change.is_some() {
+            if let Some(sender) = waiting.remove(topic) {
+                sender.send_replace(change);
+            }
+        } else if let Some(sender) = waiting.get(topic) {
+            sender.send_replace(None);
         }
+        drop(waiting);
         self.news.notify_one();
     }
 
     /// The hub shows the runs that the log keeps.
     pub fn all_changed(&self) {
-        self.waiting.lock().clear();
+        self.waiting.lock().values().for_each(|sender| sender.send_modify(|_| {}));
         self.news.notify_one();
     }
 
@@ -50,5 +59,31 @@ impl Lives {
         if waiting.get(topic).is_some_and(watch::Sender::is_closed) {
             waiting.remove(topic);
         }
+    }
+}
+
+/// A run that somebody will ask about. Its end is known from this on, also when its name is free again.
+pub struct Watched {
+    lives: Arc<Lives>,
+    topic: Topic,
+    changed: Option<watch::Receiver<Change>>,
+}
+
+impl Watched {
+    pub fn new(lives: &Arc<Lives>, topic: Topic) -> Self {
+        let changed = Some(lives.watch(&topic));
+        Self { lives: lives.clone(), topic, changed }
+    }
+
+    /// How it has ended.
+    pub fn end(&self) -> Change {
+        self.changed.as_ref().and_then(|changed| *changed.borrow())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.changed = None;
+        self.lives.tidy(&self.topic);
     }
 }

@@ -26,7 +26,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::broker::letter::{Fence, Letter};
-use crate::broker::{Answered, Broker, PresenceChange, Present};
+use crate::broker::{Answered, Broker, PresenceChange, Present, WatchedEnd};
 use crate::ending::EndState;
 use crate::error::Result;
 use crate::hub::Hub;
@@ -56,7 +56,7 @@ pub mod store;
 
 use acknowledged::Acknowledged;
 pub use kept::Kept;
-use lives::Lives;
+use lives::Watched;
 use outbox::Outbox;
 use own_leases::Leases;
 use pages::Pages;
@@ -111,7 +111,7 @@ impl<S: Store> StreamBroker<S> {
             presence: Mutex::default(),
             presence_news: Notify::new(),
             leases: Leases::default(),
-            lives: Lives::default(),
+            lives: Arc::default(),
             writing_presence: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             refusal_reported: AtomicBool::new(false),
@@ -221,6 +221,11 @@ impl<S: Store> Broker for StreamBroker<S> {
         let name = topic.clone();
         let change = async move { shared.until_changed(&name, token.as_deref(), changed).await };
         self.wait_for(change, move || after.lives.tidy(&topic))
+    }
+
+    fn watch_end(&self, topic: Topic) -> WatchedEnd {
+        let watched = Watched::new(&self.shared.lives, topic);
+        Box::new(move || watched.end())
     }
 
     fn lost(&self, name: Arc<str>, token: Arc<str>) -> Answered<()> {

@@ -1,7 +1,7 @@
 //! The state that the tasks of a broker share.
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -96,7 +96,7 @@ pub struct Shared<S> {
     /// Notified when presence has something to write.
     pub presence_news: Notify,
     pub leases: Leases,
-    pub lives: Lives,
+    pub lives: Arc<Lives>,
     pub writing_presence: tokio::sync::Mutex<()>,
     pub stopping: watch::Sender<bool>,
     /// The operator knows that the store refuses to say what clients missed. Relaxed: it only limits warnings.

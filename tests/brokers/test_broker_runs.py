@@ -145,6 +145,31 @@ async def test_a_run_whose_name_is_free_at_once_is_stopped_by_another_process(st
             assert joined.state is await run.wait() is RunState.STOPPED
 
 
+async def test_the_end_of_a_run_whose_name_is_free_is_known_elsewhere(store: Store) -> None:
+    gate = Gate()
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        run = await first.run("r", gate.source, 1, keep=0)
+        joined = await other.run("r", gate.source)
+        gate.steps.put_nowait(None)
+        assert await run.wait() is RunState.DONE
+        await until_async(lambda: other._is_followed("r") is False)
+        assert joined.state is RunState.DONE
+        assert await asyncio.wait_for(joined.wait(), PATIENCE) is RunState.DONE
+        assert await joined.stop() is await other.stop("r") is False
+
+
+async def test_a_run_that_was_waited_for_has_freed_its_name(store: Store) -> None:
+    async def answers() -> AsyncIterator[int]:
+        yield 1
+
+    async with Hub(store.url) as hub:
+        runs = []
+        for _ in range(30):
+            runs.append(await hub.run("r", answers, keep=0))
+            assert await asyncio.wait_for(runs[-1].wait(), PATIENCE) is RunState.DONE
+        assert len(set(map(id, runs))) == 30
+
+
 async def test_waiting_for_a_run_elsewhere_ends_with_the_hub(store: Store) -> None:
     gate = Gate()
     async with Hub(store.url) as first, Hub(store.url) as other:

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sse_hub::broker::letter::{Fence, Letter};
-use sse_hub::broker::{Answered, Broker, PresenceChange, Present};
+use sse_hub::broker::{Answered, Broker, PresenceChange, Present, WatchedEnd};
 use sse_hub::ending::EndState;
 use sse_hub::error::Result;
 use sse_hub::ids::{StreamId, SubscriberId};
@@ -39,6 +39,10 @@ impl<N: Notes> Broker for InertBroker<N> {
 
     fn run_changed(&self, _topic: Topic, _token: Option<Arc<str>>) -> Answered<Option<EndState>> {
         Box::pin(std::future::ready(None))
+    }
+
+    fn watch_end(&self, _topic: Topic) -> WatchedEnd {
+        Box::new(|| None)
     }
 
     fn lost(&self, _name: Arc<str>, _token: Arc<str>) -> Answered<()> {

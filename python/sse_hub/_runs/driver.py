@@ -16,7 +16,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
@@ -76,6 +76,7 @@ class RunDriver:
         self._events: list[Any] = []
         self._pump: RunPump | None = None
         self._unsettled: deque[Publication] = deque()
+        self._end_in_log: Callable[[], str | None] = lambda: None
         self._is_stopping = False
         self._is_ending = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,6 +100,7 @@ class RunDriver:
         if self._options.idle is not None:
             self._spawn(self._watch_idle(self._options.idle))
         if self._token is not None:
+            self._end_in_log = self._hub._watch_end(self.name)
             watching = self._spawn(self._watch_others(self._token))
             self._task.add_done_callback(lambda _: watching.cancel())
 
@@ -151,6 +153,7 @@ class RunDriver:
         """Wait for the broker's answer to the publication of the end."""
         try:
             await published
+            await self._until_read()
         except LeaseLost:
             state = RunState.LOST
         except TopicEnded:
@@ -166,6 +169,16 @@ class RunDriver:
                 with suppress(HubError):
                     await self._unsettled.popleft()
             self._ended(state)
+
+    async def _until_read(self) -> None:
+        """Wait until this process has read the end from the log: the next run of this name is another one."""
+        with suppress(HubClosed, TimeoutError):
+            async with asyncio.timeout(_SOON):
+                while self._end_in_log() is None:
+                    changed = self._hub._run_changed(self.name)
+                    if self._end_in_log() is None:  # not since the look before
+                        await changed
+                    changed.cancel()
 
     def _ended(self, state: RunState) -> None:
         self._state = state
@@ -202,7 +215,7 @@ class RunDriver:
 
     def _state_in_log(self, otherwise: RunState) -> RunState:
         """The run's state by the end in the log; ``otherwise`` if the log has no end of a run."""
-        ended = self._hub._ending(self.name)
+        ended = self._end_in_log() or self._hub._ending(self.name)
         return otherwise if ended is None or ended == "ended" else RunState(ended)
 
     def _give_up(self) -> None:

@@ -18,7 +18,7 @@ class RunElsewhere(Run):
         self._hub = hub
         self._name = name
         self._last = RunState.RUNNING
-        self._is_asked = False  # to stop: the log has that, before the run's end
+        self._end = hub._watch_end(name)  # first, so that no end is missed
         self._runs, self._closes = runs, runs.closes
 
     @property
@@ -28,18 +28,15 @@ class RunElsewhere(Run):
     @property
     def state(self) -> RunState:
         if self._last is RunState.RUNNING:
-            self._note(self._hub._ending(self._name))
-        if self._last is RunState.RUNNING and self._is_asked and self._is_gone():
-            self._last = RunState.STOPPED
+            # Its name may be free by now, or that of another run.
+            ended = self._end() or self._hub._ending(self._name)
+            if ended is not None:
+                self._last = RunState.STOPPED if ended == "ended" else RunState(ended)
         return self._last
 
-    def _is_gone(self) -> bool:
-        """Whether it has ended, and its name is free already."""
-        return self._runs.closes == self._closes and self._hub._is_followed(self._name) is False
-
-    def _note(self, ended: str | None) -> None:
-        if ended is not None:
-            self._last = RunState.STOPPED if ended == "ended" else RunState(ended)
+    def is_gone(self) -> bool:
+        """Whether it had ended, and its name was free, before this object was made."""
+        return self.state is RunState.RUNNING and self._hub._is_followed(self._name) is False
 
     async def wait(self) -> RunState:
         while self.state is RunState.RUNNING:
@@ -50,7 +47,7 @@ class RunElsewhere(Run):
                 changed.cancel()
                 break
             try:
-                self._note(await changed)  # its name may be free by now
+                await changed
             except HubClosed:
                 raise self._closed() from None
         return self.state
@@ -59,11 +56,10 @@ class RunElsewhere(Run):
         return HubClosed(f"the hub was closed, and run {self._name!r} goes on in another process")
 
     async def stop(self) -> bool:
-        if self.state is not RunState.RUNNING:
+        if self.state is not RunState.RUNNING or self.is_gone():
             return False
         try:
             await self._hub._ask_to_stop(self._name)
         except TopicEnded:  # by the log, which this process has yet to read up to there
             return False
-        self._is_asked = True
         return await self.wait() is RunState.STOPPED

@@ -112,7 +112,10 @@ class RunningHub(StreamingHub):
             if await until_known(self, name):
                 if self._ending(name) == "ended":
                     raise TopicEnded(f"topic {name!r} has ended, and it was no run's")
-                return RunElsewhere(self, name, self._runs_here())
+                elsewhere = RunElsewhere(self, name, self._runs_here())
+                if not elsewhere.is_gone():
+                    return elsewhere
+                continue
             # A caller that is cancelled must not leave a run behind that has begun and that nothing drives.
             beginning = asyncio.ensure_future(self._begin_under_lease(name, token, options, opens))
             self._callbacks.add(beginning)  # The loop holds tasks weakly.
@@ -128,9 +131,9 @@ class RunningHub(StreamingHub):
             return run
 
     async def _until_followed(self, run: Run) -> None:
-        while run.state == "running":
+        while True:
             changed = self._run_changed(run.id)  # first, so that no change is missed
-            if self._is_followed(run.id):
+            if run.state != "running" or self._is_followed(run.id):
                 changed.cancel()
                 return
             with suppress(HubClosed):  # which stops the run

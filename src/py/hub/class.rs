@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyString};
+use pyo3::types::{IntoPyDict, PyCFunction, PyDict, PyString};
 
 use super::generations::{Generations, Settings};
 use super::joining::Door;
@@ -362,6 +362,15 @@ impl PyHub {
             Box::pin(async move { changed.await.map(|change| change.map(|end| end.map(EndState::as_str))) })
         });
         answer_of(slf.py(), answer, None)
+    }
+
+    // A function that returns the state in which a run has ended since this call, also when its name is free again.
+    fn _watch_end<'py>(&self, py: Python<'py>, topic: &str) -> PyResult<Bound<'py, PyCFunction>> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        let watched = self.generations.broker().map(|broker| broker.watch_end(topic));
+        PyCFunction::new_closure(py, None, None, move |_, _| {
+            watched.as_ref().and_then(|watched| watched()).map(EndState::as_str)
+        })
     }
 
     // Whether a lease is still held.
