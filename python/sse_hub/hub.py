@@ -71,7 +71,7 @@ _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 _MIB = 1024 * 1024
 _POLL = 0.01  # seconds between two counts of undelivered events while a hub closes
-_BROKER_ENDS = 2.5  # seconds that a broker may take at most to say goodbye and write its last notes
+_BROKER_ENDS = 2.5  # seconds that a broker may take at most to remove this process and write its last notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,9 +512,9 @@ class Hub(RunningHub):
 
         Until it returns, publishing and subscribing raise ``HubClosed``. The next use starts the hub anew;
         without a broker, with a new epoch and an empty history. With a broker, everything that was published
-        is sent first, and closing waits for that as long as the broker's timeouts allow, and then for the
-        broker's goodbye; the streams' quarter begins after what was sent. When it returns, the files of a
-        ``FileBroker`` are on disk. May be called again, and concurrently.
+        is sent first, for which closing waits as long as the broker's timeouts allow; the streams' quarter
+        begins after that. Last, the process leaves the broker, within 2.5 seconds. When it returns, the files
+        of a ``FileBroker`` are on disk. May be called again, and concurrently.
         """
         grace = self.grace if grace is None else _check_grace(grace)
         ends_by = time.monotonic() + grace
