@@ -197,8 +197,12 @@ def test_an_answer_survives_the_reload_and_is_stopped_from_another_tab(
     expect(page.locator("#words")).to_have_attribute("data-state", "writing")
     tab = page.context.new_page()
     tab.goto(slow.url)
+    expect(page.locator("#words")).to_contain_text("Server-Sent Events")
+    shown = page.locator("#words").text_content() or ""
     for one in (page, tab):
-        expect(one.locator("#words")).to_contain_text("Server-Sent Events")
+        expect(one.locator("#words")).to_have_attribute("data-state", "writing")
+        expect(one.locator("#words")).not_to_have_text(shown)  # It goes on.
+        expect(one.locator("#words")).to_contain_text(shown)
     tab.click("#ask")
     for one in (page, tab):
         expect(one.locator("#words")).to_have_attribute("data-state", "stopped")
@@ -214,6 +218,7 @@ def test_an_answer_of_a_server_that_was_killed_is_lost(slow: Server, visit: Call
     expect(page.locator("#words")).to_have_attribute("data-state", "lost")
     expect(page.locator("#ask")).to_have_text("Ask again")
     page.click("#ask")
+    expect(page.locator("#words")).to_have_attribute("data-state", "writing")
     expect(page.locator("#words")).to_contain_text("Server-Sent")
 
 
