@@ -24,6 +24,7 @@ from typing import Any
 
 from sse_hub._core import Publication, RunPump
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.existence import until_shown
 from sse_hub._runs.options import RunOptions
 from sse_hub._runs.source import close_source
 from sse_hub._runs.states import RunState
@@ -174,11 +175,7 @@ class RunDriver:
         """Wait until this process has read the end from the log: the next run of this name is another one."""
         with suppress(HubClosed, TimeoutError):
             async with asyncio.timeout(_SOON):
-                while self._end_in_log() is None:
-                    changed = self._hub._run_changed(self.name)
-                    if self._end_in_log() is None:  # not since the look before
-                        await changed
-                    changed.cancel()
+                await until_shown(self._hub, self.name, lambda: self._end_in_log() is not None)
 
     def _ended(self, state: RunState) -> None:
         self._state = state
