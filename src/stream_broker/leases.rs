@@ -151,8 +151,11 @@ impl<S: Store> Shared<S> {
             let until = Instant::now() + LEASE;
             match self.store.lease(&name, &token, LEASE).await {
                 Ok(true) if self.leases.won(&name, &token, until) => {}
-                // It was released while the store was asked, and has just been taken again.
-                Ok(true) => drop(self.store.release(&name, &token).await),
+                // It was released while the store was asked, or had run out, and has just been taken again.
+                Ok(true) => {
+                    self.leases.forget(&name, &token);
+                    let _ = self.store.release(&name, &token).await;
+                }
                 Ok(false) => drop(self.leases.forget(&name, &token)),
                 // It may still be held; if not, the log refuses what needs it.
                 Err(_) => {}

@@ -75,9 +75,17 @@ impl Leases {
         self.with(name, token, |_| ()).is_some()
     }
 
-    /// The store gave the lease, or renewed it. False when it is no longer wanted.
+    /// The store gave the lease, or renewed it. False when it is no longer wanted, and when it had run out here: what was
+    /// done under it has ended.
     pub fn won(&self, name: &str, token: &str, until: Instant) -> bool {
-        self.with(name, token, |lease| lease.state = State::Held(until)).is_some()
+        let won = |lease: &mut Lease| {
+            let is_in_time = lease.state == State::Wanted || lease.held_until().is_some();
+            if is_in_time {
+                lease.state = State::Held(until);
+            }
+            is_in_time
+        };
+        self.with(name, token, won) == Some(true)
     }
 
     pub fn holds(&self, name: &str, token: &str) -> bool {
@@ -119,5 +127,22 @@ impl Leases {
         let all = leases.iter().flat_map(|(name, leases)| leases.iter().map(move |lease| (name, lease)));
         let held = all.filter(|(_, lease)| lease.state != State::Wanted);
         held.map(|(name, lease)| (name.clone(), lease.token.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_that_has_run_out_is_not_renewed() {
+        let leases = Leases::default();
+        let later = Instant::now() + Duration::from_secs(3600);
+        leases.want("l".into(), "t".into(), false);
+        assert!(leases.won("l", "t", later) && leases.won("l", "t", Instant::now()));
+        // A pause, or an outage of the store: whoever waits for the loss may have learned of it.
+        assert!(!leases.won("l", "t", later) && !leases.holds("l", "t"));
     }
 }
