@@ -11,6 +11,7 @@ library; a free-threaded one, which Debian does not have, from the source of the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,16 +117,27 @@ def unpack_packages(version: str) -> Path:
     return interpreter
 
 
+def get_source(package: str, folder: Path) -> None:
+    """Get the newest source archive of a package that the mirror has: its lists may be ahead of its files."""
+    environment = apt_environment()
+    shown = run("apt-cache", "showsrc", "--only-source", package, env=environment)
+    versions = re.findall(r"^Version: (.+)$", shown, re.MULTILINE)
+    command = ["apt-get", "source", "-q", "--download-only", "--tar-only"]
+    for version in sorted(versions, key=lambda text: [int(part) for part in re.findall(r"\d+", text)])[::-1]:
+        got = subprocess.run(
+            [*command, f"{package}={version}"], cwd=folder, env=environment, capture_output=True, check=False
+        )
+        if got.returncode == 0:
+            return
+    raise SystemExit(f"no source of {package} could be fetched, of the versions {', '.join(versions)}")
+
+
 def build_source(version: str) -> Path:
     """Compile a Python into the cache, without the hours that its optimised build takes."""
     bare, sources, target = version.removesuffix("t"), CACHE / "sources", CACHE / version
     sources.mkdir(parents=True, exist_ok=True)
     if not any(sources.glob(f"python{bare}_*.orig.tar.xz")):
-        run(
-            *("apt-get", "source", "-q", "--download-only", "--tar-only", f"python{bare}"),
-            cwd=sources,
-            env=apt_environment(),
-        )
+        get_source(f"python{bare}", sources)
     archive = max(sources.glob(f"python{bare}_*.orig.tar.xz"))
     tree = sources / version
     tree.mkdir(exist_ok=True)
