@@ -114,8 +114,9 @@ impl Hub {
         }
     }
 
-    /// Append the next entries of the broker's log. The caller has proven that none is missing.
-    pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) {
+    /// Append the next entries of the broker's log. The caller has proven that none is missing. Returns the topics
+    /// whose runs were lost because another run of their name has begun.
+    pub fn deliver(&self, arrived: Vec<(StreamId, Letter)>) -> Vec<Topic> {
         let now = self.clock.now();
         if let Some((oldest, _)) = arrived.first() {
             // Brokers make their ids by the time of day.
@@ -126,9 +127,15 @@ impl Hub {
         let deliveries: Vec<_> =
             arrived.into_iter().map(|(id, letter)| (id, Delivery::new(id, letter))).collect();
         let published = deliveries.iter().filter(|(_, it)| matches!(it, Some(Delivery::Event(..)))).count();
+        let mut lost = Vec::new();
         let mut state = self.state.lock();
         for (id, delivery) in deliveries {
+            let begun = match &delivery {
+                Some(Delivery::Life(topic, Step::Begin { .. })) => Some(topic.clone()),
+                _ => None,
+            };
             if let Some(item) = state.follow(self, id, delivery, now) {
+                lost.extend(begun);
                 state.log.push(item);
             }
         }
@@ -139,6 +146,7 @@ impl Hub {
         self.hand_over_presence();
         count(&self.counters.published, published as u64);
         ring(&readers);
+        lost
     }
 
     /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`.

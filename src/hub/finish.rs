@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{Hub, Registered, Request, State, ring};
 use crate::broker::letter::Step;
 use crate::change::{Change, Finished};
-use crate::ending::{Ending, TopicEnd};
+use crate::ending::{EndState, Ending, TopicEnd};
 use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{EventId, StreamId, SubscriberId};
@@ -166,11 +166,16 @@ impl State {
     ) -> Option<Change> {
         self.reopen(hub, topic);
         let seq = self.seq;
-        let &topic = self.intern(&hub.config, std::slice::from_ref(topic)).first()?;
+        let named = [topic.clone()];
+        let &topic = self.intern(&hub.config, &named).first()?;
         match step {
             Step::Begin { keep } => {
+                let lost = self.replace_run(hub, topic, id);
+                let topic =
+                    if lost.is_some() { self.intern(&hub.config, &named).first().copied()? } else { topic };
                 self.history.pin(topic, seq);
                 self.ends.keeps.insert(topic, keep);
+                return lost;
             }
             Step::Stop => drop(self.history.is_pinned(topic) && self.ends.stops.insert(topic)),
             Step::End { keep, ending } => {
@@ -179,6 +184,21 @@ impl State {
             }
         }
         None
+    }
+
+    /// A run begins, by the entry with this id. If one of its name has begun before and not ended, its process died, and
+    /// nobody declared it lost in time: its lease was free, and the process that took it did not know of the run, whose
+    /// beginning the log no longer has. Then it is lost now. Returns the change that its watchers must learn.
+    fn replace_run(&mut self, hub: &Hub, topic: TopicId, id: StreamId) -> Option<Change> {
+        let has_begun = self.ends.keeps.contains_key(&topic) || !self.history.keeps_nothing(topic);
+        if !has_begun || !self.history.is_pinned(topic) {
+            return None;
+        }
+        let ending = Ending { state: EndState::Lost, error: None };
+        let end = TopicEnd { seq: self.seq, id: id.event_id(), ending };
+        let change = self.end_topic(topic, end, hub.clock.now());
+        self.free(hub, topic);
+        Some(change)
     }
 
     /// The log has an entry for a topic, so its name is free, whatever this process's clock says.

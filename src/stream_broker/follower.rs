@@ -9,6 +9,7 @@ use super::changes::Changes;
 use super::shared::Shared;
 use super::store::{Answer, Log, Opened, Store, StoreError, Trouble};
 use crate::broker::letter::{Arrived, Letter};
+use crate::ending::EndState;
 use crate::hub::Hub;
 use crate::ids::StreamId;
 
@@ -190,13 +191,14 @@ impl<S: Store> Follower<S> {
         let end = arrived.last().map_or(cursor, |entry| entry.id);
         let mut acknowledged = shared.acknowledged.take(end).into_iter().peekable();
         let (mut whole, mut freed, mut changed) = (Vec::with_capacity(arrived.len()), Vec::new(), Vec::new());
+        let mut lost_runs = Vec::new();
         for Arrived { id, before, letter } in arrived {
             let mut lost = None;
             while let Some(passed) = acknowledged.next_if(|passed| *passed <= id) {
                 lost = lost.or(Some(passed).filter(|passed| *passed < id));
             }
             let (Some(before), Some(letter)) = (before, letter) else {
-                hub.deliver(std::mem::take(&mut whole));
+                lost_runs.extend(hub.deliver(std::mem::take(&mut whole)));
                 self.report(&format!(
                     "entry {id} says that entries before it may be missing, or a hub of another version wrote it"
                 ));
@@ -206,11 +208,11 @@ impl<S: Store> Follower<S> {
             };
             // The beginning that any log may have does not identify this log.
             if before != cursor || before.is_any_beginning() {
-                hub.deliver(std::mem::take(&mut whole));
+                lost_runs.extend(hub.deliver(std::mem::take(&mut whole)));
                 self.report(&format!("the entries after {cursor}, up to {before}, are gone"));
                 hub.break_log(before);
             } else if let Some(lost) = lost {
-                hub.deliver(std::mem::take(&mut whole));
+                lost_runs.extend(hub.deliver(std::mem::take(&mut whole)));
                 self.report(&lost_although_acknowledged(lost));
                 hub.break_log(before);
             }
@@ -222,10 +224,13 @@ impl<S: Store> Follower<S> {
             whole.push((id, letter));
             cursor = id;
         }
-        hub.deliver(whole);
+        lost_runs.extend(hub.deliver(whole));
         self.set_cursor(cursor);
         for lease in freed {
             shared.leases.freed(&lease);
+        }
+        for topic in lost_runs {
+            shared.lives.changed(&topic, Some(EndState::Lost));
         }
         for (topic, end) in changed {
             shared.lives.changed(&topic, end);

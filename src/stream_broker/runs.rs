@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::envelope::read_note;
 use super::lives::Change;
 use super::shared::Shared;
-use super::store::{Answer, Ended, Store};
+use super::store::{Answer, Ended, Store, StoreError};
 use crate::broker::letter::{Fence, Letter, Step};
 use crate::ending::{EndState, Ending};
 use crate::ids::StreamId;
@@ -52,7 +52,10 @@ impl<S: Store> Shared<S> {
         if !self.has_followed(ended.id) {
             let mut progress = self.progress.subscribe();
             let reached = progress.wait_for(|at| at.is_some_and(|at| at >= ended.id));
-            let _ = tokio::time::timeout(BEGINNING, reached).await;
+            if tokio::time::timeout(BEGINNING, reached).await.is_err() {
+                let text = format!("this process has not read up to its end within {BEGINNING:?}");
+                return Err(StoreError::refused(text));
+            }
         }
         self.adopt_end(topic, &ended, asked);
         Ok(self.follows(topic))

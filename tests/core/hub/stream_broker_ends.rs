@@ -368,6 +368,40 @@ fn a_process_that_starts_when_the_beginning_of_a_run_is_trimmed_follows_the_rest
 }
 
 #[test]
+fn a_run_is_lost_when_one_that_did_not_know_of_it_begins() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one"));
+    a.step(BEGIN, held("one")).unwrap();
+    let mut watcher = b.live();
+    a.publish_held("1", "one").unwrap();
+    // What `b` has read, the log keeps no longer; its owner dies, and a new process asks before `b` says that it is lost.
+    store.with(|memory| memory.trim(1));
+    let c = Worker::new(&store);
+    until(|| c.is_connected());
+    drop(a);
+    store.with(|memory| {
+        memory.expire_leases();
+        memory.pass_lease(&lease_of_run("t"), "two");
+    });
+    assert_eq!(c.world.hub.is_followed("t"), Some(false));
+    let ended = b.broker.watch_end(topic());
+    c.step(BEGIN, held("two")).unwrap();
+    c.publish_held("2", "two").unwrap();
+    watcher.until(&b, |client| client.has_ended);
+    assert_eq!(watcher.seen, ["1", "stream-end"]);
+    assert_eq!(ended(), Some(EndState::Lost));
+    // The next run is another one, everywhere.
+    for worker in [&b, &c] {
+        assert_eq!(worker.world.hub.running(), [(Arc::from("t"), Some(KEEP))]);
+        let mut newcomer = worker.newcomer();
+        newcomer.until(worker, |client| client.seen.contains(&"2".into()));
+        assert_eq!(newcomer.seen, ["stream-open", "2"]);
+    }
+}
+
+#[test]
 fn a_process_that_missed_the_end_of_a_run_in_a_gap_learns_it() {
     let store = MemoryStore::default();
     let (a, b) = (Worker::new(&store), Worker::new(&store));
