@@ -9,6 +9,8 @@ from browser_support import STOP_SECONDS, Proxy, Server, running
 from demo_page import (
     DEMO,
     QUICK,
+    answer_ended,
+    ask_again,
     keep_states,
     keep_toasts,
     log_line,
@@ -187,39 +189,48 @@ def slow(serve: Callable[..., Server]) -> Server:
     return serve(*DEMO, **QUICK | {"SSE_HUB_TOKEN": "0.6"})
 
 
-def test_an_answer_survives_the_reload_and_is_stopped_from_another_tab(
+def test_an_answer_survives_the_reload_and_is_stopped_from_either_tab(
     slow: Server, visit: Callable[..., Page]
 ) -> None:
     page = visit(slow.url, "Ada")
     page.click("#chips button >> nth=0")
-    expect(page.locator("#words")).to_contain_text("Server-Sent")
+    expect(page.locator("#words")).to_contain_text("Server-")
     page.reload()
     expect(page.locator("#words")).to_have_attribute("data-state", "writing")
     tab = page.context.new_page()
     tab.goto(slow.url)
-    expect(page.locator("#words")).to_contain_text("Server-Sent Events")
+    expect(page.locator("#words")).to_contain_text("Server-Sent")
     shown = page.locator("#words").text_content() or ""
     for one in (page, tab):
         expect(one.locator("#words")).to_have_attribute("data-state", "writing")
         expect(one.locator("#words")).not_to_have_text(shown)  # It goes on.
         expect(one.locator("#words")).to_contain_text(shown)
     tab.click("#ask")
-    for one in (page, tab):
-        expect(one.locator("#words")).to_have_attribute("data-state", "stopped")
+    answer_ended("stopped", page, tab)
     assert page.locator("#words").text_content() == tab.locator("#words").text_content()
+    ask_again(tab)
+    expect(page.locator("#words")).to_contain_text("Server-")
+    page.click("#ask")
+    answer_ended("stopped", page, tab)
 
 
-def test_an_answer_of_a_server_that_was_killed_is_lost(slow: Server, visit: Callable[..., Page]) -> None:
+@pytest.mark.parametrize(("end", "state"), [(Server.stop, "stopped"), (Server.kill, "lost")])
+def test_an_answer_of_a_server_that_was_restarted_is_asked_for_again(
+    slow: Server, visit: Callable[..., Page], end: Callable[[Server], None], state: str
+) -> None:
     page = visit(slow.url, "Ada")
     page.click("#chips button >> nth=0")
-    expect(page.locator("#words")).to_contain_text("Server-Sent")
-    slow.kill()
+    tab = page.context.new_page()
+    tab.goto(slow.url)
+    for one in (page, tab):
+        expect(one.locator("#words")).to_contain_text("Server-")
+    end(slow)
     slow.start()
-    expect(page.locator("#words")).to_have_attribute("data-state", "lost")
-    expect(page.locator("#ask")).to_have_text("Ask again")
-    page.click("#ask")
+    answer_ended(state, page, tab)
+    tab.reload()
+    answer_ended("lost", tab)
+    ask_again(tab)
     expect(page.locator("#words")).to_have_attribute("data-state", "writing")
-    expect(page.locator("#words")).to_contain_text("Server-Sent")
 
 
 def test_an_answer_cut_in_the_middle_is_the_same_answer(

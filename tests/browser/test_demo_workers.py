@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from browser_support import Proxy, Server
-from demo_page import QUICK, log_line, notify, number, say, state, ticks_go_on, write
+from demo_page import QUICK, answer_ended, ask_again, log_line, notify, number, say, state, ticks_go_on, write
 from playwright.sync_api import Page, expect
 from redis_server import RedisServer
 from servers import free_port, stopped
@@ -24,7 +24,8 @@ def demo(redis: RedisServer, serve: Callable[..., Server]) -> Server:
     # killed while the supervisor asks it costs this time, too, before there is another one.
     command += ["--timeout-worker-healthcheck", str(int(PATIENCE / 3))]
     command += ["--port", str(free_port())]
-    server = serve(*command, **QUICK, SSE_HUB_BROKER=redis.url.replace("//", "//demo:any@"))
+    quick = QUICK | {"SSE_HUB_TOKEN": "0.6"}  # but for answers, which take a minute
+    server = serve(*command, **quick, SSE_HUB_BROKER=redis.url.replace("//", "//demo:any@"))
     workers_started(server, 2)
     return server
 
@@ -98,7 +99,9 @@ def test_nothing_is_lost_when_workers_die_and_the_server_restarts(
     ada, bob = visit(demo.url, "Ada"), visit(line.url, "Bob")
     move_from(bob, line, worker(ada))
     say(ada, "before")
-    # One of the two keeps the market.
+    ada.click("#chips button >> nth=0")
+    expect(ada.locator("#words")).to_contain_text("Server-")
+    # One of the two keeps the market, and one writes the answer.
     for started, page in enumerate((ada, bob), 3):
         died = worker(page)
         os.kill(process(died), signal.SIGKILL)
@@ -107,10 +110,15 @@ def test_nothing_is_lost_when_workers_die_and_the_server_restarts(
         for each in (ada, bob):
             state(each, "open")
             ticks_go_on(each)
+    answer_ended("lost", ada)
+    ask_again(ada)
     demo.restart()
+    answer_ended("stopped", ada)
     for page in (ada, bob):
         state(page, "open")
         ticks_go_on(page)
         expect(page.locator("#messages .text")).to_have_text(["before"])
         expect(page.locator("#people-count")).to_have_text("2")
         expect(log_line(page, "stream-reset")).to_have_count(0)
+    ada.reload()
+    answer_ended("stopped", ada)

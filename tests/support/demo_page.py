@@ -63,6 +63,21 @@ def write(page: Page, to: str, text: str) -> None:
     expect(page.locator("#whisper-outcome")).to_have_text(f"Sent to {to}, and to nobody else.")
 
 
+def answer_ended(state: str, *pages: Page) -> None:
+    """Wait until these pages show that an answer has ended before its time, and offer to ask again."""
+    for page in pages:
+        expect(page.locator("#words")).to_have_attribute("data-state", state)
+        expect(page.locator("#ask")).to_have_text("Ask again")
+
+
+def ask_again(page: Page) -> None:
+    """The same question, without typing it: a new answer begins."""
+    page.click("#ask")
+    expect(page.locator("#words")).to_have_attribute("data-state", "writing")
+    expect(page.locator("#words")).to_contain_text("Server-")
+    expect(page.locator("#ask")).to_have_text("Stop")
+
+
 def keep_states(page: Page, selector: str) -> None:
     """Keep each state of an element from here on: one that is soon over may come and go unseen."""
     page.evaluate(

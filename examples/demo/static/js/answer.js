@@ -11,8 +11,8 @@ const KEY = "sse-hub-answer";
 /** @type {Record<string, string>} */
 const STATUS = {
   done: "The answer is complete.",
-  stopped: "Stopped.",
-  failed: "The answer failed.",
+  stopped: "Stopped, by a reader or because the server was restarted. Ask again.",
+  failed: "The answer failed. Ask again.",
   lost: "The answer is lost: the server was restarted, or it was long ago. Ask again.",
 };
 
@@ -58,7 +58,7 @@ export class Answer {
   }
 
   #stop() {
-    fetch(`/api/answers/${this.#answer?.id}`, { method: "DELETE" });
+    fetch(`/api/answers/${this.#answer?.id}`, { method: "DELETE" }).catch(() => {}); // The button stays.
   }
 
   /** @param {Asked} answer */
@@ -91,8 +91,8 @@ export class Answer {
   #show(state) {
     byId("words").dataset.state = state;
     byId("answer-status").textContent = STATUS[state] ?? "Answering…";
-    byId("ask").textContent = state === "writing" ? "Stop" : state === "lost" ? "Ask again" : "Ask";
+    byId("ask").textContent = { writing: "Stop", done: "Ask" }[state] ?? "Ask again";
     byId("question").required = state !== "writing";
-    if (state === "lost") byId("question").value = this.#answer?.question ?? "";
+    if (state !== "writing" && state !== "done") byId("question").value ||= this.#answer?.question ?? "";
   }
 }
