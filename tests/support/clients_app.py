@@ -2,7 +2,7 @@
 
 ``Model(Hub()).app`` runs in the test's process; ``uvicorn("clients_app:app")`` is one of several workers,
 whose hub is that of ``SSE_HUB_URL``; its events carry the span in which a run began. What is released at one
-worker is not at another.
+worker is not at another, and each counts the requests for a run's events that it has had.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from starlette.routing import Route
 
 WORDS = ["Once ", "upon ", "a ", "time ", "ünd ", "\u2028", "the end\n"]
 
+# Unless the query says `never-closes`, it closes its source when it is told the end.
 PAGE = """<!doctype html><title>Run</title><link rel="icon" href="data:,"><p id="text"></p><script>
   let text = "", end = null, opened = 0;
-  const source = new EventSource("/sse/" + location.hash.slice(1));
+  const ids = [], source = new EventSource("/sse/" + location.hash.slice(1));
   source.addEventListener("stream-open", () => { opened += 1; });
-  source.onmessage = (event) => { text += JSON.parse(event.data); };
-  source.addEventListener("stream-end", (event) => { end = JSON.parse(event.data); source.close(); });
+  source.onmessage = (event) => { text += JSON.parse(event.data); ids.push(event.lastEventId); };
+  source.addEventListener("stream-end", (event) => {
+    end = JSON.parse(event.data);
+    ids.push(event.lastEventId);
+    if (location.search !== "?never-closes") source.close();
+  });
   source.onerror = () => { if (source.readyState === 2 && end === null) end = {state: "nothing"}; };
 </script>"""
 
@@ -42,6 +47,7 @@ class Model:
         self.hub = hub
         self.words: dict[str, int] = defaultdict(lambda: 3)
         self.failing: set[str] = set()
+        self.came_with: dict[str, list[str | None]] = defaultdict(list)  # the id of each request
         self.app = Starlette(
             lifespan=self.lifespan,
             routes=[
@@ -51,6 +57,7 @@ class Model:
                 Route("/v1/chat/completions", self.completions, methods=["POST"]),
                 Route("/agui", self.agui, methods=["POST"]),
                 Route("/sse/{id}", self.sse, methods=["POST", "GET"]),
+                Route("/run/{id}", self.requests),
                 Route("/run/{id}", self.stop, methods=["DELETE"]),
                 Route("/run/{id}", self.release, methods=["PUT"]),
             ],
@@ -120,7 +127,11 @@ class Model:
     async def sse(self, request: Request) -> Response:
         if request.method == "POST":
             return await self.start(request.path_params["id"], self.said, None)
+        self.came_with[request.path_params["id"]].append(request.headers.get("last-event-id"))
         return self.hub.follow(request.path_params["id"])
+
+    async def requests(self, request: Request) -> Response:
+        return JSONResponse(self.came_with[request.path_params["id"]])
 
     async def stop(self, request: Request) -> Response:
         return JSONResponse(await self.hub.stop(request.path_params["id"]))
@@ -135,4 +146,4 @@ class Model:
 
 
 if url := os.environ.get("SSE_HUB_URL"):
-    app = Model(Hub(url, trace=True)).app
+    app = Model(Hub(url, trace=True, reconnect=(0.05, 0.1))).app
