@@ -179,6 +179,25 @@ async def test_a_failure_is_in_the_log_and_clients_get_what_is_said(
         assert "run 'r' failed: secret" in caplog.text
 
 
+def fails_in_a_thread() -> Iterator[int]:
+    yield 1
+    raise RuntimeError("secret")
+
+
+async def test_a_failure_in_a_thread_is_in_the_log_and_no_client_gets_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Hub() as hub:
+        run = await hub.run("r", fails_in_a_thread)
+        assert await run.wait() is RunState.FAILED
+        for format in (None, "ai-sdk", "openai", "ag-ui"):
+            got = await transcript(hub, "r", format=format)
+            assert (len(got), got[0]) == (2, "1")
+            assert "secret" not in got[1]
+    assert "run 'r' failed: secret" in caplog.text
+    assert 'raise RuntimeError("secret")' in caplog.text, "the traceback"
+
+
 async def test_a_value_that_is_no_event_fails_the_run(caplog: pytest.LogCaptureFixture) -> None:
     async with Hub() as hub:
         gate = Gate()

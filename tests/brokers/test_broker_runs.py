@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,28 @@ from waiting import PATIENCE, until, until_async
 async def fails() -> AsyncIterator[int]:
     yield 1
     raise RuntimeError("its own")
+
+
+def fails_in_a_thread() -> Iterator[int]:
+    yield 1
+    raise RuntimeError("its own")
+
+
+@pytest.mark.parametrize("function", [fails, fails_in_a_thread])
+async def test_a_failure_is_in_the_log_of_its_process_and_no_client_gets_its_text(
+    store: Store, function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Hub(store.url) as hub, Hub(store.url) as other:
+        run = await hub.run("r", function)
+        assert await run.wait() is RunState.FAILED
+        for watched in (hub, other):
+            for format in (None, "ai-sdk", "openai", "ag-ui"):
+                got = await transcript(watched, "r", format=format)
+                assert (len(got), got[0]) == (2, "1")
+                assert "its own" not in got[1]
+                assert got[1] != "[DONE]"
+    assert caplog.text.count("run 'r' failed: its own") == 1
+    assert 'raise RuntimeError("its own")' in caplog.text, "the traceback"
 
 
 async def test_a_process_that_starts_when_a_run_is_trimmed_knows_how_it_ended(store: Store) -> None:
