@@ -7,10 +7,12 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
+from run_readers import of_the_run
 from sse_hub import Hub
 from sse_hub._testing.event_parser import Event
 from starlette.applications import Starlette
@@ -105,10 +107,14 @@ def test_a_reload_in_mid_run_goes_on_and_three_see_the_same(site: Site) -> None:
         for stream in (reloaded, second, third):
             assert stream.ended
             assert stream.last_event_id == reloaded.last_event_id
+        whole = of_the_run(third.body)
+        assert of_the_run(second.body) == whole
+        assert of_the_run(first.body) + of_the_run(reloaded.body) == whole
     assert model.status("a", reloaded.last_event_id) == 204
     assert model.status("unknown") == 204
     with model.watch() as late:
         assert said(late.rest()) == [*range(10), done()]
+        assert of_the_run(late.body) == whole
 
 
 def test_every_watcher_learns_of_a_stop(site: Site) -> None:
@@ -129,21 +135,35 @@ def test_every_watcher_learns_of_a_failure(site: Site, monkeypatch: pytest.Monke
     monkeypatch.setattr(logging.getLogger("sse_hub"), "propagate", False)  # `site` fails for what is logged
     model = Model(site)
     model.words = 1
-    with model.start() as first, model.watch("a?format=ai-sdk") as second:
+    with ExitStack() as stack:
+        first = stack.enter_context(model.start())
+        others = {format: stack.enter_context(model.watch(f"a?format={format}")) for format in FAILED}
         assert first.event().json() == {"word": 0}
         model.failing = RuntimeError("the key is 1234")
         assert said(first.rest()) == [done("failed")]
-        data = [event.json() for event in second.rest()]
-        assert data == [{"word": 0}, {"type": "error", "errorText": "the run failed"}]
-        assert first.ended
-        assert second.ended
+        for format, error in FAILED.items():
+            assert [event.json() for event in others[format].rest()] == [{"word": 0}, error]
+            assert b"[DONE]" not in others[format].body
+        for stream in (first, *others.values()):
+            assert b"1234" not in stream.body
+            assert stream.ended
 
+
+def error_of(state: str) -> dict[str, Any]:
+    message = {"stopped": "the run was stopped", "failed": "the run failed"}[state]
+    return {"error": {"message": message, "type": "run_error", "param": None, "code": state}}
+
+
+FAILED = {
+    "ai-sdk": {"type": "error", "errorText": "the run failed"},
+    "openai": error_of("failed"),
+    "ag-ui": {"type": "RUN_ERROR", "message": "the run failed", "code": "failed"},
+}
 
 # What follows the run's own events when it is done, and when it was stopped.
-OPENAI_STOPPED = {"message": "the run was stopped", "type": "run_error", "param": None, "code": "stopped"}
 FORMATS: dict[str, tuple[list[str], list[Any]]] = {
     "ai-sdk": (["[DONE]"], [{"type": "abort"}, "[DONE]"]),
-    "openai": (["[DONE]"], [{"error": OPENAI_STOPPED}]),
+    "openai": (["[DONE]"], [error_of("stopped")]),
     "ag-ui": ([], [{"type": "RUN_ERROR", "message": "the run was stopped", "code": "stopped"}]),
 }
 
@@ -161,7 +181,8 @@ def test_a_format_has_the_runs_events_and_its_own_end(site: Site, format: str) -
         assert stream.ended
         sdk = b"x-vercel-ai-ui-message-stream: v1" in stream.head.lower()
         assert sdk == (format == "ai-sdk")
-    assert model.status(f"a?format={format}", stream.last_event_id) == (204 if good else 200)
+    assert nothing_more(model, f"a?format={format}", stream.last_event_id)
+    assert nothing_more(model, f"unknown?format={format}")
     model.words = 1
     with Stream(site.port, f"/b?format={format}", method="POST") as stream:
         assert stream.event().json() == {"word": 0}
@@ -169,6 +190,15 @@ def test_a_format_has_the_runs_events_and_its_own_end(site: Site, format: str) -
         end = [event.data for event in stream.rest()]
         assert [data if data == "[DONE]" else json.loads(data) for data in end] == bad
         assert stream.ended
+    assert nothing_more(model, f"b?format={format}", stream.last_event_id)
+
+
+def nothing_more(model: Model, path: str, last_event_id: str = "") -> bool:
+    """Whether a client is told so: AG-UI's, which needs a body, by an empty stream."""
+    if not path.endswith("ag-ui"):
+        return model.status(path, last_event_id) == 204
+    with Stream(model.site.port, f"/{path}", last_event_id=last_event_id) as stream:
+        return stream.rest() == [] and stream.ended
 
 
 @pytest.mark.parametrize("format", [None, *FORMATS])

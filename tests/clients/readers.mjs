@@ -1,5 +1,5 @@
 // Published clients that read runs, driven by lines of JSON: each command opens or aborts a reader, and each reader
-// prints the text that it gets and how its stream ended.
+// prints the text that it gets, how its stream ended, and the bytes of each response's body.
 import { createInterface } from "node:readline";
 import { HttpAgent } from "@ag-ui/client";
 import { fetchEventSource } from "@microsoft/fetch-event-source";
@@ -15,7 +15,7 @@ process.on("unhandledRejection", (error) => process.stderr.write(`unhandled: ${e
 const print = (reader, said) => process.stdout.write(JSON.stringify({ reader, ...said }) + "\n");
 
 const clients = {
-  async ai({ url, id, again, signal, text }) {
+  async ai({ url, id, again, signal, text, fetch }) {
     const transport = new DefaultChatTransport({
       api: `${url}/api/chat`,
       fetch: (input, options) => fetch(input, { ...options, signal }),
@@ -41,8 +41,8 @@ const clients = {
     return end;
   },
 
-  async openai({ url, id, signal, text }) {
-    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+  async openai({ url, id, signal, text, fetch }) {
+    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, fetch });
     const request = { model: "m", messages: [], stream: true, user: id };
     for await (const chunk of await client.chat.completions.create(request, { signal })) {
       text(chunk.choices[0].delta.content ?? "");
@@ -50,21 +50,23 @@ const clients = {
     return "done";
   },
 
-  async agui({ url, id, signal, text }) {
-    const agent = new HttpAgent({ url: `${url}/agui`, threadId: id });
+  async agui({ url, id, again, signal, text, fetch }) {
+    const agent = new HttpAgent({ url: `${url}/agui${again ? "?again" : ""}`, threadId: id, fetch });
     signal.addEventListener("abort", () => agent.abortRun());
-    let end = "done";
+    let end = "nothing";
     await agent.runAgent({ runId: "r" }, {
+      onRunStartedEvent() { end = "done"; },
       onTextMessageContentEvent: ({ event }) => text(event.delta),
       onRunErrorEvent: ({ event }) => { end = event.code === "stopped" ? "stopped" : `error: ${event.message}`; },
     }).catch((error) => { if (end === "done") throw error; });
     return end;
   },
 
-  async fetchEventSource({ url, id, signal, text }) {
+  async fetchEventSource({ url, id, resumes, signal, text, fetch }) {
     let end = "no end";
     await fetchEventSource(`${url}/sse/${id}`, {
       signal,
+      fetch,
       openWhenHidden: true,
       // It knows no 204, and would look for a body.
       async onopen(response) { if (response.status === 204) { end = "nothing"; throw new Error(end); } },
@@ -76,7 +78,8 @@ const clients = {
           text(JSON.parse(event.data));
         }
       },
-      onerror(error) { throw error; },
+      // Unless this throws, it comes back with the last id.
+      onerror(error) { if (!resumes || end !== "no end") throw error; },
     }).catch((error) => { if (end !== "nothing") throw error; });
     return end;
   },
@@ -92,7 +95,19 @@ for await (const line of createInterface({ input: process.stdin })) {
   const controller = new AbortController();
   aborts.set(reader, controller);
   const text = (part) => part && print(reader, { text: part });
-  clients[client]({ ...options, signal: controller.signal, text }).then(
+  let responses = 0;
+  const watchedFetch = async (input, init) => {
+    const response = await fetch(input, init), body = responses++;
+    if (response.body === null) return response;
+    const watched = new TransformStream({
+      transform(chunk, next) {
+        print(reader, { body, bytes: Buffer.from(chunk).toString("base64") });
+        next.enqueue(chunk);
+      },
+    });
+    return new Response(response.body.pipeThrough(watched), response);
+  };
+  clients[client]({ ...options, signal: controller.signal, text, fetch: watchedFetch }).then(
     (end) => print(reader, { end }),
     (error) => print(reader, { end: controller.signal.aborted ? "aborted" : `error: ${error.message}` }),
   );

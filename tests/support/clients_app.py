@@ -57,6 +57,7 @@ class Model:
                 Route("/v1/chat/completions", self.completions, methods=["POST"]),
                 Route("/agui", self.agui, methods=["POST"]),
                 Route("/sse/{id}", self.sse, methods=["POST", "GET"]),
+                Route("/transcript/{id}", self.transcript),
                 Route("/run/{id}", self.requests),
                 Route("/run/{id}", self.stop, methods=["DELETE"]),
                 Route("/run/{id}", self.release, methods=["PUT"]),
@@ -122,13 +123,20 @@ class Model:
         return await self.start((await request.json())["user"], self.chunks, "openai")
 
     async def agui(self, request: Request) -> Response:
-        return await self.start((await request.json())["threadId"], self.agent, "ag-ui")
+        id = (await request.json())["threadId"]
+        if "again" in request.query_params:
+            return self.hub.follow(id, format="ag-ui")
+        return await self.start(id, self.agent, "ag-ui")
 
     async def sse(self, request: Request) -> Response:
         if request.method == "POST":
             return await self.start(request.path_params["id"], self.said, None)
         self.came_with[request.path_params["id"]].append(request.headers.get("last-event-id"))
         return self.hub.follow(request.path_params["id"])
+
+    async def transcript(self, request: Request) -> Response:
+        format: Any = request.query_params.get("format")
+        return self.hub.follow(request.path_params["id"], format=format)
 
     async def requests(self, request: Request) -> Response:
         return JSONResponse(self.came_with[request.path_params["id"]])

@@ -48,6 +48,7 @@ class Stream(Client):
         self.parser = EventParser(last_event_id)
         self.last_event_id = last_event_id  # of the last event that was returned
         self.head = b""
+        self.body = bytearray()  # what was received of it, without the chunked coding
         self.ended = False  # the body came to its end
         self.reset = False  # the connection closed without that
 
@@ -120,6 +121,7 @@ class Stream(Client):
             return False
         assert rest[length : length + 2] == b"\r\n", "the chunked coding is broken"
         self.received = rest[length + 2 :]
+        self.body += rest[:length]
         self.parser.feed(rest[:length])
         self.ended = length == 0
         return not self.ended

@@ -85,9 +85,13 @@ class HubResponse(GuardedResponse):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return False
         if self.hub._is_over(self._request, self.last_event_id or last_event_id(scope)):
-            await self._refuse(send, 204)
+            await self._say_over(send)
             return False
         return await self._stream(scope, receive, send, start)
+
+    async def _say_over(self, send: Send) -> None:
+        """Answer a client for which nothing more will come."""
+        await self._refuse(send, 204)
 
     def _attempt(self, scope: Scope, receive: Receive) -> Attempt[int] | Stay:
         """An attempt to take the socket, or why the stream stays with its server."""

@@ -25,7 +25,7 @@ _HEADERS = {"ai-sdk": {"x-vercel-ai-ui-message-stream": "v1"}}
 class RunResponse(HubResponse):
     """What ``Hub.follow`` returns: a run from its beginning, or from the client's id.
 
-    The answer is 204 when there is no such run, or the client has all of it.
+    If there is no such run, or the client has all of it, the answer is 204; with ``"ag-ui"`` an empty stream.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class RunResponse(HubResponse):
             options["compress"] = False  # The hub's is for topics: a run seldom has more than one watcher.
         super().__init__(hub, name, **options)
         self._name = name
+        self._format = format
         self._request = self._asked = make_request(name, options, format=format, whole=True)
         headers = MutableHeaders(raw=self.raw_headers)
         for header, value in _HEADERS.get(format or "", {}).items():
@@ -51,6 +52,14 @@ class RunResponse(HubResponse):
             await self._refuse(send, 503)
             return False
         if not found:
-            await self._refuse(send, 204)
+            await self._say_over(send)
             return False
         return await super()._answer(scope, receive, send)
+
+    async def _say_over(self, send: Send) -> None:
+        if self._format != "ag-ui":
+            await super()._say_over(send)
+            return
+        # AG-UI's HttpAgent fails at a response without a body: "Failed to getReader() from response".
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

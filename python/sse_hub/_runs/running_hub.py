@@ -163,8 +163,9 @@ class RunningHub(StreamingHub):
         """The response that streams a run: from its beginning, or from the client's id.
 
         It is 204, which stops a browser's ``EventSource``, when there is no run of this name or the client
-        has all of it. A slow client is not disconnected for being slow. The stream carries the run's own
-        events and what is sent to this client (``send``); ``broadcast`` does not reach it.
+        has all of it; for AG-UI's clients, which need a body, an empty stream. A slow client is not
+        disconnected for being slow. The stream carries the run's own events and what is sent to this client
+        (``send``); ``broadcast`` does not reach it.
 
         Args:
             name: the run's name.
