@@ -17,6 +17,7 @@ import httpx
 import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import client_of
+from run_readers import of_the_run
 from run_sources import Gate
 from servers import IMPORTS, ServerProcess, free_port, run, staying, uvicorn
 from sse_hub import BrokerError, Hub, RunState
@@ -91,10 +92,12 @@ def test_a_run_is_the_same_at_every_worker(workers: list[Worker]) -> None:
         for stream in (first, second, third):
             assert told(stream) == rest
             assert stream.ended
-    with a.watch("r", seen) as back:
+    with a.watch("r", seen) as back, b.watch("r") as late:
         assert told(back) == rest
-    with b.watch("r") as late:
         assert told(late) == ["r 0", "r 1", "r 2", *rest]
+    whole = of_the_run(late.body)
+    assert [of_the_run(stream.body) for stream in (first, second, third)] == [whole] * 3
+    assert whole.endswith(b"\n\n" + of_the_run(back.body))
     for worker in workers:
         assert worker.status("r", first.last_event_id) == 204
         assert worker.status("unknown") == 204

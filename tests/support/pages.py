@@ -12,6 +12,7 @@ import inspect
 import re
 import textwrap
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,10 +96,20 @@ def hold_pauses(names: Names) -> threading.Event:
     A run that goes on by itself is over before a slow machine comes to stop it.
     """
     go_on = threading.Event()
+    _replace_sleep(names, go_on.is_set)
+    return go_on
 
+
+def count_pauses(names: Names) -> threading.Semaphore:
+    """The same, but each release of this semaphore ends one pause."""
+    ends = threading.Semaphore(0)
+    _replace_sleep(names, lambda: ends.acquire(blocking=False))
+    return ends
+
+
+def _replace_sleep(names: Names, may_end: Callable[[], bool]) -> None:
     async def sleep(_: float) -> None:
-        while not go_on.is_set():  # noqa: ASYNC110
+        while not may_end():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     names["asyncio"] = SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
-    return go_on
