@@ -1,12 +1,13 @@
 """The programs of docs/runs.md, used as its text says, with the clients that it names.
 
-A real Chromium, openai's client, and MCP's with a server.
+A real Chromium, React, openai's client, and MCP's with a server.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from fastapi.responses import HTMLResponse
 from live import serve
 from pages import ROOT, Block, count_pauses, exercises, find, hold_pauses
 from playwright.sync_api import Browser, expect, sync_playwright
-from run_readers import of_the_run
+from run_readers import NODE, of_the_run
 from waiting import PATIENCE, until
 
 PACKAGES_PYTHON = Path(sys.prefix) / "packages" / "bin" / "python"
@@ -111,6 +112,33 @@ def test_the_chat_resumes(block: Block) -> None:
         assert got[-1] == "[DONE]"
         deltas = [json.loads(data).get("delta", "") for data in got[:-1]]
         assert "".join(deltas) == "Resuming works by itself."
+
+
+@exercises("runs.md", "AI SDK: useChat that resumes")
+def test_react_resumes_the_chat(block: Block) -> None:
+    names = block.run()
+    pauses = count_pauses(names)
+    (hook,) = find("runs.md", block.heading, "tsx")
+    half, whole = "Resuming works ", "Resuming works by itself."
+    script = shutil.copy(Path(__file__).with_name("use_chat.mjs"), NODE)  # modules are looked for beside it
+    with serve(names["app"]) as server:
+        command = ["node", script, server.url, hook.text, half, whole]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+            pauses.release(2)
+            said = []
+            for line in page.stdout or ():
+                said.append(json.loads(line))
+                if said.count({"shows": half}) == 2:
+                    pauses.release(2)
+    resume = "GET /api/chat/7/stream"
+    assert said == [
+        {"asked": resume, "status": 204},
+        {"asked": "POST /api/chat", "status": 200},
+        {"shows": half},
+        {"asked": resume, "status": 200},
+        {"shows": half},
+        {"shows": whole, "roles": ["user", "assistant"]},
+    ]
 
 
 @exercises("runs.md", "openai's client")
