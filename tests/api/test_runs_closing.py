@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from run_sources import Gate, end, one, transcript
 from sse_hub import Hub, Run, RunState
-
-PATIENCE = 30
+from waiting import PATIENCE, promised, until_async
 
 
 async def test_a_hub_that_closes_stops_its_runs_and_tells_their_watchers() -> None:
@@ -93,10 +95,46 @@ async def test_close_stops_runs_of_other_loops_and_of_its_own() -> None:
     thread.join(PATIENCE)
     assert ended == [RunState.STOPPED]
     assert await own.wait() is RunState.STOPPED
-    run = await hub.run("own", Gate().source)
+    gate = Gate()
+    run = await hub.run("own", gate.source, 1)
+    await until_async(lambda: gate.calls == 1)
     hub.close()  # on its own loop, which the call blocks
     assert run.state is RunState.STOPPED
-    await asyncio.sleep(0)
+    await asyncio.wait_for(gate.closed.wait(), PATIENCE)
+
+
+async def deaf() -> AsyncIterator[int]:
+    yield 1
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+def blocked() -> Iterator[int]:
+    yield 1
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize("source", [deaf, blocked])
+def test_a_function_that_does_not_return_holds_neither_its_hub_up_nor_its_loop(source: Any) -> None:
+    got, took = [], []
+
+    async def main() -> None:
+        hub = Hub(grace=0.4)
+        await hub.run("r", source)
+        watcher = asyncio.create_task(transcript(hub, "r"))
+        await until_async(lambda: hub.count("r") == hub.stats()["published"] == 1)
+        began = time.monotonic()
+        await hub.aclose()
+        took.append(time.monotonic() - began)
+        got.extend(await watcher)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the loop ends, too"
+    assert got == ["1", end("stopped")]
+    assert took[0] < promised(0.5)
 
 
 async def test_another_loop_may_wait_and_stop() -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from sse_hub._core import Publication, RunPump
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.existence import until_shown
+from sse_hub._runs.left import leave
 from sse_hub._runs.options import RunOptions
 from sse_hub._runs.source import close_source
 from sse_hub._runs.states import RunState
@@ -79,6 +80,7 @@ class RunDriver:
         self._unsettled: deque[Publication] = deque()
         self._end_in_log: Callable[[], str | None] = lambda: None
         self._is_stopping = False
+        self._is_left = False
         self._is_ending = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.over: Future[None] = Future()  # once it has ended and `on_finish` has returned
@@ -113,12 +115,12 @@ class RunDriver:
 
     def stop(self, patience: float) -> None:
         """Cancel the generator where it waits. Watchers are told once it has closed, or after a while."""
-        if not self.finished.done() and not self._is_stopping:
+        if not self._task.done() and not self._is_stopping:
             self._is_stopping = True
             if self._pump is not None:
                 self._pump.end()
             self._task.cancel()
-            self.loop.call_later(patience, self._give_up)
+            self.loop.call_later(patience, self.give_up)
 
     def stop_threadsafe(self, patience: float) -> None:
         """The same from any thread. A run whose loop is closed ends at once."""
@@ -186,15 +188,16 @@ class RunDriver:
             self._over()
             return
         try:
-            if asyncio.get_running_loop() is self.loop:
-                self._call_on_finish()
-                return
-        except RuntimeError:
-            pass
-        try:
-            self.loop.call_soon_threadsafe(self._call_on_finish)
+            self._on_loop(self._call_on_finish)
         except RuntimeError:  # the loop is closed
             self._over()
+
+    def _on_loop(self, then: Callable[[], None]) -> None:
+        """Call ``then`` on the run's loop; at once, if that is the running one."""
+        if asyncio._get_running_loop() is self.loop:
+            then()
+        else:
+            self.loop.call_soon_threadsafe(then)
 
     def _call_on_finish(self) -> None:
         assert self._options.on_finish is not None
@@ -215,14 +218,24 @@ class RunDriver:
         ended = self._end_in_log() or self._hub._ending(self.name)
         return otherwise if ended is None or ended == "ended" else RunState(ended)
 
-    def _give_up(self) -> None:
-        if not self.finished.done() and not self._task.done():
+    def give_up(self) -> None:
+        """Tell the watchers of a run that was stopped, although its function has not returned.
+
+        May be called from any thread.
+        """
+        with suppress(RuntimeError):  # the loop is closed
+            self._on_loop(self._leave)
+        self.end(RunState.STOPPED)
+
+    def _leave(self) -> None:
+        if self._is_stopping and not self._task.done() and not self._is_left:
+            self._is_left = True
             logger.warning(
                 "hub %r: run %r was stopped, and its function has not returned yet; its watchers are told",
                 self._hub.name,
                 self.name,
             )
-            self.end(RunState.STOPPED)
+            self._spawn(leave(self._task))
 
     # The task.
 
@@ -236,7 +249,9 @@ class RunDriver:
             state, error = RunState.FAILED, raised
         try:
             await close_source(self._source)
-        except (Exception, asyncio.CancelledError) as raised:
+        except asyncio.CancelledError:  # the loop ends, and waits no longer
+            pass
+        except Exception as raised:
             logger.error(
                 "hub %r: run %r: its function could not be closed", self._hub.name, self.name, exc_info=raised
             )
@@ -390,4 +405,4 @@ class _Work:
         return self._driver.over.done()
 
     def abort(self) -> None:
-        self._driver.end(RunState.STOPPED)
+        self._driver.give_up()

@@ -95,18 +95,22 @@ class Runs:
         deadline = time.monotonic() + 3 / 4 * grace
         drivers = self._stop_all(grace / 2)
         await _wait([driver.finished for driver in drivers], grace / 2)
-        self._end_rest(drivers)
+        for driver in drivers:
+            driver.give_up()
         await _wait([driver.over for driver in self._finishing()], deadline - time.monotonic())
 
     def stop_all_here(self, grace: float, *, on_a_loop: bool) -> None:
         """The same for sync code. On a loop's own thread, which this call blocks, the runs end at once."""
         deadline = time.monotonic() + 3 / 4 * grace
         drivers = self._stop_all(grace / 2)
-        if not on_a_loop:
-            wait([driver.finished for driver in drivers], grace / 2)
-        self._end_rest(drivers)
-        if not on_a_loop:
-            wait([driver.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
+        if on_a_loop:
+            for driver in drivers:
+                driver.end(RunState.STOPPED)
+            return
+        wait([driver.finished for driver in drivers], grace / 2)
+        for driver in drivers:
+            driver.give_up()
+        wait([driver.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
 
     def _finishing(self) -> list[RunDriver]:
         """The runs that are not over, but for one whose ``on_finish`` asks for this."""
@@ -119,10 +123,6 @@ class Runs:
         for driver in drivers:
             driver.stop_threadsafe(patience)
         return drivers
-
-    def _end_rest(self, drivers: list[RunDriver]) -> None:
-        for driver in drivers:
-            driver.end(RunState.STOPPED)
 
 
 async def _wait(futures: list[Future[Any]], seconds: float) -> None:
