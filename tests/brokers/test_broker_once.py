@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import IMPORTS
-from sse_hub import Hub, HubClosed, LeaseLost
+from held import DIRECTORY, paused_where_it_stands_still
+from servers import ServerProcess, run, uvicorn
+from sse_hub import Hub, HubClosed, LeaseLost, Subscription
 from stores import Store
-from waiting import PATIENCE, promised, until_async
-
-TICKER = """
-import asyncio, os, sys
-from sse_hub import Hub
-
-async def main():
-    hub = Hub(os.environ["SSE_HUB_URL"])
-    async def tick(publish):
-        print("has it", flush=True)
-        while True:
-            await publish("t", os.getpid())
-            await asyncio.sleep(0.02)
-    await hub.once("ticker", tick)
-
-asyncio.run(main())
-"""
+from waiting import promised, until_async
 
 
 async def test_without_a_broker_it_simply_runs() -> None:
@@ -82,41 +69,70 @@ async def test_one_produces_and_another_follows_at_once(store: Store) -> None:
                 await task
 
 
-async def test_another_takes_over_from_a_process_that_died_or_is_paused(store: Store) -> None:
-    env = {**os.environ, "PYTHONPATH": IMPORTS, "SSE_HUB_URL": store.url}
-    tickers = [
-        subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-c", TICKER], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(3)
-    ]
-    try:
-        async with Hub(store.url) as hub, hub.subscribe("t", control=False) as stream:
+class Ticks:
+    """What the servers published, as another process reads it."""
 
-            async def owner(other_than: int) -> int:
-                async with asyncio.timeout(PATIENCE):
-                    async for chunk in stream:
-                        for line in chunk.splitlines():
-                            if line.startswith(b"data: ") and int(line[6:]) != other_than:
-                                return int(line[6:])
-                raise AssertionError("the stream ended")
+    def __init__(self, stream: Subscription) -> None:
+        self.seen: list[Any] = []
+        self._reading = asyncio.create_task(self._read(stream))
 
-            first = await owner(0)
+    async def _read(self, stream: Subscription) -> None:
+        async for chunk in stream:
+            self.seen += [json.loads(line[6:]) for line in chunk.splitlines() if line.startswith(b"data: ")]
+
+    async def owner_after(self, former: int = 0) -> int:
+        """Wait for a tick of another process."""
+        await until_async(lambda: bool(self.seen) and self.seen[-1] != former)
+        return int(self.seen[-1])
+
+    async def some_more(self) -> None:
+        count = len(self.seen) + 20
+        await until_async(lambda: len(self.seen) > count)
+
+    def owners(self) -> list[Any]:
+        """Who published, one after the other."""
+        return [owner for owner, _ in itertools.groupby(self.seen)]
+
+
+@pytest.fixture
+def tickers(store: Store, tmp_path: Path) -> Iterator[dict[int, ServerProcess]]:
+    """Three servers, by their process ids."""
+
+    def start() -> ServerProcess:
+        command = uvicorn("once_app:app", "--no-access-log")
+        command.env |= {"SSE_HUB_URL": store.url, DIRECTORY: str(tmp_path)}
+        return stack.enter_context(run(command))
+
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        yield {server.process.pid: server for server in pool.map(lambda _: start(), range(3))}
+
+
+async def test_one_server_produces_and_another_takes_over_whatever_becomes_of_it(
+    store: Store, tickers: dict[int, ServerProcess], tmp_path: Path
+) -> None:
+    async with Hub(store.url) as hub, hub.subscribe("t", control=False) as stream:
+        ticks = Ticks(stream)
+        first = await ticks.owner_after()
+        await ticks.some_more()
+        with paused_where_it_stands_still(tickers[first], store, tmp_path):
             began = time.monotonic()
-            store.suspend(first)
-            second = await owner(first)
+            second = await ticks.owner_after(first)
             assert time.monotonic() - began < promised(10)
-            os.kill(second, signal.SIGKILL)
-            began = time.monotonic()
-            third = await owner(second)
-            assert time.monotonic() - began < promised(10)
-            os.kill(first, signal.SIGCONT)
-            for _ in range(20):
-                assert await owner(0) == third, "the one that was paused publishes nothing"
-    finally:
-        for ticker in tickers:
-            ticker.kill()
-            ticker.communicate()
+        await ticks.some_more()
+
+        began = time.monotonic()
+        os.kill(second, signal.SIGKILL)
+        third = await ticks.owner_after(second)
+        assert time.monotonic() - began < promised(10)
+        await ticks.some_more()
+
+        (fourth,) = {*tickers} - {second, third}
+        began = time.monotonic()
+        tickers[third].terminate()
+        assert await ticks.owner_after(third) == fourth
+        assert time.monotonic() - began < promised(2)
+        await ticks.some_more()
+        assert ticks.owners() == [first, second, third, fourth], "each alone; nothing of it when it went on"
 
 
 async def test_what_is_published_without_the_lease_is_refused(store: Store) -> None:
