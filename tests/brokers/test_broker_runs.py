@@ -7,14 +7,19 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from held import DIRECTORY, paused_where_it_stands_still
+from redis_workers import client_of
 from run_sources import Gate, end, transcript
+from servers import run, uvicorn
 from sse_hub import Hub, HubClosed, RunState
 from sse_hub.testing import connect
 from stores import Store
 from waiting import PATIENCE, until, until_async
+from wire import Stream
 
 
 async def fails() -> AsyncIterator[int]:
@@ -223,6 +228,32 @@ async def test_a_start_that_is_cancelled_leaves_no_run_without_a_driver(store: S
             run = await asyncio.wait_for(hub.run(name, gate.source), PATIENCE)
             assert run.state is RunState.RUNNING
             assert await run.stop()
+
+
+async def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(
+    store: Store, tmp_path: Path
+) -> None:
+    command = uvicorn("runs_app:app", "--no-access-log")
+    command.env |= {"SSE_HUB_URL": store.url, DIRECTORY: str(tmp_path)}
+    lost = ["r 0", "r 1", {"state": "lost"}]
+    with run(command) as owner, client_of(owner.port) as http:
+        http.put("/runs/r", params={"count": 2}).raise_for_status()
+        async with Hub(store.url) as other:
+            with Stream(owner.port, "/runs/r", method="POST") as own:
+                assert own.take(2) == lost[:2]
+                watcher = asyncio.create_task(transcript(other, "r"))
+                await until_async(lambda: other.count("r") == 1)
+                with paused_where_it_stands_still(owner, store, tmp_path):
+                    assert await asyncio.wait_for(watcher, PATIENCE) == ['"r 0"', '"r 1"', end("lost")]
+                # It yields another word now.
+                assert http.get("/runs/r/end").json() == ["lost", "lost"]
+                assert [event.json() for event in own.rest()] == lost[2:], "its own watchers learn it, too"
+            owner.wait_for("finally of r")
+            here = http.get("/here").json()
+            assert here["finished"] == [["r", "lost"]]
+            assert [here["runs"]["lost"], other.stats()["runs"]["lost"]] == [0, 1], "counted once"
+            assert ["r 1" in store.content(), "r 2" in store.content()] == [True, False]
+            assert await transcript(other, "r") == ['"r 0"', '"r 1"', end("lost")]
 
 
 class Relay:

@@ -138,25 +138,6 @@ def test_every_watcher_learns_of_the_death_of_its_process_within_ten_seconds(wor
         assert told(again)[-1] == {"state": "lost"}, "it is given back while it is kept"
 
 
-def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(workers: list[Worker]) -> None:
-    a, b = workers
-    a.say("r", 2)
-    with a.start("r") as first, b.watch("r") as second:
-        assert first.take(2) == second.take(2) == ["r 0", "r 1"]
-        os.kill(a.pid, signal.SIGSTOP)
-        try:
-            assert told(second) == [{"state": "lost"}]
-        finally:
-            os.kill(a.pid, signal.SIGCONT)
-        a.say("r", 10)
-        a.server.wait_for("finally of r")
-        assert told(first) == [{"state": "lost"}], "its own watchers learn it, too"
-        b.server.wait_for(r"run \"r\" is lost")
-        assert [worker.here()["runs"]["lost"] for worker in workers] == [0, 1], "counted once"
-    with b.watch("r") as late:
-        assert told(late) == ["r 0", "r 1", {"state": "lost"}]
-
-
 def test_a_server_that_stops_stops_its_runs(workers: list[Worker]) -> None:
     a, b = workers
     a.say("r", 1)

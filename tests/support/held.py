@@ -22,14 +22,16 @@ __all__ = ["DIRECTORY", "paused_where_it_stands_still", "stand_still"]
 DIRECTORY = "SSE_HUB_HELD"  # the variable: a file there, named by the process, makes it stand still
 
 
-def stand_still() -> None:
-    """Block this thread as long as the test wants it."""
+def stand_still() -> bool:
+    """Block this thread as long as the test wants it; whether it did."""
     path = Path(os.environ.get(DIRECTORY, "/nowhere"), str(os.getpid()))
-    if path.exists():
-        print("stands still", flush=True)
-        while path.exists():
-            time.sleep(0.01)
-        print("goes on", flush=True)
+    if not path.exists():
+        return False
+    print("stands still", flush=True)
+    while path.exists():
+        time.sleep(0.01)
+    print("goes on", flush=True)
+    return True
 
 
 @contextmanager

@@ -15,11 +15,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import Response
-from sse_hub import Hub
+from held import stand_still
+from sse_hub import Hub, Run
 
 hub = Hub(os.environ["SSE_HUB_URL"], history=20_000)
 said: dict[str, int] = {}
 calls: list[str] = []
+runs: dict[str, Run] = {}
+finished: list[list[str]] = []
 
 
 @asynccontextmanager
@@ -37,7 +40,7 @@ async def words(name: str, total: int) -> AsyncIterator[str]:
     calls.append(name)
     try:
         for word in range(total):
-            while word >= said.get(name, 0):  # noqa: ASYNC110
+            while word >= said.get(name, 0) and not stand_still():  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
             yield f"{name} {word}"
     finally:
@@ -46,8 +49,17 @@ async def words(name: str, total: int) -> AsyncIterator[str]:
 
 @app.post("/runs/{name}")
 async def start(name: str, total: int = 10, keep: float = 300.0, format: Any = None) -> Response:
-    run = await hub.run(name, words, name, total, keep=keep)
+    run = runs[name] = await hub.run(name, words, name, total, keep=keep, on_finish=finish)
     return run.response(format=format)
+
+
+def finish(run: Run, events: list[str]) -> None:
+    finished.append([run.id, run.state])
+
+
+@app.get("/runs/{name}/end")
+async def end(name: str) -> list[str]:
+    return [await runs[name].wait(), runs[name].state]
 
 
 class Failed(Exception):
@@ -92,6 +104,7 @@ async def say(name: str, count: int) -> None:
 async def here() -> dict[str, Any]:
     return {
         "calls": calls,
+        "finished": finished,
         "pid": os.getpid(),
         "watchers": hub.count(),
         "runs": hub.stats()["runs"],
