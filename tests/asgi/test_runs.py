@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from run_readers import of_the_run
 from sse_hub import Hub
 from sse_hub._testing.event_parser import Event
 from starlette.applications import Starlette
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from waiting import until
-from wire import WAYS, Site, Stream
+from wire import WAYS, Site, Stream, of_the_run
 
 SITES = tuple(WAYS)
 

@@ -17,13 +17,12 @@ import httpx
 import pytest
 from redis_server import Proxy, RedisServer
 from redis_workers import client_of
-from run_readers import of_the_run
 from run_sources import Gate
 from servers import IMPORTS, ServerProcess, free_port, run, staying, uvicorn
 from sse_hub import BrokerError, Hub, RunState
 from sse_hub.testing import connect
 from waiting import PATIENCE, promised, until, until_async
-from wire import Stream
+from wire import Stream, of_the_run
 
 COUNT = 1000
 PROCESSES = 8

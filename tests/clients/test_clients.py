@@ -22,10 +22,11 @@ from clients_app import WORDS, Model
 from file_server import FileServer
 from live import serve
 from redis_server import RedisServer
-from run_readers import CLIENTS, Opened, Reader, Readers, of_the_run
+from run_readers import CLIENTS, Opened, Reader, Readers
 from servers import ServerProcess, run, uvicorn
 from sse_hub import Hub
 from waiting import PATIENCE, promised, until
+from wire import of_the_run
 
 SAID = "".join(WORDS[:3])
 WHOLE = "".join(WORDS)

@@ -22,8 +22,9 @@ from fastapi.responses import HTMLResponse
 from live import serve
 from pages import ROOT, Block, count_pauses, exercises, find, hold_pauses
 from playwright.sync_api import Browser, expect, sync_playwright
-from run_readers import NODE, of_the_run
+from run_readers import NODE
 from waiting import PATIENCE, until
+from wire import of_the_run
 
 PACKAGES_PYTHON = Path(sys.prefix) / "packages" / "bin" / "python"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

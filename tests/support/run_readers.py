@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import queue
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import httpx
 import openai
 from httpx_sse import EventSource, connect_sse
 from waiting import PATIENCE, until
+from wire import of_the_run
 
 HERE = Path(__file__).parent.parent / "clients"
 NODE = Path(sys.prefix) / "node"
@@ -32,12 +32,6 @@ CLIENTS = {
     "openai-python": "openai",
     "httpx-sse": None,
 }
-
-
-def of_the_run(body: bytes | bytearray) -> bytes:
-    """A stream's bytes but for what is the client's own: its opening, its time to reconnect, comments."""
-    lines = [line for line in body.split(b"\n") if not line.startswith((b":", b"retry:"))]
-    return re.sub(rb"\A\n*(?:id: .*\n)?event: stream-open\ndata: \n", b"", b"\n".join(lines)).lstrip(b"\n")
 
 
 class Reader:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,12 @@ class Stream(Client):
         self.parser.feed(rest[:length])
         self.ended = length == 0
         return not self.ended
+
+
+def of_the_run(body: bytes | bytearray) -> bytes:
+    """A stream's bytes but for what is the client's own: its opening, its time to reconnect, comments."""
+    lines = [line for line in body.split(b"\n") if not line.startswith((b":", b"retry:"))]
+    return re.sub(rb"\A\n*(?:id: .*\n)?event: stream-open\ndata: \n", b"", b"\n".join(lines)).lstrip(b"\n")
 
 
 class Site:
