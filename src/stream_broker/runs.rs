@@ -21,6 +21,9 @@ use crate::topic::Topic;
 const KEEP_LOST: Duration = Duration::from_secs(300);
 /// How long another process may take to begin a run of which it has the lease, and this one to read that.
 const BEGINNING: Duration = Duration::from_secs(5);
+/// How long it takes to release the lease of a run that has ended, and whose name is free: nothing else tells it from
+/// one that has yet to begin.
+const ENDING: Duration = Duration::from_millis(200);
 
 /// The lease of a run.
 #[must_use]
@@ -63,16 +66,18 @@ impl<S: Store> Shared<S> {
 
     /// A process has the lease of a run. False when it had it only for a moment.
     async fn find_running(&self, topic: &Topic, lease: &str, mut holder: String) -> Answer<bool> {
+        let mut patience = ENDING;
         loop {
-            if self.until_followed(topic, BEGINNING).await {
+            if self.until_followed(topic, patience).await {
                 return Ok(true);
             }
             match self.store.holder(lease).await? {
                 None => return Ok(false),
-                Some(same) if same == holder => break,
-                // The former holder died before it began the run. This one has its own time to begin it.
+                Some(same) if same == holder && patience == BEGINNING => break,
+                // When the former holder died before it began the run, this one has its own time to begin it.
                 Some(next) => holder = next,
             }
+            patience = BEGINNING;
         }
         if let Some(hub) = self.hub.upgrade() {
             // The log no longer has its beginning.

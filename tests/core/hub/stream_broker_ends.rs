@@ -471,13 +471,30 @@ fn a_run_whose_first_owner_died_before_it_began_is_whole_when_the_next_one_begin
     std::thread::scope(|scope| {
         let asks = scope.spawn(|| (b.finds_run(), b.world.hub.running()));
         // `b` waits for the beginning, and the lease passes on.
-        until(|| store.with(|memory| memory.asked_for_holder) == 1);
+        until(|| store.with(|memory| memory.asked_for_holder) == 2);
         store.with(|memory| memory.pass_lease(&lease_of_run("t"), "two"));
         assert!(a.lease("two"));
         // `b` has given the first owner its time.
-        until(|| store.with(|memory| memory.asked_for_holder) >= 2);
+        until(|| store.with(|memory| memory.asked_for_holder) >= 3);
         a.step(BEGIN, held("two")).unwrap();
         // One whose beginning `b` has read, not one that was trimmed.
         assert_eq!(asks.join().unwrap(), (true, vec![(Arc::from("t"), Some(KEEP))]));
+    });
+}
+
+/// As that of a run that has just ended, and whose name is free.
+#[test]
+fn there_is_no_run_as_soon_as_a_lease_without_one_is_released() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one"));
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| b.finds_run());
+        until(|| store.with(|memory| memory.asked_for_holder) == 1);
+        let since = Instant::now();
+        a.broker.release(&lease_of_run("t"), "one");
+        assert!(!asks.join().unwrap());
+        assert!(since.elapsed() < Duration::from_secs(4), "one that has yet to begin has five");
     });
 }
