@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -18,7 +19,7 @@ use tokio::task::{self, JoinHandle};
 use super::exit;
 use super::fork::PerProcess;
 
-/// The longest time that the interpreter's end waits for futures that are being completed.
+/// The longest time that the interpreter's end waits for calls of Python, and for futures that are being completed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 static RUNTIME: PerProcess<Option<Runtime>> = PerProcess::new();
@@ -46,6 +47,10 @@ pub fn end(py: Python<'_>) {
     py.detach(|| {
         let runtime = RUNTIME.with(|runtime| runtime.try_lock_for(PATIENCE)?.take());
         if let Some(runtime) = runtime {
+            // The runtime would drop calls that wait for their turn: what a broker reports last.
+            let (done, all_done) = mpsc::channel::<()>();
+            runtime.spawn_blocking(move || drop(done));
+            let _ = all_done.recv_timeout(PATIENCE);
             runtime.shutdown_timeout(PATIENCE);
         }
     });
