@@ -301,7 +301,7 @@ impl<S: Store> Broker for StreamBroker<S> {
     }
 
     fn wait_sent(&self) -> usize {
-        self.wait_while_sending(|| self.unsent() == 0)
+        self.wait_while_sending(|| self.shared.outbox.is_settled())
     }
 
     fn finish(&self) -> usize {

@@ -43,6 +43,8 @@ struct Queue {
     bytes: usize,
     /// Letters that were taken and have no outcome yet.
     taken: usize,
+    /// Their outcomes are known, and their waiters may have yet to learn of it.
+    is_giving: bool,
     is_closed: bool,
 }
 
@@ -77,6 +79,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         queue.is_closed = true;
         queue.taken = 0;
+        queue.is_giving = false;
         queue.bytes = 0;
         let letters = std::mem::take(&mut queue.letters);
         drop(queue);
@@ -87,6 +90,12 @@ impl Outbox {
     pub fn unsent(&self) -> usize {
         let queue = self.queue.lock();
         queue.letters.len() + queue.taken
+    }
+
+    /// Whether every letter has its outcome, and whoever waits for it, or for a report of its failure, has that, too.
+    pub fn is_settled(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.letters.is_empty() && queue.taken == 0 && !queue.is_giving
     }
 
     /// Close, unless letters wait. Returns whether it is closed.
@@ -100,7 +109,7 @@ impl Outbox {
         self.queue.lock().letters.is_empty()
     }
 
-    /// Take the next letters; [`Outbox::done`] is called when they have their outcomes.
+    /// Take the next letters; [`Outbox::give`] is called when they have their outcomes.
     pub fn take(&self) -> Vec<Posted> {
         let mut queue = self.queue.lock();
         let mut batch = Vec::new();
@@ -142,8 +151,14 @@ impl Outbox {
         expired
     }
 
-    /// `count` letters that were taken have their outcomes.
-    pub fn done(&self, count: usize) {
-        self.queue.lock().taken -= count;
+    /// `count` letters that were taken have their outcomes, which `give` passes on. Who learns of one then finds that its
+    /// letter no longer counts as unsent.
+    pub fn give(&self, count: usize, give: impl FnOnce()) {
+        let mut queue = self.queue.lock();
+        queue.taken -= count;
+        queue.is_giving = true;
+        drop(queue);
+        give();
+        self.queue.lock().is_giving = false;
     }
 }

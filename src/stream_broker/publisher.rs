@@ -134,21 +134,21 @@ impl<S: Store> Shared<S> {
 
     /// Give each letter its outcome.
     fn give(&self, batch: Vec<Posted>, mut outcome: impl FnMut(&Posted) -> Sent) {
-        let count = batch.len();
-        let (mut failed, mut unseen, mut why) = (0, 0, None);
-        for posted in batch {
-            let sent = outcome(&posted);
-            if let Err(failure) = &sent {
-                failed += 1;
-                why = Some(failure.clone());
-                self.fall_back(&posted.letter);
+        let sent: Vec<_> = batch.iter().map(&mut outcome).collect();
+        let failed = sent.iter().filter(|sent| sent.is_err()).count();
+        self.failed.fetch_add(failed as u64, Ordering::Relaxed);
+        self.outbox.give(batch.len(), || {
+            let (mut unseen, mut why) = (0, None);
+            for (posted, sent) in batch.into_iter().zip(sent) {
+                if let Err(failure) = &sent {
+                    why = Some(failure.clone());
+                    self.fall_back(&posted.letter);
+                }
+                unseen += usize::from(posted.outcome.complete(sent));
             }
-            unseen += usize::from(posted.outcome.complete(sent));
-        }
-        self.outbox.done(count);
-        self.failed.fetch_add(failed, Ordering::Relaxed);
-        if let Some(why) = why.filter(|_| unseen > 0) {
-            self.warn(&format!("{unseen} publications failed: {why}"));
-        }
+            if let Some(why) = why.filter(|_| unseen > 0) {
+                self.warn(&format!("{unseen} publications failed: {why}"));
+            }
+        });
     }
 }
