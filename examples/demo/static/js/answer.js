@@ -66,13 +66,18 @@ export class Answer {
     this.#stream?.close();
     this.#answer = answer;
     let tokens = 0;
+    const clear = () => {
+      tokens = 0;
+      byId("words").textContent = "";
+    };
     byId("answer-empty").hidden = true;
     byId("asked").hidden = false;
     byId("asked").textContent = answer.question;
-    byId("words").textContent = "";
+    clear();
     this.#show("writing");
     const stream = connect(`/api/answers/${answer.id}`);
     this.#stream = stream;
+    stream.on("stream-reset", clear); // It begins again.
     stream.on("token", (event) => {
       byId("words").append(JSON.parse(event.data));
       byId("fact-answer-tokens").textContent = String((tokens += 1));
