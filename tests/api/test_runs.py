@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from run_sources import Gate, end, one, transcript
 from sse_hub import Hub, HubClosed, Run, RunState, RunTooLarge, ServerSentEvent, TopicEnded
-from sse_hub.testing import connect
+from sse_hub.testing import Clock, connect
 
 PATIENCE = 30
 
@@ -69,6 +69,20 @@ async def test_a_name_is_free_after_keep() -> None:
         assert await transcript(hub, "r") == ["2", end("done")]
         async with connect(hub.follow("r"), "/", control=True) as client:
             assert (await client.next()).data == "", "all of it is there"
+
+
+async def test_a_name_is_taken_for_as_long_as_keep(clock: Clock) -> None:
+    async with clock.hub() as hub:
+        first = await hub.run("r", one, keep=60)
+        await first.wait()
+        await clock.advance(59)
+        assert await hub.run("r", one) is first
+        assert await transcript(hub, "r") == ["1", end("done")]
+        await clock.advance(2)
+        assert (await answer(hub.follow("r"), None))["status"] == 204
+        second = await hub.run("r", one)
+        assert second is not first
+        assert await second.wait() is RunState.DONE
 
 
 async def test_a_generator_runs_in_threads_with_the_callers_context() -> None:
@@ -276,6 +290,9 @@ async def test_on_finish_gets_the_run_and_what_it_yielded(caplog: pytest.LogCapt
         await asyncio.sleep(0)
         await run.stop()
         assert await asyncio.wait_for(finished.get(), PATIENCE) == ("b", "stopped", [1])
+        gate.steps.put_nowait(RuntimeError("source"))
+        await hub.run("failed", gate.source, 1, on_finish=persist)
+        assert await asyncio.wait_for(finished.get(), PATIENCE) == ("failed", "failed", [1])
         gate.steps.put_nowait(None)
         await (await hub.run("c", gate.source, on_finish=broken)).wait()
         await asyncio.sleep(0)

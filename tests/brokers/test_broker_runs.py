@@ -15,7 +15,7 @@ from held import DIRECTORY, paused_where_it_stands_still
 from redis_workers import client_of
 from run_sources import Gate, end, transcript
 from servers import run, uvicorn
-from sse_hub import Hub, HubClosed, RunState
+from sse_hub import Hub, HubClosed, RunState, RunTooLarge
 from sse_hub.testing import connect
 from stores import Store
 from waiting import PATIENCE, until, until_async
@@ -228,6 +228,71 @@ async def test_a_start_that_is_cancelled_leaves_no_run_without_a_driver(store: S
             run = await asyncio.wait_for(hub.run(name, gate.source), PATIENCE)
             assert run.state is RunState.RUNNING
             assert await run.stop()
+
+
+async def test_a_name_is_free_after_keep_at_every_process(store: Store) -> None:
+    keep = 0.5
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        gate = Gate()
+        run = await first.run("r", gate.source, 1, keep=keep)
+        joined = await other.run("r", gate.source)
+        gate.steps.put_nowait(None)
+        began = time.monotonic()
+        assert await joined.wait() is await run.wait() is RunState.DONE
+        for hub in (other, first):
+            async with asyncio.timeout(PATIENCE):
+                while await transcript(hub, "r"):  # noqa: ASYNC110  (until it is 204)
+                    await asyncio.sleep(0.01)
+            assert time.monotonic() - began >= 0.9 * keep
+        again = await other.run("r", fails)
+        assert await again.wait() is RunState.FAILED
+        for hub in (other, first):
+            assert await transcript(hub, "r") == ["1", end("failed")]
+
+
+async def test_a_run_that_is_too_large_keeps_its_head_at_every_process(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with Hub(store.url, history=2) as first, Hub(store.url, history=2) as other:
+        await other.publish("warm", 1)
+        run = await first.run("r", Gate().source, *range(100), max_bytes=400, error=errors.append)
+        joined = await other.run("r", fails)
+        assert await joined.wait() is await run.wait() is RunState.FAILED
+        got = await transcript(first, "r")
+        assert got == [*map(str, range(len(got) - 1)), end("failed")]
+        assert len(got) > 5
+        assert await transcript(other, "r") == got
+    assert isinstance(errors[0], RunTooLarge)
+    assert "max_bytes=400" in caplog.text
+
+
+@pytest.mark.parametrize("state", [RunState.DONE, RunState.STOPPED])
+async def test_a_run_waits_while_too_much_waits_for_the_broker(store: Store, state: RunState) -> None:
+    gate = Gate()
+    # One publication waits behind the one that is on its way; the next is refused, and so is the end.
+    hub = Hub(store.broker(timeout=PATIENCE), backlog_bytes=1)
+    async with hub, Hub(store.url) as other:
+        run = await hub.run("r", gate.source, 1)
+        watcher = asyncio.create_task(transcript(other, "r"))
+        await until_async(lambda: other.count("r") == hub.stats()["published"] == 1)
+        store.pause()
+        for step in (2, 3, 4, 5, None):
+            gate.steps.put_nowait(step)
+        await until_async(lambda: gate.steps.qsize() <= 2)  # 2 is on its way, 3 waits, 4 is refused
+        if state is RunState.STOPPED:
+            stopping = asyncio.create_task(run.stop())
+            await gate.closed.wait()
+        refused = hub.stats()["refused"]
+        await until_async(lambda: hub.stats()["refused"] > refused + 1)
+        assert run.state is RunState.RUNNING
+        store.resume()
+        assert await asyncio.wait_for(run.wait(), PATIENCE) is state
+        if state is RunState.STOPPED:
+            assert await stopping is True
+        got = await asyncio.wait_for(watcher, PATIENCE)
+        assert got == [*map(str, range(1, len(got))), end(state)]
+        assert len(got) == 6 or state is RunState.STOPPED
 
 
 async def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(

@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from servers import HOST, free_port
 from sse_hub import RedisBroker
 from waiting import until
@@ -131,6 +132,7 @@ class RedisServer:
     def pause(self) -> None:
         """Send SIGSTOP: connections stay, and nothing is answered."""
         self.process.send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)  # a moment later
 
     def resume(self) -> None:
         """Send SIGCONT."""

@@ -131,26 +131,33 @@ class RunDriver:
 
     def end(self, state: RunState, error: Exception | None = None) -> None:
         """Tell the watchers, once. May be called from any thread."""
-        if not self._is_ending.acquire(blocking=False):
-            return
+        if self._is_ending.acquire(blocking=False):
+            self._end(state, self._text(error))
+
+    def _end(self, state: RunState, text: str | None) -> None:
         try:
-            published = self._hub._end_run(self.name, self.keep, state, self._text(error), self._token)
+            published = self._hub._end_run(self.name, self.keep, state, text, self._token)
         except TopicEnded:
-            self._ended(self._state_in_log(state))
+            state = self._state_in_log(state)
+        except HubFull:
+            if self._on_loop(lambda: self.loop.call_later(_PATIENCE, self._end_now, state, text)):
+                return
         except HubError as failed:  # if the hub has closed, its watchers were told that
             if not isinstance(failed, HubClosed):
                 logger.error(
                     "hub %r: run %r: its end was not published: %s", self._hub.name, self.name, failed
                 )
-            self._ended(state)
         else:
-            if self._token is None:
-                self._ended(state)
+            if self._token is not None and self._on_loop(lambda: self._spawn(self._settle(published, state))):
                 return
-            try:
-                self.loop.call_soon_threadsafe(lambda: self._spawn(self._settle(published, state)))
-            except RuntimeError:  # the loop is closed
-                self._ended(state)
+        self._ended(state)
+
+    def _end_now(self, state: RunState, text: str | None) -> None:
+        """Try again, unless others declare the run lost, or the hub was closed: this would open it again."""
+        if self._token is not None and not self._hub._holds(lease_of(self.name), self._token):
+            self._ended(self._state_in_log(RunState.LOST))
+        else:
+            self._end(state, text)
 
     async def _settle(self, published: Publication, state: RunState) -> None:
         """Wait for the broker's answer to the publication of the end."""
@@ -187,17 +194,19 @@ class RunDriver:
         if self._options.on_finish is None:
             self._over()
             return
-        try:
-            self._on_loop(self._call_on_finish)
-        except RuntimeError:  # the loop is closed
+        if not self._on_loop(self._call_on_finish):
             self._over()
 
-    def _on_loop(self, then: Callable[[], None]) -> None:
-        """Call ``then`` on the run's loop; at once, if that is the running one."""
+    def _on_loop(self, then: Callable[[], object]) -> bool:
+        """Call ``then`` on the run's loop; at once, if that is the running one. False if it is closed."""
         if asyncio._get_running_loop() is self.loop:
             then()
-        else:
+            return True
+        try:
             self.loop.call_soon_threadsafe(then)
+        except RuntimeError:
+            return False
+        return True
 
     def _call_on_finish(self) -> None:
         assert self._options.on_finish is not None
@@ -223,8 +232,7 @@ class RunDriver:
 
         May be called from any thread.
         """
-        with suppress(RuntimeError):  # the loop is closed
-            self._on_loop(self._leave)
+        self._on_loop(self._leave)
         self.end(RunState.STOPPED)
 
     def _leave(self) -> None:

@@ -66,7 +66,8 @@ class RunningHub(StreamingHub):
             max_bytes: how much it may yield, in bytes on the wire. Everything is kept until ``keep`` is
                 over, in this process's memory, so a run that yields more fails.
             on_finish: a function, def or async, called with the run and the list of what it yielded when
-                the run has ended, in any state.
+                the run has ended, in any state. The process that drives the run calls it: no other one does
+                if that dies.
             error: a function that takes the exception with which the run failed and returns what clients are
                 told about it; None, or a result of None, tells them only that it failed. The log has the
                 traceback.
@@ -77,6 +78,7 @@ class RunningHub(StreamingHub):
             ValueError: the name or an option breaks a rule.
             TopicEnded: ``Hub.end`` ended the topic, and its name is not free yet.
             HubClosed: the hub is closing.
+            HubFull: publishers have run ``backlog_bytes`` ahead of the broker.
             BrokerError: the broker does not answer.
         """
         check_asyncio()
