@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_server import FileServer
 from held import DIRECTORY, paused_where_it_stands_still
+from redis_server import RedisServer
 from redis_workers import client_of
-from run_sources import Gate, end, transcript
+from run_sources import Gate, ThreadGate, end, transcript
 from servers import run, uvicorn
 from sse_hub import Hub, HubClosed, RunState, RunTooLarge
 from sse_hub.testing import connect
@@ -319,6 +322,52 @@ async def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(
             assert [here["runs"]["lost"], other.stats()["runs"]["lost"]] == [0, 1], "counted once"
             assert ["r 1" in store.content(), "r 2" in store.content()] == [True, False]
             assert await transcript(other, "r") == ['"r 0"', '"r 1"', end("lost")]
+
+
+@pytest.fixture(params=["alone", "redis", "file"])
+async def hubs(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Hub, Hub]]:
+    """Where a run is driven and where it is watched: the hub of one process, or those of two."""
+    if request.param == "alone":
+        async with Hub(grace=PATIENCE) as hub:
+            yield hub, hub
+        return
+    with RedisServer() if request.param == "redis" else FileServer() as store:
+        async with Hub(store.url, grace=PATIENCE) as here, Hub(store.url) as there:
+            await there.publish("warm", 1)
+            yield here, there
+
+
+async def test_a_def_generator_is_stopped_after_the_step_it_is_in(hubs: tuple[Hub, Hub]) -> None:
+    here, there = hubs
+    gate = ThreadGate()
+    run = await here.run("r", gate.source, 1)
+    watcher = asyncio.create_task(transcript(there, "r"))
+    await until_async(gate.waits.is_set)
+    stopping = asyncio.create_task(there.stop("r"))
+    await until_async(lambda: run._driver._is_stopping)
+    assert not gate.closed.is_set()
+    gate.steps.put(2)  # nobody gets it
+    assert await asyncio.wait_for(stopping, PATIENCE) is True
+    assert gate.closed.is_set(), "its `finally` has run"
+    assert await asyncio.wait_for(watcher, PATIENCE) == ["1", end("stopped")]
+    assert run.state is RunState.STOPPED
+    assert threading.main_thread() not in gate.threads
+
+
+async def test_a_def_generator_that_fails(hubs: tuple[Hub, Hub], caplog: pytest.LogCaptureFixture) -> None:
+    here, there = hubs
+    gate = ThreadGate()
+    run = await here.run("r", gate.source, 1, error=lambda error: f"sorry: {error}")
+    watcher = asyncio.create_task(transcript(there, "r"))
+    gate.steps.put(RuntimeError("its own"))
+    assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.FAILED
+    first, ending = await asyncio.wait_for(watcher, PATIENCE)
+    assert first == "1"
+    told = json.loads(ending.removeprefix("stream-end "))
+    assert told == {"state": "failed", "error": "sorry: its own"}
+    assert gate.closed.is_set()
+    assert threading.main_thread() not in gate.threads
+    assert "raise step" in caplog.text, "the traceback"
 
 
 class Relay:

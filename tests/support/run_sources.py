@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from sse_hub import Hub
@@ -28,6 +30,29 @@ class Gate:
                     raise step
                 yield step
         finally:
+            self.closed.set()
+
+
+class ThreadGate:
+    """A def generator that waits in its thread for each step."""
+
+    def __init__(self) -> None:
+        self.steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.waits, self.closed = threading.Event(), threading.Event()
+        self.threads: set[threading.Thread] = set()
+
+    def source(self, *given: Any) -> Iterator[Any]:
+        try:
+            for value in given:
+                self.threads.add(threading.current_thread())
+                yield value
+            self.waits.set()
+            while (step := self.steps.get()) is not None:
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        finally:
+            self.threads.add(threading.current_thread())
             self.closed.set()
 
 
