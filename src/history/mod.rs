@@ -208,6 +208,13 @@ impl History {
             .all(|topic| self.rings.get(topic).map_or(self.forgotten.newest, |ring| ring.lost) <= seq)
     }
 
+    /// Whether these topics keep something that was published after `seq`, up to and including `until`.
+    #[must_use]
+    pub fn has_between(&self, topics: &[TopicId], seq: u64, until: u64) -> bool {
+        let first = |topic: &TopicId| self.rings.get(topic)?.after(seq)?.seq;
+        topics.iter().filter_map(first).any(|first| first <= until)
+    }
+
     /// Whether everything ever published to these topics is still kept.
     pub fn is_whole(&mut self, topics: &[TopicId], now: Duration) -> bool {
         for &topic in topics {

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{EventId, StreamId, SubscriberId};
 use crate::log::Item;
+use crate::numbering::Place;
 use crate::reader::Reader;
 use crate::topic::{Topic, TopicId, TopicIds};
 
@@ -147,6 +148,21 @@ impl Hub {
         has_end
     }
 
+    /// Whether a client has received everything that its topics will ever give it. Where the end of the body says that
+    /// they have ended, nothing carries the end's id: it has, if nothing is left behind its own.
+    #[must_use]
+    pub fn has_everything(&self, request: &Request) -> bool {
+        let Some(id) = request.given() else { return false };
+        if self.is_over(&request.topics, id) {
+            return true;
+        }
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let ids: Option<TopicIds> =
+            request.topics.iter().map(|topic| state.topics.find(topic.as_str())).collect();
+        ids.is_some_and(|ids| state.is_at_silent_end(request, id, ids, now))
+    }
+
     /// Close the stream of a subscriber that has received everything of its topics, which have ended. `None` when it
     /// was closed before.
     pub fn close_finished(&self, reader: &Reader, identity: &Identity) -> Option<(CloseReason, bool)> {
@@ -274,6 +290,25 @@ impl State {
             let has_tail = end.ending.has_tail(request.format, !request.no_control);
             end.seq.saturating_sub(u64::from(has_tail))
         })
+    }
+
+    /// Whether these topics have ended, a client is not told so by an event, and none is left for it behind its id.
+    fn is_at_silent_end(&mut self, request: &Request, id: &str, mut topics: TopicIds, now: Duration) -> bool {
+        let is_silent = |end: &Arc<TopicEnd>| !end.ending.has_tail(request.format, !request.no_control);
+        if !self.end_of(&topics).is_some_and(is_silent) {
+            return false;
+        }
+        if !request.follows_run {
+            topics.push(TopicId::BROADCAST);
+        }
+        let head = self.head_of(request, &topics);
+        match self.place(id, request, &topics) {
+            Place::Here(seq) if seq >= head => true,
+            Place::Here(seq) => {
+                self.history.reaches(&topics, seq, now) && !self.history.has_between(&topics, seq, head)
+            }
+            Place::Elsewhere(_) | Place::Nowhere(_) => false,
+        }
     }
 
     /// Whether all topics of a subscriber have ended: its stream ends, and nothing new goes to it.

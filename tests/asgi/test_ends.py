@@ -69,7 +69,7 @@ def test_a_client_with_the_end_gets_204(site: Site) -> None:
         response = EventSourceResponse(hub.subscribe("t", last_event_id=id, replay="all"))
         await response(scope, receive, send)
 
-    for app in (hub.endpoint("t"), hub.endpoint("t", control=False), subscribed):
+    for app in (hub.endpoint("t"), subscribed):
         site.app = app
         assert answer(site, before).status_code == 200
         response = answer(site, end)
@@ -81,6 +81,29 @@ def test_a_client_with_the_end_gets_204(site: Site) -> None:
     site.app = hub.endpoint(["t", "other"])
     last = hub.end("other").id
     assert [answer(site, id).status_code for id in (end, last)] == [200, 204]
+
+
+def test_a_client_without_control_events_gets_204_once_nothing_is_left_for_it(site: Site) -> None:
+    """No event of its stream has the id of the end."""
+    hub = site.hub()
+    first = hub.publish("t", 1).id
+    ways: list[dict[str, Any]] = [{"topics": "t"}, {"topics": "t", "replay": "all"}]
+    site.app = hub.endpoint("t", control=False, replay="all")
+    with site.raw() as live:
+        assert live.take(1) == [1]
+        hub.publish("t", 2)
+        hub.end("t")
+        later = hub.publish("other", 3).id
+        assert [event.data for event in live.rest()] == ["2"]
+        assert live.ended
+    with site.raw() as late:
+        assert [event.data for event in late.rest()] == ["1", "2"]
+    assert late.last_event_id == live.last_event_id
+    for way in ways:
+        site.app = hub.endpoint(control=False, **way)
+        statuses = [answer(site, id).status_code for id in (first, live.last_event_id, later)]
+        assert statuses == [200, 204, 204]
+    until(lambda: hub.count() == 0)
 
 
 def test_a_client_that_is_cut_before_the_end_comes_back_for_it(site: Site) -> None:

@@ -450,8 +450,10 @@ impl PyHub {
 
     // Whether a client whose last id is this one has received everything that its topics will ever publish.
     fn _is_over(&self, request: &PyRequest, last_event_id: Option<&str>) -> bool {
-        let hub = self.generations.hub();
-        last_event_id.is_some_and(|id| hub.is_over(request.topics(), id))
+        last_event_id.is_some_and(|id| {
+            let request = request.of(Some(id.into()), GroupId::NONE);
+            self.generations.hub().has_everything(&request)
+        })
     }
 
     // Whether the authorization of a request has expired.

@@ -35,7 +35,7 @@ impl<'py> Door<'_, 'py> {
         let home = running_loop(py)?;
         let hub = self.generations.to_subscribe(py)?;
         let reader = self.reader(&hub, &home)?;
-        let is_over = request.last_event_id.as_deref().is_some_and(|id| hub.is_over(&request.topics, id));
+        let is_over = hub.has_everything(request);
         let identity = self.register(&hub, &reader.get().reader, request)?;
         reader.get().clients.add(&identity);
         PySubscription::owner(self.hub, self.generations, &reader, identity, info, is_over)

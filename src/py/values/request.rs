@@ -105,11 +105,6 @@ impl PyRequest {
 }
 
 impl PyRequest {
-    /// Its topics.
-    pub fn topics(&self) -> &[Topic] {
-        &self.0.topics
-    }
-
     /// When its authorization expires, since the Unix epoch.
     pub fn expires(&self) -> Option<Duration> {
         self.0.expires

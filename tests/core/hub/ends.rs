@@ -190,6 +190,38 @@ fn a_stream_without_last_events_begins_with_the_ends_id() {
     assert!(world.hub.is_over(&topics(&["a"]), &world.id(1)));
 }
 
+/// It was there, or it came later: its last id is that of an event, and what is left behind that is nothing.
+#[test]
+fn a_stream_without_last_events_is_over_when_nothing_is_left_behind_its_id() {
+    let world = World::new(config());
+    let has_everything = |names: &[&str], seq, no_control| {
+        let last_event_id = Some(world.id(seq));
+        world.hub.has_everything(&Request { last_event_id, no_control, ..request(names) })
+    };
+    for n in ["1", "2"] {
+        world.publish(&["a"], n);
+    }
+    assert!(!has_everything(&["a"], 2, true), "more may come");
+    world.end("a");
+    world.publish(&["b"], "3");
+    assert_eq!(
+        [0, 1, 2, 3, 4].map(|seq| has_everything(&["a"], seq, true)),
+        [false, false, true, true, true]
+    );
+    assert_eq!([1, 2, 3, 4].map(|seq| has_everything(&["a"], seq, false)), [false, false, true, false]);
+    assert!(!has_everything(&["a", "b"], 4, true));
+    world.hub.broadcast(draft("to all")).unwrap();
+    world.end("b");
+    assert_eq!(
+        [4, 5].map(|seq| has_everything(&["b"], seq, true)),
+        [false, true],
+        "a broadcast before the end"
+    );
+    assert!(!has_everything(&["a"], 9, true), "an id that was never given");
+    world.advance(KEEP);
+    assert!(!has_everything(&["a"], 2, true), "its name is free");
+}
+
 #[test]
 fn a_name_is_free_when_its_time_is_over() {
     let world = World::new(config());
