@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -263,12 +264,13 @@ def test_one_of_many_that_start_it_at_once_drives_it(redis: RedisServer) -> None
         won = []
         for racer in racers:
             assert racer.stdout is not None
-            match = re.fullmatch(r"won (\d+) done (\d+) of (\d+)\n", racer.stdout.readline())
-            assert match is not None
-            assert int(match[2]) == COUNT, "each saw every run to its end"
-            assert match[1] == match[3]
-            won.append(int(match[1]))
-        assert sum(won) == COUNT, won
+            said = json.loads(racer.stdout.readline())
+            assert said["states"] == ["done"] * COUNT, "each saw every run to its end"
+            won.append(said["won"])
+        assert sorted(itertools.chain(*won)) == sorted(f"race {n}" for n in range(COUNT)), (
+            "one winner of each"
+        )
+        assert sum(map(bool, won)) > 1, "they raced"
         for racer in racers:
             racer.communicate("end\n", timeout=PATIENCE)
             assert racer.returncode == 0

@@ -6,6 +6,7 @@ As a program it takes part in races: ``python -m runs_app NUMBER`` starts the sa
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import sys
@@ -127,7 +128,7 @@ async def race(count: int) -> None:
             return await run.wait()
 
     states = await asyncio.gather(*(one(f"race {n}") for n in range(count)))
-    print("won", len(calls), "done", states.count("done"), "of", len(set(calls)), flush=True)
+    print(json.dumps({"won": calls, "states": states}), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     await hub.aclose()
 
