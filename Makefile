@@ -5,6 +5,7 @@
 #   make fuzz   each fuzz target for FUZZ_SECONDS (60): needs a C++ compiler, on any stable Rust
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
+#   make test-storms  the storm of runs in full: 50 runs, 200 watchers, workers killed 8 times, over each broker
 #   make test-firefox  what a browser makes of the streams, with Debian's Firefox instead of Chromium
 #   make test-uvicorns  that streams leave every uvicorn from 0.34 on, the newest of each minor version
 #   make test-pythons  the package from a wheel on every supported Python, with the newest and the oldest packages;
@@ -32,7 +33,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-rust lint-python lint-bench build setup venv system clean format reference docs
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-storms test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-rust lint-python lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -112,6 +113,9 @@ test-python: setup $(VENV)/.packages-ready $(VENV)/.node-ready
 
 test-crowds: build
 	SSE_HUB_CROWDS=full $(PY) -m pytest -s $$(grep -rl --include='test_*.py' 'promised(' tests)
+
+test-storms: setup
+	STORM_RUNS=50 STORM_WATCHERS=200 STORM_KILLS=8 $(PY) -m pytest -s tests/brokers/test_storm_runs_workers.py
 
 test-firefox: build
 	@sh tools/system-packages.sh firefox-esr

@@ -1,10 +1,10 @@
 """The storm of runs over a broker: watchers come, leave, return with their id to any of three workers, and
-stop runs at random, while workers are killed and replaced.
+stop runs at random, while workers are killed and replaced. Some read as EventSource does, some in a format.
 
 No watcher misses an event, receives one twice, or hangs. All watchers of a run see the same events and the
 same end, whichever workers they were at, and so does a process that starts when all is over, of every run
 that the log still has. The full storm writes more than the log keeps: some workers begin with a trimmed log.
-``STORM_RUNS=50 STORM_WATCHERS=200 STORM_KILLS=8`` is the full storm; ``STORM_SEED`` chooses another.
+``make test-storms`` is the full storm; ``STORM_SEED`` chooses another.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from run_sources import transcript
 from servers import ServerProcess, uvicorn
 from sse_hub import Hub
 from sse_hub._testing.event_parser import Event, EventParser
@@ -33,6 +34,13 @@ KILLS = int(os.environ.get("STORM_KILLS", "1"))
 WORKERS, EVENTS = 3, 60
 # What the log keeps (runs_app.py), and how many runs may have begun after one and ended before it.
 LOG, BESIDE = 20_000, 30
+FORMATS = (None, "ai-sdk", "openai")
+# What a stream in a format says of its end, but for a run that is done.
+SAID = {
+    "the run failed": "failed",
+    "the run was stopped": "stopped",
+    "the run was lost: its process ended": "lost",
+}
 
 
 class Watcher:
@@ -48,13 +56,18 @@ class Watcher:
         self.happened["watched"] += 1
         newest = self.happened["watched"] // 4
         self.run = f"run {SEED} {self.dice.randrange(max(newest - 4, 0), newest + 1)}"
+        self.format = self.dice.choice(FORMATS)
         self.id = ""
         self.seen: list[int] = []
+        self.is_aborted = False
         self.end: str | None = None
 
     def see(self, event: Event) -> None:
         self.id = event.id
-        if event.event == "message":
+        if self.format is not None and not event.data.isdigit():
+            assert event.event == "message", event
+            self.see_end(event)
+        elif event.event == "message":
             assert event.json() == len(self.seen), f"{self.run}: {event.json()} after {self.seen[-3:]}"
             self.seen.append(event.json())
         elif event.event == "stream-end":
@@ -63,11 +76,30 @@ class Watcher:
             assert event.event == "stream-open", event
             assert event.data == "", event
 
+    def see_end(self, event: Event) -> None:
+        """What a format has for it: ``[DONE]``, an error, or an abort before ``[DONE]``."""
+        if event.data == "[DONE]":
+            self.end = "stopped" if self.is_aborted else "done"
+            return
+        assert not self.is_aborted, event
+        match self.format, event.json():
+            case "ai-sdk", {"type": "abort"}:
+                self.is_aborted = True
+            case "ai-sdk", {"type": "error", "errorText": text}:
+                self.end = SAID[text]
+            case "openai", {"error": {"message": text, "code": code}}:
+                assert SAID[text] == code
+                self.end = code
+            case _:
+                raise AssertionError(event)
+
     async def visit(self, storm: Storm) -> None:
         """One connection, from its request to its end."""
+        self.is_aborted = False
         worker = self.dice.choice(storm.workers)
         path = self.run.replace(" ", "%20")
-        target = f"GET /runs/{path}" if self.seen else f"POST /storm/{path}?total={EVENTS}"
+        target = f"GET /runs/{path}?" if self.seen else f"POST /storm/{path}?total={EVENTS}&"
+        target += f"format={self.format}" if self.format else ""
         id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         self.happened["visits"] += 1
@@ -108,6 +140,7 @@ class Watcher:
                 await asyncio.sleep(self.dice.random() * 0.05)
             storm.ends.setdefault(self.run, set()).add((self.end, len(self.seen)))
             self.happened[self.end] += 1
+            self.happened[f"read as {self.format or 'EventSource'}"] += 1
             if storm.is_calm.is_set():
                 return
             self.begin()
@@ -188,6 +221,10 @@ async def what_is_left(storm: Storm, late: Hub) -> Counter[str]:
             assert later * (EVENTS + 10) > LOG, f"the log must have all of {run}, of {newest}"
             found["trimmed"] += 1
         assert told == list(range(count))[count - len(told) if opening.data else 0 :]
+        if not opening.data:
+            *formatted, last = await transcript(late, run, format="openai")
+            assert formatted == [str(number) for number in told]
+            assert (last == "[DONE]") == (state == "done")
         found[state] += 1
     return found
 
@@ -203,5 +240,6 @@ async def test_no_watcher_misses_doubles_or_hangs_although_workers_die(store: St
     finally:
         for worker in storm.workers:
             worker.kill()
+    assert all(happened[f"read as {format or 'EventSource'}"] for format in FORMATS)
     figures = {"watchers": WATCHERS, "kills": storm.kills, "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps({"runs": runs, **figures, **happened}))

@@ -82,8 +82,9 @@ async def numbers(name: str, total: int) -> AsyncIterator[int]:
 
 
 @app.post("/storm/{name}")
-async def storm(name: str, total: int) -> Response:
-    return (await hub.run(name, numbers, name, total)).response()
+async def storm(name: str, total: int, format: Any = None) -> Response:
+    # However long the storm lasts, a run that its watchers come back to is there.
+    return (await hub.run(name, numbers, name, total, keep=3600)).response(format=format)
 
 
 @app.get("/runs/{name}")
