@@ -108,8 +108,13 @@ impl<S: Store> Shared<S> {
         match self.store.lease(name, token, LEASE).await {
             Ok(true) if self.leases.won(name, token, until) => Ok(true),
             Ok(true) => {
-                // It was given up while the store was asked.
                 let _ = self.store.release(name, token).await;
+                if self.leases.is_wanted(name, token) {
+                    let text =
+                        format!("{} gave a lease of {LEASE:?} when it had run out", self.store.place());
+                    return Err(Failure::Refused(text.into()));
+                }
+                // It was given up while the store was asked.
                 Ok(false)
             }
             Ok(false) => Ok(false),

@@ -75,11 +75,12 @@ impl Leases {
         self.with(name, token, |_| ()).is_some()
     }
 
-    /// The store gave the lease, or renewed it. False when it is no longer wanted, and when it had run out here: what was
-    /// done under it has ended.
+    /// The store gave the lease, or renewed it. False when it is no longer wanted, when it has run out by now, and when it
+    /// had run out before, so that what was done under it has ended.
     pub fn won(&self, name: &str, token: &str, until: Instant) -> bool {
         let won = |lease: &mut Lease| {
-            let is_in_time = lease.state == State::Wanted || lease.held_until().is_some();
+            let is_held = lease.state == State::Wanted || lease.held_until().is_some();
+            let is_in_time = is_held && Instant::now() < until;
             if is_in_time {
                 lease.state = State::Held(until);
             }
@@ -141,8 +142,17 @@ mod tests {
         let leases = Leases::default();
         let later = Instant::now() + Duration::from_secs(3600);
         leases.want("l".into(), "t".into(), false);
-        assert!(leases.won("l", "t", later) && leases.won("l", "t", Instant::now()));
+        assert!(leases.won("l", "t", later) && leases.won("l", "t", later));
         // A pause, or an outage of the store: whoever waits for the loss may have learned of it.
+        leases.with("l", "t", |lease| lease.state = State::Held(Instant::now()));
         assert!(!leases.won("l", "t", later) && !leases.holds("l", "t"));
+    }
+
+    #[test]
+    fn a_lease_that_came_too_late_is_not_held() {
+        let leases = Leases::default();
+        leases.want("l".into(), "t".into(), false);
+        assert!(!leases.won("l", "t", Instant::now()) && !leases.holds("l", "t"));
+        assert!(leases.is_wanted("l", "t"));
     }
 }
