@@ -319,6 +319,7 @@ async def test_a_process_that_pauses_for_longer_than_its_lease_writes_no_more(
             owner.wait_for("finally of r")
             here = http.get("/here").json()
             assert here["finished"] == [["r", "lost"]]
+            await until_async(lambda: other.stats()["runs"]["lost"] > 0)  # once the broker has answered
             assert [here["runs"]["lost"], other.stats()["runs"]["lost"]] == [0, 1], "counted once"
             assert ["r 1" in store.content(), "r 2" in store.content()] == [True, False]
             assert await transcript(other, "r") == ['"r 0"', '"r 1"', end("lost")]
@@ -350,7 +351,7 @@ async def test_a_def_generator_is_stopped_after_the_step_it_is_in(hubs: tuple[Hu
     assert await asyncio.wait_for(stopping, PATIENCE) is True
     assert gate.closed.is_set(), "its `finally` has run"
     assert await asyncio.wait_for(watcher, PATIENCE) == ["1", end("stopped")]
-    assert run.state is RunState.STOPPED
+    assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.STOPPED
     assert threading.main_thread() not in gate.threads
 
 
