@@ -145,6 +145,7 @@ $(VENV)/.wheels-ready: $(VENV)/.ready
 
 LIBRARIES ?= glibc musl
 wheels: $(VENV)/.wheels-ready
+	@sh tools/system-packages.sh advancecomp
 	PATH="$(abspath $(VENV))/wheels/bin:$$PATH" $(VENV)/wheels/bin/python tools/wheels.py $(PYTHONS) $(LIBRARIES:%=--for %)
 
 test-windows: venv

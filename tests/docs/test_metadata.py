@@ -47,8 +47,13 @@ def test_a_release_has_wheels_and_tests_for_every_promised_python() -> None:
     jobs = release["jobs"]
     for job in ("test-linux", "test-musl", "test-elsewhere"):
         assert jobs[job]["strategy"]["matrix"]["python"] == promised
+    built = {item["name"] for item in jobs["wheels"]["strategy"]["matrix"]["include"]}
+    assert set(jobs["packed"]["strategy"]["matrix"]["name"]) == built
     # Nothing is published that was not tested.
-    assert {name for name in jobs if name not in ("wheels", "publish")} == set(jobs["publish"]["needs"])
+    assert {name for name in jobs if name not in ("wheels", "packed", "publish")} == set(
+        jobs["publish"]["needs"]
+    )
+    assert all(jobs[name]["needs"] == "packed" for name in jobs if name.startswith("test-"))
 
 
 def test_the_notes_of_a_release_are_the_changelogs() -> None:
