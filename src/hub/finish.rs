@@ -133,34 +133,25 @@ impl Hub {
         state.ends.stops.remove(&id)
     }
 
-    /// Whether a client whose last id is this one has received the end of a stream in these topics, which is the last
-    /// that they will ever give. Only the end itself carries its id; a later one says nothing of that.
+    /// Whether a client has received everything that its topics will ever give it: the end of its stream, which alone
+    /// carries its id. Where the end of the body says that they have ended, nothing carries it: then nothing may be left
+    /// behind the client's own.
     #[must_use]
-    pub fn is_over(&self, topics: &[Topic], last_event_id: &str) -> bool {
+    pub fn has_everything(&self, request: &Request) -> bool {
+        let Some(given) = request.given() else { return false };
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.expire(self, now);
-        let ids: Option<TopicIds> = topics.iter().map(|topic| state.topics.find(topic.as_str())).collect();
-        let end = ids.as_ref().and_then(|ids| state.end_of(ids)).and_then(|end| end.id);
-        let has_end = end.is_some() && end == EventId::parse(last_event_id);
-        drop(state);
-        self.hand_over_presence();
-        has_end
-    }
-
-    /// Whether a client has received everything that its topics will ever give it. Where the end of the body says that
-    /// they have ended, nothing carries the end's id: it has, if nothing is left behind its own.
-    #[must_use]
-    pub fn has_everything(&self, request: &Request) -> bool {
-        let Some(id) = request.given() else { return false };
-        if self.is_over(&request.topics, id) {
-            return true;
-        }
-        let now = self.clock.now();
-        let mut state = self.state.lock();
         let ids: Option<TopicIds> =
             request.topics.iter().map(|topic| state.topics.find(topic.as_str())).collect();
-        ids.is_some_and(|ids| state.is_at_silent_end(request, id, ids, now))
+        let has_everything = ids.is_some_and(|ids| {
+            let end = state.end_of(&ids).and_then(|end| end.id);
+            let has_end = end.is_some() && end == EventId::parse(given);
+            has_end || state.is_at_silent_end(request, given, ids, now)
+        });
+        drop(state);
+        self.hand_over_presence();
+        has_everything
     }
 
     /// Close the stream of a subscriber that has received everything of its topics, which have ended. `None` when it
@@ -187,8 +178,8 @@ impl State {
         match step {
             Step::Begin { keep } => {
                 let lost = self.replace_run(hub, topic, id);
-                let topic =
-                    if lost.is_some() { self.intern(&hub.config, &named).first().copied()? } else { topic };
+                // If there was one, its topic is gone, and the name has a new one.
+                let &topic = self.intern(&hub.config, &named).first()?;
                 self.history.pin(topic, seq);
                 self.ends.keeps.insert(topic, keep);
                 return lost;

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from run_sources import Gate, end, one, transcript
+from run_sources import Gate, end, fails_in_a_thread, one, transcript
 from sse_hub import Hub, HubClosed, Run, RunState, RunTooLarge, ServerSentEvent, TopicEnded
 from sse_hub.testing import Clock, connect
 
@@ -191,11 +191,6 @@ async def test_a_failure_is_in_the_log_and_clients_get_what_is_said(
         assert got[:-1] == ["1"]
         assert "raise step" in caplog.text, "the traceback"
         assert "run 'r' failed: secret" in caplog.text
-
-
-def fails_in_a_thread() -> Iterator[int]:
-    yield 1
-    raise RuntimeError("secret")
 
 
 async def test_a_failure_in_a_thread_is_in_the_log_and_no_client_gets_its_text(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,13 @@ from file_server import FileServer
 from held import DIRECTORY, paused_where_it_stands_still
 from redis_server import RedisServer
 from redis_workers import client_of
-from run_sources import Gate, ThreadGate, end, transcript
+from run_sources import Gate, ThreadGate, end, fails, fails_in_a_thread, transcript
 from servers import run, uvicorn
 from sse_hub import Hub, HubClosed, RunState, RunTooLarge
 from sse_hub.testing import connect
 from stores import Store
 from waiting import PATIENCE, until, until_async
 from wire import Stream
-
-
-async def fails() -> AsyncIterator[int]:
-    yield 1
-    raise RuntimeError("its own")
-
-
-def fails_in_a_thread() -> Iterator[int]:
-    yield 1
-    raise RuntimeError("its own")
 
 
 @pytest.mark.parametrize("function", [fails, fails_in_a_thread])
@@ -46,10 +36,10 @@ async def test_a_failure_is_in_the_log_of_its_process_and_no_client_gets_its_tex
             for format in (None, "ai-sdk", "openai", "ag-ui"):
                 got = await transcript(watched, "r", format=format)
                 assert (len(got), got[0]) == (2, "1")
-                assert "its own" not in got[1]
+                assert "secret" not in got[1]
                 assert got[1] != "[DONE]"
-    assert caplog.text.count("run 'r' failed: its own") == 1
-    assert 'raise RuntimeError("its own")' in caplog.text, "the traceback"
+    assert caplog.text.count("run 'r' failed: secret") == 1
+    assert 'raise RuntimeError("secret")' in caplog.text, "the traceback"
 
 
 async def test_a_process_that_starts_when_a_run_is_trimmed_knows_how_it_ended(store: Store) -> None:
@@ -360,12 +350,12 @@ async def test_a_def_generator_that_fails(hubs: tuple[Hub, Hub], caplog: pytest.
     gate = ThreadGate()
     run = await here.run("r", gate.source, 1, error=lambda error: f"sorry: {error}")
     watcher = asyncio.create_task(transcript(there, "r"))
-    gate.steps.put(RuntimeError("its own"))
+    gate.steps.put(RuntimeError("secret"))
     assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.FAILED
     first, ending = await asyncio.wait_for(watcher, PATIENCE)
     assert first == "1"
     told = json.loads(ending.removeprefix("stream-end "))
-    assert told == {"state": "failed", "error": "sorry: its own"}
+    assert told == {"state": "failed", "error": "sorry: secret"}
     assert gate.closed.is_set()
     assert threading.main_thread() not in gate.threads
     assert "raise step" in caplog.text, "the traceback"

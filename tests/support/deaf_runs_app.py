@@ -6,9 +6,9 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
+from announced import announced
 from fastapi import FastAPI
 from fastapi.responses import Response
 from sse_hub import Hub
@@ -42,17 +42,7 @@ def blocked() -> Iterator[str]:
 
 
 SOURCES: dict[str, Any] = {function.__name__: function for function in (deaf, slow, blocked)}
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    print("lifespan started", flush=True)
-    yield
-    await hub.aclose()
-    print("lifespan ended", flush=True)
-
-
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=announced([hub]))
 
 
 @app.post("/{name}")

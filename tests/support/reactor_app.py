@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
+from announced import announced
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response
 from handoff_app import use_up_descriptors
@@ -15,16 +14,7 @@ from sse_hub import Hub
 
 hub = Hub()
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    print("lifespan started", flush=True)
-    yield
-    print("lifespan ended", flush=True)
-
-
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=announced())
 
 
 @app.get("/events")

@@ -6,13 +6,11 @@ Tests create hubs by name (``redis_workers.Worker.hub``), so that one worker ser
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+from announced import announced
 from fastapi import Body, FastAPI
 from fastapi.responses import Response
 from sse_hub import BrokerError, FileBroker, Hub, HubFull, OutcomeUnknown, RedisBroker
@@ -22,17 +20,7 @@ logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.I
 hubs: dict[str, Hub] = {}
 if url := os.environ.get("SSE_HUB_URL"):
     hubs["default"] = Hub(url)
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    print("lifespan started", flush=True)
-    yield
-    await asyncio.gather(*(hub.aclose() for hub in hubs.values()))
-    print("lifespan ended", flush=True)
-
-
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=announced(hubs.values()))
 
 
 @app.put("/{name}")

@@ -56,6 +56,16 @@ class ThreadGate:
             self.closed.set()
 
 
+async def fails() -> AsyncIterator[int]:
+    yield 1
+    raise RuntimeError("secret")
+
+
+def fails_in_a_thread() -> Iterator[int]:
+    yield 1
+    raise RuntimeError("secret")
+
+
 async def transcript(hub: Hub, name: str, last_event_id: str | None = None, format: Any = None) -> list[Any]:
     """The data of every event that a watcher gets, to the end of its stream."""
     async with connect(

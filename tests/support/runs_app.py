@@ -11,9 +11,9 @@ import os
 import random
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
+from announced import announced
 from fastapi import FastAPI
 from fastapi.responses import Response
 from held import stand_still
@@ -24,17 +24,7 @@ said: dict[str, int] = {}
 calls: list[str] = []
 runs: dict[str, Run] = {}
 finished: list[list[str]] = []
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    print("lifespan started", flush=True)
-    yield
-    await hub.aclose()
-    print("lifespan ended", flush=True)
-
-
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=announced([hub]))
 
 
 async def words(name: str, total: int) -> AsyncIterator[str]:

@@ -167,9 +167,7 @@ class RunDriver:
         except LeaseLost:
             state = RunState.LOST
         except TopicEnded:
-            until = self.loop.time() + _SOON
-            while self._hub._ending(self.name) is None and self.loop.time() < until:  # noqa: ASYNC110
-                await asyncio.sleep(_PATIENCE)
+            await self._until_read()
             state = self._state_in_log(RunState.LOST)
         except HubError as failed:
             # Nothing renews its lease: the other processes will declare the run lost.
@@ -184,7 +182,10 @@ class RunDriver:
         """Wait until this process has read the end from the log: the next run of this name is another one."""
         with suppress(HubClosed, TimeoutError):
             async with asyncio.timeout(_SOON):
-                await until_shown(self._hub, self.name, lambda: self._end_in_log() is not None)
+                await until_shown(self._hub, self.name, self._has_read_end)
+
+    def _has_read_end(self) -> bool:
+        return self._end_in_log() is not None or self._hub._ending(self.name) is not None
 
     def _ended(self, state: RunState) -> None:
         self._state = state

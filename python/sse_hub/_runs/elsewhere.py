@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sse_hub._responses.streaming_hub import StreamingHub
+from sse_hub._runs.existence import until_shown
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.run import Run
 from sse_hub._runs.states import RunState
@@ -39,21 +42,14 @@ class RunElsewhere(Run):
         return self.state is RunState.RUNNING and self._hub._is_followed(self._name) is False
 
     async def wait(self) -> RunState:
-        while self.state is RunState.RUNNING:
-            if self._runs.closes != self._closes:
-                raise self._closed()
-            changed = self._hub._run_changed(self._name)
-            if self.state is not RunState.RUNNING:  # since the look before
-                changed.cancel()
-                break
-            try:
-                await changed
-            except HubClosed:
-                raise self._closed() from None
-        return self.state
+        def is_decided() -> bool:
+            return self.state is not RunState.RUNNING or self._runs.closes != self._closes
 
-    def _closed(self) -> HubClosed:
-        return HubClosed(f"the hub was closed, and run {self._name!r} goes on in another process")
+        with suppress(HubClosed):
+            await until_shown(self._hub, self._name, is_decided)
+        if self.state is RunState.RUNNING:
+            raise HubClosed(f"the hub was closed, and run {self._name!r} goes on in another process")
+        return self.state
 
     async def stop(self) -> bool:
         if self.state is not RunState.RUNNING or self.is_gone():

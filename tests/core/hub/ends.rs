@@ -129,14 +129,14 @@ fn a_snapshot_comes_before_the_end() {
 #[test]
 fn a_client_with_the_end_has_everything() {
     let world = World::new(config());
-    let is_over = |names: &[&str], seq| world.hub.is_over(&topics(names), &world.id(seq));
+    let is_over = |names: &[&str], seq| world.has_everything(names, &world.id(seq));
     world.publish(&["a"], "1");
     world.end("a");
     assert!(!is_over(&["a"], 1) && is_over(&["a"], 2) && !is_over(&["a", "b"], 2));
     world.end("b");
     assert!(!is_over(&["a", "b"], 2) && is_over(&["a", "b"], 3));
     assert!(!is_over(&["a"], 3), "a later id says nothing of the end");
-    assert!(!is_over(&[], 3) && !is_over(&["a"], 4) && !world.hub.is_over(&topics(&["a"]), "k3f9x2-9"));
+    assert!(!is_over(&[], 3) && !is_over(&["a"], 4) && !world.has_everything(&["a"], "k3f9x2-9"));
     world.advance(KEEP);
     assert!(!is_over(&["a"], 2), "its name is free");
 }
@@ -168,7 +168,7 @@ fn a_client_has_everything_only_with_the_end() {
                         let Some((said, seq)) = seen.rsplit_once('#') else { continue };
                         let is_end = said.starts_with("stream-end");
                         let id = world.id(seq.parse().unwrap());
-                        let is_over = world.hub.is_over(&topics(names), &id);
+                        let is_over = world.has_everything(names, &id);
                         assert_eq!(is_over, is_end, "{seen} of {asked:?}");
                     }
                     assert!(seen.last().is_some_and(|seen| seen.starts_with(END) && seen.contains('#')));
@@ -187,7 +187,7 @@ fn a_stream_without_last_events_begins_with_the_ends_id() {
     let stream = world.subscribe(&Request { no_control: true, ..request(&["a"]) });
     world.drain();
     assert_eq!(read(&world, &stream), ["#1"]);
-    assert!(world.hub.is_over(&topics(&["a"]), &world.id(1)));
+    assert!(world.has_everything(&["a"], &world.id(1)));
 }
 
 /// It was there, or it came later: its last id is that of an event, and what is left behind that is nothing.

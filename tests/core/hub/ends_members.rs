@@ -65,11 +65,11 @@ fn the_end_of_who_leaves_its_last_topic_has_no_id_before_what_it_has() {
         assert_eq!(read(&world, stream), [END], "whenever it came");
     }
     // A client that was cut before that end has the same id. It comes for the end once more.
-    assert!(!world.hub.is_over(&topics(&["a"]), &world.id(2)));
+    assert!(!world.has_everything(&["a"], &world.id(2)));
     let back = world.subscribe(&Request { last_event_id: Some(world.id(2)), ..request(&["a"]) });
     world.drain();
     assert_eq!(read(&world, &back), ["stream-open #0", &format!("{END} #1")]);
-    assert!(world.hub.is_over(&topics(&["a"]), &world.id(1)));
+    assert!(world.has_everything(&["a"], &world.id(1)));
 }
 
 #[test]

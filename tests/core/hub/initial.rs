@@ -6,8 +6,8 @@ use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::subscriber::Taken;
 
-use crate::opening::{resume, small_history};
-use crate::support::{Stream, World, config, draft, request};
+use crate::opening::small_history;
+use crate::support::{Stream, World, config, draft, request, resume};
 
 fn with_initial(world: &World) -> Stream {
     world.subscribe(&Request { initial: true, ..request(&["a"]) })

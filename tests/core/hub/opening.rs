@@ -8,11 +8,7 @@ use sse_hub::history::{Past, Retention};
 use sse_hub::hub::Request;
 use sse_hub::subscriber::Taken;
 
-use crate::support::{SECOND, World, config, draft, request, topics};
-
-pub fn resume(names: &[&str], id: &str) -> Request {
-    Request { last_event_id: Some(id.into()), ..request(names) }
-}
+use crate::support::{SECOND, World, config, draft, request, resume, topics};
 
 pub fn small_history() -> World {
     let mut config = config();

@@ -108,14 +108,14 @@ fn an_end_is_everybodys() {
         client.until(worker, |client| client.has_ended);
         assert_eq!(client.seen, ["1", "stream-end"]);
         assert_eq!(client.last.as_deref(), Some(&*id));
-        assert!(worker.world.hub.is_over(&[topic()], &id));
+        assert!(worker.world.has_everything(&["t"], &id));
     }
     assert_eq!((b.publish("2"), b.end(KEEP)), (ended(), ended()));
     // One that starts later knows, and a client that missed the last event gets it there.
     let c = Worker::new(&store);
     until(|| c.state().is_some());
     assert_eq!(c.whole(), ["1", "stream-end"]);
-    assert!(c.world.hub.is_over(&[topic()], &id));
+    assert!(c.world.has_everything(&["t"], &id));
     // A client that asks for no past, and is cut behind its first event, comes back for the end.
     let behind = c.publish_elsewhere();
     until(|| c.world.hub.has_followed(behind));
@@ -336,8 +336,8 @@ fn a_process_that_starts_when_all_of_a_run_is_trimmed_knows_its_end() {
     until(|| b.is_connected());
     assert_eq!((b.world.hub.is_followed("t"), b.finds_run()), (Some(false), true));
     assert_eq!(b.world.hub.ending("t"), Some(failed));
-    assert!(b.world.hub.is_over(&[topic()], &end.to_string()));
-    assert!(!b.world.hub.is_over(&[topic()], "1-0"));
+    assert!(b.world.has_everything(&["t"], &end.to_string()));
+    assert!(!b.world.has_everything(&["t"], "1-0"));
     assert_eq!(b.whole(), ["stream-end"], "what it was is gone");
     assert_eq!(b.world.hub.running(), []);
     // Nobody ever spoke of this one.
@@ -346,13 +346,19 @@ fn a_process_that_starts_when_all_of_a_run_is_trimmed_knows_its_end() {
     assert_eq!(runtime.block_on(other), Some(Ok(false)));
 }
 
+/// A worker whose run has begun.
+fn with_run(store: &MemoryStore) -> Worker {
+    let worker = Worker::new(store);
+    until(|| worker.is_connected());
+    assert!(worker.lease("one"));
+    worker.step(BEGIN, held("one")).unwrap();
+    worker
+}
+
 #[test]
 fn a_process_that_starts_when_the_beginning_of_a_run_is_trimmed_follows_the_rest() {
     let store = MemoryStore::default();
-    let a = Worker::new(&store);
-    until(|| a.is_connected());
-    assert!(a.lease("one"));
-    a.step(BEGIN, held("one")).unwrap();
+    let a = with_run(&store);
     a.publish_held("1", "one").unwrap();
     a.publish_held("2", "one").unwrap();
     store.with(|memory| memory.trim(1));
@@ -370,10 +376,8 @@ fn a_process_that_starts_when_the_beginning_of_a_run_is_trimmed_follows_the_rest
 #[test]
 fn a_run_is_lost_when_one_that_did_not_know_of_it_begins() {
     let store = MemoryStore::default();
-    let (a, b) = (Worker::new(&store), Worker::new(&store));
-    until(|| a.is_connected() && b.is_connected());
-    assert!(a.lease("one"));
-    a.step(BEGIN, held("one")).unwrap();
+    let (a, b) = (with_run(&store), Worker::new(&store));
+    until(|| b.is_connected());
     let mut watcher = b.live();
     a.publish_held("1", "one").unwrap();
     // What `b` has read, the log keeps no longer; its owner dies, and a new process asks before `b` says that it is lost.
@@ -404,10 +408,8 @@ fn a_run_is_lost_when_one_that_did_not_know_of_it_begins() {
 #[test]
 fn a_process_that_missed_the_end_of_a_run_in_a_gap_learns_it() {
     let store = MemoryStore::default();
-    let (a, b) = (Worker::new(&store), Worker::new(&store));
-    until(|| a.is_connected() && b.is_connected());
-    assert!(a.lease("one"));
-    a.step(BEGIN, held("one")).unwrap();
+    let (a, b) = (with_run(&store), Worker::new(&store));
+    until(|| b.is_connected());
     let mut watcher = b.live();
     until(|| !b.world.hub.running().is_empty());
     store.with(|memory| memory.is_held = true);
@@ -424,10 +426,10 @@ fn a_process_that_missed_the_end_of_a_run_in_a_gap_learns_it() {
     assert_eq!(b.state(), Some(EndState::Done));
     // The ids behind the gap are later than that of the end. A client that was cut before the end has such a one.
     let end = watcher.last.unwrap();
-    assert!(b.world.hub.is_over(&[topic()], &end));
+    assert!(b.world.has_everything(&["t"], &end));
     let later = b.publish_elsewhere();
     until(|| b.world.hub.has_followed(later));
-    assert!(!b.world.hub.is_over(&[topic()], &later.to_string()));
+    assert!(!b.world.has_everything(&["t"], &later.to_string()));
     let mut back = b.resume(Some(&later.to_string()));
     back.until(&b, |client| client.has_ended);
     assert_eq!(back.seen, ["stream-open", "stream-end"]);

@@ -62,6 +62,11 @@ pub fn request(names: &[&str]) -> Request {
     Request { topics: topics(names), ..Request::default() }
 }
 
+/// Of a client that comes back with this id.
+pub fn resume(names: &[&str], id: &str) -> Request {
+    Request { last_event_id: Some(id.into()), ..request(names) }
+}
+
 /// One event as a browser dispatches it; a comment has neither a name nor data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -209,6 +214,11 @@ impl World {
 
     pub fn stat(&self, name: &str) -> u64 {
         self.hub.stats().into_iter().collect::<HashMap<_, _>>()[name]
+    }
+
+    /// Whether a client with this id has received everything that these topics will ever give it.
+    pub fn has_everything(&self, names: &[&str], id: &str) -> bool {
+        self.hub.has_everything(&resume(names, id))
     }
 
     pub fn id(&self, seq: u64) -> String {
