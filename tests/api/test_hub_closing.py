@@ -91,7 +91,7 @@ async def test_closing_takes_a_quarter_more_than_the_grace_at_most(
     try:
         if runs:
             run = await hub.run("r", unending, on_finish=save)
-            while not run._driver._events:  # noqa: ASYNC110
+            while not run._driver._publisher.events:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         await close(hub, on_a_loop=on_a_loop)
         await until_async(lambda: unread.closed)  # its loop has had no time meanwhile

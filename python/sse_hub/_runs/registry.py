@@ -40,7 +40,7 @@ class Runs:
         self._by_name[run.id] = run
         driver = run._driver
         self._at_work.add(driver)
-        driver.over.add_done_callback(lambda _: self._at_work.discard(driver))
+        driver.ending.over.add_done_callback(lambda _: self._at_work.discard(driver))
 
         def ended(finished: Future[RunState]) -> None:
             self._ended[finished.result()] += 1
@@ -49,7 +49,7 @@ class Runs:
             except RuntimeError:  # its loop is closed
                 self._forget(run)
 
-        driver.finished.add_done_callback(ended)
+        driver.ending.finished.add_done_callback(ended)
 
     def _forget(self, run: Run) -> None:
         if self._by_name.get(run.id) is run:
@@ -57,7 +57,7 @@ class Runs:
 
     def running(self) -> list[RunDriver]:
         """The runs that have not ended."""
-        return [driver for driver in list(self._at_work) if not driver.finished.done()]
+        return [driver for driver in list(self._at_work) if not driver.ending.finished.done()]
 
     def by_state(self, lost: int) -> dict[str, int]:
         """How many run, and how many have ended in each of the other states.
@@ -83,7 +83,7 @@ class Runs:
 
         for driver in list(waiting):
             soon = partial(loop.call_soon_threadsafe, ended, driver)
-            driver.finished.add_done_callback(lambda _, soon=soon: soon())  # type: ignore[misc]
+            driver.ending.finished.add_done_callback(lambda _, soon=soon: soon())  # type: ignore[misc]
             driver.stop(patience)
 
     async def stop_all(self, grace: float) -> None:
@@ -94,10 +94,10 @@ class Runs:
         """
         deadline = time.monotonic() + 3 / 4 * grace
         drivers = self._stop_all(grace / 2)
-        await _wait([driver.finished for driver in drivers], grace / 2)
+        await _wait([driver.ending.finished for driver in drivers], grace / 2)
         for driver in drivers:
             driver.give_up()
-        await _wait([driver.over for driver in self._finishing()], deadline - time.monotonic())
+        await _wait([driver.ending.over for driver in self._finishing()], deadline - time.monotonic())
 
     def stop_all_here(self, grace: float, *, on_a_loop: bool) -> None:
         """The same for sync code. On a loop's own thread, which this call blocks, the runs end at once."""
@@ -105,17 +105,17 @@ class Runs:
         drivers = self._stop_all(grace / 2)
         if on_a_loop:
             for driver in drivers:
-                driver.end(RunState.STOPPED)
+                driver.ending.begin(RunState.STOPPED)
             return
-        wait([driver.finished for driver in drivers], grace / 2)
+        wait([driver.ending.finished for driver in drivers], grace / 2)
         for driver in drivers:
             driver.give_up()
-        wait([driver.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
+        wait([driver.ending.over for driver in self._finishing()], max(0.0, deadline - time.monotonic()))
 
     def _finishing(self) -> list[RunDriver]:
         """The runs that are not over, but for one whose ``on_finish`` asks for this."""
         own = asyncio.current_task() if on_asyncio() else None
-        return [driver for driver in list(self._at_work) if own is None or driver.finishing is not own]
+        return [driver for driver in list(self._at_work) if own is None or driver.ending.finishing is not own]
 
     def _stop_all(self, patience: float) -> list[RunDriver]:
         self.closes += 1

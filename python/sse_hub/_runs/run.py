@@ -23,7 +23,7 @@ class Run:
     def __init__(self, hub: StreamingHub, driver: RunDriver) -> None:
         self._hub = hub
         self._driver = driver
-        driver.run = self
+        driver.ending.run = self
 
     @property
     def id(self) -> str:
@@ -33,7 +33,7 @@ class Run:
     @property
     def state(self) -> RunState:
         """The state of the run."""
-        return self._driver.state
+        return self._driver.ending.state
 
     def response(self, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]) -> RunResponse:
         """The response that streams the run, from its beginning or the client's id, like ``Hub.follow``."""
@@ -45,7 +45,7 @@ class Run:
         Raises:
             HubClosed: the hub was closed, and another process drives the run.
         """
-        return await asyncio.wrap_future(self._driver.finished)
+        return await asyncio.wrap_future(self._driver.ending.finished)
 
     async def stop(self) -> bool:
         """Stop the run: cancel its function where it waits, let its ``finally`` run, and tell the watchers.
@@ -53,7 +53,7 @@ class Run:
         Watchers wait for that no longer than the hub's ``grace``. Returns False if the run had already ended.
         """
         driver = self._driver
-        if driver.state is not RunState.RUNNING:
+        if driver.ending.state is not RunState.RUNNING:
             return False
         driver.stop_threadsafe(self._hub.grace)
         return await self.wait() is RunState.STOPPED

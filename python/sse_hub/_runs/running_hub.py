@@ -12,8 +12,9 @@ from typing import Any, Unpack
 
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
-from sse_hub._runs.driver import RunDriver, lease_of
+from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.elsewhere import RunElsewhere
+from sse_hub._runs.ending import lease_of
 from sse_hub._runs.existence import run_exists, until_known
 from sse_hub._runs.once import Produce, run_once
 from sse_hub._runs.options import ErrorText, OnFinish, RunOptions
