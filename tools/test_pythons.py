@@ -34,6 +34,9 @@ NOT_TESTED_WITH = {"maturin", "mypy", "openai", "playwright", "ruff", "types-psu
 UNTIED = {"sse-starlette", "uvicorn-worker"}
 """What tests use that asks for newer packages than the oldest, and works with those as well."""
 
+TOGETHER = {"opentelemetry-sdk": "opentelemetry-api"}
+"""What tests use that goes only with the same version of what is promised."""
+
 # The rooms where Python's version can matter. Two files need the environment of packages of `make test`.
 ROOMS = [f"tests/{room}" for room in ("api", "asgi", "brokers", "handoff", "stopping")]
 PARALLEL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # as in `make test`
@@ -50,7 +53,8 @@ def oldest() -> dict[str, str]:
     project = PROJECT["project"]
     extras = project["optional-dependencies"].values()
     promised = [*project["dependencies"], *(item for extra in extras for item in extra)]
-    return {name_of(item): item.replace(">=", "==") for item in promised}
+    bounds = {name_of(item): item.replace(">=", "==") for item in promised}
+    return bounds | {name: bounds[other].replace(other, name) for name, other in TOGETHER.items()}
 
 
 def requirements(kind: str) -> list[str]:
