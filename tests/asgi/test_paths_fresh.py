@@ -9,18 +9,25 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fresh_app import NOTSENT_LOWAT
+from servers import HOST, granian, run, self_signed
+from sse_hub import EventSourceResponse, Hub
 from sse_hub._servers.uvicorn import find_cycle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from wire import WAYS, Site
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from waiting import until
+from wire import WAYS, Site, Stream
 
 SITES = tuple(WAYS)
 
 LAST = 800
-NOTSENT_LOWAT = 25  # TCP_NOTSENT_LOWAT of Linux, which Python's `socket` does not name
 
 
 @pytest.mark.parametrize("kind", ["dropped", "replaced"])
@@ -44,6 +51,82 @@ def test_little_is_old(site: Site, kind: str) -> None:
         # that is everything that came while the loop was busy. Without limits the kernel takes 64 KiB of a
         # handed-off stream, and all of this of another.
         assert len(numbers) <= (LAST / 2 if site.path == "loop" else 40)
+
+
+def old_values(publish: Callable[[dict[str, Any]], object], slow: Stream, healthy: Stream) -> int:
+    """How many values of one key a client reads that read nothing until the last of 200 was published."""
+    for n in range(200):
+        publish({"n": n, "fill": "x" * 1000})
+        assert healthy.event().json()["n"] == n
+    old = 0
+    while slow.event().json()["n"] != n:
+        old += 1
+    return old
+
+
+def as_endpoint(hub: Hub) -> ASGIApp:
+    return hub.endpoint("t")
+
+
+def as_event_source_response(hub: Hub) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await EventSourceResponse(hub.subscribe("t"))(scope, receive, send)
+
+    return app
+
+
+def behind_unknown_middleware(hub: Hub) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def passes(message: Message) -> None:
+            await send(message)
+
+        await hub.endpoint("t")(scope, receive, passes)
+
+    return app
+
+
+@pytest.mark.parametrize("app", [as_endpoint, as_event_source_response, behind_unknown_middleware])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_little_is_old_over_tls(app: Callable[[Hub], ASGIApp], loop: str, tmp_path: Path) -> None:
+    key, certificate, context = self_signed(tmp_path)
+    site = Site("portable", loop=loop, ssl_keyfile=key, ssl_certfile=certificate)
+    try:
+        hub = site.hub(history=0)
+        site.app = app(hub)
+        with site.raw(tls=context, receive_buffer=4096) as slow, site.raw(tls=context) as healthy:
+            slow.opened()
+            healthy.opened()
+            # The transport below that of TLS takes 64 KiB.
+            assert old_values(lambda value: hub.publish("t", value, key="k"), slow, healthy) <= 30
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_little_is_old_on_granian(is_tls: bool, tmp_path: Path) -> None:
+    key, certificate, context = self_signed(tmp_path)
+    options = ["--ssl-keyfile", key, "--ssl-certificate", certificate] if is_tls else []
+    with (
+        run(granian("fresh_app:app", *options)) as server,
+        httpx.Client(base_url=f"http{'s' * is_tls}://{HOST}:{server.port}", verify=context) as http,
+        Stream(server.port, receive_buffer=4096, tls=context if is_tls else None) as slow,
+        Stream(server.port, tls=context if is_tls else None) as healthy,
+    ):
+        slow.opened()
+        healthy.opened()
+        http.post("/", json={"n": -1})  # from its first value on a stream is held to that
+        assert slow.event().json() == healthy.event().json() == {"n": -1}
+        until(lambda: http.get("/limited").json() == 2)
+        assert old_values(lambda value: http.post("/", json=value), slow, healthy) <= 30
+        # The connections are as before when the streams are over.
+        assert http.delete("/").json() == 2
+        for stream in (slow, healthy):
+            stream.rest()
+            assert stream.ended
+        until(lambda: http.get("/limited").json() == 0)
+        slow.received = b""
+        slow.sock.sendall(f"GET /limited HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert slow.read_until(b"\r\n\r\n0").startswith(b"HTTP/1.1 200")
 
 
 def test_a_slow_client_is_given_little_of_a_long_queue_at_a_time(site: Site) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Receive, Send
+from starlette.types import Receive
 
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_buffers, find_unsent
+from sse_hub._servers import Buffers, abort, find_unsent
 
 __all__ = ["CarriedStream"]
 
@@ -24,7 +24,7 @@ class CarriedStream:
         hub: StreamingHub,
         subscription: Subscription,
         receive: Receive,
-        send: Send,
+        buffers: Buffers | None,
         body: asyncio.Task[None],
     ) -> None:
         self._hub = hub
@@ -37,9 +37,9 @@ class CarriedStream:
         subscription._on_close(self._closed)
         if self._unsent is not None:
             subscription._ask_unsent(self._unsent)
-        self._buffers = find_buffers(receive, send)
-        if self._buffers is not None:
-            subscription._keep_fresh_by(self._buffers.narrow)
+        self._buffers = buffers
+        if buffers is not None:
+            subscription._keep_fresh_by(buffers.narrow)
 
     @property
     def grace(self) -> float:

@@ -13,7 +13,7 @@ from sse_hub._core import Pump, Subscription
 from sse_hub._responses.content import close_content
 from sse_hub._responses.sending import send_within
 from sse_hub._responses.streamed import Streamed
-from sse_hub._servers import find_departure
+from sse_hub._servers import Buffers, find_departure
 from sse_hub._servers.uvicorn_writing import ChunkedConnection, connection_of
 from sse_hub.event import ServerSentEvent, _encoder
 from sse_hub.event import _ensure_bytes as ensure_bytes
@@ -30,6 +30,7 @@ class EventBody:
     """Drives the content in one task, the first of ``_tasks``, and sends a ping when its timer says so."""
 
     __slots__ = (
+        "_buffers",
         "_closed",
         "_complete",
         "_ending",
@@ -57,6 +58,7 @@ class EventBody:
         # The body first, then the data sender, the client's close handler, and a ping that is being sent.
         self._tasks: list[asyncio.Future[None]] = []
         self._pump: Pump | None = None
+        self._buffers: Buffers | None = None  # of a subscription's connection
         self._ping_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None  # of the grace period, or of the cleanup
         self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
@@ -68,7 +70,10 @@ class EventBody:
 
     def _connection(self) -> ChunkedConnection | None:
         """The connection to write to directly, once the head was sent; None if only ``send`` may be used."""
-        return connection_of(self._receive, self._send)
+        connection = connection_of(self._receive, self._send)
+        if connection is None or self._buffers is None:
+            return connection
+        return self._buffers.bound(connection)
 
     def _client_left(self) -> None:
         raise NotImplementedError
@@ -124,13 +129,18 @@ class EventBody:
         self._sending = True
         message = {"type": "http.response.body", "body": chunk, "more_body": True}
         try:
-            await send_within(self._response.send_timeout, self._send, message)
+            await send_within(self._response.send_timeout, self._send_to_client, message)
         except BaseException:
             self._limit_cleanup()
             raise
         self._sending = False
         if self._has_left is not None and self._has_left():
             self._client_left()
+
+    async def _send_to_client(self, message: Message) -> None:
+        await self._send(message)
+        if self._buffers is not None:
+            await self._buffers.drained()
 
     def _check_departure(self) -> None:
         """Notice a client that left if another ``receive`` took the message."""

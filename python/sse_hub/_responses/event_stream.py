@@ -104,9 +104,11 @@ class EventStream(EventBody):
 
         ``start`` is the head, or None if it was sent.
         """
-        self._begin(start)
         source = self._response.body_iterator
-        buffers = find_buffers(self._receive, self._send) if isinstance(source, Subscription) else None
+        if isinstance(source, Subscription):
+            self._buffers = find_buffers(scope, self._receive, self._send)
+        buffers = self._buffers
+        self._begin(start)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
             if (unsent := find_unsent(self._receive)) is not None:

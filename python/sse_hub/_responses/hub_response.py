@@ -25,7 +25,7 @@ from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, na
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_closing, find_departure
+from sse_hub._servers import Buffers, abort, find_buffers, find_closing, find_departure
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.registry import RunningServer
@@ -245,8 +245,9 @@ class HubResponse(GuardedResponse):
         # A task of its own for the body: the request's task holds the frames of every middleware and of the
         # routing under the response, and resuming it for each event would walk through all of them.
         begun = self._begins(scope)
-        body = asyncio.create_task(self._body(subscription, receive, send, start, begun))
-        stream = CarriedStream(self.hub, subscription, receive, send, body)
+        buffers = find_buffers(scope, receive, send)
+        body = asyncio.create_task(self._body(subscription, receive, send, start, begun, buffers))
+        stream = CarriedStream(self.hub, subscription, receive, buffers, body)
         watch = DisconnectWatch(receive, stream.client_left)
         try:
             with Serving(scope, receive, stream):
@@ -287,10 +288,15 @@ class HubResponse(GuardedResponse):
         send: Send,
         start: dict[str, Any] | None,
         begun: asyncio.Future[None] | None,
+        buffers: Buffers | None,
     ) -> None:
         if start is not None:
             await send(start)
         is_closing, connection = find_closing(receive), connection_of(receive, send)
+        if buffers is None or not buffers.is_hidden:
+            buffers = None  # the transport has a write wait while it holds one
+        elif connection is not None:
+            connection = buffers.bound(connection)
         snapshot: asyncio.Task[None] | None = None
         owes_initial = self.initial is not None and subscription.recovered is not True
         has_left = find_departure(send)
@@ -301,6 +307,8 @@ class HubResponse(GuardedResponse):
                 if is_closing():
                     await asyncio.sleep(0)  # a long replay never waits: let the server notice
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if buffers is not None:
+                    await buffers.drained()
                 if has_left is not None and has_left():
                     subscription._end(EndKind.CLIENT)
                 if owes_initial:

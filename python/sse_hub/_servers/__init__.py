@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from sse_hub._servers import granian, hypercorn, uvicorn
 from sse_hub._servers.base import NewStopping, Record, Server, Stopping
-from sse_hub._servers.buffers import Buffers
+from sse_hub._servers.buffers import Buffers, TransportBuffers
+from sse_hub._servers.granian_buffers import GranianBuffers
 from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
 
 __all__ = [
@@ -80,15 +81,17 @@ def find_departure(send: Send) -> Callable[[], bool] | None:
     return None if stream is None else lambda: bool(stream.closed)
 
 
-def find_buffers(receive: Receive, send: Send) -> Buffers | None:
-    """The buffers of the connection behind ``receive`` and ``send``; None if it cannot be reached.
+def find_buffers(scope: Scope, receive: Receive, send: Send) -> Buffers | None:
+    """The buffers of the connection of a request; None if it cannot be reached.
 
     Use them on the connection's own loop.
     """
     transport = getattr(find_cycle(receive), "transport", None)
     if transport is None and "hypercorn.protocol.http_stream" in sys.modules:
         transport = hypercorn.transport_of(hypercorn.find_stream(send))
-    return None if transport is None else Buffers(transport)
+    if transport is not None:
+        return TransportBuffers(transport)
+    return GranianBuffers(scope) if "granian" in sys.modules and granian.serves_here() else None
 
 
 def find_unsent(receive: Receive) -> Callable[[], int | None] | None:

@@ -13,8 +13,7 @@ leads. That method is wrapped, on that object only, and waits for runs. Without 
 (``--interface asginl``) granian waits for nothing.
 
 Connections live in Rust and have no handle in Python. A connection that remains is found among the process's
-own descriptors by its two addresses, and shut down there: ``shutdown(2)`` through a duplicate reaches the
-connection, and granian sees it as a peer that left.
+own descriptors by its two addresses, and shut down there: granian sees a peer that left.
 """
 
 from __future__ import annotations
@@ -27,15 +26,17 @@ import socket
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from starlette.types import Scope
 
 from sse_hub._servers.base import Holds, NewStopping, Record, Stopping
 from sse_hub._servers.uvicorn import find_cycle
 
-__all__ = ["GranianServer", "watch"]
+__all__ = ["Address", "GranianServer", "addresses_of", "find_descriptors", "serves_here", "watch"]
 
 R = TypeVar("R", bound=Record)
 
@@ -58,7 +59,7 @@ class GranianServer:
     def select(self, records: list[R]) -> Iterator[tuple[R, Any]]:
         for record in records:
             if find_cycle(record.receive) is None:  # no uvicorn inside this process
-                yield record, (_address(record.scope.get("client")), _address(record.scope.get("server")))
+                yield record, addresses_of(record.scope)
 
     def unflushed(self) -> Iterator[tuple[Any, float]]:
         return iter(())  # while it stops, granian closes each connection whose response is complete
@@ -70,15 +71,44 @@ class GranianServer:
         self.holds.add(task)
 
     def abort(self, connections: list[Any]) -> None:
+        for descriptor in find_descriptors(set(connections)).values():
+            with suppress(OSError), _borrowed(descriptor) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+Address: TypeAlias = tuple[object, object]
+"""A connection's two addresses: the client's and the server's."""
+
+
+def addresses_of(scope: Scope) -> Address:
+    """Those of the connection behind a scope."""
+    return _address(scope.get("client")), _address(scope.get("server"))
+
+
+def find_descriptors(wanted: Set[Address], among: Iterable[int] | None = None) -> dict[Address, int]:
+    """The descriptors of connections, among all of the process. Three calls of the kernel for each one."""
+    if among is None:
         try:
-            descriptors = [int(name) for name in os.listdir("/dev/fd")]
+            among = [int(name) for name in os.listdir("/dev/fd")]
         except OSError:
-            return
-        wanted = set(connections)
-        for descriptor in descriptors:
-            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
-                if (_address(sock.getpeername()), _address(sock.getsockname())) in wanted:
-                    sock.shutdown(socket.SHUT_RDWR)
+            return {}
+    found: dict[Address, int] = {}
+    for descriptor in among:
+        with suppress(OSError), _borrowed(descriptor) as sock:
+            address = _address(sock.getpeername()), _address(sock.getsockname())
+            if address in wanted:
+                found[address] = descriptor
+    return found
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A descriptor as a socket. Raises OSError if it is none; it stays open anyway."""
+    sock = socket.socket(fileno=descriptor)
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 def _address(value: Any) -> tuple[str, str] | object:
@@ -110,6 +140,11 @@ def watch(loop: asyncio.AbstractEventLoop, stopping: NewStopping, tries: int = _
         _handle_signals(loop, _Stop(streams, frame.f_locals["shutdown_event"]))
     else:
         _wrap_terminate(loop, owner, streams)
+
+
+def serves_here() -> bool:
+    """Whether this is called on the loop of a granian worker, from a request."""
+    return _worker() is not None
 
 
 def _worker() -> FrameType | None:
