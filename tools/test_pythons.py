@@ -48,13 +48,16 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[<>=!~ ;]", requirement)[0]
 
 
-def oldest() -> dict[str, str]:
-    """The lower bounds that users are promised, as exact requirements by name."""
+def oldest() -> dict[str, list[str]]:
+    """The lower bounds that users are promised, as exact requirements, by name."""
     project = PROJECT["project"]
     extras = project["optional-dependencies"].values()
-    promised = [*project["dependencies"], *(item for extra in extras for item in extra)]
-    bounds = {name_of(item): item.replace(">=", "==") for item in promised}
-    return bounds | {name: bounds[other].replace(other, name) for name, other in TOGETHER.items()}
+    bounds: dict[str, list[str]] = {}
+    for item in (*project["dependencies"], *(item for extra in extras for item in extra)):
+        bounds.setdefault(name_of(item), []).append(item.replace(">=", "==", 1))
+    for name, other in TOGETHER.items():
+        bounds[name] = [item.replace(other, name) for item in bounds[other]]
+    return bounds
 
 
 def requirements(kind: str) -> list[str]:
@@ -64,7 +67,9 @@ def requirements(kind: str) -> list[str]:
     if kind == "newest":
         return group
     bounds = oldest()
-    return [item for item in group if name_of(item) not in bounds] + list(bounds.values())
+    return [item for item in group if name_of(item) not in bounds] + [
+        i for items in bounds.values() for i in items
+    ]
 
 
 def build(interpreter: Path, profile: str) -> Path:
