@@ -16,6 +16,7 @@
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 50 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
+#   make lint-elsewhere  what the extension compiles only on macOS and on Windows; needs rustup
 #   make reference  docs/reference.md, rendered from the docstrings
 #   make docs   the documentation as a site with search, in target/site
 SHELL := /bin/bash
@@ -33,7 +34,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-storms test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-rust lint-python lint-bench build setup venv system clean format reference docs
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-storms test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-elsewhere lint-rust lint-python lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -170,6 +171,10 @@ lint-python: venv $(VENV)/.bench-ready $(VENV)/.node-ready
 	$(PY) tools/snippets.py
 	$(VENV)/bin/mypy --config-file tools/snippets.ini target/snippets
 	$(VENV)/node/node_modules/.bin/pyright --project pyproject.toml
+
+# What is compiled elsewhere only: polling, refusals. Not part of `make lint`: rustup fetches two libraries of 130 MB.
+lint-elsewhere: $(VENV)/.wheels-ready
+	sh tools/lint-elsewhere.sh $(VENV)/wheels/lib/python*/site-packages/ziglang/zig
 
 # Go is not needed to work on the package: its peer is looked at where Go is installed.
 lint-bench:

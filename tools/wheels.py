@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,9 @@ def main() -> int:
         system, policy = LIBRARIES[library]
         target = f"{platform.machine()}-unknown-linux-{system}"
         if not (Path(installed) / "lib" / "rustlib" / target).is_dir():
-            raise SystemExit(f"missing: Rust's library for {target} (rustup target add {target})")
+            if not shutil.which("rustup"):
+                raise SystemExit(f"missing: Rust's library for {target}, or rustup to fetch it")
+            subprocess.run(["rustup", "-q", "target", "add", target], check=True)
         for version in args.versions or VERSIONS:
             check(build(get(version), target, policy))
     return 0

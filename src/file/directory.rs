@@ -233,9 +233,11 @@ pub fn open_at(dir: &OwnedFile, name: &str, flags: OFlags, mode: u32) -> io::Res
     match existing {
         Ok(file) => Ok(OwnedFile::new(file)),
         Err(rustix::io::Errno::NOENT) => {
-            let file = OwnedFile::new(rustix::fs::openat(dir, name, all, Mode::from_raw_mode(mode as _))?);
+            #[allow(clippy::cast_possible_truncation, reason = "at most 0o777; macOS has 16 bits for it")]
+            let mode = Mode::from_raw_mode(mode as _);
+            let file = OwnedFile::new(rustix::fs::openat(dir, name, all, mode)?);
             // Another process that created it at the same time has set the mode.
-            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode as _));
+            let _ = rustix::fs::fchmod(&file, mode);
             Ok(file)
         }
         Err(error) => Err(error.into()),

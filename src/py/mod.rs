@@ -52,7 +52,9 @@ mod _core {
     use pyo3::prelude::*;
 
     use super::brokers::running;
-    use super::process::{awaiting, descriptors, exit, fork};
+    #[cfg(unix)]
+    use super::process::descriptors;
+    use super::process::{awaiting, exit, fork};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyPermissionError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::config::{positive_seconds, seconds};
@@ -40,7 +40,7 @@ impl PyFileBroker {
     ) -> PyResult<Self> {
         let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
         let min_age = seconds("min_age", min_age).or_raise(py)?;
-        Self::made(py, &path_or_url, Times { timeout, min_age }, sync, mode)
+        Self::made(py, &path_or_url, timeout, min_age, sync, mode)
     }
 
     #[cfg(unix)]
@@ -49,15 +49,18 @@ impl PyFileBroker {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Times {
-    timeout: Duration,
-    min_age: Duration,
-}
-
 impl PyFileBroker {
     #[cfg(unix)]
-    fn made(py: Python<'_>, path: &Path, times: Times, is_synced: bool, mode: u32) -> PyResult<Self> {
+    fn made(
+        py: Python<'_>,
+        path: &Path,
+        timeout: Duration,
+        min_age: Duration,
+        is_synced: bool,
+        mode: u32,
+    ) -> PyResult<Self> {
+        use pyo3::exceptions::PyPermissionError;
+
         use crate::file::place::{Place, Refusal};
 
         let place = Place::new(path, mode, &std::env::current_dir()?).or_raise(py)?;
@@ -65,12 +68,11 @@ impl PyFileBroker {
             Refusal::Wrong(text) => PyValueError::new_err(text),
             Refusal::Denied(text) => PyPermissionError::new_err(text),
         })?;
-        let Times { timeout, min_age } = times;
         Ok(Self { options: Options { place, timeout, min_age, is_synced } })
     }
 
     #[cfg(not(unix))]
-    fn made(_: Python<'_>, _: &Path, _: Times, _: bool, _: u32) -> PyResult<Self> {
+    fn made(_: Python<'_>, _: &Path, _: Duration, _: Duration, _: bool, _: u32) -> PyResult<Self> {
         Err(PyValueError::new_err(
             "a file broker needs Linux or macOS: run one worker with Hub(), or use RedisBroker",
         ))

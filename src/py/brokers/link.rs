@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::file::{self, PyFileBroker};
+#[cfg(unix)]
+use super::file;
+use super::file::PyFileBroker;
 use super::redis::PyRedisBroker;
 use super::running::{self, Lagging, PythonObserver};
 use crate::broker::Broker;
