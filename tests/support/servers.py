@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -348,6 +348,18 @@ def _unacknowledged(local: int, remote: int) -> int:
     return 0
 
 
+def _loop_factory(config: Any) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if hasattr(config, "get_loop_factory"):
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = config.get_loop_factory()
+        return factory
+    # Until 0.35, uvicorn set a policy instead, for the whole process.
+    if config.loop == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
 class ThreadServer:
     """uvicorn servers in one thread of this process, on one loop, as a larger program embeds them."""
 
@@ -373,7 +385,7 @@ class ThreadServer:
         async def main() -> None:
             await asyncio.gather(*map(self._serve, range(len(self.servers))))
 
-        with asyncio.Runner(loop_factory=self.servers[0].config.get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=_loop_factory(self.servers[0].config)) as runner:
             runner.run(main())
 
     async def _serve(self, index: int) -> None:

@@ -30,7 +30,7 @@ from sse_hub._responses.content import SyncContent
 from sse_hub._responses.dependencies import close_dependencies
 from sse_hub._responses.detached_stream import DetachedStream
 from sse_hub._responses.event_stream import EventStream
-from sse_hub._responses.sending import send_within
+from sse_hub._responses.sending import send_within, sends_denial
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._responses.task_group import HOOKS, TaskGroupStream
 from sse_hub._servers.stay import Stay, log_once
@@ -214,7 +214,7 @@ class EventSourceResponse(TaskGroupStream, Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. Returns when it has ended, from either side."""
         if scope["type"] == "websocket":
-            send = self._wrap_websocket_denial_send(send)
+            send = sends_denial(send)
         start: Message = {
             "type": "http.response.start",
             "status": self.status_code,

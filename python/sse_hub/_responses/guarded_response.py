@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from sse_hub._core import _Request
 from sse_hub._handoff.taking import COME_BACK_LATER
+from sse_hub._responses.sending import sends_denial
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized, UserFull
 
@@ -55,7 +56,7 @@ class GuardedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_asyncio()
         if scope["type"] == "websocket":
-            send = self._wrap_websocket_denial_send(send)
+            send = sends_denial(send)
         try:
             if await self._may_listen(send) and await self._answer(scope, receive, send):
                 return  # The background task runs when the stream ends.

@@ -1,4 +1,4 @@
-"""Sends a message within a time limit."""
+"""Sends messages: within a time limit, or to a WebSocket that is denied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Message, Send
 
-__all__ = ["SendTimeoutError", "send_within"]
+__all__ = ["SendTimeoutError", "send_within", "sends_denial"]
 
 
 class SendTimeoutError(TimeoutError):
@@ -27,3 +27,15 @@ async def send_within(seconds: float | None, send: Send, message: Message) -> No
             raise
     if limit.expired():
         raise SendTimeoutError
+
+
+def sends_denial(send: Send) -> Send:
+    """A ``send`` for a response that denies a WebSocket (ASGI's "Websocket Denial Response").
+
+    Starlette has a method for that, which is private, and newer than the oldest Starlette that is supported.
+    """
+
+    async def deny(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return deny
