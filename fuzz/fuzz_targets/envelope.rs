@@ -24,7 +24,7 @@ struct Input {
 const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn read(fields: &Fields) -> Arrived {
-    let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+    let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice());
     envelope::read(StreamId { ms: 5, seq: 0 }, &get)
 }
 

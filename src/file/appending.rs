@@ -79,7 +79,6 @@ fn write(
 impl Inner {
     /// Append entries. Returns each one's id, or why it has none.
     pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
-        tokio::task::yield_now().await;
         let all = |text: String| batch.iter().map(|_| Err(refused(&text))).collect();
         let written = match self.exclusive().await {
             Ok(_exclusive) => write(&mut self.journal.lock(), &mut self.ends_and_leases.lock(), batch),

@@ -30,6 +30,7 @@ pub struct Directory {
     identity: Identity,
     pub dir: Arc<OwnedFile>,
     pub lock: Arc<OwnedFile>,
+    lock_identity: Identity,
     segments: BTreeMap<StreamId, Arc<Segment>>,
     /// Segments whose heads cannot be read, by the ids in their names.
     broken: BTreeSet<StreamId>,
@@ -52,8 +53,9 @@ impl Directory {
         let identity = dir.identity()?;
         let (segments, broken) = list(&dir, &BTreeMap::new())?;
         let lock = open_at(&dir, LOCK, OFlags::CREATE | OFlags::RDWR, place.mode)?;
+        let lock_identity = lock.identity()?;
         let (dir, lock) = (Arc::new(dir), Arc::new(lock));
-        Ok(Self { path, mode: place.mode, identity, dir, lock, segments, broken })
+        Ok(Self { path, mode: place.mode, identity, dir, lock, lock_identity, segments, broken })
     }
 
     /// Whether the path still leads to this directory, with this lock and this segment.
@@ -61,7 +63,7 @@ impl Directory {
     pub fn is_current(&self, newest: Option<&Segment>) -> bool {
         let is_there = rustix::fs::stat(&self.path).is_ok_and(|stat| Identity::of(&stat) == self.identity);
         is_there
-            && self.lock.identity().ok() == self.identity_of(LOCK)
+            && self.identity_of(LOCK) == Some(self.lock_identity)
             && newest.is_none_or(|it| Some(it.identity) == self.identity_of(&segment::name(it.head.base)))
     }
 

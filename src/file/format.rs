@@ -204,7 +204,7 @@ impl Header {
         let found = self.is_sound(fields, key).then(|| split(fields)).flatten().unwrap_or_default();
         let get = |name: &str| {
             let named = found.iter().find(|(key, _)| *key == name.as_bytes());
-            named.map(|(_, value)| value.to_vec())
+            named.map(|(_, value)| *value)
         };
         envelope::read_behind(self.id, Some(self.before), &get)
     }

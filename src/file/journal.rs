@@ -209,8 +209,10 @@ impl Journal {
         }
         let is_broken = directory.broken().last().is_some_and(|broken| *broken > newest.head.base);
         let Some(tail) = &mut attached.tail else { return Ok(Some(End::Missing)) };
-        if newest.file.len()? < tail.offset {
-            return Ok(None);
+        match newest.file.len()? {
+            cut if cut < tail.offset => return Ok(None),
+            known if known == tail.offset && !is_broken => return Ok(Some(End::At(tail.last))),
+            _ => {}
         }
         let Tail { offset, last, count, began, .. } = tail;
         let (end, stop) = newest.scan(*offset, buffer, |record| {

@@ -57,10 +57,12 @@ impl Log for FileLog {
                 (self.end, is_noticed) = (None, false);
             }
             if is_over || self.end.take() != Some(id) {
-                // Files answer at once: a reader of a long log would keep every other task from running.
-                tokio::task::yield_now().await;
-                if let Some((watch, _)) = self.watch.as_mut().filter(|_| !is_noticed) {
-                    watch.forget();
+                if !is_noticed {
+                    // Files answer at once: a reader of a long log would keep every other task from running.
+                    tokio::task::yield_now().await;
+                    if let Some((watch, _)) = &mut self.watch {
+                        watch.forget();
+                    }
                 }
                 let page = self.inner.after(&mut self.at, id, count).await?;
                 if page.is_end && self.watch.is_some() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::format::HEAD;
 use super::journal::Journal;
-use super::segment::{Segment, Stop};
+use super::segment::{Record, Segment, Stop};
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 
@@ -69,7 +69,7 @@ impl Journal {
             let next = self.next_segment(&cursor.segment)?;
             let is_final = is_locked || next.is_some();
             let (key, mut last) = (cursor.segment.head.key, cursor.id);
-            let (offset, stop) = cursor.segment.scan(cursor.offset, &mut buffer, |record| {
+            let visit = |record: &Record<'_>| {
                 if record.header.id <= last {
                     return true;
                 }
@@ -80,7 +80,12 @@ impl Journal {
                     page.entries.push(record.header.arrived(record.fields, key));
                 }
                 is_wanted
-            })?;
+            };
+            let (offset, stop) = if is_final {
+                cursor.segment.scan(cursor.offset, &mut buffer, visit)?
+            } else {
+                cursor.segment.skim(cursor.offset, &mut buffer, visit)?
+            };
             (cursor.offset, cursor.id) = (offset, last);
             if page.entries.len() >= count {
                 break;

@@ -119,13 +119,37 @@ impl Segment {
     /// The system's error.
     pub fn scan(
         &self,
+        offset: u64,
+        buffer: &mut Vec<u8>,
+        visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> io::Result<(u64, Stop)> {
+        self.scan_by(read_full, offset, buffer, visit)
+    }
+
+    /// The same with fewer system calls: a read that does not fill the buffer is taken for the end. So it is, unless
+    /// the disk has failed behind it; the caller must not write there.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn skim(
+        &self,
+        offset: u64,
+        buffer: &mut Vec<u8>,
+        visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> io::Result<(u64, Stop)> {
+        self.scan_by(read_once, offset, buffer, visit)
+    }
+
+    fn scan_by(
+        &self,
+        read: fn(&OwnedFile, &mut [u8], u64) -> io::Result<usize>,
         mut offset: u64,
         buffer: &mut Vec<u8>,
         mut visit: impl FnMut(&Record<'_>) -> bool,
     ) -> io::Result<(u64, Stop)> {
         buffer.resize(CHUNK.max(buffer.len()), 0);
         loop {
-            let count = read_full(&self.file, buffer, offset)?;
+            let count = read(&self.file, buffer, offset)?;
             let (bytes, is_end) = (&buffer[..count], count < buffer.len());
             let mut at = 0;
             let wanted = loop {
@@ -163,12 +187,19 @@ impl Segment {
 fn read_full(file: &OwnedFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match read_once(file, &mut buffer[done..], offset + done as u64)? {
+            0 => break,
+            count => done += count,
         }
     }
     Ok(done)
+}
+
+fn read_once(file: &OwnedFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }

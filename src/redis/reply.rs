@@ -31,7 +31,7 @@ fn entry(value: &Value) -> Option<Arrived> {
     let get = |name: &str| {
         let pairs = fields.chunks_exact(2);
         pairs.filter(|pair| text(&pair[0]) == Some(name)).find_map(|pair| match &pair[1] {
-            Value::BulkString(bytes) => Some(bytes.clone()),
+            Value::BulkString(bytes) => Some(bytes.as_slice()),
             _ => None,
         })
     };

@@ -102,11 +102,11 @@ pub fn read_note(text: &str) -> Option<Ending> {
     Some(Ending { state: EndState::parse(state)?, error: error.map(Into::into) })
 }
 
-fn read_step(kind: &[u8], data: Vec<u8>) -> Option<Step> {
-    let text = String::from_utf8(data).ok()?;
+fn read_step(kind: &[u8], data: &[u8]) -> Option<Step> {
+    let text = str::from_utf8(data).ok()?;
     let keep = |text: &str| text.parse().ok().map(Duration::from_millis);
     match kind {
-        b"b" => Some(Step::Begin { keep: keep(&text)? }),
+        b"b" => Some(Step::Begin { keep: keep(text)? }),
         b"s" if text.is_empty() => Some(Step::Stop),
         b"e" => {
             let (kept, ending) = text.split_once('\n')?;
@@ -116,14 +116,17 @@ fn read_step(kind: &[u8], data: Vec<u8>) -> Option<Step> {
     }
 }
 
-fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
+/// The value of an entry's field.
+pub type Get<'get, 'value> = &'get dyn Fn(&str) -> Option<&'value [u8]>;
+
+fn letter(get: Get<'_, '_>) -> Option<Letter> {
     if get("v")? != VERSION {
         return None;
     }
-    let to = String::from_utf8(get("t").unwrap_or_default()).ok()?;
+    let to = str::from_utf8(get("t").unwrap_or_default()).ok()?;
     let data = get("d")?;
-    let reason = |data| Some(String::from_utf8(data).ok()?.into());
-    let to = match get("k")?.as_slice() {
+    let reason = |data| Some(str::from_utf8(data).ok()?.into());
+    let to = match get("k")? {
         b"t" => To::Topics(to.split('\n').map(Topic::new).collect::<Result<_, _>>().ok()?),
         b"a" => To::All,
         b"o" => To::One(to.into()),
@@ -131,31 +134,31 @@ fn letter(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Letter> {
         b"u" => return Some(Letter::Kick { whose: Whose::User(to.into()), reason: reason(data)? }),
         b"r" => return Some(Letter::Release { lease: to.into() }),
         kind => {
-            return Some(Letter::Life { topic: Topic::new(&to).ok()?, step: read_step(kind, data)? });
+            return Some(Letter::Life { topic: Topic::new(to).ok()?, step: read_step(kind, data)? });
         }
     };
     let key = match get("y") {
-        Some(text) => Some(Key::new(str::from_utf8(&text).ok()?).ok()?),
+        Some(text) => Some(Key::new(str::from_utf8(text).ok()?).ok()?),
         None => None,
     };
     let trace = match get("w") {
-        Some(text) => Some(TraceParent::parse(&text)?),
+        Some(text) => Some(TraceParent::parse(text)?),
         None => None,
     };
-    let draft = Draft::from_parts(trace.as_ref(), &get("c").unwrap_or_default(), &data)?.keyed(key);
+    let draft = Draft::from_parts(trace.as_ref(), get("c").unwrap_or_default(), data)?.keyed(key);
     Some(Letter::Event { to, draft })
 }
 
 /// Reads an entry; `get` returns its fields.
 #[must_use]
-pub fn read(id: StreamId, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
-    let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(&text).ok()?));
+pub fn read(id: StreamId, get: Get<'_, '_>) -> Arrived {
+    let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(text).ok()?));
     read_behind(id, before, get)
 }
 
 /// Reads an entry of a log that does not keep the id before it in a field.
 #[must_use]
-pub fn read_behind(id: StreamId, before: Option<StreamId>, get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Arrived {
+pub fn read_behind(id: StreamId, before: Option<StreamId>, get: Get<'_, '_>) -> Arrived {
     Arrived { id, before, letter: letter(get) }
 }
 
@@ -180,7 +183,7 @@ mod tests {
     }
 
     fn arrive(fields: &Fields) -> Arrived {
-        let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice());
         read(StreamId { ms: 5, seq: 0 }, &get)
     }
 

@@ -55,8 +55,8 @@ impl Newcomers {
     /// Wait until those that have asked have their answers, but not for long.
     pub async fn settled(&self, patience: Duration) {
         let asked = self.asked.load(Ordering::Acquire);
-        let mut answered = self.answered.subscribe();
-        if *answered.borrow_and_update() < asked {
+        if *self.answered.borrow() < asked {
+            let mut answered = self.answered.subscribe();
             let all = answered.wait_for(|count| *count >= asked);
             let _ = tokio::time::timeout(patience, all).await;
         }

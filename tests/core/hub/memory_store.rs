@@ -28,9 +28,10 @@ struct Kept {
 
 impl Kept {
     fn arrived(&self) -> Arrived {
+        let before = self.before.to_string();
         let get = |name: &str| match name {
-            "p" => Some(self.before.to_string().into_bytes()),
-            _ => self.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()),
+            "p" => Some(before.as_bytes()),
+            _ => self.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice()),
         };
         envelope::read(self.id, &get)
     }
