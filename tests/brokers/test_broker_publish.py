@@ -6,11 +6,12 @@ import asyncio
 import gc
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 import httpx
 import pytest
+from programs import run_program
 from redis_server import entry_id
 from redis_workers import Pair, app_command, listening, takes
 from servers import run, stopped
@@ -20,6 +21,7 @@ from sse_hub import (
     HubFull,
     InvalidEvent,
     ServerSentEvent,
+    TopicEnded,
 )
 from stores import Store
 from waiting import PATIENCE, until
@@ -146,8 +148,9 @@ def test_a_publication_gives_the_streams_id(store: Store) -> None:
         assert sent.done()
 
 
-async def test_a_publication_may_be_awaited_more_than_once_and_by_many(store: Store) -> None:
-    async with Hub(store.url) as hub:
+@pytest.mark.parametrize("streams", [False, True], ids=["alone", "beside-a-stream"])
+async def test_a_publication_may_be_awaited_more_than_once_and_by_many(store: Store, streams: bool) -> None:
+    async with Hub(store.url) as hub, hub.subscribe("other") if streams else nullcontext():
         published = hub.publish("t", 1)
 
         async def wait() -> str | None:
@@ -160,8 +163,9 @@ async def test_a_publication_may_be_awaited_more_than_once_and_by_many(store: St
         assert [await one for one in many] == store.ids()[1:]
 
 
-async def test_a_cancelled_wait_takes_nothing_back(store: Store) -> None:
-    async with Hub(store.url) as hub:
+@pytest.mark.parametrize("streams", [False, True], ids=["alone", "beside-a-stream"])
+async def test_a_cancelled_wait_takes_nothing_back(store: Store, streams: bool) -> None:
+    async with Hub(store.url) as hub, hub.subscribe("other") if streams else nullcontext():
         await hub.publish("t", "first")
         store.pause()
         published = hub.publish("t", 1)
@@ -170,6 +174,51 @@ async def test_a_cancelled_wait_takes_nothing_back(store: Store) -> None:
         assert not published.done()
         store.resume()
         assert await published == store.ids()[1]
+
+
+async def test_a_task_learns_the_outcome_also_when_its_hub_is_closed_before(store: Store) -> None:
+    async with Hub(store.url) as hub:
+        async with hub.subscribe("other"):
+            await hub.publish("t", "first")
+            store.pause()
+            task = asyncio.create_task(wait_for(hub.publish("t", 1)))
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(hub.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()  # it then waits for nothing
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        # The loop has let go of the hub.
+        await asyncio.sleep(0)
+        store.resume()
+        assert await asyncio.wait_for(task, PATIENCE) == store.ids()[1]
+
+
+async def test_a_task_beside_a_stream_learns_of_a_failure(store: Store) -> None:
+    async with Hub(store.url) as hub, hub.subscribe("other"):
+        await hub.end("t")
+        with pytest.raises(TopicEnded):
+            await hub.publish("t", "late")
+
+
+def test_a_loop_with_streams_needs_no_other_thread_to_learn_of_outcomes(store: Store) -> None:
+    program = f"""
+        import asyncio
+        from pathlib import Path
+        from sse_hub import Hub
+
+        def threads():
+            return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+        async def main():
+            async with Hub({store.url!r}) as hub, hub.subscribe("t"):
+                for n in range(3):
+                    assert await hub.publish("t", n)
+                assert "sse-hub-await" not in threads(), threads()
+
+        asyncio.run(main())
+        """
+    run_program(program)
 
 
 async def wait_for(published: Any) -> str | None:

@@ -269,7 +269,7 @@ impl PyHub {
         };
         if let Some(broker) = hub.broker() {
             let outcome = hub.post(Letter::Kick { whose, reason: reason.into() }).or_raise(py)?;
-            drop(PyPublication::later(outcome, broker.clone()));
+            drop(PyPublication::later(outcome, broker.clone(), self.generations.loops()));
         }
         Ok(here)
     }

@@ -7,8 +7,8 @@
 //!   '---- fork, in the child: left alone, never dropped (its locks may be held by threads that do not exist)
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,6 +16,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::answers::{Answers, FindAnswers};
 use super::inherited::Inherited;
 use super::loop_reader::{LoopReader, ReportEnds};
 use super::publication::PyPublication;
@@ -221,6 +222,11 @@ impl Generations {
         Ok(hub)
     }
 
+    /// The event loops on which its publications may be awaited.
+    pub fn loops(self: &Arc<Self>) -> Weak<dyn FindAnswers> {
+        Arc::<Self>::downgrade(self)
+    }
+
     /// Publish through the broker, or in this process.
     pub fn post(self: &Arc<Self>, py: Python<'_>, to: To, draft: Draft) -> PyResult<PyPublication> {
         let hub = self.connected(py)?;
@@ -229,7 +235,7 @@ impl Generations {
         }
         if let Some(broker) = hub.broker() {
             let outcome = hub.post(Letter::Event { to, draft }).or_raise(py)?;
-            return Ok(PyPublication::later(outcome, broker.clone()));
+            return Ok(PyPublication::later(outcome, broker.clone(), self.loops()));
         }
         let id = match to {
             To::Topics(topics) => Some(hub.publish(&topics, draft).or_raise(py)?),
@@ -271,7 +277,7 @@ impl Generations {
         let hub = self.connected(py)?;
         let outcome = hub.post_fenced(letter, fence).or_raise(py)?;
         match hub.broker() {
-            Some(broker) => Ok(PyPublication::later(outcome, broker.clone())),
+            Some(broker) => Ok(PyPublication::later(outcome, broker.clone(), self.loops())),
             None => Err(Error::HubClosed).or_raise(py),
         }
     }
@@ -367,6 +373,20 @@ impl Generations {
             self.stop_readers(py, Some(hub))?;
         }
         Ok(reader)
+    }
+}
+
+impl FindAnswers for Generations {
+    fn find(&self, event_loop: &Bound<'_, PyAny>) -> Option<Arc<Answers>> {
+        // A loop of Windows does not keep its reader.
+        if cfg!(windows) || !self.is_ours() {
+            return None;
+        }
+        let readers = self.readers(event_loop.py());
+        let found = readers.iter().map(Py::get).find(|reader| {
+            reader.event_loop(event_loop.py()).is_some_and(|it| it.is(event_loop)) && reader.is_ours()
+        });
+        found.map(|reader| reader.answers.clone())
     }
 }
 

@@ -9,6 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
+use super::answers::Answers;
 use super::chunks::Chunks;
 use super::loop_clients::{LoopClients, Wait};
 use super::reactors::{Reactors, Reports};
@@ -92,6 +93,8 @@ pub struct LoopReader {
     pub reader: Arc<Reader>,
     pub clients: LoopClients,
     pub chunks: Chunks,
+    /// Publications that tasks of the loop await.
+    pub answers: Arc<Answers>,
     /// Ends of streams that were handed off on this loop.
     pub reports: Arc<Reports>,
     pub(super) application: Box<dyn ReportEnds>,
@@ -117,11 +120,13 @@ impl LoopReader {
         let signal = Arc::new(Signal::new()?);
         let reader = hub.add_reader(Box::new(SignalWaker(signal.clone())));
         let reports = Arc::new(Reports::new(reader.clone()));
+        let answers = Arc::new(Answers::new(reader.clone()));
         let this = Self {
             hub,
             reader,
             clients: LoopClients::default(),
             chunks: Chunks::default(),
+            answers,
             reports,
             application,
             event_loop: PyWeakrefReference::new(event_loop)?.unbind(),
@@ -177,6 +182,7 @@ impl LoopReader {
         // Its handle holds this object.
         let timer = std::mem::take(&mut *self.timer.lock());
         drop(timer);
+        self.answers.clear();
         self.reports.release();
     }
 
@@ -217,6 +223,7 @@ impl LoopReader {
         let _inside = exit::enter(py);
         let mut effects = Effects::default();
         let drained = this.hub.drain(&this.reader, &mut effects);
+        this.answers.complete(py);
         effects.resume.append(&mut this.resume.lock());
         let waiters = this.clients.wake(py, &effects.resume);
         if let Some(published) = drained.published.filter(|_| !waiters.is_empty()) {
@@ -290,6 +297,15 @@ impl LoopReader {
         Ok(())
     }
 
+    /// Watch the signal no more.
+    fn unwatch(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        match this.event_loop(slf.py()).filter(|_| this.is_ours()) {
+            Some(event_loop) => this.signal.unwatch(&event_loop),
+            None => Ok(()),
+        }
+    }
+
     /// Resume all that are left, now.
     fn resume_all(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::resume(slf, usize::MAX)?;
@@ -314,6 +330,7 @@ impl LoopReader {
     /// gone.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.clients.traverse(&visit)?;
+        self.answers.traverse(&visit)?;
         if let Some(resuming) = self.resuming.try_lock() {
             resuming.waiters.as_slice().iter().try_for_each(|waiter| visit.call(waiter))?;
         }
@@ -332,7 +349,8 @@ impl LoopReader {
     /// The loop was woken: something was published, or a subscriber changed.
     fn _drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().signal.clear();
-        Self::drain(slf).map(drop)
+        Self::drain(slf)?;
+        if slf.get().answers.is_over() { Self::unwatch(slf) } else { Ok(()) }
     }
 
     /// Go on resuming consumers, and after all have had their turn, run a postponed drain.
@@ -378,9 +396,7 @@ impl LoopReader {
         if let Some(handle) = timer.handle {
             handle.call_method0(py, intern!(py, "cancel"))?;
         }
-        if let Some(event_loop) = this.event_loop(py).filter(|_| this.is_ours()) {
-            this.signal.unwatch(&event_loop)?;
-        }
-        Ok(())
+        // What was published before the close has its outcome later.
+        if this.answers.close() { Self::unwatch(slf) } else { Ok(()) }
     }
 }

@@ -2,6 +2,7 @@
 //! one subscriber's stream, `subscription` and `class` are the classes.
 
 mod announcing;
+mod answers;
 mod awaitable;
 mod chunks;
 pub mod class;

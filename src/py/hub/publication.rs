@@ -1,6 +1,6 @@
 //! The result of `publish`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTimeoutError;
@@ -8,6 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::answers::{Asked, FindAnswers, published, text};
 use super::awaitable::Ready;
 use crate::broker::Broker;
 use crate::config::seconds;
@@ -22,7 +23,13 @@ const SLICE: Duration = Duration::from_millis(50);
 
 enum State {
     Known(Option<EventId>),
-    Later { outcome: Arc<Outcome>, broker: Arc<dyn Broker>, process: Process },
+    Later {
+        outcome: Arc<Outcome>,
+        broker: Arc<dyn Broker>,
+        /// Its hub's loops.
+        loops: Weak<dyn FindAnswers>,
+        process: Process,
+    },
 }
 
 #[pyclass(frozen, name = "Publication", module = "sse_hub._core")]
@@ -33,15 +40,8 @@ impl PyPublication {
         Self(State::Known(id))
     }
 
-    pub fn later(outcome: Arc<Outcome>, broker: Arc<dyn Broker>) -> Self {
-        Self(State::Later { outcome, broker, process: Process::current() })
-    }
-
-    fn raise(py: Python<'_>, sent: &Sent) -> PyResult<Option<Py<PyString>>> {
-        match sent {
-            Ok(id) => Ok(text(py, *id)),
-            Err(failure) => Err(from_failure(py, failure)),
-        }
+    pub fn later(outcome: Arc<Outcome>, broker: Arc<dyn Broker>, loops: Weak<dyn FindAnswers>) -> Self {
+        Self(State::Later { outcome, broker, loops, process: Process::current() })
     }
 
     /// The outcome, if it is known.
@@ -60,13 +60,9 @@ fn inherited() -> Failure {
     Failure::Unknown("the process this one was forked from published it, and learns the outcome".into())
 }
 
-fn text(py: Python<'_>, id: Option<EventId>) -> Option<Py<PyString>> {
-    id.map(|id| PyString::new(py, &id.to_string()).unbind())
-}
-
 impl Drop for PyPublication {
     fn drop(&mut self) {
-        if let State::Later { outcome, broker, process } = &self.0
+        if let State::Later { outcome, broker, process, .. } = &self.0
             && process.is_current()
             && let Some(failure) = outcome.abandon()
         {
@@ -101,7 +97,7 @@ impl PyPublication {
             let until = deadline.map_or(now + SLICE, |deadline| deadline.min(now + SLICE));
             let sent = py.detach(|| outcome.wait_until(until));
             if let Some(sent) = sent {
-                return Self::raise(py, &sent);
+                return published(py, &sent);
             }
             py.check_signals()?;
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -114,18 +110,29 @@ impl PyPublication {
     }
 
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let (outcome, broker) = match &self.0 {
+        let (outcome, broker, loops) = match &self.0 {
             State::Known(id) => return ready(py, text(py, *id)),
-            State::Later { outcome, broker, process } if process.is_current() => (outcome, broker),
+            State::Later { outcome, broker, loops, process } if process.is_current() => {
+                (outcome, broker, loops)
+            }
             State::Later { .. } => return Err(from_failure(py, &inherited())),
         };
         if let Some(sent) = outcome.look() {
-            return ready(py, Self::raise(py, &sent)?);
+            return ready(py, published(py, &sent)?);
         }
-        let waiting = Waiting::new(outcome.clone(), Some(broker.clone()));
+        let mut waiting = Waiting::new(outcome.clone(), Some(broker.clone()));
+        let event_loop = pyo3_async_runtimes::get_running_loop(py)?;
+        if let Some(answers) = loops.upgrade().and_then(|loops| loops.find(&event_loop)) {
+            let future = event_loop.call_method0(intern!(py, "create_future"))?;
+            match answers.ask(future.clone().unbind(), waiting) {
+                Asked::Later => return future.call_method0(intern!(py, "__await__")),
+                Asked::Now(sent) => return ready(py, published(py, &sent)?),
+                Asked::Never(back) => waiting = back,
+            }
+        }
         let future = awaiting::into_python(py, async move {
             let sent = waiting.await;
-            Python::attach(|py| Self::raise(py, &sent))
+            Python::attach(|py| published(py, &sent))
         })?;
         future.call_method0(intern!(py, "__await__"))
     }

@@ -225,7 +225,7 @@ impl PySubscription {
         if let Some(broker) = self.stream.hub.broker() {
             let letter = Letter::Event { to: To::One((*self.stream.first.name()).into()), draft };
             let outcome = self.stream.hub.post(letter).or_raise(py)?;
-            return Ok(PyPublication::later(outcome, broker.clone()));
+            return Ok(PyPublication::later(outcome, broker.clone(), self.stream.generations.loops()));
         }
         self.stream.hub.send(Some(self.stream.first.id), draft).or_raise(py)?;
         Ok(PyPublication::known(None))
