@@ -7,6 +7,14 @@ use crate::sync::{AtomicBool, Ordering, assert_unlocked};
 pub trait Wake: Send + Sync {
     /// Let the reader drain soon.
     fn wake(&self);
+
+    /// The same, called by a thread that delivers and never runs Python: it may serve the reader's clients in the place
+    /// of the reader's own thread, if there are at most `most`. Returns how many there were.
+    fn serve(&self, most: usize) -> usize {
+        let _ = most;
+        self.wake();
+        0
+    }
 }
 
 /// A bell that rings once until it is heard: many publications make one wake-up.
@@ -32,6 +40,13 @@ impl Bell {
         if !self.rung.swap(true, Ordering::SeqCst) {
             self.wake.wake();
         }
+    }
+
+    /// The same by a thread that delivers, which may serve the reader's clients itself: see [`Wake::serve`].
+    #[must_use]
+    pub fn ring_or_serve(&self, most: usize) -> usize {
+        assert_unlocked();
+        if self.rung.swap(true, Ordering::SeqCst) { 0 } else { self.wake.serve(most) }
     }
 
     /// Suppress wake-ups while the caller prepares to wake the reader itself: by dropping the result, or by other

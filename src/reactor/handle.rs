@@ -4,9 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::desk::{Desk, DeskWaker};
 use super::owned::Owned;
-use super::shared::{Command, Shared, SharedWaker};
+use super::shared::{Command, Shared};
 use super::signal::signal;
+use super::sockets::Sockets;
 use super::worker::Worker;
 use super::{Listener, Socket};
 use crate::hub::Hub;
@@ -20,7 +22,7 @@ pub struct Reactor {
     /// Delivers to the reactor's clients: subscribe with it.
     pub reader: Arc<Reader>,
     hub: Arc<Hub>,
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -31,53 +33,55 @@ impl Reactor {
     /// The system has no thread or no descriptor left.
     pub fn start(hub: Arc<Hub>, listener: Box<dyn Listener>) -> io::Result<Self> {
         let (signal, heard) = signal()?;
-        let shared = Arc::new(Shared::new(signal));
-        let reader = hub.add_reader(Box::new(SharedWaker(shared.clone())));
+        let desk = Desk::new(Shared::new(signal));
+        let reader = hub.add_reader(Box::new(DeskWaker(desk.clone())));
         // From here on, dropping `this` removes the reader again.
         let thread = Mutex::new(None);
-        let this = Self { hub: hub.clone(), reader: reader.clone(), shared: shared.clone(), thread };
-        let worker = Worker::new(hub, reader, shared, heard, listener)?;
+        let this = Self { hub: hub.clone(), reader: reader.clone(), desk: desk.clone(), thread };
+        let sockets = Sockets::new(&heard)?;
+        desk.put(Worker::new(hub, reader, desk.shared.clone(), sockets.registered()?, listener));
         let builder = std::thread::Builder::new().name("sse-hub-reactor".into());
-        *this.thread.lock() = Some(builder.spawn(move || worker.run())?);
+        *this.thread.lock() = Some(builder.spawn(move || desk.run(sockets, &heard))?);
         Ok(this)
     }
 
     /// Adopt a client's socket. Its response head and a first chunk were sent before; `identity` was
     /// subscribed with this reactor's reader.
     pub fn adopt(&self, socket: Socket, identity: Arc<Identity>) {
-        self.shared.stream_opened(identity.group);
-        self.shared.send(Command::Adopt { socket: Owned::from(socket), identity });
+        self.desk.shared.stream_opened(identity.group);
+        self.desk.shared.send(Command::Adopt { socket: Owned::from(socket), identity });
     }
 
     /// Serve a subscriber that was closed from outside: it may still have queued events.
     pub fn resume(&self, key: usize) {
-        self.shared.send(Command::Resume { key });
+        self.desk.shared.send(Command::Resume { key });
     }
 
     /// How many streams of a group have not ended.
     #[must_use]
     pub fn open(&self, group: GroupId) -> usize {
-        self.shared.open(group)
+        self.desk.shared.open(group)
     }
 
     /// How many streams have not ended.
     #[must_use]
     pub fn open_in_all(&self) -> usize {
-        self.shared.open_in_all()
+        self.desk.shared.open_in_all()
     }
 
     /// Close a group's connections at once.
     pub fn abort(&self, group: GroupId) {
-        self.shared.send(Command::Abort { group });
+        self.desk.shared.send(Command::Abort { group });
     }
 
     /// Close all connections at once, and end the thread. Sockets that are given to it later are closed.
     pub fn stop(&self) {
-        self.shared.send(Command::Stop);
+        self.desk.shared.send(Command::Stop);
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        self.desk.clear();
         self.hub.remove_reader(&self.reader);
     }
 }

@@ -5,6 +5,11 @@
 //! The thread polls its sockets, commands and timers again after 256 clients or 1 ms, so a broadcast to 19,000
 //! clients delays no disconnect and no heartbeat.
 //!
+//! # Turns
+//! A thread that has delivered an event from a broker to few clients also writes to them, if this one sleeps
+//! (`desk.rs`): two threads cost a wake-up more than one. It leaves everything else to this thread, and wakes it when
+//! more is left to do, or is due earlier than the thread would wake.
+//!
 //! # Closing
 //! A stream that ends gets its queued events and the end of the chunked body. The connection is kept until the
 //! client has taken them, and for a moment more so that the client may close first: unread input would turn our FIN
@@ -20,6 +25,8 @@ mod coalesce;
 #[cfg(unix)]
 mod connection;
 #[cfg(unix)]
+mod desk;
+#[cfg(unix)]
 mod handle;
 #[cfg(unix)]
 pub(crate) mod kernel;
@@ -33,6 +40,8 @@ mod rounds;
 mod shared;
 #[cfg(unix)]
 mod signal;
+#[cfg(unix)]
+mod sockets;
 #[cfg(not(unix))]
 mod unsupported;
 #[cfg(unix)]

@@ -9,7 +9,6 @@ use super::signal::Signal;
 use crate::identity::Identity;
 use crate::ids::GroupId;
 use crate::sync::Mutex;
-use crate::waker::Wake;
 
 pub enum Command {
     Adopt {
@@ -56,6 +55,10 @@ impl Shared {
         }
     }
 
+    pub fn wake(&self) {
+        self.signal.set();
+    }
+
     pub fn receive(&self) -> Vec<Command> {
         self.commands.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
@@ -85,14 +88,5 @@ impl Shared {
 
     pub fn open_in_all(&self) -> usize {
         self.open.lock().values().sum()
-    }
-}
-
-/// Wakes the thread when the log has something for it.
-pub struct SharedWaker(pub Arc<Shared>);
-
-impl Wake for SharedWaker {
-    fn wake(&self) {
-        self.0.signal.set();
     }
 }

@@ -4,8 +4,6 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-
 use super::{SLICE, VACANT, Worker};
 use crate::identity::{CloseReason, Identity};
 use crate::ids::{GroupId, SubscriberId};
@@ -96,7 +94,7 @@ impl Worker {
     }
 
     /// Close everything at once, and take no more sockets.
-    pub(super) fn close_all(&mut self) {
+    pub fn close_all(&mut self) {
         // The last commands hold descriptors, too.
         let commands = self.shared.refuse();
         self.obey(commands);
@@ -127,7 +125,7 @@ impl Worker {
     fn remove(&mut self, token: usize) {
         self.stop_counting(token);
         if let Some(connection) = self.connections.try_remove(token) {
-            let _ = self.poll.registry().deregister(&mut SourceFd(&connection.fd()));
+            self.sockets.remove(connection.fd());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The reactor's thread: one loop over sockets, commands, the log and timers.
+//! The work of the reactor's thread: one round after the other over sockets, commands, the log and timers.
 
 mod close;
 mod serve;
@@ -6,13 +6,10 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Token};
 use slab::Slab;
 
 use super::Listener;
@@ -22,7 +19,7 @@ use super::owned::Owned;
 use super::rounds::Rounds;
 use super::shared::{Command, Shared};
 use super::signal::Heard;
-use crate::descriptors;
+use super::sockets::{Registered, SIGNAL};
 use crate::entry::Entry;
 use crate::hub::Hub;
 use crate::identity::{CloseReason, Identity};
@@ -34,7 +31,6 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Heartbeats and stall checks that are due within this time of each other cost one wake-up: with thousands of
 /// clients there is hardly a millisecond in which none is due.
 const TICK_MS: u64 = 20;
-const SIGNAL: Token = Token(usize::MAX);
 const VACANT: usize = usize::MAX;
 
 pub struct Worker {
@@ -42,8 +38,7 @@ pub struct Worker {
     reader: Arc<Reader>,
     shared: Arc<Shared>,
     listener: Box<dyn Listener>,
-    poll: Poll,
-    heard: Heard,
+    sockets: Registered,
     connections: Slab<Connection>,
     /// Connections by their subscriber's key at the reader.
     by_key: Vec<usize>,
@@ -64,7 +59,34 @@ pub struct Worker {
     /// When the hub needs its next tick, on the hub's clock.
     next: Next,
     rounds: Rounds,
+    /// When the sleeping thread will wake.
+    wakes: Due,
     stopping: bool,
+}
+
+/// When the worker has something to do, if nothing else happens: on the hub's clock, and by the system's.
+#[derive(Clone, Copy, Default)]
+struct Due {
+    is_now: bool,
+    hub: Option<Duration>,
+    ending: Option<Instant>,
+}
+
+impl Due {
+    fn is_before(self, other: Self) -> bool {
+        fn is_before<T: Ord>(one: Option<T>, other: Option<T>) -> bool {
+            one.is_some_and(|one| other.is_none_or(|other| one < other))
+        }
+        self.is_now || is_before(self.hub, other.hub) || is_before(self.ending, other.ending)
+    }
+}
+
+/// What a thread did that stood in for the worker's own.
+pub struct Served {
+    /// The clients that it looked after.
+    pub clients: usize,
+    /// Whether the worker's thread must be woken.
+    pub is_more: bool,
 }
 
 impl Worker {
@@ -72,20 +94,16 @@ impl Worker {
         hub: Arc<Hub>,
         reader: Arc<Reader>,
         shared: Arc<Shared>,
-        heard: Heard,
+        sockets: Registered,
         listener: Box<dyn Listener>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let rounds = Rounds::new(hub.config.stall_timeout, hub.clock.now());
-        let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&heard.descriptor()), SIGNAL, Interest::READABLE)?;
-        descriptors::own(poll.as_raw_fd());
-        Ok(Self {
+        Self {
             hub,
             reader,
             shared,
             listener,
-            poll,
-            heard,
+            sockets,
             connections: Slab::new(),
             by_key: Vec::new(),
             schedule: VecDeque::new(),
@@ -98,64 +116,75 @@ impl Worker {
             coalesced: Coalesced::default(),
             next: Next::default(),
             rounds,
+            wakes: Due::default(),
             stopping: false,
-        })
+        }
     }
 
-    pub fn run(mut self) {
-        let mut events = Events::with_capacity(1024);
-        while !self.stopping {
-            match self.poll.poll(&mut events, self.timeout()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Only a broken descriptor of our own fails otherwise: without it no client can be served.
-                Err(_) => break,
-            }
-            let mut signalled = false;
-            for event in &events {
-                match event.token() {
-                    SIGNAL => signalled = true,
-                    Token(token) => {
-                        self.on_socket(
-                            token,
-                            event.is_readable() || event.is_read_closed() || event.is_error(),
-                        );
-                    }
+    /// One round, for what the thread has found when it woke. False when it is to end.
+    pub fn work(&mut self, events: &Events, heard: &Heard) -> bool {
+        let mut signalled = false;
+        for event in events {
+            match event.token() {
+                SIGNAL => signalled = true,
+                Token(token) => {
+                    self.on_socket(token, event.is_readable() || event.is_read_closed() || event.is_error());
                 }
             }
-            if signalled {
-                self.heard.clear();
-                self.owes_drain = true;
-                let commands = self.shared.receive();
-                self.obey(commands);
-            }
-            if self.owes_drain && self.before_drain == 0 {
-                self.drain();
-            } else if self.is_tick_due() {
-                self.next = self.hub.tick(&self.reader, &mut self.effects);
-                self.apply_effects();
-                // Thousands may have been released together.
-                self.before_drain = self.schedule.len();
-            }
-            self.serve_schedule();
-            self.close_overdue();
-            self.watch_clients();
         }
-        self.close_all();
+        if signalled {
+            heard.clear();
+            self.owes_drain = true;
+            let commands = self.shared.receive();
+            self.obey(commands);
+        }
+        if self.owes_drain && self.before_drain == 0 {
+            self.drain();
+        } else if self.is_tick_due() {
+            self.next = self.hub.tick(&self.reader, &mut self.effects);
+            self.apply_effects();
+            // Thousands may have been released together.
+            self.before_drain = self.schedule.len();
+        }
+        self.serve_schedule();
+        self.close_overdue();
+        self.watch_clients();
+        !self.stopping
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        if self.owes_drain || !self.schedule.is_empty() || self.rounds.is_under_way() {
+    /// Do the part of a round that follows a publication, on another thread, while the worker's own sleeps. `None` when
+    /// it is awake, or has more than `most` clients.
+    pub fn stand_in(&mut self, most: usize) -> Option<Served> {
+        let clients = self.connections.len();
+        if clients > most || self.due().is_now {
+            return None;
+        }
+        self.drain();
+        self.serve_schedule();
+        Some(Served { clients, is_more: self.due().is_before(self.wakes) })
+    }
+
+    /// For how long the thread may sleep.
+    pub fn sleep(&mut self) -> Option<Duration> {
+        self.wakes = self.due();
+        if self.wakes.is_now {
             return Some(Duration::ZERO);
         }
+        let hub = self.wakes.hub.map(|at| at.saturating_sub(self.hub.clock.now()));
+        let ending = self.wakes.ending.map(|at| at.saturating_duration_since(Instant::now()));
+        // mio rounds timeouts up to whole milliseconds.
+        [hub, ending].into_iter().flatten().min()
+    }
+
+    fn due(&self) -> Due {
         let round = Some(self.rounds.next).filter(|_| !self.connections.is_empty());
         let next = [self.next.check, round].into_iter().flatten().min().map(round_up);
         let next = [next, self.next.release].into_iter().flatten().min();
-        let next = next.filter(|_| !self.hub.clock.is_manual());
-        let hub = next.map(|next| next.saturating_sub(self.hub.clock.now()));
-        let ending = self.ending.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
-        // mio rounds timeouts up to whole milliseconds.
-        [hub, ending].into_iter().flatten().min()
+        Due {
+            is_now: self.owes_drain || !self.schedule.is_empty() || self.rounds.is_under_way(),
+            hub: next.filter(|_| !self.hub.clock.is_manual()),
+            ending: self.ending.peek().map(|Reverse((at, ..))| *at),
+        }
     }
 
     fn is_tick_due(&self) -> bool {
@@ -186,13 +215,8 @@ impl Worker {
                     connection.keep_fresh();
                 }
                 let slot = self.connections.vacant_entry();
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                self.poll.registry().register(
-                    &mut SourceFd(&connection.fd()),
-                    Token(slot.key()),
-                    interest,
-                )?;
                 let token = slot.key();
+                self.sockets.add(connection.fd(), token)?;
                 slot.insert(connection);
                 Ok(token)
             },
@@ -266,12 +290,4 @@ impl Worker {
 fn round_up(at: Duration) -> Duration {
     let ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX - TICK_MS);
     Duration::from_millis((ms + 1).next_multiple_of(TICK_MS))
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // Also when its thread could not be started, or panicked: a forked child would close whatever has this
-        // number by then.
-        descriptors::disown(self.poll.as_raw_fd());
-    }
 }

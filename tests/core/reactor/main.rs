@@ -2,5 +2,8 @@
 #![cfg(unix)]
 
 mod delivery;
+#[path = "../inert_broker.rs"]
+mod inert_broker;
 mod slow;
 mod support;
+mod turns;
