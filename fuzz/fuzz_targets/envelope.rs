@@ -23,21 +23,21 @@ struct Input {
 
 const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn read(fields: &Fields) -> Arrived {
-    let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice());
+fn read(fields: &Fields<'_>) -> Arrived {
+    let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| &**value);
     envelope::read(StreamId { ms: 5, seq: 0 }, &get)
 }
 
 fuzz_target!(|input: Input| {
-    let mut fields: Fields = Vec::new();
+    let mut fields: Fields<'_> = Vec::new();
     if input.version {
-        fields.push(("v", b"1".to_vec()));
+        fields.push(("v", b"1"[..].into()));
     }
-    fields.push(("k", vec![b"taoiug"[usize::from(input.kind % 6)]]));
+    fields.push(("k", vec![b"taoiug"[usize::from(input.kind % 6)]].into()));
     let trace = if input.is_traced { Some(TRACE.to_vec()) } else { input.trace };
     let given = [("t", input.to), ("c", input.comment), ("d", input.data), ("p", input.before), ("w", trace)];
     for (name, value) in given {
-        fields.extend(value.map(|value| (name, value)));
+        fields.extend(value.map(|value| (name, value.into())));
     }
     let Some(letter) = read(&fields).letter else { return };
     let written = envelope::fields(&letter);

@@ -18,9 +18,9 @@ fn refused(text: &str) -> AppendError {
 }
 
 /// Decide on one entry, and bring `notes` to its state after the entry.
-fn judge(entry: &Append, notes: &mut EndsAndLeases, now: u64) -> Verdict {
-    if let Some(topic) = entry.open.iter().find(|topic| notes.has_ended(topic, now)) {
-        return Err(AppendError::Ended(topic.clone()));
+fn judge(entry: &Append<'_>, notes: &mut EndsAndLeases, now: u64) -> Verdict {
+    if let Some(topic) = entry.open.iter().find(|topic| notes.has_ended(topic.as_str(), now)) {
+        return Err(AppendError::Ended(topic.as_str().into()));
     }
     let is_open = match &entry.fence {
         None => true,
@@ -33,7 +33,7 @@ fn judge(entry: &Append, notes: &mut EndsAndLeases, now: u64) -> Verdict {
     let bytes = format::encode(&entry.fields)
         .ok_or_else(|| refused("an event does not fit into a record of at most 4 GiB"))?;
     if let (Some(ends), Some(topic)) = (&entry.ends, entry.open.first()) {
-        notes.end(topic, now, ends);
+        notes.end(topic.as_str(), now, ends);
     }
     if let (true, Some(Fence::Held { lease, token })) = (entry.frees, &entry.fence) {
         notes.release(lease, token, now);
@@ -45,7 +45,7 @@ fn judge(entry: &Append, notes: &mut EndsAndLeases, now: u64) -> Verdict {
 fn write(
     journal: &mut Journal,
     notes: &mut EndsAndLeases,
-    batch: &[Append],
+    batch: &[Append<'_>],
 ) -> io::Result<(Vec<Verdict>, Appended)> {
     let (now, is_synced) = (journal.now(), journal.settings.is_synced);
     let not_open = || io::Error::other("the log is not open");
@@ -68,7 +68,7 @@ fn write(
     let accepted = batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
     for ((entry, _), id) in accepted.zip(&appended.ids) {
         if let (Some(_), Some(topic)) = (&entry.ends, entry.open.first()) {
-            notes.ended_by(topic, *id);
+            notes.ended_by(topic.as_str(), *id);
         }
     }
     // The entries are written. On a full disk, the next batch tries again to note which topics they ended.
@@ -78,7 +78,7 @@ fn write(
 
 impl Inner {
     /// Append entries. Returns each one's id, or why it has none.
-    pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
+    pub async fn append(&self, batch: &[Append<'_>]) -> Vec<Result<StreamId, AppendError>> {
         let all = |text: String| batch.iter().map(|_| Err(refused(&text))).collect();
         let written = match self.exclusive().await {
             Ok(_exclusive) => write(&mut self.journal.lock(), &mut self.ends_and_leases.lock(), batch),

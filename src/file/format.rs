@@ -144,7 +144,7 @@ pub enum Parsed {
 
 /// Fields as the bytes of a record; `None` when they do not fit into one.
 #[must_use]
-pub fn encode(fields: &Fields) -> Option<Vec<u8>> {
+pub fn encode(fields: &Fields<'_>) -> Option<Vec<u8>> {
     let size: usize = fields.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
     let mut bytes = Vec::with_capacity(size);
     for (name, value) in fields {

@@ -98,7 +98,7 @@ impl Store for FileStore {
         self.0.journal.lock().detach();
     }
 
-    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
+    async fn append(&self, batch: Vec<Append<'_>>) -> Vec<Result<StreamId, AppendError>> {
         self.0.append(&batch).await
     }
 

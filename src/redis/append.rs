@@ -55,7 +55,7 @@ impl Inner {
 
     /// One call of the script for the whole batch: asking the stream for its last id is most of what an entry costs
     /// Redis.
-    pub async fn append(&self, batch: &[Append]) -> Vec<Result<StreamId, AppendError>> {
+    pub async fn append(&self, batch: &[Append<'_>]) -> Vec<Result<StreamId, AppendError>> {
         let all = |error: AppendError| vec![Err(error); batch.len()];
         let (commands, since) = (self.appending(), Instant::now());
         let Some(mut connection) = commands.known().await else { return all(AppendError::Elsewhere) };
@@ -111,7 +111,7 @@ impl Inner {
     }
 
     /// A pipeline, because only its reply holds the refused commands beside those that succeeded.
-    fn publish(&self, batch: &[Append], by_hash: bool) -> Pipeline {
+    fn publish(&self, batch: &[Append<'_>], by_hash: bool) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         let command = if by_hash {
@@ -124,8 +124,8 @@ impl Inner {
         command.arg(self.kept.count).arg(age).arg(self.kept.min_age.as_millis().to_string());
         for Append { fields, open, fence, ends, frees } in batch {
             command.arg(open.len());
-            for topic in open {
-                command.arg(&**topic);
+            for topic in *open {
+                command.arg(topic.as_str());
             }
             match ends {
                 None => command.arg("").arg(""),
@@ -138,7 +138,7 @@ impl Inner {
             };
             command.arg(u8::from(*frees)).arg(2 * fields.len());
             for (field, value) in fields {
-                command.arg(*field).arg(value);
+                command.arg(*field).arg(&**value);
             }
         }
         pipeline

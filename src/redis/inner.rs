@@ -90,7 +90,7 @@ impl Inner {
         command.arg(&copy.id).arg(&copy.replicated).arg(&known);
         command.arg(u8::from(self.min_replicas > 0)).arg(u8::from(is_whole));
         for (field, value) in envelope::gap() {
-            command.arg(field).arg(value);
+            command.arg(field).arg(&*value);
         }
         let appended = self.in_time(command.query_async::<i64>(&mut **connection)).await;
         let mut copies = self.copies.lock();

@@ -100,7 +100,7 @@ impl Store for RedisStore {
         self.0.appending().forget().await;
     }
 
-    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
+    async fn append(&self, batch: Vec<Append<'_>>) -> Vec<Result<StreamId, AppendError>> {
         self.0.append(&batch).await
     }
 

@@ -14,6 +14,7 @@
 //! An entry that cannot be read breaks the log: the clients of every process that reads past it are reset. A gap is
 //! such an entry on purpose.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::broker::letter::{Arrived, Letter, Step, To, Whose};
@@ -26,58 +27,69 @@ use crate::trace::TraceParent;
 
 const VERSION: &[u8] = b"1";
 
+/// The value of a field, which mostly is a part of the letter.
+pub type Value<'letter> = Cow<'letter, [u8]>;
+
 /// The fields of an entry.
-pub type Fields = Vec<(&'static str, Vec<u8>)>;
+pub type Fields<'letter> = Vec<(&'static str, Value<'letter>)>;
+
+/// The most fields of an entry.
+const MOST_FIELDS: usize = 7;
 
 /// The fields of a letter's entry.
 #[must_use]
-pub fn fields(letter: &Letter) -> Fields {
-    let said;
-    let (kind, to, comment, data): (&[u8], Vec<u8>, &[u8], &[u8]) = match letter {
+pub fn fields(letter: &Letter) -> Fields<'_> {
+    let (kind, to, comment, data): (&[u8], Value<'_>, &[u8], Value<'_>) = match letter {
         Letter::Event { to, draft } => {
             let (comment, rest) = draft.parts();
             match to {
-                To::Topics(topics) => {
-                    let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
-                    (b"t", names.join("\n").into_bytes(), comment, rest)
-                }
-                To::All => (b"a", Vec::new(), comment, rest),
-                To::One(name) => (b"o", name.as_bytes().to_vec(), comment, rest),
+                To::Topics(topics) => (b"t", names(topics), comment, rest.into()),
+                To::All => (b"a", Value::default(), comment, rest.into()),
+                To::One(name) => (b"o", name.as_bytes().into(), comment, rest.into()),
             }
         }
         Letter::Kick { whose, reason } => match whose {
-            Whose::Id(id) => (b"i", id.as_bytes().to_vec(), b"", reason.as_bytes()),
-            Whose::User(user) => (b"u", user.as_bytes().to_vec(), b"", reason.as_bytes()),
+            Whose::Id(id) => (b"i", id.as_bytes().into(), b"", reason.as_bytes().into()),
+            Whose::User(user) => (b"u", user.as_bytes().into(), b"", reason.as_bytes().into()),
         },
         Letter::Life { topic, step: of } => {
-            said = step(of);
-            (said.0, topic.as_str().as_bytes().to_vec(), b"", said.1.as_bytes())
+            let (kind, said) = step(of);
+            (kind, topic.as_str().as_bytes().into(), b"", said.into_bytes().into())
         }
-        Letter::Release { lease } => (b"r", lease.as_bytes().to_vec(), b"", b""),
+        Letter::Release { lease } => (b"r", lease.as_bytes().into(), b"", Value::default()),
     };
-    let mut fields = vec![("v", VERSION.to_vec()), ("k", kind.to_vec())];
+    let mut fields = Vec::with_capacity(MOST_FIELDS);
+    fields.extend([("v", VERSION.into()), ("k", kind.into())]);
     if !to.is_empty() {
         fields.push(("t", to));
     }
     if !comment.is_empty() {
-        fields.push(("c", comment.to_vec()));
+        fields.push(("c", comment.into()));
     }
     if let Letter::Event { draft, .. } = letter {
         if let Some(key) = draft.key() {
-            fields.push(("y", key.as_str().into()));
+            fields.push(("y", key.as_str().as_bytes().into()));
         }
         if let Some(trace) = draft.trace() {
-            fields.push(("w", trace.as_bytes().to_vec()));
+            fields.push(("w", trace.as_bytes().to_vec().into()));
         }
     }
-    fields.push(("d", data.to_vec()));
+    fields.push(("d", data));
     fields
+}
+
+fn names(topics: &[Topic]) -> Value<'_> {
+    if let [topic] = topics {
+        return topic.as_str().as_bytes().into();
+    }
+    let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+    names.join("\n").into_bytes().into()
 }
 
 /// The fields of an entry that says that acknowledged entries may be missing before it.
 #[must_use]
-pub fn gap() -> Fields {
-    vec![("v", VERSION.to_vec()), ("k", b"g".to_vec())]
+pub fn gap() -> Fields<'static> {
+    vec![("v", VERSION.into()), ("k", b"g"[..].into())]
 }
 
 fn step(step: &Step) -> (&'static [u8], String) {
@@ -178,12 +190,12 @@ mod tests {
 
     fn travel(letter: &Letter) -> Arrived {
         let mut fields = write(letter);
-        fields.push(("p", b"4-2".to_vec()));
+        fields.push(("p", b"4-2"[..].into()));
         arrive(&fields)
     }
 
-    fn arrive(fields: &Fields) -> Arrived {
-        let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice());
+    fn arrive(fields: &Fields<'_>) -> Arrived {
+        let get = |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| &**value);
         read(StreamId { ms: 5, seq: 0 }, &get)
     }
 
@@ -207,7 +219,8 @@ mod tests {
 
     #[test]
     fn a_version_that_knows_no_traces_reads_the_event() {
-        let mut fields = write(&Letter::Event { to: To::All, draft: draft() });
+        let letter = Letter::Event { to: To::All, draft: draft() };
+        let mut fields = write(&letter);
         fields.retain(|(name, _)| *name != "w");
         let Some(Letter::Event { draft: event, .. }) = arrive(&fields).letter else { panic!() };
         assert_eq!(event.trace(), None);
@@ -268,13 +281,13 @@ mod tests {
             let mut fields = write(letter);
             for field in &mut fields {
                 if field.0 == name {
-                    field.1 = value.to_vec();
+                    field.1 = value.into();
                 }
             }
             assert!(arrive(&fields).letter.is_none(), "{name} {value:?}");
         }
         let mut fields = write(letter);
-        fields.push(("p", b"x".to_vec()));
+        fields.push(("p", b"x"[..].into()));
         assert_eq!(arrive(&fields).before, None);
         assert!(arrive(&Vec::new()).letter.is_none());
         assert!(arrive(&gap()).letter.is_none());

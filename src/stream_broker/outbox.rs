@@ -28,7 +28,9 @@ pub struct Posted {
 impl Drop for Posted {
     fn drop(&mut self) {
         // A task that failed must not leave its waiters waiting. An outcome that is known stays as it is.
-        self.outcome.complete(Err(Failure::Unknown("the connection to the broker has failed".into())));
+        if self.outcome.get().is_none() {
+            self.outcome.complete(Err(Failure::Unknown("the connection to the broker has failed".into())));
+        }
     }
 }
 

@@ -38,11 +38,11 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     }
 }
 
-fn entry(posted: &Posted) -> Append {
+fn entry(posted: &Posted) -> Append<'_> {
     let letter = &posted.letter;
     Append {
         fields: envelope::fields(letter),
-        open: letter.needs_open().iter().map(|topic| topic.as_str().into()).collect(),
+        open: letter.needs_open(),
         fence: posted.fence.clone(),
         ends: match letter {
             Letter::Life { step: Step::End { keep, ending }, .. } => {

@@ -25,6 +25,7 @@ use super::envelope::Fields;
 use crate::broker::PresenceChange;
 use crate::broker::letter::{Arrived, Fence};
 use crate::ids::StreamId;
+use crate::topic::Topic;
 
 /// Why a request to a store has no answer.
 #[derive(Debug, Clone)]
@@ -76,11 +77,11 @@ pub type Answer<T> = Result<T, StoreError>;
 /// An entry to append, and its conditions. They are checked in the log's order: no entry of another process comes
 /// between the check and this entry.
 #[derive(Debug, Clone)]
-pub struct Append {
+pub struct Append<'letter> {
     /// The entry.
-    pub fields: Fields,
+    pub fields: Fields<'letter>,
     /// Topics none of which may have ended; otherwise the entry is refused as [`AppendError::Ended`].
-    pub open: Vec<Arc<str>>,
+    pub open: &'letter [Topic],
     /// The required state of a lease; otherwise the entry is refused as [`AppendError::Fenced`].
     pub fence: Option<Fence>,
     /// The entry ends `open[0]`.
@@ -185,7 +186,10 @@ pub trait Store: Send + Sync + 'static {
     /// none. Calls do not overlap. A store with a durability option waits until it is met before it returns an id.
     /// The end of a topic is forgotten after the time given in the entry that ended it; a log that is lost loses it,
     /// too.
-    fn append(&self, batch: Vec<Append>) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
+    fn append(
+        &self,
+        batch: Vec<Append<'_>>,
+    ) -> impl Future<Output = Vec<Result<StreamId, AppendError>>> + Send;
 
     /// Take a lease for `ttl`, or renew it, unless another token holds it. Returns whether this token holds it now. The
     /// store's clock decides, and [`Store::append`] sees the change at once.

@@ -14,6 +14,7 @@ use sse_hub::stream_broker::envelope::{self, Fields};
 use sse_hub::stream_broker::store::{
     Answer, Append, AppendError, Ended, Ends, Log, Opened, PresenceWrite, Store, StoreError,
 };
+use sse_hub::topic::Topic;
 use tokio::sync::Notify;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(20);
 struct Kept {
     id: StreamId,
     before: StreamId,
-    fields: Fields,
+    fields: Fields<'static>,
 }
 
 impl Kept {
@@ -31,7 +32,7 @@ impl Kept {
         let before = self.before.to_string();
         let get = |name: &str| match name {
             "p" => Some(before.as_bytes()),
-            _ => self.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_slice()),
+            _ => self.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| &**value),
         };
         envelope::read(self.id, &get)
     }
@@ -96,7 +97,8 @@ impl Default for MemoryStore {
 }
 
 impl Memory {
-    fn append(&mut self, fields: Fields) -> StreamId {
+    fn append(&mut self, fields: Fields<'_>) -> StreamId {
+        let fields = fields.into_iter().map(|(name, value)| (name, value.into_owned().into())).collect();
         self.ms += 1;
         let id = StreamId { ms: self.ms, seq: self.life };
         self.entries.push(Kept { id, before: self.last, fields });
@@ -121,11 +123,11 @@ impl Memory {
         self.leases.get(lease).filter(|(_, until)| Instant::now() < *until).map(|(token, _)| &**token)
     }
 
-    fn append_checked(&mut self, entry: Append) -> Result<StreamId, AppendError> {
+    fn append_checked(&mut self, entry: Append<'_>) -> Result<StreamId, AppendError> {
         let has_ended =
-            |topic: &&Arc<str>| self.ended.get(&**topic).is_some_and(|(free, ..)| Instant::now() < *free);
+            |topic: &&Topic| self.ended.get(topic.as_str()).is_some_and(|(free, ..)| Instant::now() < *free);
         if let Some(topic) = entry.open.iter().find(has_ended) {
-            return Err(AppendError::Ended(topic.clone()));
+            return Err(AppendError::Ended(topic.as_str().into()));
         }
         let is_open = match &entry.fence {
             None => true,
@@ -137,7 +139,7 @@ impl Memory {
         }
         let id = self.append(entry.fields);
         if let Some(Ends { keep, note }) = entry.ends {
-            self.ended.insert(entry.open[0].clone(), (Instant::now() + keep, id, note));
+            self.ended.insert(entry.open[0].as_str().into(), (Instant::now() + keep, id, note));
         }
         if let (true, Some(Fence::Held { lease, .. })) = (entry.frees, &entry.fence) {
             self.leases.remove(&**lease);
@@ -294,7 +296,7 @@ impl Store for MemoryStore {
 
     async fn disconnect(&self) {}
 
-    async fn append(&self, batch: Vec<Append>) -> Vec<Result<StreamId, AppendError>> {
+    async fn append(&self, batch: Vec<Append<'_>>) -> Vec<Result<StreamId, AppendError>> {
         let count = batch.len();
         let appended = self
             .ask(self.generation(), |memory| {
