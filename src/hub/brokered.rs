@@ -215,9 +215,9 @@ impl Hub {
         if let Verdict::Later = verdict {
             drop(state);
             let retry_ms = self.retry_ms(subscriber);
-            self.at_its_reader(&reader, &identity, |reader, identity| {
+            ring(&self.at_its_reader(&reader, &identity, |reader, identity| {
                 reader.open_early(identity, retry_ms, now)
-            });
+            }));
             return None;
         }
         let request = state.subscribers.get_mut(&subscriber)?.unresolved.take()?;
@@ -240,7 +240,7 @@ impl Hub {
         state.log.extend_changes(finish);
         drop(state);
         self.hand_over_presence();
-        self.open(&reader, &identity, plan, now);
+        ring(&self.open(&reader, &identity, plan, now));
         if let Some(resolving) = identity.resolving.get() {
             resolving.complete(Ok(None));
         }
@@ -284,9 +284,9 @@ impl Hub {
         count(&self.counters.superseded, (arrived - entries.len()) as u64);
         count(&self.counters.resets, u64::from(lost));
         let mut piece = Some(Fetched { entries, lost, done });
-        self.at_its_reader(&reader, &identity, |reader, identity| {
+        ring(&self.at_its_reader(&reader, &identity, |reader, identity| {
             reader.deliver_piece(identity, &mut piece, now)
-        });
+        }));
         piece.is_none()
     }
 }

@@ -33,6 +33,24 @@ impl Hub {
     /// # Panics
     /// When the system gives no random numbers.
     pub fn subscribe(&self, reader: &Arc<Reader>, request: &Request) -> Result<Arc<Identity>> {
+        let (identity, waiting) = self.subscribe_silently(reader, request)?;
+        ring(&waiting);
+        Ok(identity)
+    }
+
+    /// The same for a caller that takes the first entries itself. Also returns the reader that has yet to learn of the
+    /// subscriber: before it delivers anything, and when it has to do something for it without an event.
+    ///
+    /// # Errors
+    /// As [`Hub::subscribe`].
+    ///
+    /// # Panics
+    /// As [`Hub::subscribe`].
+    pub fn subscribe_silently(
+        &self,
+        reader: &Arc<Reader>,
+        request: &Request,
+    ) -> Result<(Arc<Identity>, Option<Arc<Reader>>)> {
         let now = self.clock.now();
         let claim = request.claim.filter(|&claim| self.has_claim(claim));
         let id = claim.unwrap_or_else(SubscriberId::random);
@@ -56,24 +74,31 @@ impl Hub {
             Subscriber::new(identity, terms, times, now, turn)
         });
         let identity = made.expect("insert makes the subscriber");
-        match self.register(&identity, request, now) {
+        let waiting = match self.register(&identity, request, now) {
             Ok(Ok(plan)) => self.open(reader, &identity, plan, now),
             Ok(Err(Question(asked))) => {
                 if let Some(broker) = self.broker.get() {
                     broker.resolve(id, asked);
                 }
+                None
             }
             Err(error) => {
                 reader.remove(&identity);
                 return Err(error);
             }
-        }
+        };
         count(&self.counters.connected, 1);
-        Ok(identity)
+        Ok((identity, waiting))
     }
 
-    /// Open the stream of a subscriber whose start is resolved.
-    pub(super) fn open(&self, reader: &Arc<Reader>, identity: &Arc<Identity>, plan: Plan, now: Duration) {
+    /// Open the stream of a subscriber whose start is resolved. Returns its reader, which has yet to be woken.
+    pub(super) fn open(
+        &self,
+        reader: &Arc<Reader>,
+        identity: &Arc<Identity>,
+        plan: Plan,
+        now: Duration,
+    ) -> Option<Arc<Reader>> {
         let recovered = plan.recovered;
         match recovered {
             Some(true) => count(&self.counters.resumed, 1),
@@ -84,28 +109,24 @@ impl Hub {
         self.at_its_reader(reader, identity, |reader, identity| {
             let _ = identity.recovered.set(recovered);
             reader.open(identity, &mut plan, retry_ms, now)
-        });
+        })
     }
 
-    /// Act on a subscriber at its current reader, to which it may just be transferred, and wake that reader. False when
-    /// the subscriber is gone.
+    /// Act on a subscriber at its current reader, to which it may just be transferred. Returns that reader, which the
+    /// caller wakes; `None` when the subscriber is gone.
     pub(super) fn at_its_reader(
         &self,
         reader: &Arc<Reader>,
         identity: &Arc<Identity>,
         mut act: impl FnMut(&Reader, &Arc<Identity>) -> bool,
-    ) -> bool {
+    ) -> Option<Arc<Reader>> {
         let (mut reader, mut identity) = (reader.clone(), identity.clone());
         loop {
             if act(&reader, &identity) {
-                reader.bell.ring();
-                return true;
+                return Some(reader);
             }
-            let Some(next) = identity.successor.get().cloned() else { return false };
-            match self.state.lock().readers.get(&next.reader) {
-                Some(slot) => reader = slot.reader.clone(),
-                None => return false,
-            }
+            let next = identity.successor.get().cloned()?;
+            reader = self.state.lock().readers.get(&next.reader)?.reader.clone();
             identity = next;
         }
     }

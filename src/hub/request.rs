@@ -51,6 +51,13 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether the client gets the opening at first, as it is: it names no id and gets no past. A compressed body begins
+    /// when the reader knows its topics, by which its window is chosen.
+    #[must_use]
+    pub fn begins_plain(&self) -> bool {
+        self.given().is_none() && self.past.is_none() && !self.compress
+    }
+
     /// The last id, unless it is empty.
     pub(super) fn given(&self) -> Option<&str> {
         self.last_event_id.as_deref().filter(|id| !id.is_empty())

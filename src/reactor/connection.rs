@@ -71,6 +71,7 @@ pub enum Written {
 }
 
 /// A client's connection.
+#[expect(clippy::struct_excessive_bools, reason = "what happened to a socket, each by itself")]
 pub struct Connection {
     socket: Owned,
     pub identity: Arc<Identity>,
@@ -88,8 +89,14 @@ pub struct Connection {
     piece: usize,
     /// Bytes that the kernel may still join to one piece.
     joinable: usize,
-    /// Whether the client has been quiet for a check or more: a FIN may never reach it.
-    resets: bool,
+    /// Whether the socket was full, and whether its room is polled since.
+    was_full: bool,
+    is_polled_for_room: bool,
+    /// Whether the kernel was told how much to take. Like the next, it is not told before that matters: many clients
+    /// leave as soon as their stream is open.
+    is_limited: bool,
+    /// Whether the kernel was told to ask for a client that is silent.
+    is_probed: bool,
     /// Whether it counts as open for those who wait for the streams to end.
     pub is_counted: bool,
     linger: Option<Box<Linger>>,
@@ -112,18 +119,11 @@ struct Linger {
 }
 
 impl Connection {
-    pub fn new(owned: Owned, identity: Arc<Identity>, stall_timeout: Duration) -> io::Result<Self> {
-        let socket = SockRef::from(&owned);
-        socket.set_nonblocking(true)?;
-        // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an orphaned
-        // socket without a word to its peer.
-        kernel::limit_unsent(owned.as_fd(), UNSENT_LIMIT);
+    pub fn new(owned: Owned, identity: Arc<Identity>) -> Self {
         // Apple's send has no flag for this.
         #[cfg(target_vendor = "apple")]
-        socket.set_nosigpipe(true)?;
-        let _ = socket.set_tcp_keepalive(&keepalive(stall_timeout));
-        let is_local = socket.local_addr().is_ok_and(|address| address.is_unix());
-        Ok(Self {
+        let _ = SockRef::from(&owned).set_nosigpipe(true);
+        Self {
             socket: owned,
             identity,
             phase: Phase::Open,
@@ -132,13 +132,16 @@ impl Connection {
             offset: 0,
             received: 0,
             progress: Progress::default(),
-            most: if is_local { PIECE } else { usize::MAX },
+            most: usize::MAX,
             piece: PIECE,
             joinable: PIECE,
-            resets: false,
+            was_full: false,
+            is_polled_for_room: false,
+            is_limited: false,
+            is_probed: false,
             is_counted: true,
             linger: None,
-        })
+        }
     }
 
     pub fn fd(&self) -> RawFd {
@@ -149,8 +152,30 @@ impl Connection {
         !self.backlog.is_empty()
     }
 
-    /// Check whether the client takes what was written; for how long it has taken nothing of it.
-    pub fn check(&mut self, now: Duration) -> Duration {
+    /// Whether its room must be polled from now on. True once.
+    pub fn awaits_room(&mut self) -> bool {
+        self.was_full && !std::mem::replace(&mut self.is_polled_for_room, true)
+    }
+
+    /// Write a newcomer's first entries. Those that a broken socket refuses are kept, so that the next write finds the
+    /// same error.
+    pub fn write_first(&mut self, mut entries: Vec<Arc<Entry>>) -> Written {
+        if let Ok(written) = self.write(&mut entries, &mut Coalesced::default()) {
+            written
+        } else {
+            self.backlog = entries;
+            Written::Blocked
+        }
+    }
+
+    /// Check whether the client takes what was written; for how long it has taken nothing of it. The first check comes
+    /// within a quarter of `stall_timeout`.
+    pub fn check(&mut self, now: Duration, stall_timeout: Duration) -> Duration {
+        if !std::mem::replace(&mut self.is_probed, true) {
+            // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an orphaned
+            // socket without a word to its peer.
+            let _ = SockRef::from(&self.socket).set_tcp_keepalive(&keepalive(stall_timeout));
+        }
         if self.progress.is_idle() {
             return Duration::ZERO;
         }
@@ -160,10 +185,8 @@ impl Connection {
         if !quiet.is_zero() {
             self.most = self.piece;
         }
-        if self.resets == quiet.is_zero() {
-            self.resets = !self.resets;
-            let _ = kernel::reset_on_close(self.socket.as_fd(), self.resets);
-        }
+        // When it has been quiet for a check or more, a FIN may never reach it.
+        self.socket.reset_on_close(!quiet.is_zero());
         quiet
     }
 
@@ -177,6 +200,17 @@ impl Connection {
     pub fn keep_fresh(&mut self) {
         (self.most, self.piece) = (FRESH_PIECE, FRESH_PIECE);
         kernel::limit_unsent(self.socket.as_fd(), kernel::LEAST_UNSENT);
+    }
+
+    /// Tell the kernel how much to take, before the first bytes of which it could take too much.
+    fn limit(&mut self) {
+        self.is_limited = true;
+        if self.piece == PIECE {
+            kernel::limit_unsent(self.socket.as_fd(), UNSENT_LIMIT);
+        }
+        if SockRef::from(&self.socket).local_addr().is_ok_and(|address| address.is_unix()) {
+            self.most = self.piece;
+        }
     }
 
     /// Write `entries` in as few calls as possible and keep what the socket does not take. The backlog must be
@@ -211,7 +245,10 @@ impl Connection {
                     self.phase = Phase::Ending(sent + n);
                     self.progress.wrote(n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.was_full = true;
+                    return Ok(Written::Blocked);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -246,7 +283,7 @@ impl Connection {
     pub fn discard_input(&mut self) -> bool {
         let mut scratch = [MaybeUninit::uninit(); 4096];
         loop {
-            match SockRef::from(&self.socket).recv(&mut scratch) {
+            match SockRef::from(&self.socket).recv_with_flags(&mut scratch, libc::MSG_DONTWAIT) {
                 Ok(0) => return false,
                 Ok(n) => {
                     self.received += n;
@@ -264,6 +301,13 @@ impl Connection {
     /// Send from `offset` in the first entry on, and move `offset`. Returns how many entries went out whole.
     fn send(&mut self, entries: &[Arc<Entry>], coalesced: &mut Coalesced) -> io::Result<usize> {
         let mut whole = 0;
+        if !self.is_limited {
+            // `joinable` is what is left of the first piece.
+            let bytes: usize = entries.iter().map(|entry| entry.frame.chunk().len()).sum();
+            if bytes > self.joinable {
+                self.limit();
+            }
+        }
         while whole < entries.len() {
             let rest = &entries[whole..];
             // On a connection with a large MSS (loopback) the kernel would join 32 KiB, and then wait until the
@@ -273,7 +317,10 @@ impl Connection {
             let (mut sent, count) =
                 match send_once(&self.socket, rest, self.offset, self.most, flags, coalesced) {
                     Ok(sent) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.was_full = true;
+                        break;
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) => return Err(error),
                 };
@@ -337,10 +384,10 @@ fn send_once(
 }
 
 /// Probes for an idle connection, on which there is nothing to acknowledge: without an answer it ends after twice
-/// `stall_timeout`.
+/// `stall_timeout`, of which up to a quarter is over.
 fn keepalive(stall_timeout: Duration) -> TcpKeepalive {
     let second = Duration::from_secs(1);
-    let keepalive = TcpKeepalive::new().with_time(stall_timeout.max(second));
+    let keepalive = TcpKeepalive::new().with_time((stall_timeout * 3 / 4).max(second));
     // Other systems have no such options.
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     let keepalive = keepalive.with_interval((stall_timeout / 3).max(second)).with_retries(3);

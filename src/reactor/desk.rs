@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::Events;
 use parking_lot::Mutex;
@@ -40,7 +41,8 @@ impl Desk {
     /// The thread's work.
     pub fn run(&self, mut sockets: Sockets, heard: &Heard) {
         let mut events = Events::with_capacity(1024);
-        let mut timeout = None;
+        // What came before the thread began has not signalled it.
+        let mut timeout = Some(Duration::ZERO);
         loop {
             let polled = match sockets.wait(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

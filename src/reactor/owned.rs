@@ -7,24 +7,38 @@ use crate::descriptors::{disown, own};
 
 /// A socket that a forked child closes.
 #[derive(Debug)]
-pub struct Owned(OwnedFd);
+pub struct Owned {
+    fd: OwnedFd,
+    /// Whether its close sends a reset and drops what is unsent.
+    resets: bool,
+}
+
+impl Owned {
+    /// Have the socket's close, also at the process's end, send a reset and drop what is unsent, or not.
+    pub fn reset_on_close(&mut self, resets: bool) {
+        if self.resets != resets {
+            self.resets = resets;
+            let _ = kernel::reset_on_close(self.as_fd(), resets);
+        }
+    }
+}
 
 impl From<OwnedFd> for Owned {
     fn from(fd: OwnedFd) -> Self {
         own(fd.as_raw_fd());
-        Self(fd)
+        Self { fd, resets: false }
     }
 }
 
 impl AsFd for Owned {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl AsRawFd for Owned {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
@@ -33,7 +47,7 @@ impl Drop for Owned {
         // A FIN would wait behind bytes that the peer does not take, and the kernel gives up both one day without a
         // word to the peer. A reset waits for nothing.
         if let Some(bytes) = kernel::unacknowledged(self.as_fd()) {
-            let _ = kernel::reset_on_close(self.as_fd(), bytes > 0);
+            self.reset_on_close(bytes > 0);
         }
         // Before it is closed: another file may get its number then.
         disown(self.as_raw_fd());

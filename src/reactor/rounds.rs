@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Rounds in one `stall_timeout`.
-const ROUNDS: u32 = 4;
+pub const ROUNDS: u32 = 4;
 /// The shortest time between two rounds.
 const LEAST: Duration = Duration::from_millis(10);
 

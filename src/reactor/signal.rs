@@ -2,7 +2,7 @@
 //! do, but it hides its descriptor, and a forked child has to close that.
 //!
 //! A write to an eventfd costs its caller, who may be publishing, half of what a write to a socket does. There are few
-//! of them: a bell rings once until it is heard, and only the first of several commands signals.
+//! of them: a bell rings once until it is heard, and a command signals only where the thread sleeps.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,5 +1,4 @@
-//! The sockets for which a reactor's thread waits. What it waits for may be changed by the thread that works, whichever
-//! that is.
+//! The sockets for which a reactor's thread waits. Other threads add some while it does.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -46,17 +45,23 @@ impl Drop for Sockets {
     }
 }
 
-/// Which sockets the thread waits for.
+/// Which sockets the thread waits for, by the numbers of their descriptors. The close of a socket takes it out.
 pub struct Registered(Registry);
 
 impl Registered {
-    pub fn add(&self, socket: RawFd, token: usize) -> io::Result<()> {
-        self.0.register(&mut SourceFd(&socket), Token(token), Interest::READABLE | Interest::WRITABLE)
+    /// Wait for a socket's input, and for its end.
+    pub fn add(&self, socket: RawFd) -> io::Result<()> {
+        self.0.register(&mut SourceFd(&socket), token(socket)?, Interest::READABLE)
     }
 
-    pub fn remove(&self, socket: RawFd) {
-        let _ = self.0.deregister(&mut SourceFd(&socket));
+    /// Wait for its room, too.
+    pub fn await_room(&self, socket: RawFd) -> io::Result<()> {
+        self.0.reregister(&mut SourceFd(&socket), token(socket)?, Interest::READABLE | Interest::WRITABLE)
     }
+}
+
+fn token(socket: RawFd) -> io::Result<Token> {
+    usize::try_from(socket).map(Token).map_err(io::Error::other)
 }
 
 impl Drop for Registered {

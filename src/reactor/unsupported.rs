@@ -16,6 +16,10 @@ pub fn unsupported() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "streams cannot be handed off on this platform")
 }
 
+/// A time of its thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn(());
+
 /// A running reactor; none can be made.
 pub struct Reactor {
     /// Would deliver to its clients.
@@ -34,6 +38,17 @@ impl Reactor {
 
     /// Take over a client's socket.
     pub fn adopt(&self, _: Socket, _: Arc<Identity>) {
+        match self.never {}
+    }
+
+    /// The turn in which a newcomer is subscribed.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        match self.never {}
+    }
+
+    /// Take over a newcomer's socket.
+    pub fn welcome(&self, _: Socket, _: &Arc<Identity>, _: Turn) {
         match self.never {}
     }
 

@@ -77,11 +77,13 @@ impl Reader {
         }
     }
 
-    /// The reader's driver itself detects a stalled client, and closes the stream.
-    pub fn leave_stalls_to_driver(&self, identity: &Identity) {
-        if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.leave_stalls_to_driver();
-        }
+    /// The reader's driver itself detects a stalled client, and closes the stream. Returns whether events may be dropped
+    /// that wait for this subscriber.
+    pub fn leave_stalls_to_driver(&self, identity: &Identity) -> bool {
+        self.state.lock().subscriber(identity).is_some_and(|found| {
+            found.leave_stalls_to_driver();
+            found.may_drop()
+        })
     }
 
     /// Whether events may be dropped that wait for this subscriber.

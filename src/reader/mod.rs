@@ -169,6 +169,12 @@ impl Reader {
         Some(arrived)
     }
 
+    /// When the reader has to do something for a subscriber without an event; `None` when it is not here.
+    #[must_use]
+    pub fn deadline(&self, identity: &Identity, now: Duration) -> Option<Duration> {
+        self.state.lock().subscriber(identity).map(|found| found.deadline(now))
+    }
+
     /// How many consumers have not seen the end of their stream.
     #[must_use]
     pub fn unfinished(&self) -> usize {

@@ -136,8 +136,9 @@ fn storm(seed: u64) -> [usize; 4] {
             let stream = narrow(door.local_addr().unwrap());
             let (server, _) = door.accept().unwrap();
             let request = Request { topics: vec![topic.clone()], ..Request::default() };
-            let identity = hub.subscribe(&reactor.reader, &request).unwrap();
-            reactor.adopt(OwnedFd::from(server), identity);
+            let turn = reactor.turn();
+            let (identity, _) = hub.subscribe_silently(&reactor.reader, &request).unwrap();
+            reactor.welcome(OwnedFd::from(server), &identity, turn);
             let (own, raging) = (Dice(dice.roll(u64::MAX)), raging.clone());
             std::thread::spawn(move || client(stream, own, one_in, &raging))
         })

@@ -36,7 +36,10 @@ impl<'py> Door<'_, 'py> {
         let hub = self.generations.to_subscribe(py)?;
         let reader = self.reader(&hub, &home)?;
         let is_over = hub.has_everything(request);
-        let identity = self.register(&hub, &reader.get().reader, request)?;
+        let (identity, waiting) = self.register(&hub, &reader.get().reader, request)?;
+        if let Some(reader) = waiting {
+            reader.bell.ring();
+        }
         reader.get().clients.add(&identity);
         PySubscription::owner(self.hub, self.generations, &reader, identity, info, is_over)
     }
@@ -65,27 +68,36 @@ impl<'py> Door<'_, 'py> {
         let reports = self.reader(&hub, &home)?.get().reports.clone();
         let reactors = self.generations.start_reactors(py, &hub)?;
         let reactor = reactors.pick();
-        // The socket wakes its thread, once for both.
-        let held = reactor.reader.bell.hold();
-        let identity = self.register(&hub, &reactor.reader, request)?;
+        let turn = reactor.turn();
+        let (identity, _) = self.register(&hub, &reactor.reader, request)?;
         reactors.remember(&identity, reports, client);
         if let Some(reason) = identity.closed.get() {
             // It ended on the reactor's thread before its loop was known.
             reactors.report(&identity, reason);
         }
-        reactor.adopt(descriptors::socket(fd), identity.clone());
-        held.forget();
+        let socket = descriptors::socket(fd);
+        // A replay is the thread's work: other requests need not wait for it.
+        if request.begins_plain() {
+            reactor.welcome(socket, &identity, turn);
+        } else {
+            reactor.adopt(socket, identity.clone());
+        }
         let reader = reactor.reader.clone();
         Bound::new(py, PySubscription::on_reactor(self.hub, self.generations, &reactors, reader, identity))
     }
 
-    fn register(&self, hub: &Arc<Hub>, reader: &Arc<Reader>, request: &Request) -> PyResult<Arc<Identity>> {
+    fn register(
+        &self,
+        hub: &Arc<Hub>,
+        reader: &Arc<Reader>,
+        request: &Request,
+    ) -> PyResult<(Arc<Identity>, Option<Arc<Reader>>)> {
         let py = self.hub.py();
-        let registered = match hub.subscribe(reader, request) {
+        let registered = match hub.subscribe_silently(reader, request) {
             Err(Error::ReaderBehind { .. }) => {
                 // The reader that is behind may belong to a closed loop.
                 self.generations.forget_closed_loops(py);
-                hub.subscribe(reader, request)
+                hub.subscribe_silently(reader, request)
             }
             registered => registered,
         };

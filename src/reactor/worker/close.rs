@@ -124,8 +124,12 @@ impl Worker {
 
     fn remove(&mut self, token: usize) {
         self.stop_counting(token);
-        if let Some(connection) = self.connections.try_remove(token) {
-            self.sockets.remove(connection.fd());
+        if let Some(connection) = self.connections.try_remove(token)
+            && let Some(place) = usize::try_from(connection.fd()).ok().and_then(|fd| self.by_fd.get_mut(fd))
+        {
+            *place = VACANT;
+            // Its close takes it out of the poll. Should another process hold a copy for a moment longer, an event of it
+            // finds nobody here, or makes the next connection of that number look at its socket once.
         }
     }
 }

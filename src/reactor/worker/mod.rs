@@ -9,20 +9,19 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Token};
+use mio::Events;
 use slab::Slab;
 
 use super::Listener;
 use super::coalesce::Coalesced;
 use super::connection::{Connection, Phase};
-use super::owned::Owned;
 use super::rounds::Rounds;
 use super::shared::{Command, Shared};
 use super::signal::Heard;
-use super::sockets::{Registered, SIGNAL};
+use super::sockets::SIGNAL;
 use crate::entry::Entry;
 use crate::hub::Hub;
-use crate::identity::{CloseReason, Identity};
+use crate::identity::CloseReason;
 use crate::ids::SubscriberId;
 use crate::reader::{Effects, Next, Reader};
 
@@ -38,10 +37,11 @@ pub struct Worker {
     reader: Arc<Reader>,
     shared: Arc<Shared>,
     listener: Box<dyn Listener>,
-    sockets: Registered,
     connections: Slab<Connection>,
     /// Connections by their subscriber's key at the reader.
     by_key: Vec<usize>,
+    /// Connections by the number of their descriptor.
+    by_fd: Vec<usize>,
     /// Connections to serve, in this order.
     schedule: VecDeque<usize>,
     /// How many of them the last drain left. The log is not drained again before these were served: a client that
@@ -59,6 +59,8 @@ pub struct Worker {
     /// When the hub needs its next tick, on the hub's clock.
     next: Next,
     rounds: Rounds,
+    /// Whether there was a connection since the last round.
+    has_clients: bool,
     /// When the sleeping thread will wake.
     wakes: Due,
     stopping: bool,
@@ -90,22 +92,16 @@ pub struct Served {
 }
 
 impl Worker {
-    pub fn new(
-        hub: Arc<Hub>,
-        reader: Arc<Reader>,
-        shared: Arc<Shared>,
-        sockets: Registered,
-        listener: Box<dyn Listener>,
-    ) -> Self {
+    pub fn new(hub: Arc<Hub>, reader: Arc<Reader>, shared: Arc<Shared>, listener: Box<dyn Listener>) -> Self {
         let rounds = Rounds::new(hub.config.stall_timeout, hub.clock.now());
         Self {
             hub,
             reader,
             shared,
             listener,
-            sockets,
             connections: Slab::new(),
             by_key: Vec::new(),
+            by_fd: Vec::new(),
             schedule: VecDeque::new(),
             before_drain: 0,
             published: None,
@@ -116,6 +112,7 @@ impl Worker {
             coalesced: Coalesced::default(),
             next: Next::default(),
             rounds,
+            has_clients: false,
             wakes: Due::default(),
             stopping: false,
         }
@@ -123,20 +120,19 @@ impl Worker {
 
     /// One round, for what the thread has found when it woke. False when it is to end.
     pub fn work(&mut self, events: &Events, heard: &Heard) -> bool {
-        let mut signalled = false;
-        for event in events {
-            match event.token() {
-                SIGNAL => signalled = true,
-                Token(token) => {
-                    self.on_socket(token, event.is_readable() || event.is_read_closed() || event.is_error());
-                }
-            }
-        }
-        if signalled {
+        // Before the commands are taken: what comes later signals again.
+        if events.iter().any(|event| event.token() == SIGNAL) {
             heard.clear();
             self.owes_drain = true;
-            let commands = self.shared.receive();
-            self.obey(commands);
+        }
+        let commands = self.shared.receive();
+        self.owes_drain |= !commands.is_empty();
+        self.obey(commands);
+        for event in events.iter().filter(|event| event.token() != SIGNAL) {
+            let Some(token) = self.by_fd.get(event.token().0).copied().filter(|&it| it != VACANT) else {
+                continue;
+            };
+            self.on_socket(token, event.is_readable() || event.is_read_closed() || event.is_error());
         }
         if self.owes_drain && self.before_drain == 0 {
             self.drain();
@@ -159,25 +155,32 @@ impl Worker {
         if clients > most || self.due().is_now {
             return None;
         }
+        // Newcomers, for which the thread was not woken.
+        let commands = self.shared.receive_for_it();
+        self.obey(commands);
         self.drain();
         self.serve_schedule();
-        Some(Served { clients, is_more: self.due().is_before(self.wakes) })
+        let is_more = !self.shared.stood_in() || self.stopping || self.due().is_before(self.wakes);
+        Some(Served { clients: self.connections.len(), is_more })
     }
 
-    /// For how long the thread may sleep.
+    /// Say that the thread sleeps, if it may. Returns for how long.
     pub fn sleep(&mut self) -> Option<Duration> {
         self.wakes = self.due();
         if self.wakes.is_now {
             return Some(Duration::ZERO);
         }
-        let hub = self.wakes.hub.map(|at| at.saturating_sub(self.hub.clock.now()));
+        let now = self.hub.clock.now();
+        let hub = self.wakes.hub.map(|at| at.saturating_sub(now));
         let ending = self.wakes.ending.map(|at| at.saturating_duration_since(Instant::now()));
         // mio rounds timeouts up to whole milliseconds.
-        [hub, ending].into_iter().flatten().min()
+        let timeout = [hub, ending].into_iter().flatten().min();
+        let until = timeout.filter(|_| !self.hub.clock.is_manual()).map(|timeout| now + timeout);
+        if self.shared.sleep(until) { timeout } else { Some(Duration::ZERO) }
     }
 
     fn due(&self) -> Due {
-        let round = Some(self.rounds.next).filter(|_| !self.connections.is_empty());
+        let round = Some(self.rounds.next).filter(|_| self.has_clients);
         let next = [self.next.check, round].into_iter().flatten().min().map(round_up);
         let next = [next, self.next.release].into_iter().flatten().min();
         Due {
@@ -194,7 +197,7 @@ impl Worker {
     fn obey(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
-                Command::Adopt { socket, identity } => self.adopt(socket, &identity),
+                Command::Adopt { connection, is_polled } => self.adopt(connection, is_polled),
                 Command::Resume { key } => {
                     if let Some(token) = self.token_of(key) {
                         self.schedule(token);
@@ -206,31 +209,19 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, socket: Owned, identity: &Arc<Identity>) {
-        let key = identity.key;
-        let group = identity.group;
-        let adopted = Connection::new(socket, identity.clone(), self.hub.config.stall_timeout).and_then(
-            |mut connection| {
-                if self.reader.may_drop(identity) {
-                    connection.keep_fresh();
-                }
-                let slot = self.connections.vacant_entry();
-                let token = slot.key();
-                self.sockets.add(connection.fd(), token)?;
-                slot.insert(connection);
-                Ok(token)
-            },
-        );
-        let Ok(token) = adopted else {
-            self.shared.stream_ended(group);
-            self.unregister(identity, &CloseReason::Client);
+    fn adopt(&mut self, connection: Connection, is_polled: bool) {
+        let identity = connection.identity.clone();
+        if !is_polled && self.shared.sockets.add(connection.fd()).is_err() {
+            self.shared.stream_ended(identity.group);
+            self.unregister(&identity, &CloseReason::Client);
             return;
-        };
-        if self.by_key.len() <= key {
-            self.by_key.resize(key + 1, VACANT);
         }
-        self.by_key[key] = token;
-        self.reader.leave_stalls_to_driver(identity);
+        self.has_clients = true;
+        let fd = connection.fd();
+        let token = self.connections.insert(connection);
+        set(&mut self.by_key, identity.key, token);
+        set(&mut self.by_fd, usize::try_from(fd).unwrap_or_default(), token);
+        // Events may have been delivered to it before its key was known here.
         self.schedule(token);
     }
 
@@ -284,6 +275,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// Set a place that may be beyond the end.
+fn set(places: &mut Vec<usize>, at: usize, token: usize) {
+    if places.len() <= at {
+        places.resize(at + 1, VACANT);
+    }
+    places[at] = token;
 }
 
 /// The next moment of a tick.

@@ -19,6 +19,7 @@ impl Worker {
             if let Some(connection) = self.connections.get_mut(token) {
                 connection.is_scheduled = false;
                 self.serve(token);
+                self.await_room(token);
             }
             if self.before_drain == 0
                 && let Some(published) = self.published.take()
@@ -29,6 +30,15 @@ impl Worker {
             if served % 16 == 0 && start.elapsed() >= SLICE {
                 return;
             }
+        }
+    }
+
+    /// Poll a socket that is full for room, too, from now on. Most never are.
+    fn await_room(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.awaits_room() {
+            // It fails without memory: then the stall check finds that the client takes nothing.
+            let _ = self.shared.sockets.await_room(connection.fd());
         }
     }
 

@@ -13,6 +13,7 @@ impl Worker {
     pub(super) fn watch_clients(&mut self) {
         let now = self.hub.clock.now();
         let Some(mut token) = self.rounds.take(now) else { return };
+        self.has_clients = !self.connections.is_empty();
         let start = Instant::now();
         while token < self.connections.capacity() {
             self.check(token, now);
@@ -27,7 +28,7 @@ impl Worker {
     fn check(&mut self, token: usize, now: Duration) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         let stall_timeout = self.hub.config.stall_timeout;
-        let quiet = connection.check(now);
+        let quiet = connection.check(now, stall_timeout);
         if quiet < stall_timeout {
             return;
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sse_hub::change::Who;
 use sse_hub::config::Config;
+use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::ids::GroupId;
 use sse_hub::queue::Capacity;
@@ -92,6 +93,41 @@ fn a_client_that_leaves_is_noticed() {
         assert_eq!(setup.ended(), (identity.name().to_string(), "client".to_string()));
         assert_eq!(setup.hub.count(None), 0);
     }
+}
+
+/// The reactor's thread is not woken for a newcomer alone: it must come in time for what the newcomer is promised, and
+/// here it looks at its clients only after minutes.
+#[test]
+fn a_newcomer_gets_its_heartbeat_and_its_end_in_time() {
+    let rarely = Config { stall_timeout: Duration::from_secs(600), ..config() };
+    let setup = setup(Config { heartbeat: Some(Duration::from_millis(100)), ..rarely.clone() });
+    let (mut client, _) = setup.connect(None);
+    assert!(client.chunk().unwrap().contains("event: stream-open"));
+    assert!(client.chunk().unwrap().starts_with(':'), "a heartbeat");
+
+    let setup = self::setup(rarely);
+    let (mut first, _) = setup.connect(None);
+    setup.publish("the thread knows the first");
+    assert!(first.event().is_some());
+    let limited = Request { max_age: Some(Duration::from_millis(50)), ..request(None) };
+    // It may not sleep yet when the first of them comes.
+    for _ in 0..5 {
+        let (mut next, identity) = setup.welcome(pair(), &limited);
+        assert_eq!(next.event(), None);
+        assert_eq!(setup.ended(), (identity.name().to_string(), "max_age".to_string()));
+    }
+}
+
+#[test]
+fn newcomers_that_nothing_wakes_the_thread_for_are_all_known_to_it() {
+    let setup = setup(config());
+    let mut clients: Vec<Client> = (0..150).map(|_| setup.connect(None).0).collect();
+    setup.publish("to all");
+    for client in &mut clients {
+        assert_eq!(client.event().as_deref(), Some("to all"));
+    }
+    drop(clients);
+    until("all have left", || setup.hub.count(None) == 0);
 }
 
 #[test]

@@ -109,8 +109,25 @@ impl Setup {
         (client, server): (TcpStream, TcpStream),
         last_event_id: Option<String>,
     ) -> (Client, Arc<Identity>) {
-        let identity = self.hub.subscribe(&self.reactor.reader, &request(last_event_id)).unwrap();
-        self.reactor.adopt(OwnedFd::from(server), identity.clone());
+        self.welcome((client, server), &request(last_event_id))
+    }
+
+    /// A client that comes as the hand-off brings it: newcomers are served before the reactor's thread knows them.
+    pub fn welcome(
+        &self,
+        (client, server): (TcpStream, TcpStream),
+        request: &Request,
+    ) -> (Client, Arc<Identity>) {
+        let (turn, reader) = (self.reactor.turn(), &self.reactor.reader);
+        let identity = if request.begins_plain() {
+            let (identity, _) = self.hub.subscribe_silently(reader, request).unwrap();
+            self.reactor.welcome(OwnedFd::from(server), &identity, turn);
+            identity
+        } else {
+            let identity = self.hub.subscribe(reader, request).unwrap();
+            self.reactor.adopt(OwnedFd::from(server), identity.clone());
+            identity
+        };
         (Client { stream: client, body: Vec::new(), read: 0, over: false }, identity)
     }
 
