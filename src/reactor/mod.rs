@@ -7,8 +7,12 @@
 //!
 //! # Turns
 //! A thread that has delivered an event from a broker to few clients also writes to them, if this one sleeps
-//! (`desk.rs`): two threads cost a wake-up more than one. It leaves everything else to this thread, and wakes it when
+//! (`desk.rs`): two threads cost a wake-up more than one. It leaves sockets and timers to this thread, and wakes it when
 //! more is left to do, or is due earlier than the thread would wake.
+//!
+//! # Newcomers
+//! Many clients leave as soon as their stream is open. The thread that brings a newcomer writes what that gets first, and
+//! this one is woken for it only if it would sleep for too long, or has passed it by (`shared.rs`).
 //!
 //! # Closing
 //! A stream that ends gets its queued events and the end of the chunked body. The connection is kept until the

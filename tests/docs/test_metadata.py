@@ -56,6 +56,12 @@ def test_a_release_has_wheels_and_tests_for_every_promised_python() -> None:
     assert all(jobs[name]["needs"] == "packed" for name in jobs if name.startswith("test-"))
 
 
+def test_what_the_oldest_packages_are_not_tested_with_is_there() -> None:
+    for test in tool("test_pythons").NEWER:
+        file, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(), test
+
+
 def test_the_notes_of_a_release_are_the_changelogs() -> None:
     notes = tool("release_notes").notes
     changelog = (
