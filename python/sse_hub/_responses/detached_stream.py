@@ -6,7 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from starlette.types import Message
 
@@ -61,6 +61,9 @@ class DetachedStream(EventStream):
     def _connection(self) -> ChunkedConnection:
         transport = self._connected.transport
         return transport, self._connected, socket_of(transport)
+
+    def _shield(self) -> AbstractContextManager[object]:
+        return nullcontext()  # the task that ends it is in no scope
 
     def _lost(self) -> None:
         self._client_left()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import cast
 
 import anyio
@@ -269,13 +269,16 @@ class EventStream(EventBody):
         # Closing the content has its own limit of as many seconds; this one expires after it.
         limit = self._response._cleanup_timeout
         patience = None if limit is None else limit + 1
-        # A cancelled anyio scope around the request would interrupt every await from now on.
-        with anyio.CancelScope(shield=True):
+        with self._shield():
             while running:
                 _, running = await asyncio.wait(running, timeout=patience)
                 for task in running:
                     logger.warning("A stream took no notice of being cancelled; it is cancelled again")
                     task.cancel()
+
+    def _shield(self) -> AbstractContextManager[object]:
+        """A cancelled anyio scope around the request would interrupt every await from now on."""
+        return anyio.CancelScope(shield=True)
 
     async def _end_response(self, start: Message | None) -> None:
         """End the HTTP response of a stream that was cancelled because its server stops."""
