@@ -25,6 +25,12 @@ def section(changelog: str, version: str) -> tuple[str, str]:
     return found[1].strip(), found[2].strip() + "\n"
 
 
+def absolute(text: str, tag: str) -> str:
+    """The same with links into the repository at a tag, for those who read it outside."""
+    base = f"https://github.com/sse-hub/sse-hub/blob/{tag}/"
+    return re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", rf"]({base}\1)", text)
+
+
 def notes(tag: str, version: str, changelog: str) -> str:
     """The notes of the release that a tag stands for."""
     if tag != f"v{version}":
@@ -34,9 +40,7 @@ def notes(tag: str, version: str, changelog: str) -> str:
         raise SystemExit(
             f"CHANGELOG.md dates {version} as {date!r}: give the day of the release, as YYYY-MM-DD"
         )
-    # A release is read outside the repository's tree.
-    base = f"https://github.com/sse-hub/sse-hub/blob/{tag}/"
-    return re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", rf"]({base}\1)", text)
+    return absolute(text, tag)
 
 
 if __name__ == "__main__":

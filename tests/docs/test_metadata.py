@@ -56,6 +56,14 @@ def test_a_release_has_wheels_and_tests_for_every_promised_python() -> None:
     assert all(jobs[name]["needs"] == "packed" for name in jobs if name.startswith("test-"))
 
 
+def test_the_readme_of_the_package_links_into_the_repository() -> None:
+    readme = tool("package_readme").packaged((ROOT / "README.md").read_text(), "2.0.0")
+    links = re.findall(r"\]\(([^)\s]+)\)", readme)
+    assert "https://github.com/sse-hub/sse-hub/blob/v2.0.0/docs/index.md" in links
+    assert "https://raw.githubusercontent.com/sse-hub/sse-hub/v2.0.0/bench/results/fanout.svg" in links
+    assert all(link.startswith(("https://", "#")) for link in links)
+
+
 def test_what_the_oldest_packages_are_not_tested_with_is_there() -> None:
     for test in tool("test_pythons").NEWER:
         file, _, name = test.partition("::")

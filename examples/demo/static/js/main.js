@@ -76,6 +76,8 @@ stream.on("hello", ({ id, path, worker, broker }) => {
   byId("fact-path").textContent = PATHS[path];
   byId("fact-path").dataset.path = path;
   byId("fact-broker").textContent = broker ?? "none (one worker)";
+  // These are about one process.
+  byId("cost").hidden = byId("table").hidden = broker !== null;
   byId("fact-worker").textContent = worker;
 });
 

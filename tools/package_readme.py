@@ -1,0 +1,26 @@
+"""Make the links of README.md absolute, in place, before a package is built, whose index shows it elsewhere.
+
+python tools/package_readme.py
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from release_notes import ROOT, absolute
+
+
+def packaged(readme: str, version: str) -> str:
+    """README.md for the package of a version."""
+    raw = f"https://raw.githubusercontent.com/sse-hub/sse-hub/v{version}/"
+    readme = re.sub(r"(!\[[^\]]*\])\((?![a-z]+:)([^)\s]+)\)", rf"\1({raw}\2)", readme)
+    return absolute(readme, f"v{version}")
+
+
+if __name__ == "__main__":
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))
+    path = ROOT / "README.md"
+    path.write_text(
+        packaged(path.read_text(encoding="utf-8"), manifest["package"]["version"]), encoding="utf-8"
+    )
