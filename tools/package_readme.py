@@ -1,6 +1,8 @@
 """Make the links of README.md absolute, in place, before a package is built, whose index shows it elsewhere.
 
-python tools/package_readme.py
+    python tools/package_readme.py
+
+The release workflow does, in its own checkout.
 """
 
 from __future__ import annotations

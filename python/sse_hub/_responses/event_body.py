@@ -30,12 +30,12 @@ class EventBody:
     """Drives the content in one task, the first of ``_tasks``, and sends a ping when its timer says so."""
 
     __slots__ = (
-        "_buffers",
         "_closed",
         "_complete",
         "_ending",
         "_finishing",
         "_has_left",
+        "_hidden",
         "_ping_sent",
         "_ping_timer",
         "_pump",
@@ -58,7 +58,7 @@ class EventBody:
         # The body first, then the data sender, the client's close handler, and a ping that is being sent.
         self._tasks: list[asyncio.Future[None]] = []
         self._pump: Pump | None = None
-        self._buffers: Buffers | None = None  # of a subscription's connection
+        self._hidden: Buffers | None = None  # of a subscription's connection, which has to be asked for room
         self._ping_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None  # of the grace period, or of the cleanup
         self._ping_sent: asyncio.Future[None] | None = None  # while a ping is sent: the body waits for it
@@ -71,9 +71,9 @@ class EventBody:
     def _connection(self) -> ChunkedConnection | None:
         """The connection to write to directly, once the head was sent; None if only ``send`` may be used."""
         connection = connection_of(self._receive, self._send)
-        if connection is None or self._buffers is None:
+        if connection is None or self._hidden is None:
             return connection
-        return self._buffers.bound(connection)
+        return self._hidden.bound(connection)
 
     def _client_left(self) -> None:
         raise NotImplementedError
@@ -129,18 +129,14 @@ class EventBody:
         self._sending = True
         message = {"type": "http.response.body", "body": chunk, "more_body": True}
         try:
-            await send_within(self._response.send_timeout, self._send_to_client, message)
+            send = self._send if self._hidden is None else self._hidden.sender(self._send)
+            await send_within(self._response.send_timeout, send, message)
         except BaseException:
             self._limit_cleanup()
             raise
         self._sending = False
         if self._has_left is not None and self._has_left():
             self._client_left()
-
-    async def _send_to_client(self, message: Message) -> None:
-        await self._send(message)
-        if self._buffers is not None:
-            await self._buffers.drained()
 
     def _check_departure(self) -> None:
         """Notice a client that left if another ``receive`` took the message."""

@@ -105,9 +105,11 @@ class EventStream(EventBody):
         ``start`` is the head, or None if it was sent.
         """
         source = self._response.body_iterator
+        buffers = None
         if isinstance(source, Subscription):
-            self._buffers = find_buffers(scope, self._receive, self._send)
-        buffers = self._buffers
+            buffers = find_buffers(scope, self._receive, self._send)
+            if buffers is not None and buffers.is_hidden:
+                self._hidden = buffers
         self._begin(start)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)

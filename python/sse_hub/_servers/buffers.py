@@ -16,6 +16,8 @@ import select
 from contextlib import suppress
 from typing import Any
 
+from starlette.types import Message, Send
+
 from sse_hub import _core
 from sse_hub._servers.uvicorn_writing import ChunkedConnection, socket_of
 
@@ -76,9 +78,18 @@ class Buffers:
             await asyncio.sleep(_SOON)
 
     def bound(self, connection: ChunkedConnection) -> ChunkedConnection:
-        """A connection that takes nothing while it is full."""
+        """A hidden connection that takes nothing while it is full."""
         transport, flow, socket = connection
-        return (transport, _Flow(self, flow), socket) if self.is_hidden else connection
+        return transport, _Flow(self, flow), socket
+
+    def sender(self, send: Send) -> Send:
+        """A ``send`` of a hidden connection that returns when this is not full."""
+
+        async def send_and_drain(message: Message) -> None:
+            await send(message)
+            await self.drained()
+
+        return send_and_drain
 
 
 class TransportBuffers(Buffers):
