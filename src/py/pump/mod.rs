@@ -4,28 +4,32 @@
 //! The pump is awaited in place of `async for`, in the task that drives the generator.
 //!
 //! ```text
-//!            an event: encode it; write it at once if it is the first since the generator waited,
+//!            an event: encode it; write it at once if none was written for a while,
 //!              .---.            else gather it
 //!              v   |
 //!   step the generator --it waits--> write what is gathered --> the task waits for what the generator waits for
-//!     ^    |
-//!     |    '-- 64 KiB, or gathered for 1 ms: write; then let the event loop have a turn
+//!     ^    |     ^ |
+//!     |    |     '-'-- it is likely to go on in one of the loop's next turns: hold what is gathered
+//!     |    '-- 64 KiB, or gathered for long enough: write; then let the event loop have a turn
 //!     |                          |
 //!     '------- drained <---------'  the connection takes no more: wait
 //! ```
 //!
 //! What is written goes to the connection, or else to a function that sends it, which the task awaits. The content
-//! may wait by then. What it waits for is *held* until the function has returned, so content is still driven from
-//! one task only, and a cancellation in between reaches it where it waits.
+//! may wait by then: the task begins to wait for the same only when the function has returned, so content is driven
+//! from one task only, and a cancellation in between reaches it where it waits.
 //!
-//! Gathering never delays an event behind a step that blocks, with one exception: the second event after a wait is
-//! held for the length of the next step, because nothing says beforehand how long that takes. What a subscription gives
-//! is written at once: it is everything that waits, or as much as a slow client should be given.
+//! How long is long enough, and what is likely, [`gathering`] and [`holding`] say. Gathering never delays an event
+//! behind a step of its own content that blocks, with one exception: an event that comes soon after a write is held for
+//! the length of the next step, because nothing says beforehand how long that takes. What a subscription gives is
+//! written at once: it is everything that waits, or as much as a slow client should be given.
 
+mod gathering;
+mod holding;
 mod sink;
 pub mod step;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
@@ -36,11 +40,11 @@ use pyo3::types::PyString;
 
 use super::hub::subscription::PySubscription;
 use super::values::encode::EventEncoder;
+use gathering::Gathering;
+use holding::{Holding, hold};
 use sink::Sink;
 use step::{Awaited, Source, Step};
 
-/// How long an event may be gathered while others follow without a wait.
-const GATHERING: Duration = Duration::from_millis(1);
 /// How many bytes of events go out in one write.
 const WRITE: usize = 64 * 1024;
 
@@ -80,8 +84,10 @@ pub struct Pump {
     encoder: Py<EventEncoder>,
     sep: Py<PyString>,
     sink: Sink,
-    /// When the oldest event that is gathered came; `None` where the next one is the first since the content waited.
-    since: Option<Instant>,
+    gathering: Gathering,
+    /// Whether what is gathered is to be held while the content waits.
+    holds: bool,
+    holding: Holding,
     /// Whether events are gathered: a subscription has done so.
     gathers: bool,
     /// The stream ends: if content that was cancelled keeps yielding, nothing more is sent.
@@ -143,20 +149,19 @@ impl Pump {
         slf
     }
 
-    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.advance(py, None)
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        Self::go_on(slf, None)
     }
 
     #[pyo3(signature = (kind, value=None, trace=None))]
     fn throw(
-        &mut self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         kind: Bound<'_, PyAny>,
         value: Option<Bound<'_, PyAny>>,
         trace: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
         drop(trace);
-        step::throw(kind, value, |error| self.advance(py, Some(error)))
+        step::throw(kind, value, |error| Self::go_on(slf, Some(error)))
     }
 
     fn close(&mut self, py: Python<'_>) -> PyResult<()> {
@@ -204,9 +209,20 @@ impl Pump {
             encoder,
             sep,
             sink,
-            since: None,
+            gathering: Gathering::new(),
+            holds: false,
+            holding: Holding::default(),
             is_ending: false,
         })
+    }
+
+    fn go_on(slf: &Bound<'_, Self>, thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
+        let pump = &mut *slf.borrow_mut();
+        let on = pump.advance(slf.py(), thrown)?;
+        if std::mem::take(&mut pump.holds) {
+            hold(slf, &mut pump.holding)?;
+        }
+        Ok(on)
     }
 
     /// Go on until the task must wait, and return what for, or `None` at the content's end. An exception that is
@@ -256,15 +272,7 @@ impl Pump {
         }
         let Some(next) = &self.next else { return Ok(Flow::Step(None)) };
         match next.step(py, thrown) {
-            Ok(Step::Waits(on)) => {
-                self.since = None;
-                match self.sink.flush(py) {
-                    Ok(None) => return Ok(Flow::Wait(on)),
-                    Ok(sent) => (self.drain, self.then) = (sent, Then::Wait(on)),
-                    Err(error) => return self.cancel_content(py, error, on),
-                }
-                Ok(Flow::Step(None))
-            }
+            Ok(Step::Waits(on)) => self.waits(py, on),
             Ok(Step::Done(item)) => {
                 self.next = None;
                 let turn = self.take(item.bind(py))?;
@@ -276,6 +284,46 @@ impl Pump {
                 self.ended(py, error)
             }
         }
+    }
+
+    /// The content waits for `on`: write what is gathered, unless more is likely to follow soon.
+    fn waits(&mut self, py: Python<'_>, on: Py<PyAny>) -> PyResult<Flow> {
+        let is_turn = on.is_none(py);
+        let waits = self.gathers && self.gathering.waits(Instant::now());
+        if waits && is_turn {
+            self.holding.renew();
+            return Ok(Flow::Wait(on));
+        }
+        // A function that sends would have to be awaited, by the task that waits for the content.
+        if waits && self.sink.is_connection() && (self.gathering.is_empty() || self.holding.may_begin()) {
+            self.holds = !self.gathering.is_empty();
+            return Ok(Flow::Wait(on));
+        }
+        self.gathering.begin_anew();
+        match self.sink.flush(py) {
+            Ok(None) => Ok(Flow::Wait(on)),
+            Ok(sent) => {
+                (self.drain, self.then) = (sent, Then::Wait(on));
+                Ok(Flow::Step(None))
+            }
+            Err(error) => self.cancel_content(py, error, on),
+        }
+    }
+
+    /// Another turn of the loop has begun while events are held: write them, unless the content is likely to go on
+    /// soon. Whether they are held on.
+    fn hold_on(&mut self, py: Python<'_>, turn: u64, now: Instant) -> bool {
+        if self.gathering.is_young(now) && self.holding.is_likely(turn) {
+            return true;
+        }
+        self.holding.end();
+        if !self.gathering.is_empty() {
+            self.gathering.begin_anew();
+            if let Err(error) = self.sink.flush(py) {
+                self.failure = Some(error);
+            }
+        }
+        false
     }
 
     /// The content has ended, by this error.
@@ -334,19 +382,15 @@ impl Pump {
             return Ok(false);
         }
         let now = Instant::now();
-        let Some(since) = self.since else {
-            self.since = Some(now);
-            return self.flush(py).map(|()| false);
-        };
-        if self.gathers && self.sink.gathered() < WRITE && now - since < GATHERING {
+        if self.gathers && self.sink.gathered() < WRITE && self.gathering.came(now) {
             return Ok(false);
         }
-        self.since = Some(now);
+        let others_had_a_turn = self.gathering.wrote(now);
         self.flush(py)?;
         if self.drain.is_none() {
-            return Ok(true);
+            return Ok(!others_had_a_turn);
         }
-        self.then = Then::Turn;
+        self.then = if others_had_a_turn { Then::Step } else { Then::Turn };
         Ok(false)
     }
 

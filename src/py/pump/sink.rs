@@ -16,7 +16,7 @@ const HEAD: usize = 10;
 const KEPT: usize = 256 * 1024;
 
 thread_local! {
-    /// The buffer of the thread's streams: only one of them gathers at a time, and none while it waits.
+    /// The buffer of the thread's streams: few of them gather at the same time.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
