@@ -11,11 +11,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::{intern, wrap_pyfunction};
 
-use super::Pump;
-
 /// How many turns of the loop content may need to go on: one for the task that feeds it, one for its own, and one
 /// because the order of tasks within a turn is not known.
 const TURNS: u64 = 3;
+/// Another turn of the loop has begun: write what a pump holds, unless it can wait. Whether it is held on.
+pub type HoldOn = fn(&Bound<'_, PyAny>, u64, Instant) -> bool;
+
 /// For how many waits nothing is held after content that did not go on by then.
 const SKIPPED: u8 = 16;
 
@@ -27,7 +28,7 @@ thread_local! {
 struct Held {
     /// The loop that calls [`turn`]; `None` while nothing is held.
     event_loop: Option<Py<PyAny>>,
-    pumps: Vec<Py<Pump>>,
+    pumps: Vec<(Py<PyAny>, HoldOn)>,
     /// Counts the loop's turns while something is held.
     turn: u64,
 }
@@ -72,7 +73,7 @@ impl Holding {
 }
 
 /// The content of `pump` waits, and what is gathered is held from now on.
-pub fn hold(pump: &Bound<'_, Pump>, holding: &mut Holding) -> PyResult<()> {
+pub fn hold(pump: &Bound<'_, PyAny>, holding: &mut Holding, hold_on: HoldOn) -> PyResult<()> {
     let py = pump.py();
     HELD.with_borrow_mut(|held| {
         if holding.since.replace(held.turn).is_some() {
@@ -85,7 +86,7 @@ pub fn hold(pump: &Bound<'_, Pump>, holding: &mut Holding) -> PyResult<()> {
             call_soon(&event_loop)?;
             held.event_loop = Some(event_loop.unbind());
         }
-        held.pumps.push(pump.clone().unbind());
+        held.pumps.push((pump.clone().unbind(), hold_on));
         Ok(())
     })
 }
@@ -99,10 +100,7 @@ fn turn(py: Python<'_>) -> PyResult<()> {
     });
     let now = Instant::now();
     // Writing calls Python, so the list is not borrowed meanwhile.
-    pumps.retain(|pump| match pump.try_borrow_mut(py) {
-        Ok(mut pump) => pump.hold_on(py, turn, now),
-        Err(_) => true, // its content runs an event loop of its own
-    });
+    pumps.retain(|(pump, hold_on)| hold_on(pump.bind(py), turn, now));
     HELD.with_borrow_mut(|held| {
         pumps.append(&mut held.pumps);
         held.pumps = pumps;

@@ -220,7 +220,7 @@ impl Pump {
         let pump = &mut *slf.borrow_mut();
         let on = pump.advance(slf.py(), thrown)?;
         if std::mem::take(&mut pump.holds) {
-            hold(slf, &mut pump.holding)?;
+            hold(slf.as_any(), &mut pump.holding, hold_on)?;
         }
         Ok(on)
     }
@@ -400,5 +400,13 @@ impl Pump {
             self.drain = self.sink.drained(py)?;
         }
         Ok(())
+    }
+}
+
+fn hold_on(pump: &Bound<'_, PyAny>, turn: u64, now: Instant) -> bool {
+    match pump.cast::<Pump>().map(Bound::try_borrow_mut) {
+        Ok(Ok(mut held)) => held.hold_on(pump.py(), turn, now),
+        // Its content runs an event loop of its own.
+        _ => true,
     }
 }
