@@ -129,11 +129,15 @@ def program(source: str) -> Command:
     return Command([sys.executable, "-u", "-c", source])
 
 
+ENVIRONMENT = dict(os.environ)
+"""Taken once: pytest changes it for each test, and threads that start servers would read it meanwhile."""
+
+
 class ServerProcess:
     """A server process and its workers in a process group of their own, with everything they printed."""
 
     def __init__(self, command: Command) -> None:
-        env = {**os.environ, **command.env, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        env = {**ENVIRONMENT, **command.env, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         env.pop("PYTHONWARNINGS", None)
         self.process = subprocess.Popen(
             command.args,
