@@ -73,6 +73,12 @@ async fn resolve<S: Store>(shared: Arc<Shared<S>>, subscriber: SubscriberId, ask
         let (last, time) = match shared.standing(subscriber, id).await {
             Standing::Whole(last, time) => (last, time),
             Standing::Lost(reason) => {
+                if matches!(reason, ResetReason::Evicted) {
+                    // Another worker's id, that this one has not read yet: a reset to its own place would send the
+                    // client back, to events that it has seen.
+                    let reached = progress.wait_for(|at| at.is_some_and(|at| at >= id));
+                    let _ = timeout(CATCH_UP, reached).await;
+                }
                 shared.resolve(subscriber, Verdict::Lost(reason));
                 return;
             }

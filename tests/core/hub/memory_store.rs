@@ -64,6 +64,8 @@ pub struct Memory {
     workers: Vec<(String, Vec<PresenceChange>)>,
     ended: HashMap<Arc<str>, (Instant, StreamId, Arc<str>)>,
     leases: HashMap<String, (String, Instant)>,
+    /// How often somebody asked for entries without waiting for them.
+    pub asked_for_entries: usize,
     /// How often somebody asked who holds a lease.
     pub asked_for_holder: usize,
 }
@@ -90,6 +92,7 @@ impl Default for MemoryStore {
             workers: Vec::new(),
             ended: HashMap::new(),
             leases: HashMap::new(),
+            asked_for_entries: 0,
             asked_for_holder: 0,
         };
         Self(Arc::new((Mutex::new(memory), Notify::new())))
@@ -403,7 +406,11 @@ impl Log for MemoryLog {
     }
 
     async fn after(&mut self, id: StreamId, count: usize) -> Answer<Vec<Arrived>> {
-        self.store.ask(self.generation, |memory| memory.after(id, count)).await
+        let ask = |memory: &mut Memory| {
+            memory.asked_for_entries += 1;
+            memory.after(id, count)
+        };
+        self.store.ask(self.generation, ask).await
     }
 
     async fn wait_after(&mut self, id: StreamId, count: usize, wait: Duration) -> Answer<Vec<Arrived>> {

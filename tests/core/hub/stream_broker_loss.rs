@@ -42,6 +42,28 @@ fn gaps_in_a_fetched_replay_are_announced_in_their_place() {
 }
 
 #[test]
+fn a_client_that_is_ahead_of_its_worker_and_has_missed_something_is_not_sent_back() {
+    let store = MemoryStore::default();
+    let worker = Worker::new(&store);
+    let mut client = worker.live();
+    worker.publish("1").unwrap();
+    client.up_to(&worker, "1");
+    store.with(|memory| memory.is_held = true);
+    let ids = ["2", "3", "4", "5"].map(|data| worker.publish(data).unwrap().unwrap().to_string());
+    let asked = store.with(|memory| {
+        memory.trim(1);
+        memory.asked_for_entries
+    });
+    let mut back = worker.resume(Some(&ids[1]));
+    until(|| store.with(|memory| memory.asked_for_entries > asked));
+    store.with(|memory| memory.is_held = false);
+    assert_eq!(client.up_to(&worker, "5"), ["stream-reset", "5"]);
+    back.until(&worker, |client| !client.seen.is_empty());
+    worker.publish("6").unwrap();
+    assert_eq!(back.up_to(&worker, "6"), ["stream-reset", "6"]);
+}
+
+#[test]
 fn a_log_that_is_emptied_is_a_gap() {
     let store = MemoryStore::default();
     let worker = Worker::new(&store);
