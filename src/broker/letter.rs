@@ -114,8 +114,19 @@ pub struct Arrived {
     /// The id of the entry before it, which proves that nothing is missing between the two; `None` in an entry that
     /// no hub wrote.
     pub before: Option<StreamId>,
-    /// Its letter; `None` when it cannot be read.
-    pub letter: Option<Letter>,
+    /// Its letter, or why it has none.
+    pub letter: Result<Letter, Unread>,
+}
+
+/// Why an entry has no letter. It breaks the log: entries may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// A hub wrote it to say that entries before it may be missing.
+    Gap,
+    /// Another version of this crate wrote it.
+    Version,
+    /// It is damaged, or no hub wrote it.
+    Damaged,
 }
 
 impl Letter {

@@ -47,6 +47,8 @@ impl Store for FileStore {
 
     const THREAD: &'static str = "sse-hub-file";
 
+    const DOUBT: &'static str = "the machine stopped, or files were replaced";
+
     /// In between, the directory is watched, or polled where it cannot be. An idle process does nothing else.
     const HELD: Duration = Duration::from_secs(2);
 

@@ -115,7 +115,7 @@ impl Hub {
         let mut state = self.state.lock();
         state.restart_behind(base, base.is_beginning());
         for (arrived, age) in kept {
-            let delivery = arrived.letter.and_then(|letter| Delivery::new(arrived.id, letter));
+            let delivery = arrived.letter.ok().and_then(|letter| Delivery::new(arrived.id, letter));
             state.follow(self, arrived.id, delivery, now.saturating_sub(age));
         }
     }
@@ -263,7 +263,7 @@ impl Hub {
         let reader = slot.reader.clone();
         let mut entries = Vec::new();
         for Arrived { id, letter, .. } in arrived {
-            let Some(Letter::Event { to, draft }) = letter else { continue };
+            let Ok(Letter::Event { to, draft }) = letter else { continue };
             let is_for_it = match &to {
                 To::All => registered.topics.contains(&TopicId::BROADCAST),
                 // Events sent to it wait in its queue since it was registered.

@@ -49,6 +49,8 @@ impl Store for RedisStore {
 
     const THREAD: &'static str = "sse-hub-redis";
 
+    const DOUBT: &'static str = "its server was started again, or another one took over";
+
     fn place(&self) -> &str {
         &self.0.server.shown
     }

@@ -17,7 +17,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::broker::letter::{Arrived, Letter, Step, To, Whose};
+use crate::broker::letter::{Arrived, Letter, Step, To, Unread, Whose};
 use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
@@ -26,6 +26,9 @@ use crate::topic::Topic;
 use crate::trace::TraceParent;
 
 const VERSION: &[u8] = b"1";
+
+/// The kinds of entries that this version knows.
+const KINDS: &[u8] = b"taoiubserg";
 
 /// The value of a field, which mostly is a part of the letter.
 pub type Value<'letter> = Cow<'letter, [u8]>;
@@ -171,7 +174,18 @@ pub fn read(id: StreamId, get: Get<'_, '_>) -> Arrived {
 /// Reads an entry of a log that does not keep the id before it in a field.
 #[must_use]
 pub fn read_behind(id: StreamId, before: Option<StreamId>, get: Get<'_, '_>) -> Arrived {
-    Arrived { id, before, letter: letter(get) }
+    Arrived { id, before, letter: letter(get).ok_or_else(|| unread(get)) }
+}
+
+/// Why an entry has no letter.
+fn unread(get: Get<'_, '_>) -> Unread {
+    let (Some(version), Some(kind)) = (get("v"), get("k")) else { return Unread::Damaged };
+    match kind {
+        _ if version != VERSION => Unread::Version,
+        b"g" => Unread::Gap,
+        [kind] if KINDS.contains(kind) => Unread::Damaged,
+        _ => Unread::Version,
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +213,10 @@ mod tests {
         read(StreamId { ms: 5, seq: 0 }, &get)
     }
 
+    fn why(fields: &Fields<'_>) -> Option<Unread> {
+        arrive(fields).letter.err()
+    }
+
     #[test]
     fn events_travel() {
         let topics = ["a", "chat:é"].map(|name| Topic::new(name).unwrap()).to_vec();
@@ -208,9 +226,7 @@ mod tests {
         {
             let arrived = travel(&Letter::Event { to: to.clone(), draft: draft().keyed(key.clone()) });
             assert_eq!(arrived.before, Some(StreamId { ms: 4, seq: 2 }));
-            let Some(Letter::Event { to: read, draft: event }) = arrived.letter else {
-                panic!("{arrived:?}")
-            };
+            let Ok(Letter::Event { to: read, draft: event }) = arrived.letter else { panic!("{arrived:?}") };
             assert_eq!(read, to);
             assert_eq!(event.key(), key.as_ref());
             assert_eq!(event.seal(None).sse(), draft().seal(None).sse());
@@ -222,7 +238,7 @@ mod tests {
         let letter = Letter::Event { to: To::All, draft: draft() };
         let mut fields = write(&letter);
         fields.retain(|(name, _)| *name != "w");
-        let Some(Letter::Event { draft: event, .. }) = arrive(&fields).letter else { panic!() };
+        let Ok(Letter::Event { draft: event, .. }) = arrive(&fields).letter else { panic!() };
         assert_eq!(event.trace(), None);
         let expected = b": note\nevent: tick\ndata: one\ndata: two\nretry: 5\n\n";
         assert_eq!(event.seal(None).sse(), expected);
@@ -232,7 +248,7 @@ mod tests {
     fn kicks_travel() {
         for whose in [Whose::Id("c-1".into()), Whose::User("ann".into())] {
             let arrived = travel(&Letter::Kick { whose: whose.clone(), reason: "banned".into() });
-            let Some(Letter::Kick { whose: read, reason }) = arrived.letter else { panic!("{arrived:?}") };
+            let Ok(Letter::Kick { whose: read, reason }) = arrived.letter else { panic!("{arrived:?}") };
             assert_eq!((read, &*reason), (whose, "banned"));
         }
     }
@@ -249,7 +265,7 @@ mod tests {
         {
             let letter = Letter::Life { topic: Topic::new("t").unwrap(), step: step.clone() };
             let arrived = travel(&letter);
-            let Some(Letter::Life { topic, step: read }) = arrived.letter else { panic!("{arrived:?}") };
+            let Ok(Letter::Life { topic, step: read }) = arrived.letter else { panic!("{arrived:?}") };
             assert_eq!((topic.as_str(), read), ("t", step));
         }
     }
@@ -258,7 +274,7 @@ mod tests {
     fn a_released_lease_travels() {
         let arrived = travel(&Letter::Release { lease: "once:é".into() });
         assert!(
-            matches!(&arrived.letter, Some(Letter::Release { lease }) if **lease == *"once:é"),
+            matches!(&arrived.letter, Ok(Letter::Release { lease }) if **lease == *"once:é"),
             "{arrived:?}"
         );
     }
@@ -267,10 +283,7 @@ mod tests {
     fn what_is_not_ours_is_not_read() {
         let letter = &Letter::Event { to: To::All, draft: draft().keyed(Key::new("k").ok()) };
         for (name, value) in [
-            ("v", &b"2"[..]),
-            ("v", b""),
-            ("k", b"z"),
-            ("d", b"data: no blank line\n"),
+            ("d", &b"data: no blank line\n"[..]),
             ("d", b"data: x\n\ndata: injected\n\n"),
             ("c", b"event: x\n"),
             ("y", b""),
@@ -284,12 +297,20 @@ mod tests {
                     field.1 = value.into();
                 }
             }
-            assert!(arrive(&fields).letter.is_none(), "{name} {value:?}");
+            assert_eq!(why(&fields), Some(Unread::Damaged), "{name} {value:?}");
         }
         let mut fields = write(letter);
         fields.push(("p", b"x"[..].into()));
         assert_eq!(arrive(&fields).before, None);
-        assert!(arrive(&Vec::new()).letter.is_none());
-        assert!(arrive(&gap()).letter.is_none());
+        assert_eq!(why(&Vec::new()), Some(Unread::Damaged));
+    }
+
+    #[test]
+    fn what_another_version_wrote_and_gaps_are_told_from_damage() {
+        assert_eq!(why(&gap()), Some(Unread::Gap));
+        for (version, kind) in [("2", "a"), ("2", "g"), ("", "a"), ("1", "z"), ("1", "ab")] {
+            let fields = vec![("v", version.as_bytes().into()), ("k", kind.as_bytes().into())];
+            assert_eq!(why(&fields), Some(Unread::Version), "{version} {kind}");
+        }
     }
 }

@@ -54,7 +54,7 @@ pub async fn fetch<S: Store>(shared: &Shared<S>, subscriber: SubscriberId, gap: 
         let old = page.iter().take_while(|entry| is_too_old(entry)).count();
         let (mut is_lost, mut count) = (is_empty && at < end, page.len());
         for (index, entry) in page.iter().enumerate() {
-            let is_gap = entry.before != Some(at) || entry.letter.is_none();
+            let is_gap = entry.before != Some(at) || entry.letter.is_err();
             if is_gap && index > old {
                 // The next piece begins with this entry: a gap is announced where it is, before a piece.
                 count = index;

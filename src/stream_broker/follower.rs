@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::changes::Changes;
 use super::shared::Shared;
 use super::store::{Answer, Log, Opened, Store, StoreError, Trouble};
-use crate::broker::letter::{Arrived, Letter};
+use crate::broker::letter::{Arrived, Letter, Unread};
 use crate::ending::EndState;
 use crate::hub::Hub;
 use crate::ids::StreamId;
@@ -197,14 +197,15 @@ impl<S: Store> Follower<S> {
             while let Some(passed) = acknowledged.next_if(|passed| *passed <= id) {
                 lost = lost.or(Some(passed).filter(|passed| *passed < id));
             }
-            let (Some(before), Some(letter)) = (before, letter) else {
-                lost_runs.extend(hub.deliver(std::mem::take(&mut whole)));
-                self.report(&format!(
-                    "entry {id} says that entries before it may be missing, or a hub of another version wrote it"
-                ));
-                hub.break_log(id);
-                cursor = id;
-                continue;
+            let (before, letter) = match letter.and_then(|it| Ok((before.ok_or(Unread::Damaged)?, it))) {
+                Ok(read) => read,
+                Err(why) => {
+                    lost_runs.extend(hub.deliver(std::mem::take(&mut whole)));
+                    self.report(&unread::<S>(id, why));
+                    hub.break_log(id);
+                    cursor = id;
+                    continue;
+                }
             };
             // The beginning that any log may have does not identify this log.
             if before != cursor || before.is_any_beginning() {
@@ -279,6 +280,17 @@ impl<S: Store> Follower<S> {
             Err(_) => self.most = (count / 2).max(1),
         }
         page
+    }
+}
+
+/// What an entry without a letter means, and what to do about it.
+fn unread<S: Store>(id: StreamId, why: Unread) -> String {
+    match why {
+        Unread::Gap => format!("entry {id} says that entries before it may be missing, because {}", S::DOUBT),
+        Unread::Version => format!(
+            "another version of sse-hub wrote entry {id}: run the same version in all processes of the hub"
+        ),
+        Unread::Damaged => format!("entry {id} cannot be read: it is damaged, or no hub wrote it"),
     }
 }
 

@@ -75,7 +75,7 @@ mod tests {
     fn entries(count: usize, bytes: usize) -> Vec<Arrived> {
         let letter = || Letter::Kick { whose: Whose::Id("a".into()), reason: "x".repeat(bytes).into() };
         let id = StreamId::default();
-        (0..count).map(|_| Arrived { id, before: Some(id), letter: Some(letter()) }).collect()
+        (0..count).map(|_| Arrived { id, before: Some(id), letter: Ok(letter()) }).collect()
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl<S: Store> Follower<S> {
                 break;
             }
             for entry in page {
-                let (Some(before), Some(letter)) = (entry.before, &entry.letter) else { return Ok(kept) };
+                let (Some(before), Ok(letter)) = (entry.before, &entry.letter) else { return Ok(kept) };
                 if entry.id != expected || wanted.is_too_old(entry.id, now) || kept.len() >= wanted.count {
                     return Ok(kept);
                 }

@@ -152,6 +152,9 @@ pub trait Store: Send + Sync + 'static {
     /// The name of the broker's thread.
     const THREAD: &'static str;
 
+    /// Why this store appends a gap, for messages.
+    const DOUBT: &'static str;
+
     /// How long a read waits for new entries, and how often the log is compared with this process's position: a log that
     /// was emptied while the clock was set back assigns smaller ids, which a reader would never receive.
     const HELD: Duration = Duration::from_secs(1);

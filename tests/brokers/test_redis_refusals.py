@@ -102,21 +102,29 @@ async def test_a_gap_is_announced_though_nothing_follows_it(redis: RedisServer) 
         client.close()
 
 
-@pytest.mark.parametrize("data", [b"data: \xff\n\n", b"id: 9-9\ndata: x\n\n"])
-async def test_an_entry_that_no_hub_wrote_is_a_gap_and_is_not_delivered(
-    redis: RedisServer, data: bytes
+@pytest.mark.parametrize(
+    ("version", "data", "why"),
+    [
+        ("1", b"data: \xff\n\n", "cannot be read: it is damaged, or no hub wrote it"),
+        ("1", b"id: 9-9\ndata: x\n\n", "cannot be read: it is damaged, or no hub wrote it"),
+        ("2", b"data: x\n\n", "another version of sse-hub wrote entry"),
+    ],
+)
+async def test_an_entry_that_no_hub_of_this_version_wrote_is_a_gap_and_is_not_delivered(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, version: str, data: bytes, why: str
 ) -> None:
     async with Hub(redis.url, grace=0.0) as hub:
         before = await hub.publish("prices", 1)
         client = hub.subscribe("prices")
         received = await anext(client)
         assert before is not None
-        redis.admin.xadd(EVENTS, {"v": "1", "p": before, "k": "a", "d": data})
+        redis.admin.xadd(EVENTS, {"v": version, "p": before, "k": "a", "d": data})
         async with asyncio.timeout(PATIENCE):
             while b"stream-reset" not in received:
                 received += await anext(client)
         assert data[:-2] not in received
         client.close()
+        assert why in caplog.text
 
 
 async def test_a_close_that_is_cancelled_leaves_a_hub_that_can_be_used(redis: RedisServer) -> None:

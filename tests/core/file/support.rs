@@ -165,7 +165,7 @@ pub fn append_one(journal: &mut Journal, text: &str) -> StreamId {
 
 /// The text of an entry; `None` when it cannot be read.
 pub fn text(entry: &Arrived) -> Option<String> {
-    let Some(Letter::Event { draft, .. }) = &entry.letter else { return None };
+    let Ok(Letter::Event { draft, .. }) = &entry.letter else { return None };
     let data = String::from_utf8(draft.parts().1.to_vec()).unwrap();
     Some(data.trim_start_matches("data: ").trim_end().into())
 }
@@ -206,7 +206,7 @@ pub fn check(journal: &mut Journal, written: &Written) -> usize {
         let mut is_told = false;
         for entry in all_after(journal, *id) {
             assert!(entry.id > cursor, "ids go up");
-            if entry.before != Some(cursor) || entry.letter.is_none() {
+            if entry.before != Some(cursor) || entry.letter.is_err() {
                 is_told = true;
                 break;
             }

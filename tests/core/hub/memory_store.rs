@@ -261,6 +261,8 @@ impl Store for MemoryStore {
 
     const THREAD: &'static str = "memory";
 
+    const DOUBT: &'static str = "the test says so";
+
     fn place(&self) -> &'static str {
         "memory"
     }

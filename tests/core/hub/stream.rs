@@ -274,7 +274,7 @@ fn what_was_there_before_this_process_is_not_kept_longer_than_it_may_be() {
     let kept = |ms| sse_hub::broker::letter::Arrived {
         id: StreamId { ms, seq: 0 },
         before: None,
-        letter: Some(sse_hub::broker::letter::Letter::Event {
+        letter: Ok(sse_hub::broker::letter::Letter::Event {
             to: sse_hub::broker::letter::To::All,
             draft: support::draft(&ms.to_string()),
         }),

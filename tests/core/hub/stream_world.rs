@@ -42,7 +42,7 @@ impl Kept {
     }
 
     fn arrived(&self) -> Arrived {
-        Arrived { id: self.id, before: Some(self.before), letter: Some(self.letter()) }
+        Arrived { id: self.id, before: Some(self.before), letter: Ok(self.letter()) }
     }
 }
 
