@@ -14,6 +14,7 @@ use super::directory::open_at;
 use super::ends_and_leases::EndsAndLeases;
 use super::journal::{End, Journal};
 use super::owned::OwnedFile;
+use super::place::WORKERS;
 use super::reading::{Cursor, Page};
 use super::segment::Segment;
 use super::workers::{self, Mine};
@@ -215,7 +216,7 @@ impl Inner {
         };
         let dir = dir.ok_or_else(|| StoreError::connection("the log is not open"))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY;
-        let opened = open_at(&dir, "workers", flags, 0).map_err(failed)?;
+        let opened = open_at(&dir, WORKERS, flags, 0).map_err(failed)?;
         act(&opened, &mut self.workers.lock()).map_err(failed)
     }
 }

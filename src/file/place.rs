@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -14,6 +15,12 @@ const OWNER: u32 = 0o600;
 const MOST: u32 = 0o666;
 /// The longest name of a hub, in bytes: a directory's name may have 255.
 const NAME: usize = 200;
+/// The directory of presence in that of a log.
+pub const WORKERS: &str = "workers";
+/// The longest part of a path, and the longest path, in bytes: a system accepts 255 and 1024 or 4096, of which the
+/// log's files need some.
+const PART: usize = 255;
+const PATH: usize = if cfg!(target_os = "linux") { 4096 - 512 } else { 1024 - 512 };
 
 /// The directory of a broker, which contains the logs of its hubs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +97,15 @@ impl Place {
                 root.push(part);
             }
         }
+        let bytes = root.as_os_str().as_bytes();
+        if bytes.contains(&0) {
+            return Err(invalid("the path of a file broker must not contain a null character"));
+        }
+        if bytes.len() > PATH || root.iter().any(|part| part.len() > PART) {
+            return Err(invalid(format!(
+                "the path of a file broker is too long: it may have {PATH} bytes, and each of its parts {PART}"
+            )));
+        }
         Ok(Self { root, mode })
     }
 
@@ -123,25 +139,40 @@ impl Place {
         while !there.exists() {
             there = there.parent().unwrap_or(Path::new("/"));
         }
-        if !there.is_dir() {
-            return Err(Refusal::Wrong(format!(
-                "{} is not a directory: choose another path",
-                there.display()
-            )));
-        }
+        check_directory(there)?;
         check_file_system(there)?;
         if there == self.root {
             self.check_owner(there)?;
         }
         let may = Access::WRITE_OK | Access::EXEC_OK;
-        if rustix::fs::accessat(rustix::fs::CWD, there, may, AtFlags::EACCESS).is_err() {
-            let user = rustix::process::geteuid().as_raw();
-            return Err(Refusal::Denied(format!(
+        let user = rustix::process::geteuid().as_raw();
+        match rustix::fs::accessat(rustix::fs::CWD, there, may, AtFlags::EACCESS) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::ROFS) => Err(Refusal::Wrong(format!(
+                "{} lies on a file system that is mounted read-only: choose another path, or mount it to be written",
+                there.display()
+            ))),
+            Err(_) => Err(Refusal::Denied(format!(
                 "this process (user {user}) may not write into {}: let an administrator create {} and give it to \
                  that user, or choose another path",
                 there.display(),
                 self.root.display()
-            )));
+            ))),
+        }
+    }
+
+    /// Check what exists of a hub's log.
+    ///
+    /// # Errors
+    /// Why it cannot be used, and what to do.
+    pub fn check_log(&self, dir: &Path) -> std::result::Result<(), Refusal> {
+        for part in [dir, &dir.join(WORKERS)] {
+            // A link could lead to where a log may not lie.
+            match part.symlink_metadata() {
+                Ok(found) if found.is_dir() => self.check_owner(part)?,
+                Ok(_) => return Err(no_directory(part)),
+                Err(_) => return Ok(()),
+            }
         }
         Ok(())
     }
@@ -151,6 +182,11 @@ impl Place {
     /// # Errors
     /// The system's error, or why logs may not be stored here.
     pub fn create(&self, dir: &Path) -> io::Result<()> {
+        // A file system that is not mounted yet may lie behind it.
+        if let Some(link) = self.root.ancestors().find(|part| part.is_symlink() && !part.exists()) {
+            let text = format!("{} is a link to a directory that does not exist", link.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
         if !self.root.is_dir() {
             if let Some(parent) = self.root.parent() {
                 std::fs::create_dir_all(parent)?;
@@ -160,8 +196,8 @@ impl Place {
         let denied = |refusal: Refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal.to_string());
         self.check().map_err(denied)?;
         self.create_one(dir)?;
-        self.check_owner(dir).map_err(denied)?;
-        self.create_one(&dir.join("workers"))
+        self.check_log(dir).map_err(denied)?;
+        self.create_one(&dir.join(WORKERS))
     }
 
     fn create_one(&self, dir: &Path) -> io::Result<()> {
@@ -211,6 +247,22 @@ impl fmt::Display for Refusal {
     }
 }
 
+fn no_directory(path: &Path) -> Refusal {
+    Refusal::Wrong(format!("{} is not a directory: choose another path", path.display()))
+}
+
+fn check_directory(path: &Path) -> std::result::Result<(), Refusal> {
+    if path.is_dir() { Ok(()) } else { Err(no_directory(path)) }
+}
+
+#[cfg(any(target_os = "linux", test))]
+fn without_files(name: &str, dir: &Path) -> Refusal {
+    Refusal::Wrong(format!(
+        "{} lies on {name}, which shows the system's state and stores no files: choose a path on a local disk",
+        dir.display()
+    ))
+}
+
 fn remote(name: &str, dir: &Path) -> Refusal {
     Refusal::Wrong(format!(
         "{} lies on {name}, where locks, notices of changes or writes to the end of a file are not those of a local \
@@ -227,7 +279,14 @@ fn check_file_system(dir: &Path) -> std::result::Result<(), Refusal> {
     // The numbers are 32 bits wide; in a wider signed type, their upper bits may be set.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
     let number = found.f_type as u32;
-    file_system(number).map_or(Ok(()), |name| Err(remote(name, dir)))
+    refusal(number, dir).map_or(Ok(()), Err)
+}
+
+/// Why no log may lie on a file system, by its number in statfs(2).
+#[cfg(any(target_os = "linux", test))]
+fn refusal(number: u32, dir: &Path) -> Option<Refusal> {
+    let shared = shared_file_system(number).map(|name| remote(name, dir));
+    shared.or_else(|| file_system_without_files(number).map(|name| without_files(name, dir)))
 }
 
 #[cfg(target_vendor = "apple")]
@@ -243,9 +302,9 @@ fn check_file_system(_: &Path) -> std::result::Result<(), Refusal> {
     Ok(())
 }
 
-/// The names of file systems that are refused, by their numbers in statfs(2).
+/// The names of file systems that several hosts share, or that are emulated.
 #[cfg(any(target_os = "linux", test))]
-fn file_system(number: u32) -> Option<&'static str> {
+fn shared_file_system(number: u32) -> Option<&'static str> {
     Some(match number {
         0x6969 => "NFS",
         0x517b | 0xfe53_4d42 | 0xff53_4d42 => "SMB",
@@ -258,6 +317,26 @@ fn file_system(number: u32) -> Option<&'static str> {
         0x4750_4653 => "GPFS",
         0x5346_414f | 0x6b41_4653 => "AFS",
         0x786f_4256 => "a folder that VirtualBox shares",
+        _ => return None,
+    })
+}
+
+/// The names of file systems in which nobody can create a file.
+#[cfg(any(target_os = "linux", test))]
+fn file_system_without_files(number: u32) -> Option<&'static str> {
+    Some(match number {
+        0x9fa0 => "procfs",
+        0x6265_6572 => "sysfs",
+        0x0027_e0eb | 0x6367_7270 => "cgroupfs",
+        0x6462_6720 => "debugfs",
+        0x7472_6163 => "tracefs",
+        0x6265_6570 => "configfs",
+        0x7363_6673 => "securityfs",
+        0xf97c_ff8c => "selinuxfs",
+        0xcafe_4a11 => "bpf",
+        0x1cd1 => "devpts",
+        0x1980_0202 => "mqueue",
+        0x9584_58f6 => "hugetlbfs",
         _ => return None,
     })
 }
@@ -284,7 +363,12 @@ mod tests {
         ] {
             assert_eq!(place(given).unwrap().root, Path::new(root), "{given}");
         }
+        let long = format!("/{}", "x".repeat(256));
+        let deep = "/xxxxxxx".repeat(500);
         for given in [
+            &*long,
+            &*deep,
+            "/a\0b",
             "",
             "file:",
             "file://",
@@ -317,11 +401,21 @@ mod tests {
     }
 
     #[test]
-    fn file_systems_that_are_shared_are_named() {
-        let names = [0x6969, 0xff53_4d42, 0x6573_5546, 0x0102_1997].map(file_system);
-        assert_eq!(names, [Some("NFS"), Some("SMB"), Some("FUSE"), Some("9p")]);
+    fn file_systems_on_which_no_log_may_lie_are_named() {
+        for (number, name, advice) in [
+            (0x6969, "NFS", "use RedisBroker"),
+            (0xff53_4d42, "SMB", "use RedisBroker"),
+            (0x6573_5546, "FUSE", "use RedisBroker"),
+            (0x0102_1997, "9p", "use RedisBroker"),
+            (0x9fa0, "procfs", "choose a path on a local disk"),
+            (0x6265_6572, "sysfs", "choose a path on a local disk"),
+        ] {
+            let said = refusal(number, Path::new("/srv/x")).unwrap().to_string();
+            assert!(said.starts_with(&format!("/srv/x lies on {name}, ")), "{said}");
+            assert!(said.contains(advice), "{said}");
+        }
         for local in [0xef53, 0x0102_1994, 0x9123_683e, 0x5846_5342, 0x794c_7630, 0x2fc1_2fc1] {
-            assert_eq!(file_system(local), None, "{local:x}");
+            assert_eq!(refusal(local, Path::new("/srv/x")), None, "{local:x}");
         }
     }
 }

@@ -55,7 +55,11 @@ class FileServerAt(FileServer):
         ("", {}, "must not be empty"),
         ("file://host/events", {}, "names no host"),
         ("file:events?timeout=1", {}, "no query or fragment"),
-        ("/dev/null/events", {}, "not a directory"),
+        ("/dev/null/events", {}, "/dev/null is not a directory"),
+        ("/proc/events", {}, "lies on procfs, which .* stores no files: choose a path on a local disk"),
+        ("/sys/events", {}, "lies on sysfs, which .* stores no files: choose a path on a local disk"),
+        ("x" * 256, {}, "too long"),
+        ("x\0", {}, "null character"),
         ("events", {"timeout": 0}, "timeout"),
         ("events", {"min_age": -1}, "min_age"),
         ("events", {"mode": 0o400}, "mode must be"),
@@ -73,6 +77,35 @@ def test_what_is_no_place_for_a_log_is_refused_at_the_call(
 def test_a_name_that_is_no_directorys_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name must be"):
         Hub(FileBroker(tmp_path / "events"), name=name)
+
+
+def test_what_lies_in_the_place_of_a_log_is_refused_at_the_call(tmp_path: Path) -> None:
+    (root := tmp_path / "events").mkdir(mode=0o700)
+    (root / "file").touch()
+    (root / "link").symlink_to(tmp_path)
+    (root / "theirs").mkdir()
+    os.chown(root / "theirs", 12345, 0)
+    for name in ("file", "link"):
+        with pytest.raises(ValueError, match=f"{root}/{name} is not a directory"):
+            Hub(FileBroker(root), name=name)
+    with pytest.raises(PermissionError, match=f"{root}/theirs belongs to user 12345"):
+        Hub(FileBroker(root), name="theirs")
+    with pytest.raises(ValueError, match="/file is not a directory"):
+        FileBroker(root / "file" / "events")
+
+
+async def test_a_link_to_what_may_be_mounted_later_is_an_outage(tmp_path: Path) -> None:
+    (link := tmp_path / "disk").symlink_to(tmp_path / "mounted")
+    async with Hub(FileBroker(link / "events", timeout=0.3)) as hub:
+        with pytest.raises(BrokerError, match=f"{link} is a link to a directory that does not exist"):
+            await hub.publish("t", 1)
+        (tmp_path / "mounted").mkdir()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with suppress(BrokerError):
+                    id = await hub.publish("t", 2)
+                    break
+    assert FileServerAt(tmp_path / "mounted" / "events").ids() == [id]
 
 
 def test_directories_of_others_are_refused(tmp_path: Path) -> None:

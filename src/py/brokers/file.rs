@@ -59,15 +59,8 @@ impl PyFileBroker {
         is_synced: bool,
         mode: u32,
     ) -> PyResult<Self> {
-        use pyo3::exceptions::PyPermissionError;
-
-        use crate::file::place::{Place, Refusal};
-
-        let place = Place::new(path, mode, &std::env::current_dir()?).or_raise(py)?;
-        place.check().map_err(|refusal| match refusal {
-            Refusal::Wrong(text) => PyValueError::new_err(text),
-            Refusal::Denied(text) => PyPermissionError::new_err(text),
-        })?;
+        let place = crate::file::place::Place::new(path, mode, &std::env::current_dir()?).or_raise(py)?;
+        place.check().map_err(refused)?;
         Ok(Self { options: Options { place, timeout, min_age, is_synced } })
     }
 
@@ -76,5 +69,16 @@ impl PyFileBroker {
         Err(PyValueError::new_err(
             "a file broker needs Linux or macOS: run one worker with Hub(), or use RedisBroker",
         ))
+    }
+}
+
+/// The exception for a place where no log may lie.
+#[cfg(unix)]
+pub fn refused(refusal: crate::file::place::Refusal) -> PyErr {
+    use crate::file::place::Refusal;
+
+    match refusal {
+        Refusal::Wrong(text) => PyValueError::new_err(text),
+        Refusal::Denied(text) => pyo3::exceptions::PyPermissionError::new_err(text),
     }
 }

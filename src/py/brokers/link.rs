@@ -65,7 +65,9 @@ impl Link {
             }
             #[cfg(unix)]
             GivenBroker::File(broker) => {
-                let dir = broker.options.place.of_hub(name).or_raise(py)?;
+                let place = &broker.options.place;
+                let dir = place.of_hub(name).or_raise(py)?;
+                place.check_log(&dir).map_err(file::refused)?;
                 Target::File { options: broker.options.clone(), dir }
             }
             #[cfg(not(unix))]
