@@ -16,6 +16,7 @@ use super::format::{self, Head, HeadError};
 use super::owned::{Identity, OwnedFile};
 use super::place::Place;
 use super::segment::{self, Segment};
+use super::system::{self, System};
 use crate::ids::StreamId;
 
 const LOCK: &str = "lock";
@@ -23,10 +24,10 @@ const LOCK: &str = "lock";
 const NEW: &str = "new.tmp";
 
 /// The directory of a log, open.
-#[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
     mode: u32,
+    system: Arc<dyn System>,
     identity: Identity,
     pub dir: Arc<OwnedFile>,
     pub lock: Arc<OwnedFile>,
@@ -46,7 +47,7 @@ impl Directory {
     /// # Errors
     /// The system's error; the reason why logs may not be stored there; or that another version of sse-hub wrote the
     /// log, to which nothing was then written.
-    pub fn open(place: &Place, path: PathBuf) -> io::Result<Self> {
+    pub fn open(place: &Place, path: PathBuf, system: Arc<dyn System>) -> io::Result<Self> {
         place.create(&path)?;
         let flags = open_flags() | OFlags::DIRECTORY | OFlags::RDONLY;
         let dir = OwnedFile::new(rustix::fs::open(&path, flags, Mode::empty())?);
@@ -55,7 +56,7 @@ impl Directory {
         let lock = open_at(&dir, LOCK, OFlags::CREATE | OFlags::RDWR, place.mode)?;
         let lock_identity = lock.identity()?;
         let (dir, lock) = (Arc::new(dir), Arc::new(lock));
-        Ok(Self { path, mode: place.mode, identity, dir, lock, lock_identity, segments, broken })
+        Ok(Self { path, mode: place.mode, system, identity, dir, lock, lock_identity, segments, broken })
     }
 
     /// Whether the path still leads to this directory, with this lock and this segment.
@@ -85,7 +86,7 @@ impl Directory {
     /// Note the newest segment. The log is locked.
     fn note(&self, base: StreamId) -> io::Result<()> {
         let number = format::pack(base).ok_or_else(format::too_late)?;
-        self.lock.write_all_at(&number.to_le_bytes(), 0)
+        self.write(&self.lock, &number.to_le_bytes())
     }
 
     /// Correct the note if it does not name the newest segment. The log is locked.
@@ -209,8 +210,12 @@ impl Directory {
 
     fn write_new(&self, bytes: &[u8]) -> io::Result<OwnedFile> {
         let file = open_at(&self.dir, NEW, OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR, self.mode)?;
-        file.write_all_at(bytes, 0)?;
+        self.write(&file, bytes)?;
         Ok(file)
+    }
+
+    fn write(&self, file: &OwnedFile, bytes: &[u8]) -> io::Result<()> {
+        system::write_all(&*self.system, file, bytes, 0).1.map_or(Ok(()), Err)
     }
 
     fn rename_new(&self, name: &str) -> io::Result<()> {

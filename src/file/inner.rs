@@ -25,6 +25,8 @@ use crate::stream_broker::store::{Answer, StoreError};
 /// up to a millisecond. A batch takes a few microseconds.
 const AT_ONCE: u32 = 8;
 const PAUSE: Duration = Duration::from_micros(500);
+/// How long a process that finds the log without its end waits for the lock.
+const ANNOUNCING: Duration = Duration::from_millis(250);
 /// How often a process that closes a log syncs it: another one may go on writing.
 const CLOSINGS: usize = 3;
 
@@ -113,14 +115,20 @@ impl Inner {
     /// The log's last id; a log that does not exist is created.
     pub async fn end(&self) -> Answer<StreamId> {
         consume_budget().await;
-        let end = self.journal.lock().look(true).map_err(failed)?;
-        if let End::At(last) = end {
-            return Ok(last);
+        let (end, has_lost_its_end) = {
+            let mut journal = self.journal.lock();
+            (journal.look(true).map_err(failed)?, journal.has_lost_its_end())
+        };
+        match end {
+            End::At(last) if !has_lost_its_end => return Ok(last),
+            _ => {}
         }
         let settled = match end {
             End::Missing => Some(self.exclusive().await?),
+            // One process says it for all, before any of them goes on from here.
+            End::At(_) => self.locked(self.timeout.min(ANNOUNCING)).await?,
             // The process that holds the lock is about to finish its write, or to mend the end.
-            _ => self.locked(Duration::ZERO).await?,
+            End::Unsettled(_) => self.locked(Duration::ZERO).await?,
         };
         drop(settled);
         self.journal.lock().last().ok_or_else(|| StoreError::connection("the log does not exist"))
@@ -143,7 +151,8 @@ impl Inner {
 
     /// Sync appended entries to disk.
     pub async fn sync(&self, segment: Arc<Segment>) -> Result<(), String> {
-        let written = tokio::task::spawn_blocking(move || segment.file.sync_data());
+        let system = self.journal.lock().settings.system.clone();
+        let written = tokio::task::spawn_blocking(move || system.sync(&segment.file));
         let why = match tokio::time::timeout(self.timeout, written).await {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(error))) => error.to_string(),

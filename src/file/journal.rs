@@ -17,9 +17,9 @@ use super::owned::OwnedFile;
 use super::place::Place;
 use super::salt::Salt;
 use super::segment::{CHUNK, Segment, Stop};
-use super::system::System;
+use super::system::{self, System};
 use crate::ids::StreamId;
-use crate::stream_broker::Kept;
+use crate::stream_broker::{Kept, envelope};
 
 /// The history is kept in about this many segments, and one segment is kept beyond it.
 const SEGMENTS: usize = 8;
@@ -40,8 +40,8 @@ pub struct Settings {
     pub is_synced: bool,
     /// A segment that is not old has at least this many bytes; [`LEAST_BYTES`].
     pub least_bytes: u64,
-    /// The clock, and writes.
-    pub system: Box<dyn System>,
+    /// The clock, and the disk.
+    pub system: Arc<dyn System>,
 }
 
 /// The end of the log, as far as this process has read.
@@ -150,7 +150,8 @@ impl Journal {
 
     pub(super) fn attach(&mut self) -> io::Result<&mut Attached> {
         if self.attached.is_none() {
-            let directory = Directory::open(&self.settings.place, self.settings.dir.clone())?;
+            let settings = &self.settings;
+            let directory = Directory::open(&settings.place, settings.dir.clone(), settings.system.clone())?;
             self.attached = Some(Attached { directory, tail: None, is_checked: false });
             self.generation += 1;
             self.draw_salt();
@@ -261,7 +262,18 @@ impl Journal {
                 attached.is_checked = is_checked;
             }
         }
+        if self.has_lost_its_end() {
+            // Without room for the gap nothing else is appended, either.
+            self.append_gap();
+        }
         Ok(true)
+    }
+
+    /// Whether entries that this process has seen are gone: the file was cut, or an older copy was put in its place.
+    /// The ids do not show that to a client that had read less, nor to other processes.
+    #[must_use]
+    pub fn has_lost_its_end(&self) -> bool {
+        self.last().is_some_and(|last| last < self.seen)
     }
 
     /// The last id, as far as this process has read.
@@ -292,6 +304,20 @@ impl Journal {
     }
 
     fn append_to(&mut self, batch: &[impl AsRef<[u8]>], appended: &mut Appended) -> io::Result<()> {
+        if self.has_lost_its_end() {
+            return Err(io::Error::other("the log has lost its end, and there is no room to say so"));
+        }
+        self.append_whole(batch, appended)
+    }
+
+    /// Append an entry that says that entries before it may be missing. Returns whether there was room for it.
+    pub(super) fn append_gap(&mut self) -> bool {
+        let (fields, mut appended) =
+            (format::encode(&envelope::gap()).unwrap_or_default(), Appended::default());
+        self.append_whole(&[fields], &mut appended).is_ok()
+    }
+
+    fn append_whole(&mut self, batch: &[impl AsRef<[u8]>], appended: &mut Appended) -> io::Result<()> {
         let now = self.settings.system.now();
         self.rotate(now)?;
         let (mut salt, seen, is_synced) = (self.salt, self.seen, self.settings.is_synced);
@@ -309,7 +335,8 @@ impl Journal {
             ends.push((bytes.len(), id));
             last = id;
         }
-        let (written, failed) = write(&*self.settings.system, tail, &bytes);
+        let (written, failed) =
+            system::write_all(&*self.settings.system, &tail.segment.file, &bytes, tail.offset);
         let whole = ends.partition_point(|(end, _)| *end <= written);
         let end = whole.checked_sub(1).map_or(0, |at| ends[at].0);
         if end < written {
@@ -357,18 +384,4 @@ fn is_due(tail: &Tail, kept: Kept, least_bytes: u64, now: u64) -> bool {
         && tail.offset >= least_bytes
         && age >= kept.min_age / parts;
     is_large || tail.offset >= MOST_BYTES || kept.age.is_some_and(|most| age >= most / parts)
-}
-
-/// Write all of it. Returns how much was written, and the error if that is not all.
-fn write(system: &dyn System, tail: &Tail, bytes: &[u8]) -> (usize, Option<io::Error>) {
-    let mut done = 0;
-    while done < bytes.len() {
-        match system.write_at(&tail.segment.file, &bytes[done..], tail.offset + done as u64) {
-            Ok(0) => return (done, Some(io::Error::from(io::ErrorKind::WriteZero))),
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (done, Some(error)),
-        }
-    }
-    (done, None)
 }

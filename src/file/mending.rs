@@ -9,7 +9,6 @@ use super::format;
 use super::journal::{Journal, Tail};
 use super::segment::Stop;
 use crate::ids::StreamId;
-use crate::stream_broker::envelope;
 
 impl Journal {
     /// Create the log's first segment. It starts at an id at which no other log starts.
@@ -73,8 +72,7 @@ impl Journal {
             }
         }
         if is_doubtful {
-            let fields = format::encode(&envelope::gap()).unwrap_or_default();
-            if self.append(&[fields]).ids.is_empty() {
+            if !self.append_gap() {
                 // Each process resets its own clients until there is room to append the gap for all of them.
                 self.is_doubtful = true;
                 return Ok(());

@@ -98,6 +98,7 @@ impl Journal {
             cursor = Cursor { segment: next, offset: HEAD as u64, ..cursor };
         }
         self.buffer = buffer;
+        self.seen = self.seen.max(page.entries.last().map_or(StreamId::default(), |last| last.id));
         *at = Some(cursor);
         Ok(page)
     }

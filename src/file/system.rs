@@ -15,6 +15,26 @@ pub trait System: Send + Sync {
     /// # Errors
     /// The system's error.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Wait until what was written to a file is on disk.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn sync(&self, file: &File) -> io::Result<()>;
+}
+
+/// Write all of it. Returns how much was written, and the error if that is not all.
+pub fn write_all(system: &dyn System, file: &File, bytes: &[u8], offset: u64) -> (usize, Option<io::Error>) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match system.write_at(file, &bytes[done..], offset + done as u64) {
+            Ok(0) => return (done, Some(io::Error::from(io::ErrorKind::WriteZero))),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Some(error)),
+        }
+    }
+    (done, None)
 }
 
 /// The real system.
@@ -28,5 +48,9 @@ impl System for Machine {
 
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         file.write_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
     }
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import struct
@@ -218,6 +219,8 @@ class FileServer:
 
         entries = [Entry(older(one.id), older(one.before), one.fields) for one in self.entries(name)]
         self.rewrite(name, entries[0].before, entries)
+        boot = self.log(name) / "boot"
+        boot.write_text(re.sub(r"(?<=^closed )\S+", lambda id: older(id[0]), boot.read_text(), flags=re.M))
         return aged
 
     def suspend(self, process: int, name: str = "default") -> None:

@@ -104,10 +104,15 @@ def get_all(redis: RedisServer, pair: Pair, clients: tuple[Listener, ...], after
 
 
 def reset_once_and_on(store: Store, pair: Pair, hubs: list[WorkerHub], clients: Any, lost: str) -> None:
-    """The log is the same, without its newest event: every client is reset, and gets no event twice."""
+    """The log is the same, without its newest event: every client is reset, and gets no event twice.
+
+    Files say it in the log, so that clients that come later are reset, too. Redis says it as well, unless it
+    claims that everything is on disk before it replies; the tests' does.
+    """
     for client in clients:
         client.until_reset()
     kept = store.ids(pair.name)
+    gaps = kept[-1:] if store.kind == "file" else []
     assert [client.last_event_id for client in clients] == [kept[-1]] * 2
     with publisher(store, pair) as elsewhere:
         published = [str(elsewhere.publish("t", n).result(PATIENCE)) for n in range(3)]
@@ -118,7 +123,8 @@ def reset_once_and_on(store: Store, pair: Pair, hubs: list[WorkerHub], clients: 
         # A client with a lost id is reset; one with a kept id receives the rest.
         with listening(hub.listen(last_event_id=lost), hub.listen(last_event_id=kept[0])) as (late, early):
             late.until_reset()
-            assert [early.event().id for _ in kept[1:] + published] == kept[1:] + published
-            assert early.resets == []
+            rest = [id for id in kept[1:] if id not in gaps] + published
+            assert [early.event().id for _ in rest] == rest
+            assert len(early.resets) == len(gaps)
             hubs[0].publish(f"to all of {hub.worker.port}")
             takes([late], [f"to all of {hub.worker.port}"])

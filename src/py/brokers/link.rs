@@ -108,7 +108,7 @@ impl Target {
                     kept,
                     is_synced: options.is_synced,
                     least_bytes: journal::LEAST_BYTES,
-                    system: Box::new(system::Machine),
+                    system: Arc::new(system::Machine),
                 };
                 file::start(hub, settings, options.timeout, observer)
             }

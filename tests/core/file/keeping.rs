@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sse_hub::file::system::Machine;
 use sse_hub::ids::StreamId;
 use sse_hub::stream_broker::Kept;
 
@@ -11,7 +12,7 @@ use crate::support::*;
 #[test]
 fn a_log_keeps_about_as_much_as_it_should() {
     let scratch = Scratch::new();
-    let mut journal = journal_with(&scratch.root(), kept(80), Box::new(sse_hub::file::system::Machine));
+    let mut journal = journal_with(&scratch.root(), kept(80), Machine);
     for n in 0..1000 {
         append_one(&mut journal, &n.to_string());
         let kept = all_after(&mut journal, StreamId::default());
@@ -27,7 +28,7 @@ fn nothing_goes_for_its_number_before_it_is_old_enough_and_all_that_is_too_old()
     let scratch = Scratch::new();
     let system = Broken::default();
     let kept = Kept { min_age: Duration::from_secs(10), age: Some(Duration::from_secs(60)), ..kept(8) };
-    let mut journal = journal_with(&scratch.root(), kept, Box::new(system.clone()));
+    let mut journal = journal_with(&scratch.root(), kept, system.clone());
     let mut count = |seconds: u64, texts: usize| {
         system.now.fetch_add(seconds * 1000, Ordering::Relaxed);
         for _ in 0..texts {
@@ -74,7 +75,7 @@ fn a_log_is_read_in_both_directions_from_everywhere() {
 #[test]
 fn large_events_and_large_segments_are_read() {
     let scratch = Scratch::new();
-    let mut journal = journal_with(&scratch.root(), kept(100_000), Box::new(sse_hub::file::system::Machine));
+    let mut journal = journal_with(&scratch.root(), kept(100_000), Machine);
     let sizes = [1, 70_000, 3, 1_000_000, 65_500, 65_536, 10, 3_000_000, 5];
     let texts: Vec<_> = sizes.iter().map(|size| "y".repeat(*size)).collect();
     let ids: Vec<_> = texts.iter().map(|text| append_one(&mut journal, text)).collect();

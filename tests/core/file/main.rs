@@ -6,3 +6,4 @@ mod damage;
 mod faults;
 mod keeping;
 mod support;
+mod syncing;

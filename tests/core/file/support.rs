@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sse_hub::broker::letter::{Arrived, Letter, To};
@@ -84,17 +84,32 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// The machine, with a clock that the test moves and a disk with so much room.
+/// Where a segment has the version of its format.
+pub const VERSION: std::ops::Range<u64> = 8..12;
+
+/// Turn one bit of a byte of a file.
+pub fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ (1 << (at % 8))], at).unwrap();
+}
+
+/// The machine, with a clock that the test moves and a disk with so much room, which may fail to sync.
 #[derive(Clone)]
 pub struct Broken {
     pub now: Arc<AtomicU64>,
     pub room: Arc<AtomicI64>,
+    /// The lengths of files when they were synced.
+    pub synced: Arc<Mutex<Vec<u64>>>,
+    pub is_failing: Arc<AtomicBool>,
 }
 
 impl Default for Broken {
     fn default() -> Self {
         let now = Arc::new(AtomicU64::new(1_764_000_000_000));
-        Self { now, room: Arc::new(AtomicI64::new(i64::MAX)) }
+        let room = Arc::new(AtomicI64::new(i64::MAX));
+        Self { now, room, synced: Arc::default(), is_failing: Arc::default() }
     }
 }
 
@@ -112,6 +127,14 @@ impl System for Broken {
         self.room.fetch_sub(i64::try_from(fits).unwrap(), Ordering::Relaxed);
         file.write_at(&bytes[..fits], offset)
     }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        if self.is_failing.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(5)); // EIO
+        }
+        self.synced.lock().unwrap().push(file.metadata()?.len());
+        Ok(())
+    }
 }
 
 pub fn kept(count: usize) -> Kept {
@@ -119,14 +142,18 @@ pub fn kept(count: usize) -> Kept {
 }
 
 /// A log of a directory, with segments of a few hundred bytes.
-pub fn journal_with(root: &Path, kept: Kept, system: Box<dyn System>) -> Journal {
+pub fn journal_with(root: &Path, kept: Kept, system: impl System + 'static) -> Journal {
+    Journal::new(settings(root, kept, system))
+}
+
+pub fn settings(root: &Path, kept: Kept, system: impl System + 'static) -> Settings {
     let place = Place::new(root, 0o600, Path::new("/")).unwrap();
     let dir = place.of_hub("default").unwrap();
-    Journal::new(Settings { place, dir, kept, is_synced: false, least_bytes: 200, system })
+    Settings { place, dir, kept, is_synced: false, least_bytes: 200, system: Arc::new(system) }
 }
 
 pub fn journal(root: &Path) -> Journal {
-    journal_with(root, kept(1000), Box::new(Machine))
+    journal_with(root, kept(1000), Machine)
 }
 
 /// Act while the log is locked and settled.
@@ -145,16 +172,23 @@ pub fn locked<T>(journal: &mut Journal, act: impl FnOnce(&mut Journal) -> T) -> 
     }
 }
 
-pub fn body(text: &str) -> Vec<u8> {
+pub fn letter(text: &str) -> Letter {
     let mut builder = FrameBuilder::new(None, None);
     builder.text(text);
-    let letter = Letter::Event { to: To::All, draft: builder.finish(None) };
-    format::encode(&envelope::fields(&letter)).unwrap()
+    Letter::Event { to: To::All, draft: builder.finish(None) }
+}
+
+pub fn body(text: &str) -> Vec<u8> {
+    format::encode(&envelope::fields(&letter(text))).unwrap()
+}
+
+pub fn try_append(journal: &mut Journal, texts: &[&str]) -> io::Result<Appended> {
+    let bodies: Vec<_> = texts.iter().map(|text| body(text)).collect();
+    locked(journal, |journal| journal.append(&bodies))
 }
 
 pub fn append(journal: &mut Journal, texts: &[&str]) -> Appended {
-    let bodies: Vec<_> = texts.iter().map(|text| body(text)).collect();
-    locked(journal, |journal| journal.append(&bodies)).unwrap()
+    try_append(journal, texts).unwrap()
 }
 
 pub fn append_one(journal: &mut Journal, text: &str) -> StreamId {
