@@ -17,6 +17,7 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 if TYPE_CHECKING:
+    from file_server import FileServer
     from redis_server import RedisServer
     from redis_workers import Pair, Worker
     from wire import Site
@@ -71,6 +72,15 @@ def redis() -> Iterator[RedisServer]:
 
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def files() -> Iterator[FileServer]:
+    """A directory for the hubs of one test."""
+    from file_server import FileServer
+
+    with FileServer() as files:
+        yield files
 
 
 @pytest.fixture(scope="session")

@@ -47,12 +47,16 @@ class Settings:
         if self.broker is None:
             return None
         url = urlsplit(self.broker)
+        if url.scheme == "file":
+            return self.broker
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read the variables above. A value that is no number raises ValueError."""
-        env = os.environ
+        """Read the variables above. One that is empty is not set; a value that is no number raises
+        ValueError.
+        """
+        env = {name: value for name, value in os.environ.items() if value}
         host = env.get("HOST", "127.0.0.1")
         # One worker measures itself; with a broker there may be several.
         crowd = "0" if env.get("SSE_HUB_BROKER") or host not in LOOPBACK else "1000"
@@ -65,10 +69,10 @@ class Settings:
             tick=float(env.get("SSE_HUB_TICK", "0.5")),
             tick_history=int(env.get("SSE_HUB_TICK_HISTORY", "240")),
             token=float(env.get("SSE_HUB_TOKEN", "0.045")),
-            broker=env.get("SSE_HUB_BROKER") or None,
+            broker=env.get("SSE_HUB_BROKER"),
             history=int(env.get("SSE_HUB_HISTORY", "5000")),
             crowd=min(int(env.get("SSE_HUB_CROWD", crowd)), MOST),
             crowd_anywhere="SSE_HUB_CROWD" in env,
             measured=float(env.get("SSE_HUB_MEASURED", "6")),
-            metrics=env.get("SSE_HUB_METRICS") or None,
+            metrics=env.get("SSE_HUB_METRICS"),
         )

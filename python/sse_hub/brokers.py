@@ -16,6 +16,8 @@ Broker: TypeAlias = FileBroker | RedisBroker
 
 def make_broker(given: str | Broker | None) -> Broker | None:
     """The broker for the ``broker`` argument of a hub, which may be a URL."""
+    if given == "":  # an environment variable that is set to nothing
+        return None
     if isinstance(given, str):
         if not re.match(r"(file|unix|(redis|valkey)s?(\+\w+)?):|[a-z+]+://", given, re.IGNORECASE):
             # What was given is not shown: it may contain a password.

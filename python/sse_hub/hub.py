@@ -99,7 +99,8 @@ class Hub(RunningHub):
         broker: None for a hub within this process. ``"file:events"`` or a ``FileBroker`` joins the hubs of
             the same ``name`` in all processes of a host into one hub, through files in a directory: ids and
             history survive restarts. ``"redis://localhost:6379"`` or a ``RedisBroker`` does that across
-            several hosts, through a stream in Redis.
+            several hosts, through a stream in Redis. ``""``, which an environment variable may be set to, is
+            None.
         history: events each topic keeps for replay; 0 keeps none. With a broker: roughly how many events the
             stream keeps for all topics together; at least 1.
         history_bytes: bytes each topic keeps.

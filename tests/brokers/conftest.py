@@ -17,13 +17,6 @@ def store(request: pytest.FixtureRequest) -> Iterator[RedisServer | FileServer]:
 
 
 @pytest.fixture
-def files() -> Iterator[FileServer]:
-    """A directory for the hubs of one test."""
-    with FileServer() as files:
-        yield files
-
-
-@pytest.fixture
 def proxy(redis: RedisServer) -> Iterator[Proxy]:
     """A proxy in front of the test's Redis."""
     with Proxy(redis.port) as proxy:

@@ -195,7 +195,6 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "",
         "localhost",
         "localhost:6379",
         "http://localhost:6379",

@@ -1,4 +1,4 @@
-"""The demo with two workers and a real Redis between them, as visitors see it in their browsers."""
+"""The demo with two workers and a broker between them, as visitors see it in their browsers."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from browser_support import Proxy, Server
 from demo_page import QUICK, answer_ended, ask_again, log_line, notify, number, say, state, ticks_go_on, write
+from file_server import FileServer
 from playwright.sync_api import Page, expect
 from redis_server import RedisServer
 from servers import free_port, stopped
@@ -17,15 +18,19 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture
-def demo(redis: RedisServer, serve: Callable[..., Server]) -> Server:
+def redis_url(redis: RedisServer) -> str:
     redis.admin.execute_command("ACL", "SETUSER", "demo", "on", ">any", "~*", "&*", "+@all")
+    return redis.url.replace("//", "//demo:any@")
+
+
+def demo(serve: Callable[..., Server], broker: str) -> Server:
     command = ["-m", "uvicorn", "examples.demo.app:app", "--workers", "2"]
     # The supervisor ends a worker that does not answer it for five seconds, by default. A worker that is
     # killed while the supervisor asks it costs this time, too, before there is another one.
     command += ["--timeout-worker-healthcheck", str(int(PATIENCE / 3))]
     command += ["--port", str(free_port())]
     quick = QUICK | {"SSE_HUB_TOKEN": "0.6"}  # but for answers, which take a minute
-    server = serve(*command, **quick, SSE_HUB_BROKER=redis.url.replace("//", "//demo:any@"))
+    server = serve(*command, **quick, SSE_HUB_BROKER=broker)
     workers_started(server, 2)
     return server
 
@@ -58,8 +63,11 @@ def move_from(page: Page, line: Proxy, other: str) -> None:
             state(page, "open")
 
 
-def test_two_workers_are_one(demo: Server, proxy_for: Callable[[Server], Proxy], visit: Visit) -> None:
-    lines = [proxy_for(demo) for _ in range(2)]
+def test_two_workers_are_one(
+    redis_url: str, serve: Callable[..., Server], proxy_for: Callable[[Server], Proxy], visit: Visit
+) -> None:
+    server = demo(serve, redis_url)
+    lines = [proxy_for(server) for _ in range(2)]
     ada, bob = visit(lines[0].url, "Ada"), visit(lines[1].url, "Bob")
     move_from(bob, lines[1], worker(ada))
     for page in (ada, bob):
@@ -73,7 +81,7 @@ def test_two_workers_are_one(demo: Server, proxy_for: Callable[[Server], Proxy],
     write(ada, "Bob", "for your eyes only")
     expect(bob.locator("#feed li[data-level=whisper] .text")).to_have_text(["for your eyes only"])
     notify(bob, "to all of you")
-    eve = visit(demo.url, "Eve")
+    eve = visit(server.url, "Eve")
     for page in (ada, bob, eve):
         expect(page.locator("#feed li[data-level=info] .text")).to_have_text(["to all of you"])
         expect(page.locator("#messages .text")).to_have_text(["Hello, Bob", "Hello, Ada"])
@@ -93,11 +101,16 @@ def test_two_workers_are_one(demo: Server, proxy_for: Callable[[Server], Proxy],
 
 
 def test_nothing_is_lost_when_workers_die_and_the_server_restarts(
-    demo: Server, proxy_for: Callable[[Server], Proxy], visit: Visit
+    files: FileServer,
+    serve: Callable[..., Server],
+    proxy_for: Callable[[Server], Proxy],
+    visit: Visit,
 ) -> None:
-    line = proxy_for(demo)
-    ada, bob = visit(demo.url, "Ada"), visit(line.url, "Bob")
+    server = demo(serve, files.url)
+    line = proxy_for(server)
+    ada, bob = visit(server.url, "Ada"), visit(line.url, "Bob")
     move_from(bob, line, worker(ada))
+    expect(ada.locator("#fact-broker")).to_contain_text(files.url)
     say(ada, "before")
     ada.click("#chips button >> nth=0")
     expect(ada.locator("#words")).to_contain_text("Server-")
@@ -106,13 +119,13 @@ def test_nothing_is_lost_when_workers_die_and_the_server_restarts(
         died = worker(page)
         os.kill(process(died), signal.SIGKILL)
         expect(page.locator("#fact-worker")).not_to_have_text(died)
-        workers_started(demo, started)
+        workers_started(server, started)
         for each in (ada, bob):
             state(each, "open")
             ticks_go_on(each)
     answer_ended("lost", ada)
     ask_again(ada)
-    demo.restart()
+    server.restart()
     answer_ended("stopped", ada)
     for page in (ada, bob):
         state(page, "open")

@@ -8,6 +8,8 @@ import queue
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +19,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.middleware.gzip import GZipMiddleware
+from file_server import FileServer
 from live import serve
 from pages import PAGES, PYTHON, ROOT, Block, exercises, find
+from redis_server import RedisServer
 from sse_hub import EndKind, Hub, HubResponse
 from sse_hub._servers.stay import Stay
 from sse_hub.testing import Clock, connect
@@ -191,14 +195,14 @@ def test_another_origin_is_allowed(block: Block) -> None:
         assert server.http.options("/events", headers=origin | asked).status_code == 200
 
 
-@pytest.fixture(params=["alone", "with Redis"])
-def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The variable that programs read, unset, or with the URL of a real Redis; that server, or None."""
-    if request.param == "alone":
-        return monkeypatch.delenv("SSE_HUB_BROKER", raising=False)
-    redis = request.getfixturevalue("redis")
-    monkeypatch.setenv("SSE_HUB_BROKER", redis.url)
-    return redis
+@pytest.fixture(params=["alone", "set to nothing", "over files", "with Redis"])
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The variable that programs read, unset, or with a broker's URL; what that names, or None."""
+    monkeypatch.delenv("SSE_HUB_BROKER", raising=False)
+    with {"over files": FileServer, "with Redis": RedisServer}.get(request.param, nullcontext)() as store:
+        if request.param != "alone":
+            monkeypatch.setenv("SSE_HUB_BROKER", "" if store is None else store.url)
+        yield store
 
 
 @exercises("README.md", "Several workers")
@@ -214,7 +218,7 @@ def test_scaling_out_begins_with_one_variable(block: Block, broker: Any) -> None
             return answer
 
         first = pushed()
-        # Presence is written to Redis a few times a second.
+        # Presence is written to the broker a few times a second.
         until(lambda: pushed()["online"] == 1)
         if broker is not None:
             assert first["id"] in broker.ids()

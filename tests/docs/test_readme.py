@@ -55,6 +55,13 @@ def test_readme_is_short_and_names_the_commands() -> None:
     assert "`make test` runs every test" in text
 
 
+def test_where_a_hub_without_a_broker_will_do_is_three_lines() -> None:
+    section = README.read_text().partition("\n## Several workers\n")[2].partition("\n## ")[0]
+    hubs = re.findall(r"^- `(Hub\([^`]*\))`", section, re.MULTILINE)
+    assert hubs == ["Hub()", 'Hub("file:events")', 'Hub("redis://localhost:6379")']
+    assert section.index("file:events") < section.index("redis")
+
+
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "performance.md"], ids=lambda page: page.name)
 def test_the_figures_are_the_benchmarks(page: Path) -> None:
     text = page.read_text()

@@ -59,6 +59,17 @@ def test_the_environment_beats_both(site: Site, value: str, monkeypatch: pytest.
         assert hub.stats()["stayed"] == {"environment": 1}
 
 
+def test_a_variable_that_is_set_to_nothing_turns_nothing_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSE_HUB_HANDOFF", "")
+    hub = site.hub()
+    site.app = hub.endpoint("t")
+    with site.raw() as stream:
+        stream.opened()
+        assert only(hub).path == "reactor"
+
+
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_a_server_that_limits_its_connections_keeps_streams_unless_asked(http: str) -> None:
     site = Site("httptools", http=http, limit_concurrency=100)
