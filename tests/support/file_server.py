@@ -135,6 +135,10 @@ class FileServer:
         """What the entries carry, for a look whether something is among it."""
         return str([entry.fields for entry in self.entries(name)])
 
+    def data(self, name: str = "default") -> list[str]:
+        """The lines of the entries' events."""
+        return [entry.named["d"].decode() for entry in self.entries(name)]
+
     def last_id(self, name: str = "default") -> str:
         """The last id that the log gave."""
         *_, newest = self.segments(name)
