@@ -5,7 +5,8 @@
 #   make fuzz   each fuzz target for FUZZ_SECONDS (60): needs a C++ compiler, on any stable Rust
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
-#   make test-storms  the storm of runs in full: 50 runs, 200 watchers, workers killed 8 times, over each broker
+#   make test-storms  the storms over brokers in full: 50 runs with 200 watchers, workers killed 8 times, over each
+#                     broker; over files, 500 writers killed, 300 clients of four workers, and 1,000,000 entries
 #   make test-firefox  what a browser makes of the streams, with Debian's Firefox instead of Chromium
 #   make test-uvicorns  that streams leave every uvicorn from 0.34 on, the newest of each minor version
 #   make test-pythons  the package from a wheel on every supported Python, with the newest and the oldest packages;
@@ -117,6 +118,9 @@ test-crowds: build
 
 test-storms: setup
 	STORM_RUNS=50 STORM_WATCHERS=200 STORM_KILLS=8 $(PY) -m pytest -s tests/brokers/test_storm_runs_workers.py
+	STORM_KILLS=500 $(PY) -m pytest -s tests/brokers/test_storm_file.py
+	STORM_CLIENTS=300 STORM_KILLS=40 $(PY) -m pytest -s tests/brokers/test_storm_workers.py
+	SSE_HUB_ENTRIES=1000000 $(PY) -m pytest -s tests/brokers/test_file_many.py
 
 test-firefox: build
 	@sh tools/system-packages.sh firefox-esr

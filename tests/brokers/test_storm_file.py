@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from file_server import FileServer, number
-from file_writer import fork_server, small_hub, write
+from file_server import FileServer
+from file_server import number as of_id
+from file_writer import fork_server, small_hub, text, write
 from sse_hub._testing.event_parser import EventParser
 from waiting import PATIENCE, until_async
 
@@ -164,12 +165,18 @@ def judge(storm: Storm) -> None:
             id, data = line.split(" ", 1)
             acknowledged += 1
             assert seen.get(id) == data, f"{id} was acknowledged"
-    assert len({data for _, data in one if data.startswith("w")}) == sum(
-        data.startswith("w") for _, data in one
-    ), "nothing was written twice"
+    newest: dict[str, int] = {}
+    for _, data in one:
+        if data.startswith("w"):
+            writer, number, _ = data.split("-")
+            assert data == text(writer, int(number)), "nothing comes that was not written"
+            assert int(number) > newest.get(writer, -1), "each writer's in its order, once"
+            newest[writer] = int(number)
     # What was published before the follower came is trimmed only if the storm takes longer than that is kept.
-    tail = [id for id in files.ids() if number(id) >= number(ids[0])]
+    tail = [id for id in files.ids() if of_id(id) >= of_id(ids[0])]
     assert ids[-len(tail) :] == tail, "the log has the newest"
-    print(json.dumps({"kills": KILLS, "acknowledged": acknowledged, "seen": len(one), "kept": len(tail)}))
+    size = max(path.stat().st_size for path in files.segments())
+    told = {"kills": KILLS, "acknowledged": acknowledged, "seen": len(one), "kept": len(tail)}
+    print(json.dumps(told | {"largest segment": size}))
     assert acknowledged > EVENTS
     assert len(files.segments()) > 1

@@ -23,6 +23,8 @@ HISTORY = 2000
 MIN_AGE = 0.5
 # What a follower has yet to read is kept, however slow it is, while each of a few writers is ahead by this.
 AHEAD = HISTORY // 8
+# How many events a writer publishes at once.
+BATCH = 7
 
 
 def fork_server() -> Any:
@@ -46,6 +48,11 @@ def small_hub(url: str, **options: Any) -> Hub:
     return Hub(FileBroker(url, min_age=MIN_AGE), history=HISTORY, **options)
 
 
+def text(name: str, number: int) -> str:
+    """What a writer publishes under this number."""
+    return f"{name}-{number}-{'x' * (number // BATCH * BATCH % 300)}"
+
+
 def write(url: str, name: str, record: str, seen: Sequence[int] = (), place: int = 0) -> None:
     """Publish numbers until killed; what was acknowledged goes into the file ``record``.
 
@@ -59,7 +66,7 @@ def write(url: str, name: str, record: str, seen: Sequence[int] = (), place: int
         if seen and acknowledged - seen[place] > AHEAD:
             while acknowledged - seen[place] > AHEAD // 2:  # then it writes many at once
                 time.sleep(0.001)
-        batch = [f"{name}-{number + n}-{'x' * (number % 300)}" for n in range(7)]
+        batch = [text(name, number + n) for n in range(BATCH)]
         published = [hub.publish("t", one) for one in batch]
         lines = []
         for one, data in zip(published, batch, strict=True):
