@@ -122,6 +122,26 @@ def test_a_reader_that_is_stopped_gets_everything(files: FileServer, pair: Pair)
         assert [client.resets for client in clients] == [[], []]
 
 
+def test_a_reader_that_is_stopped_for_longer_than_the_log_keeps_is_reset(
+    files: FileServer, pair: Pair
+) -> None:
+    a, b = pair.hubs(files.url, broker={"min_age": 0.0}, history=50)
+    events = [f"{n} {'x' * 2000}" for n in range(200)]
+    with listening(a.listen(), b.listen()) as (here, there):
+        a.publish("before")
+        takes([here, there], ["before"])
+        (first,) = files.segments(pair.name)
+        with stopped(pair.workers[1].process.process.pid):
+            for at in range(0, len(events), 10):  # which the other one's client can follow
+                a.publish(*events[at : at + 10])
+                takes([here], events[at : at + 10])
+            assert not first.exists()
+        there.until_reset(*events)
+        rest = there.until(events[-1])
+        assert rest == events[-len(rest) :]
+        assert [here.resets, there.resets] == [[], []]
+
+
 def test_a_process_without_descriptors_says_so_and_recovers(files: FileServer, context: Any) -> None:
     """With so many left: from none at all to as many as a hub needs."""
     outcomes = []
