@@ -7,11 +7,13 @@ may be read while hubs use it. The format is described in ``src/file/format.rs``
 from __future__ import annotations
 
 import argparse
+import re
 import struct
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from zlib import crc32
 
@@ -37,6 +39,11 @@ def _text(id: int) -> str:
     return f"{id >> 20}-{id & (1 << 20) - 1}"
 
 
+def _number(text: str) -> int:
+    ms, _, counter = text.partition("-")
+    return int(ms) << 20 | int(counter)
+
+
 def _split(content: bytes) -> dict[str, bytes]:
     fields = {}
     while content:
@@ -51,20 +58,24 @@ class Segment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.base = _number(path.stem)
         self.damage = ""
 
     def records(self, at: int = 0) -> Iterator[Record]:
         """Yield the records from a position on; ``damage`` says afterwards why reading stopped."""
-        content = self.path.read_bytes()
         self.damage = ""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:  # a hub has deleted it meanwhile: nothing keeps it any longer
+            return
         if len(content) < _HEAD.size or content[:8] != _MAGIC:
             self.damage = "its head is damaged"
             return
-        _, version, crc, key, _, _, _ = _HEAD.unpack_from(content)
+        _, version, crc, key, _, base, _ = _HEAD.unpack_from(content)
         if version != _VERSION:
             self.damage = f"its format is {version}, which this version of sse-hub does not know"
             return
-        if crc != crc32(content[16 : _HEAD.size], version):
+        if crc != crc32(content[16 : _HEAD.size], version) or base != self.base:
             self.damage = "its head is damaged"
             return
         at = at or _HEAD.size
@@ -89,11 +100,8 @@ class Segment:
 
 
 def _segments(log: Path) -> list[Segment]:
-    def base(path: Path) -> tuple[int, ...]:
-        return tuple(int(part) for part in path.stem.split("-"))
-
-    found = [path for path in log.glob("*.log") if path.stem.replace("-", "", 1).isdigit()]
-    return [Segment(path) for path in sorted(found, key=base)]
+    found = [Segment(path) for path in log.glob("*.log") if re.fullmatch(r"\d+-\d+", path.stem)]
+    return sorted(found, key=lambda segment: segment.base)
 
 
 _KINDS = {
@@ -123,25 +131,53 @@ def _show(log: Path) -> int:
     return 0
 
 
+def _noted(log: Path) -> tuple[int, int]:
+    """The newest segment and the last entry, according to the notes beside the log; 0 without a note."""
+    newest = (log / "lock").read_bytes()[:8] if (log / "lock").exists() else b""
+    boot = (log / "boot").read_text(errors="replace") if (log / "boot").exists() else ""
+    closed = re.search(r"^closed (\d+-\d+)$", boot, re.MULTILINE)
+    return int.from_bytes(newest, "little"), _number(closed[1]) if closed else 0
+
+
+def _problems(log: Path) -> Iterator[str | None]:
+    """Yield what is damaged, and where entries are missing; None for each entry."""
+    newest, closed = _noted(log)
+    last = base = None
+    for segment in _segments(log):
+        base, name = segment.base, segment.path.name
+        if last is not None and base != last:
+            yield f"{name}: entries are missing between {_text(last)} and {_text(base)}"
+        last = base
+        for record in segment.records():
+            if record.before != last:
+                yield f"{name}: entries are missing between {_text(last)} and {_text(record.id)}"
+            elif record.fields.get("k") == b"g":
+                yield f"{name}: entries may be missing before {_text(record.id)}"
+            last = record.id
+            yield None
+        if segment.damage:
+            yield f"{name}: {segment.damage}"
+        elif not segment.path.exists():
+            last = None
+    if base is not None and newest > base:
+        yield f"{_text(newest)}.log, the newest file, is missing"
+    elif last is not None and closed > last:
+        yield f"entries are missing at the end, up to {_text(closed)}"
+
+
 def _check(log: Path) -> int:
     """Print what is damaged, and where entries are missing; returns 0 if nothing is."""
-    count, problems, last = 0, 0, None
-    for segment in _segments(log):
-        for record in segment.records():
-            if last is not None and record.before != last:
-                problems += 1
-                print(
-                    f"{segment.path.name}: entries are missing between {_text(last)} and {_text(record.id)}"
-                )
-            elif record.fields.get("k") == b"g":
-                problems += 1
-                print(f"{segment.path.name}: entries may be missing before {_text(record.id)}")
-            last = record.id
-            count += 1
-        if segment.damage:
-            problems += 1
-            print(f"{segment.path.name}: {segment.damage}")
-    print(f"{count} entries, {problems} problems" if problems else f"{count} entries, no problems")
+    found = [*_problems(log)]
+    problems = [problem for problem in found if problem is not None]
+    if problems:
+        # Hubs may be writing: what they have half done looks like damage, but not for long.
+        time.sleep(_POLL)
+        again = {*_problems(log)}
+        problems = [problem for problem in problems if problem in again]
+    for problem in problems:
+        print(problem)
+    count = found.count(None)
+    print(f"{count} entries, {len(problems) or 'no'} problems")
     return 1 if problems else 0
 
 
@@ -151,11 +187,17 @@ def _follow(log: Path) -> int:
     for segment in _segments(log):
         last = max([last, *(record.id for record in segment.records())])
     while True:
-        for segment in _segments(log)[-2:]:
+        segments = _segments(log)
+        for segment, after in zip_longest(segments, segments[1:]):
+            if after is not None and after.base <= last:
+                continue
             for record in segment.records():
-                if record.id > last:
-                    last = record.id
-                    print(_line(record), flush=True)
+                if record.id <= last:
+                    continue
+                if last not in (0, record.before):
+                    print(f"entries are missing between {_text(last)} and {_text(record.id)}", flush=True)
+                last = record.id
+                print(_line(record), flush=True)
         time.sleep(_POLL)
 
 
