@@ -102,6 +102,7 @@ test-core:
 
 explore:
 	SSE_HUB_EXPLORE=20 cargo test --no-default-features -q --test hub storm
+	SSE_HUB_EXPLORE=20 cargo test --no-default-features -q --test file much_damage
 
 FUZZ_SECONDS ?= 60
 fuzz:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -383,3 +385,13 @@ def test_what_is_no_url_of_a_broker_is_refused_with_those_that_are(url: str) -> 
     with pytest.raises(ValueError, match=message) as refused:
         Hub(url)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_hub_over_files_works_or_is_refused(tmp_path: Path) -> None:
+    broker = f"file:{tmp_path.as_posix()}/events"
+    if sys.platform == "win32":
+        with pytest.raises(ValueError, match="needs Linux or macOS: run one worker with Hub"):
+            Hub(broker)
+    else:
+        with Hub(broker) as hub:
+            assert hub.publish("t", 1).result(PATIENCE)

@@ -18,9 +18,9 @@ from typing import Any
 from sse_hub import BrokerError, FileBroker, Hub
 from waiting import until
 
+# A segment has an eighth of it, about 64 KB, and is deleted soon.
 HISTORY = 2000
-# Shorter than a storm takes, so that segments are deleted in it.
-MIN_AGE = 0.5
+MIN_AGE = 0.0
 # What a follower has yet to read is kept, however slow it is, while each of a few writers is ahead by this.
 AHEAD = HISTORY // 8
 # How many events a writer publishes at once.

@@ -104,6 +104,53 @@ fn blocks_of_zeros_are_not_delivered() {
     }
 }
 
+/// One of several kinds of damage, somewhere in the log.
+fn damage_somewhere(dir: &Path, dice: &mut impl FnMut(usize) -> usize) {
+    let paths = segments(dir);
+    let Some(path) = paths.get(dice(paths.len().max(1))) else { return };
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = dice(bytes.len().max(1));
+    let block = at..(at + 1 + dice(80)).min(bytes.len());
+    match dice(6) {
+        0 => bytes.truncate(at),
+        1 => bytes.get_mut(block).unwrap_or_default().fill(0),
+        2 => drop(bytes.drain(block)),
+        3 => {
+            // A block that was written to another place.
+            let source = std::fs::read(&paths[dice(paths.len())]).unwrap();
+            let from = dice(source.len().max(1));
+            for (byte, other) in bytes[block].iter_mut().zip(source.get(from..).unwrap_or_default()) {
+                *byte = *other;
+            }
+        }
+        4 => bytes = std::fs::read(&paths[dice(paths.len())]).unwrap(),
+        _ => return std::fs::remove_file(path).unwrap(),
+    }
+    // Not the version: a log of an unknown one is refused.
+    if let Some(version) = bytes.get_mut(8..12) {
+        version.copy_from_slice(&1_u32.to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn much_damage_at_once_loses_nothing_silently() {
+    let (scratch, written) = written();
+    let mut state = 20_260_101_u64;
+    let mut dice = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let rounds = 400 * std::env::var("SSE_HUB_EXPLORE").map_or(1, |times| times.parse().expect("a number"));
+    for _ in 0..rounds {
+        damaged(&scratch, &written, |dir| {
+            for _ in 0..=dice(4) {
+                damage_somewhere(dir, &mut dice);
+            }
+        });
+    }
+}
+
 #[test]
 fn missing_segments_are_announced() {
     let (scratch, written) = written();
