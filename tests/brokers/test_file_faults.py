@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import file_writer
 import pytest
-from file_server import FileServer
+from file_server import FileServer, number, text
 from file_writer import fork_server
 from redis_workers import Pair, listening, takes
 from servers import stopped
@@ -140,6 +142,59 @@ def test_a_reader_that_is_stopped_for_longer_than_the_log_keeps_is_reset(
         rest = there.until(events[-1])
         assert rest == events[-len(rest) :]
         assert [here.resets, there.resets] == [[], []]
+
+
+@pytest.mark.parametrize("part", ["head of the file", "head of a record", "fields of a record"])
+async def test_a_wrong_byte_is_a_reset_and_is_not_delivered(files: FileServer, part: str) -> None:
+    async with Hub(files.url) as hub:
+        ids = [await hub.publish("t", f"event {n}") for n in range(10)]
+    (path,) = files.segments()
+    content = bytearray(path.read_bytes())
+    at = content.index(b"event 5")
+    content[{"head of the file": 30, "head of a record": at - 60, "fields of a record": at}[part]] ^= 4
+    path.write_bytes(content)
+    async with Hub(files.url, grace=0.0) as hub:
+        stream = hub.subscribe("t", last_event_id=str(ids[2]))
+        received = b""
+        async with asyncio.timeout(PATIENCE):
+            while b"stream-reset" not in received:
+                received += await anext(stream)
+            before, _, _ = received.partition(b"event: stream-reset")
+            assert re.findall(rb"event (\d)", before) in ([], [b"3", b"4"])
+            await hub.publish("t", "on")
+            while b'data: "on"' not in received:
+                received += await anext(stream)
+        stream.close()
+    assert received.count(b"event: stream-reset") == 1
+    assert b"event 5" not in received
+
+
+async def test_a_file_of_another_version_that_appears_is_an_outage(files: FileServer) -> None:
+    """In a rolling deploy: the older version stops writing, and its streams stay open."""
+    async with Hub(files.broker(timeout=0.3), heartbeat=0.2, grace=0.0) as hub:
+        last = str(await hub.publish("t", 1))
+        stream = hub.subscribe("t", control=False)
+        whole, note = files.segments()[0].read_bytes(), (files.log() / "lock").read_bytes()
+        later = number(last) + (1 << 20)
+        newer = files.log() / f"{text(later)}.log"
+        (files.log() / "lock").write_bytes(struct.pack("<q", later))
+        newer.write_bytes(whole[:8] + b"\2" + whole[9:40])
+        with pytest.raises(BrokerError, match="another version of sse-hub wrote") as raised:
+            await hub.publish("t", 2)
+        assert not isinstance(raised.value, OutcomeUnknown)
+        assert files.segments()[0].read_bytes() == whole
+        for _ in range(2):
+            while (await anext(stream)) != b":\n":  # a heartbeat
+                pass
+        newer.unlink()
+        (files.log() / "lock").write_bytes(note)
+        received = b""
+        async with asyncio.timeout(PATIENCE):
+            while b"data: 3" not in received:
+                with suppress(BrokerError):
+                    await hub.publish("t", 3)
+                received += await anext(stream)  # GapError for a reset
+        stream.close()
 
 
 def test_a_process_without_descriptors_says_so_and_recovers(files: FileServer, context: Any) -> None:

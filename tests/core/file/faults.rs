@@ -187,6 +187,24 @@ fn an_older_copy_that_is_put_back_is_announced_to_clients_of_every_process() {
 }
 
 #[test]
+fn a_log_that_is_moved_away_and_put_back_later_is_announced() {
+    let scratch = Scratch::new();
+    let (mut a, mut b, mut written) = pair(&scratch, kept(1000));
+    let away = scratch.0.join("away");
+    std::fs::rename(scratch.log(), &away).unwrap();
+    written.insert(append_one(&mut a, "in another one"), "in another one".into());
+    std::fs::remove_dir_all(scratch.log()).unwrap();
+    std::fs::rename(&away, scratch.log()).unwrap();
+    // The process that saw the other one comes first; the one that did not has nothing to say.
+    written.insert(append_one(&mut a, "later"), "later".into());
+    written.insert(append_one(&mut b, "and on"), "and on".into());
+    assert_eq!(written.len(), 11, "an id was given twice");
+    for journal in [&mut a, &mut b, &mut journal(&scratch.root())] {
+        assert_eq!(check(journal, &written), 9, "all that stood before it");
+    }
+}
+
+#[test]
 fn a_file_with_the_same_bytes_but_another_inode_goes_on() {
     let scratch = Scratch::new();
     let told = goes_on(&scratch, |it| {
