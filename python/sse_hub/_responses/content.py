@@ -7,13 +7,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from types import AsyncGeneratorType
 from typing import Any
 
 import anyio
 
 from sse_hub._responses import threads
 
-__all__ = ["SyncContent", "close_content"]
+__all__ = ["SyncContent", "close_content", "is_closed"]
 
 logger = logging.getLogger("sse_hub.sse")
 
@@ -129,14 +130,20 @@ class SyncContent:
             self._state = _State.CLOSED
 
 
+def is_closed(content: Any) -> bool:
+    """Whether there is nothing to close: content without ``aclose``, or an async generator that has ended."""
+    if type(content) is AsyncGeneratorType:
+        return content.ag_frame is None
+    return getattr(content, "aclose", None) is None
+
+
 async def close_content(content: Any, seconds: float | None) -> None:
     """Call the content's ``aclose``, if it has one, for at most ``seconds``. Never raises."""
-    aclose = getattr(content, "aclose", None)
-    if aclose is None:
+    if is_closed(content):
         return
     with anyio.move_on_after(seconds, shield=True) as limit:
         try:
-            await aclose()
+            await content.aclose()
         except Exception:
             logger.exception("Error closing body iterator after encoding or send failure")
     if limit.cancel_called:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from starlette.types import Message
 
 from sse_hub._handoff.owned import OwnedConnection
+from sse_hub._responses.content import is_closed
 from sse_hub._responses.event_stream import EventStream
 from sse_hub._responses.streamed import Streamed
 from sse_hub._servers.uvicorn_writing import ChunkedConnection, socket_of
@@ -27,24 +28,25 @@ class DetachedStream(EventStream):
 
     ::
 
-        open --over--> ending (a task) --> closing --the client has everything--> gone
-          |---------------------------------'  |--the server stops, and its grace is over: abort--> gone
+        open --over--> ending --> closing --the client has everything--> gone
+          |------------------------'  |--the server stops, and its grace is over: abort--> gone
           '--the connection is lost: over
+
+    Ending is a task only if something has to be awaited.
     """
 
-    __slots__ = ("_connected", "_group", "_is_over")
+    __slots__ = ("_connected", "_group", "_has_ended")
 
     def __init__(self, response: Streamed, connection: OwnedConnection, server: RunningServer) -> None:
         super().__init__(response, _receives_nothing, connection.send)
         self._connected = connection
         self._has_left = None
-        self._is_over = False
+        self._has_ended = False
         self._group = _streams_of(server)
 
     def open(self, server: RunningServer) -> None:
         """Begin to drive the content, in a copy of the present context."""
         self._connected.on_lost = self._lost
-        self._over.add_done_callback(self._begin_end)
         self._group.streams.add(self)
         self._begin(None)
         handed_off(server, self._group, server.switched_group)
@@ -69,8 +71,30 @@ class DetachedStream(EventStream):
         self._client_left()
         self._forget()
 
-    def _begin_end(self, over: asyncio.Future[None]) -> None:
-        self._group.hold(self.loop.create_task(self._see_out()))
+    def _say_over(self) -> None:
+        self.loop.call_soon(self._begin_end)
+
+    def _begin_end(self) -> None:
+        if self._cancel_tasks():
+            self.loop.call_soon(self._end_now)  # nearly all content has ended by then
+        else:
+            self._end_now()
+
+    def _end_now(self) -> None:
+        """End the stream; in a task if something has to be awaited."""
+        content = self._response.body_iterator
+        if (
+            not all(task.done() for task in self._tasks)
+            or not (self._finishing or self._closed or is_closed(content))
+            or (self._stopping and not (self._gone or self._complete))
+            or self._failure is not None
+            or self._failures()
+            or getattr(self._response, "background", None) is not None
+        ):
+            self._group.hold(self.loop.create_task(self._see_out()))
+            return
+        self._clear()
+        self._finish()
 
     async def _see_out(self) -> None:
         response = self._response
@@ -88,12 +112,15 @@ class DetachedStream(EventStream):
         except Exception:
             logger.exception("The background task of a stream that was handed off failed")
         finally:
-            self._is_over = True
-            self._connected.close()
-            self._forget()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._has_ended = True
+        self._connected.close()
+        self._forget()
 
     def _forget(self) -> None:
-        if self._is_over and self._connected.is_lost:
+        if self._has_ended and self._connected.is_lost:
             self._group.streams.discard(self)
 
 

@@ -43,15 +43,15 @@ _LAST_SEND = 0.5
 class EventStream(EventBody):
     """One response's stream; used once, on the loop that serves it."""
 
-    __slots__ = ("_failure", "_gone", "_handler", "_limit", "_over", "_stopping")
+    __slots__ = ("_failure", "_gone", "_handler", "_limit", "_over", "_stopping", "_waiter")
 
     def __init__(self, response: Streamed, receive: Receive, send: Send) -> None:
         super().__init__(response, receive, send)
-        self._over: asyncio.Future[None] = self.loop.create_future()
+        self._waiter: asyncio.Future[None] | None = None  # of the request's task
         self._failure: BaseException | None = None
         self._handler: asyncio.Task[None] | None = None
         self._limit: asyncio.Timeout | None = None  # around the wait in `receive`
-        self._stopping = self._gone = False
+        self._stopping = self._gone = self._over = False
 
     # Stoppable: what the server and AppStatus call.
 
@@ -143,11 +143,11 @@ class EventStream(EventBody):
             watch = DisconnectWatch(self._receive, self._client_left)
             watch.start()
             try:
-                await self._over
+                await self._wait_over()
             finally:
                 watch.close()
             return
-        while not self._over.done():
+        while not self._over:
             message: Message | None = None
             try:
                 async with asyncio.timeout(None) as self._limit:
@@ -161,7 +161,12 @@ class EventStream(EventBody):
             # A part of the request's body. Let other tasks run, in case these messages never end.
             await asyncio.sleep(0)
         self._limit = None
-        await self._over
+        await self._wait_over()
+
+    async def _wait_over(self) -> None:
+        if not self._over:
+            self._waiter = self.loop.create_future()
+            await self._waiter
 
     def _ask_again(self) -> None:
         """Interrupt the wait in ``receive``.
@@ -201,9 +206,14 @@ class EventStream(EventBody):
 
     def _wake(self) -> None:
         """The stream is over."""
-        if not self._over.done():
-            self._over.set_result(None)
-            self._ask_again()
+        if not self._over:
+            self._over = True
+            self._say_over()
+
+    def _say_over(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._ask_again()
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -234,7 +244,7 @@ class EventStream(EventBody):
         logger.debug("Got event: http.disconnect. Stop streaming.")
         handler = self._response.client_close_handler_callable
         # Servers also send this once the response is complete, so it means nothing to a handler then.
-        if self._finishing or self._over.done():
+        if self._finishing or self._over:
             self._wake()
             return
         self._response.active = False
@@ -258,16 +268,28 @@ class EventStream(EventBody):
         if self._stopping and not (failed or self._gone or self._complete):
             await self._end_response(start)
 
+    def _cancel_tasks(self) -> bool:
+        """Cancel what still runs, once. False if nothing does."""
+        if not self._ending:
+            self._ending = True
+            if self._pump is not None:
+                self._pump.end()
+            for task in self._tasks:
+                task.cancel()
+        return not all(task.done() for task in self._tasks)
+
     async def _end_tasks(self) -> None:
         """Cancel what still runs and wait for it: nothing of the stream is left when the response returns."""
-        self._ending = True
-        if self._pump is not None:
-            self._pump.end()
+        if not self._cancel_tasks():
+            return
+        # Nearly all content ends at once, which costs less to see than to wait for.
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            self._failure = error
         running = {task for task in self._tasks if not task.done()}
         if not running:
             return
-        for task in running:
-            task.cancel()
         # Closing the content has its own limit of as many seconds; this one expires after it.
         limit = self._response._cleanup_timeout
         patience = None if limit is None else limit + 1
