@@ -596,7 +596,9 @@ class Pump:
         transport: Any,
         flow: Any,
         socket: int | None,
-    ) -> Self: ...
+        head: bytes,
+    ) -> Self:
+        """``head`` is the response's, where it was not written: it goes out with the first event."""
     @staticmethod
     def sending(
         content: AsyncIterable[Any],

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.types import Message
@@ -20,12 +21,15 @@ __all__ = ["OwnedConnection"]
 class OwnedConnection(asyncio.Protocol):
     """The protocol of such a transport, and the flow control of what is written to it.
 
-    ``after_request`` calls a function once the request has ended. ``say_left`` is called when the connection
-    is gone, before ``on_lost``. Used on the transport's loop only.
+    ``head`` is the response's, and is unwritten: it goes out with the first event if the content begins at
+    once, and otherwise by itself. ``after_request`` calls a function once the request has ended. ``say_left``
+    is called when the connection is gone, before ``on_lost``. Used on the transport's loop only.
     """
 
     __slots__ = (
         "_after_request",
+        "_has_begun",
+        "_head",
         "_say_left",
         "_writable",
         "is_lost",
@@ -37,19 +41,42 @@ class OwnedConnection(asyncio.Protocol):
     def __init__(
         self,
         transport: Any,
+        head: bytes,
         after_request: Callable[[Callable[[], None]], None],
         say_left: Callable[[], None],
     ) -> None:
         self.transport = transport
+        self._head = head
+        self._has_begun = False
         self._after_request: Callable[[Callable[[], None]], None] | None = after_request
         self._say_left = say_left
         self.write_paused = False
         self.is_lost = False
         self.on_lost: Callable[[], None] | None = None
         self._writable: asyncio.Event | None = None  # while somebody waits for it
+        # A request that ends at once has its content begin in the turn after the next.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._write_late_head)
+
+    def _write_late_head(self) -> None:
+        if not self._has_begun:
+            self.write_head()
+
+    def write_head(self) -> None:
+        """Write the head now, if it was not written."""
+        head = self.take_head()
+        # The client may have left by now, and uvloop's transports raise when they are closed.
+        if head and not self.transport.is_closing():
+            self.transport.write(head)
+
+    def take_head(self) -> bytes:
+        """The head if it was not written: the caller writes it."""
+        head, self._head = self._head, b""
+        return head
 
     async def send(self, message: Message) -> None:
         """Write a message of a response's body, as a server's ``send`` does; its head was written before."""
+        self.write_head()
         if self.write_paused:
             await self.drain()
         if self.is_lost or self.transport.is_closing():
@@ -88,6 +115,7 @@ class OwnedConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection once what was written is out."""
+        self.write_head()
         self.transport.close()
 
     def abort(self) -> None:
@@ -95,10 +123,14 @@ class OwnedConnection(asyncio.Protocol):
         self.transport.abort()
 
     def begin(self, then: Callable[[], None]) -> None:
-        """Call ``then`` once the request has ended; call this once."""
+        """Call ``then``, which begins the content, once the request has ended; call this once."""
         after_request, self._after_request = self._after_request, None
         if after_request is not None:
-            after_request(then)
+            after_request(partial(self._begin, then))
+
+    def _begin(self, then: Callable[[], None]) -> None:
+        self._has_begun = True
+        then()
 
     # What the transport calls.
 

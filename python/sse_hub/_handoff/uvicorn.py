@@ -100,9 +100,9 @@ class TransportOf(CycleConnection):
 
     def take(self, first: bytes) -> OwnedConnection | tuple[Stay, bytes]:
         transport = inside.transport(self._cycle)
-        transport.write(first)
         after_request = partial(inside.after_request, self._cycle)
-        owned = OwnedConnection(transport, after_request, partial(inside.say_left, weakref.ref(self._cycle)))
+        say_left = partial(inside.say_left, weakref.ref(self._cycle))
+        owned = OwnedConnection(transport, first, after_request, say_left)
         inside.release(self._cycle, owned)
         return owned
 

@@ -60,9 +60,12 @@ class DetachedStream(EventStream):
         self._connected.abort()
         return True
 
-    def _connection(self) -> ChunkedConnection:
-        transport = self._connected.transport
-        return transport, self._connected, socket_of(transport)
+    async def _send_head(self, start: Message | None, is_direct: bool) -> ChunkedConnection | None:
+        if is_direct:
+            transport = self._connected.transport
+            return transport, self._connected, socket_of(transport), self._connected.take_head()
+        self._connected.write_head()
+        return None
 
     def _shield(self) -> AbstractContextManager[object]:
         return nullcontext()  # the task that ends it is in no scope

@@ -14,7 +14,7 @@ from sse_hub._responses.content import close_content
 from sse_hub._responses.sending import send_within
 from sse_hub._responses.streamed import Streamed
 from sse_hub._servers import Buffers, find_departure
-from sse_hub._servers.uvicorn_writing import ChunkedConnection, connection_of
+from sse_hub._servers.uvicorn_writing import ChunkedConnection, begin, connection_of
 from sse_hub.event import ServerSentEvent, _encoder
 from sse_hub.event import _ensure_bytes as ensure_bytes
 
@@ -68,12 +68,15 @@ class EventBody:
 
     # What the stream does.
 
-    def _connection(self) -> ChunkedConnection | None:
-        """The connection to write to directly, once the head was sent; None if only ``send`` may be used."""
-        connection = connection_of(self._receive, self._send)
-        if connection is None or self._hidden is None:
-            return connection
-        return self._hidden.bound(connection)
+    async def _send_head(self, start: Message | None, is_direct: bool) -> ChunkedConnection | None:
+        """Send a head that was not sent. Returns the connection to write to; None if ``send`` has to."""
+        if is_direct:
+            if start is not None:
+                return await begin(self._receive, self._send, start)
+            return connection_of(self._receive, self._send)
+        if start is not None:
+            await self._send(start)
+        return None
 
     def _client_left(self) -> None:
         raise NotImplementedError
@@ -93,19 +96,11 @@ class EventBody:
         """Send the head, the content's events, and the end."""
         response = self._response
         self._sending = True
-        if start is not None:
-            await self._send(start)
+        is_direct = response.send_timeout is None and not logger.isEnabledFor(logging.DEBUG)
+        connection = await self._send_head(start, is_direct)
         self._started = True
         self._sending = False
-        if response.send_timeout is None and not logger.isEnabledFor(logging.DEBUG):
-            connection = self._connection()
-        else:
-            connection = None
-        if connection is None:
-            pump = Pump.sending(response.body_iterator, _encoder, response.sep, self._send_events)
-        else:
-            pump = Pump(response.body_iterator, _encoder, response.sep, *connection)
-        self._pump = pump
+        self._pump = pump = self._make_pump(connection)
         try:
             await pump
         except BaseException:
@@ -120,6 +115,20 @@ class EventBody:
         response.active = False
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         self._complete = True
+
+    def _make_pump(self, connection: ChunkedConnection | None) -> Pump:
+        """What drives the content, and writes a head that was not written with the first event."""
+        content, sep = self._response.body_iterator, self._response.sep
+        if connection is None:
+            return Pump.sending(content, _encoder, sep, self._send_events)
+        if self._hidden is not None:
+            connection = self._hidden.bound(connection)
+        try:
+            return Pump(content, _encoder, sep, *connection)
+        except BaseException:
+            transport, _, _, head = connection
+            transport.write(head)
+            raise
 
     async def _send_events(self, chunk: bytes) -> None:
         """Send the events that the content had ready."""

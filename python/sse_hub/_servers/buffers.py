@@ -79,8 +79,8 @@ class Buffers:
 
     def bound(self, connection: ChunkedConnection) -> ChunkedConnection:
         """A hidden connection that takes nothing while it is full."""
-        transport, flow, socket = connection
-        return transport, _Flow(self, flow), socket
+        transport, flow, socket, head = connection
+        return transport, _Flow(self, flow), socket, head
 
     def sender(self, send: Send) -> Send:
         """A ``send`` of a hidden connection that returns when this is not full."""

@@ -104,8 +104,9 @@ impl Pump {
         transport: Py<PyAny>,
         flow: Py<PyAny>,
         socket: Option<i32>,
+        head: &[u8],
     ) -> PyResult<Self> {
-        Self::make(content, encoder, sep, Sink::connection(transport, flow, socket))
+        Self::make(content, encoder, sep, Sink::connection(transport, flow, socket, head.to_vec()))
     }
 
     #[staticmethod]
@@ -268,7 +269,13 @@ impl Pump {
             let Some(source) = &mut self.source else {
                 return Err(PyRuntimeError::new_err("the pump has ended"));
             };
-            self.next = Some(source.next(py)?);
+            match source.next(py) {
+                Ok(next) => self.next = Some(next),
+                Err(error) => {
+                    self.source = None;
+                    return self.ended(py, error);
+                }
+            }
         }
         let Some(next) = &self.next else { return Ok(Flow::Step(None)) };
         match next.step(py, thrown) {

@@ -38,11 +38,13 @@ struct Connection {
     flow: Py<PyAny>,
     /// The transport's socket; `None` where its bytes are not the wire's, as with TLS.
     socket: Option<i32>,
+    /// The response's head, where it goes out with the first chunk; empty once it was written.
+    head: Vec<u8>,
 }
 
 impl Sink {
-    pub fn connection(transport: Py<PyAny>, flow: Py<PyAny>, socket: Option<i32>) -> Self {
-        Self { way: Way::Connection(Connection { transport, flow, socket }), chunk: Vec::new() }
+    pub fn connection(transport: Py<PyAny>, flow: Py<PyAny>, socket: Option<i32>, head: Vec<u8>) -> Self {
+        Self { way: Way::Connection(Connection { transport, flow, socket, head }), chunk: Vec::new() }
     }
 
     pub fn function(send: Py<PyAny>) -> Self {
@@ -74,19 +76,22 @@ impl Sink {
         written
     }
 
-    /// Write what is gathered. Returns what has to be awaited for that, if it is sent by a function.
+    /// Write what is gathered, and a head that was not written. Returns what has to be awaited for that, if it is sent by a function.
     pub fn flush(&mut self, py: Python<'_>) -> PyResult<Option<Awaited>> {
         let mut chunk = std::mem::take(&mut self.chunk);
-        let written = match &self.way {
+        let written = match &mut self.way {
+            Way::Connection(connection) if !connection.head.is_empty() => {
+                connection.write_head(py, &mut chunk).map(|()| None)
+            }
             _ if chunk.len() <= HEAD => Ok(None),
-            Way::Connection(connection) => connection.write_chunk(py, &mut chunk).map(|()| None),
+            Way::Connection(connection) => connection.write(py, framed(&mut chunk)).map(|()| None),
             Way::Function(send) => send
                 .bind(py)
                 .call1((PyBytes::new(py, &chunk[HEAD..]),))
                 .and_then(|it| Awaited::new(&it))
                 .map(Some),
         };
-        if chunk.capacity() <= KEPT {
+        if (1..=KEPT).contains(&chunk.capacity()) {
             SCRATCH.set(chunk);
         }
         written
@@ -112,17 +117,17 @@ impl Sink {
 }
 
 impl Connection {
-    /// Write what stands behind the room for a chunk's head, as one chunk. What the socket does not take goes to the
-    /// transport, which writes it before anything that comes later. As in uvicorn, writes to a connection that is
-    /// closing are dropped.
-    fn write_chunk(&self, py: Python<'_>, chunk: &mut Vec<u8>) -> PyResult<()> {
-        let head = format!("{:x}\r\n", chunk.len() - HEAD);
-        chunk.extend_from_slice(b"\r\n");
-        let from = HEAD - head.len();
-        chunk[from..HEAD].copy_from_slice(head.as_bytes());
-        self.write(py, &chunk[from..])
+    /// Write the response's head, and the first chunk if there is one.
+    fn write_head(&mut self, py: Python<'_>, chunk: &mut Vec<u8>) -> PyResult<()> {
+        let mut first = std::mem::take(&mut self.head);
+        if chunk.len() > HEAD {
+            first.extend_from_slice(framed(chunk));
+        }
+        self.write(py, &first)
     }
 
+    /// Write what the socket takes; the rest goes to the transport, which writes it before anything that comes later.
+    /// As in uvicorn, writes to a connection that is closing are dropped.
     fn write(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<()> {
         let transport = self.transport.bind(py);
         if transport.call_method0(intern!(py, "is_closing"))?.is_truthy()? {
@@ -148,6 +153,15 @@ impl Connection {
         }
         Awaited::new(&flow.call_method0(intern!(py, "drain"))?).map(Some)
     }
+}
+
+/// What stands behind the room for a chunk's head, as one chunk.
+fn framed(chunk: &mut Vec<u8>) -> &[u8] {
+    let size = format!("{:x}\r\n", chunk.len() - HEAD);
+    chunk.extend_from_slice(b"\r\n");
+    let from = HEAD - size.len();
+    chunk[from..HEAD].copy_from_slice(size.as_bytes());
+    &chunk[from..]
 }
 
 /// Write to a socket what it takes without waiting. Returns how many bytes that was, and 0 after an error: the
