@@ -52,6 +52,21 @@ def test_headers_are_the_peers(options: dict[str, Any]) -> None:
     assert headers_of(EventSourceResponse([], **options)) == theirs
 
 
+def test_headers_are_each_response_s_own() -> None:
+    class Other(EventSourceResponse):
+        charset = "latin-1"
+
+    usual = [*headers_of(EventSourceResponse([]))]
+    changed = EventSourceResponse([])
+    changed.headers["a"] = "b"
+    changed.raw_headers.pop(0)
+    assert headers_of(EventSourceResponse([])) == usual
+    assert (b"content-type", b"text/event-stream; charset=latin-1") in headers_of(Other([]))
+    assert (b"content-type", b"text/plain; charset=utf-8") in headers_of(
+        EventSourceResponse([], media_type="text/plain")
+    )
+
+
 def test_no_connection_header_on_http_2() -> None:
     headers = dict(headers_of(EventSourceResponse([]), {**HTTP, "http_version": "2"}))
     assert b"connection" not in headers

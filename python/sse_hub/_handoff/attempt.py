@@ -115,7 +115,7 @@ class Attempt(Generic[T]):
         self._recorder: Recorder | None = None
         self._taken: T | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     @property
     def server(self) -> RunningServer:
@@ -146,6 +146,10 @@ class Attempt(Generic[T]):
         self._gzip = gzip
         self._recorder = Recorder(connection.transport, self._seen)
         connection.transport = self._recorder
+        # Nearly all are decided in this turn of the loop, and need no timer.
+        self._timer = asyncio.get_running_loop().call_soon(self._set_timer, timeout)
+
+    def _set_timer(self, timeout: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
 
     async def decision(self) -> T | None:

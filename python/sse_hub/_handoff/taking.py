@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
 from contextlib import suppress
-from secrets import token_hex
+from secrets import randbits
 from typing import TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
@@ -34,6 +35,8 @@ C = TypeVar("C", bound=CycleConnection)
 
 COME_BACK_LATER = b"retry: 30000\n\n"
 """The body for a browser that cannot be served now. Any status but 200 would stop it for good."""
+
+_nonces = itertools.count(randbits(63))  # from a random one on, so that no text holds one by accident
 
 
 def is_refused_by_environment() -> bool:
@@ -75,8 +78,8 @@ async def take_socket(attempt: Attempt[T], send: Send, start: Message, *, gzip: 
     With ``gzip`` the comment is in the header of a gzip body. None when the server keeps the connection: the
     body goes on through ``send``.
     """
-    # A nonce, so that only this response's bytes, unchanged by any middleware, are recognised.
-    nonce = token_hex(8).encode()
+    # Only this response's bytes, unchanged by any middleware, are recognised.
+    nonce = b"%016x" % next(_nonces)
     preamble = gzip_header(b"sse-hub " + nonce) if gzip else b": sse-hub %s\n" % nonce
     attempt.begin(preamble, gzip=gzip)
     try:

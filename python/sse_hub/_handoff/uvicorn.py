@@ -29,13 +29,14 @@ logger = logging.getLogger("sse_hub")
 class CycleConnection:
     """The connection of a uvicorn cycle, for an ``Attempt``."""
 
-    __slots__ = ("_cycle", "_server")
+    __slots__ = ("_bare", "_cycle", "_server")
 
     # Whether a connection that uvicorn encrypts can be taken.
     _encrypted = False
 
     def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
+        self._bare = cycle.transport  # what a recorder passes on to
         self._server: RunningServer | None = None
 
     @property
@@ -67,7 +68,7 @@ class CycleConnection:
 
     def reason_to_stay(self) -> Stay | None:
         try:
-            stay = inside.reason_to_stay(self._cycle, encrypted=self._encrypted)
+            stay = inside.reason_to_stay(self._cycle, self._bare, encrypted=self._encrypted)
             return Stay.STOPPING if stay is None and self.server.stopping else stay
         except AttributeError:
             return self._unknown()

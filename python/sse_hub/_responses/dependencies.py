@@ -23,8 +23,12 @@ _STACKS = ("fastapi_function_astack", "fastapi_inner_astack")
 
 def has_dependencies(scope: Scope) -> bool:
     """Whether the endpoint has dependencies to close."""
+    return any(map(_has_callbacks, _stacks(scope)))
+
+
+def _has_callbacks(stack: AsyncExitStack) -> bool:
     # An attribute that the standard library's own subclasses share; without it, assume that there are some.
-    return any(getattr(stack, "_exit_callbacks", True) for stack in _stacks(scope))
+    return bool(getattr(stack, "_exit_callbacks", True))
 
 
 async def close_dependencies(scope: Scope) -> None:
@@ -34,6 +38,8 @@ async def close_dependencies(scope: Scope) -> None:
     logged: its response has begun, and the stream does not need it.
     """
     for stack in _stacks(scope):
+        if not _has_callbacks(stack):
+            continue
         try:
             await stack.aclose()
         except Exception:

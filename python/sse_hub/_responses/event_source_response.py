@@ -48,6 +48,9 @@ ContentStream = AsyncContentStream | SyncContentStream
 
 
 _HOOKS = [(name, getattr(TaskGroupStream, name)) for name in HOOKS]
+_NUMBERS = (int, float)
+# The headers of a response that was given none, once there was one.
+_usual_headers: list[tuple[bytes, bytes]] = []
 
 
 class EventSourceResponse(TaskGroupStream, Response):
@@ -144,11 +147,15 @@ class EventSourceResponse(TaskGroupStream, Response):
         self.background = background
         self.data_sender_callable = data_sender_callable
         self.send_timeout = send_timeout
-        merged = self._stream_headers(headers)
-        self._compress = self._check_compress(content, compress) and "Content-Encoding" not in merged
-        if self._compress:
-            merged.add_vary_header("Accept-Encoding")
-        self.init_headers(merged)
+        self._compress = self._check_compress(content, compress)
+        # A subclass may make its own headers, or have another charset.
+        is_usual = headers is None and not self._compress and type(self) is EventSourceResponse
+        if is_usual and _usual_headers and self.media_type == "text/event-stream":
+            self.raw_headers = _usual_headers.copy()
+        else:
+            self._init_stream_headers(headers)
+            if is_usual and self.media_type == "text/event-stream":
+                _usual_headers[:] = self.raw_headers
 
         self.ping_interval = self.DEFAULT_PING_INTERVAL if ping is None else ping
         self._pings = ping is not None or not isinstance(content, Subscription)
@@ -168,8 +175,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         self.active = True
         self._lock = None
 
-    @staticmethod
-    def _stream_headers(headers: Mapping[str, str] | None) -> MutableHeaders:
+    def _init_stream_headers(self, headers: Mapping[str, str] | None) -> None:
         merged = MutableHeaders()
         if headers is not None:
             if not isinstance(headers, Mapping):
@@ -180,7 +186,10 @@ class EventSourceResponse(TaskGroupStream, Response):
         merged["Connection"] = "keep-alive"
         # nginx would collect events until its buffer is full.
         merged["X-Accel-Buffering"] = "no"
-        return merged
+        self._compress = self._compress and "Content-Encoding" not in merged
+        if self._compress:
+            merged.add_vary_header("Accept-Encoding")
+        self.init_headers(merged)
 
     @staticmethod
     def _check_compress(content: ContentStream, given: bool | None) -> bool:
@@ -197,7 +206,7 @@ class EventSourceResponse(TaskGroupStream, Response):
 
     @ping_interval.setter
     def ping_interval(self, value: int | float) -> None:
-        if not isinstance(value, int | float):
+        if not isinstance(value, _NUMBERS):  # a union would be made anew each time
             raise TypeError("ping interval must be int or float")
         if not value >= 0:  # NaN is no interval either
             raise ValueError("ping interval must be >= 0 (0 disables ping)")
@@ -242,7 +251,7 @@ class EventSourceResponse(TaskGroupStream, Response):
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: Message) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
         subscription = self.body_iterator
-        is_plain = self._is_plain() and isinstance(subscription, Subscription)
+        is_plain = isinstance(subscription, Subscription) and self._is_plain()
         is_gzip = is_plain and self._begins_gzip(scope, send)
         if is_gzip:
             start = {**start, "headers": [*start["headers"], CONTENT_ENCODING]}
@@ -317,7 +326,11 @@ class EventSourceResponse(TaskGroupStream, Response):
 
     def _overrides_hooks(self) -> bool:
         """Whether a subclass, or a patch of this class, has its own method for a part of the stream."""
-        return any(getattr(type(self), name, None) is not hook for name, hook in _HOOKS)
+        cls = type(self)
+        for name, hook in _HOOKS:  # noqa: SIM110 - asked for each response, and `any` costs more
+            if getattr(cls, name, None) is not hook:
+                return True
+        return False
 
     def _attempt(
         self, hub: StreamingHub, subscription: Subscription, scope: Scope, receive: Receive

@@ -16,7 +16,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -38,13 +38,25 @@ __all__ = [
 R = TypeVar("R", bound=Record)
 
 
+_cycles: set[type] = set()  # the classes of uvicorn's cycles that were seen
+
+
 def is_cycle(owner: object) -> bool:
     """Whether ``owner`` is a uvicorn RequestResponseCycle, of whichever HTTP implementation."""
-    return hasattr(owner, "on_response") and hasattr(owner, "message_event") and hasattr(owner, "transport")
+    kind = type(owner)
+    if kind in _cycles:
+        return True
+    if not all(hasattr(owner, name) for name in ("on_response", "message_event", "transport")):
+        return False
+    if kind.__module__.startswith("uvicorn."):
+        _cycles.add(kind)
+    return True
 
 
 def find_cycle(receive: Receive) -> Any | None:
     """The uvicorn cycle behind ``receive``, also through middleware that wraps it; None if there is none."""
+    if isinstance(receive, MethodType) and type(receive.__self__) in _cycles:
+        return receive.__self__
     return next((owner for owner in owners(receive, "receive") if is_cycle(owner)), None)
 
 

@@ -83,12 +83,12 @@ def limits_concurrency(cycle: Any) -> bool:
     return getattr(cycle.transport.get_protocol(), "limit_concurrency", None) is not None
 
 
-def reason_to_stay(cycle: Any, *, encrypted: bool = False) -> Stay | None:
+def reason_to_stay(cycle: Any, transport: Any, *, encrypted: bool = False) -> Stay | None:
     """None if a cycle's connection carries one complete HTTP/1.1 request, this one, and nothing else.
 
-    ``encrypted`` says that it may be one that uvicorn encrypts.
+    ``transport`` is the cycle's own, and ``encrypted`` says that it may be one that uvicorn encrypts.
     """
-    transport, scope = cycle.transport, cycle.scope
+    scope = cycle.scope
     if cycle.disconnected or transport.is_closing():
         return Stay.CLIENT_LEFT
     if scope["http_version"] != "1.1":
