@@ -105,7 +105,7 @@ FULL = (
         "runs-watchers", "Runs, ten watchers for each", ("runs", "--watchers", "10"), 5, 1.5, "sse-starlette"
     ),
     Part("runs-redis", "Runs over Redis", ("runs-redis",), 3, 1, "resumable-stream"),
-    Part("others", "Other requests of a process with sse_hub", ("others",), 5, 1),
+    Part("others", "Other requests of a process with sse_hub", ("others",), 5, 1.6),
     _part(
         "stalled",
         "9,000 clients beside 1,000 that read nothing, and without them",
