@@ -3,6 +3,7 @@
 #   make test   every test: the core without Python, the package, a real browser, real servers
 #   make explore  the storms of the core, with more and other cases than in every test run
 #   make fuzz   each fuzz target for FUZZ_SECONDS (60): needs a C++ compiler, on any stable Rust
+#   make sanitize  the tests of the core under ThreadSanitizer, on any stable Rust; fetches the source of Rust's library
 #   make test-crowds  what takes thousands of connections, in full: 19,000 at once, 100,000 that come and go;
 #                     and limits of time as they are promised: for a machine with nothing else to do
 #   make test-storms  the storms over brokers in full: 50 runs with 200 watchers, workers killed 8 times, over each
@@ -35,7 +36,7 @@ SEED ?= 20261121
 UVICORNS := 0.34.3 0.35.0 0.36.1 0.37.0 0.38.0 0.39.0 0.40.0 0.41.0 0.42.0 0.43.0 0.44.0 0.45.0 0.46.0 0.47.0 \
 	0.48.0 0.49.0 0.50.2 0.51.0 0.52.4 0.53.0 0.54.0
 
-.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-storms test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz lint lint-elsewhere lint-rust lint-python lint-bench build setup venv system clean format reference docs
+.PHONY: help demo bench bench-quick test test-core test-python test-crowds test-storms test-firefox test-uvicorns test-pythons test-wheel test-windows wheels explore fuzz sanitize lint lint-elsewhere lint-rust lint-python lint-bench build setup venv system clean format reference docs
 
 help:
 	@sed -n '/^#/!q; 1!s/^# *//p' Makefile
@@ -107,6 +108,10 @@ explore:
 FUZZ_SECONDS ?= 60
 fuzz:
 	@sh tools/fuzz.sh $(FUZZ_SECONDS)
+
+sanitize: export PROPTEST_RNG_SEED := $(SEED)
+sanitize:
+	@sh tools/sanitize.sh
 
 # Tests wait for servers more than they compute. A file stays in one process, for the fixtures of its module; files
 # keep their order, because those with few tests, which xdist would run last, take longest.
