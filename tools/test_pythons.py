@@ -1,5 +1,7 @@
 """Run the tests on other Pythons: from a wheel, in a clean environment, with the newest and oldest packages.
 
+Before the tests' own packages are installed, README's first program runs there, with what a user has.
+
     python tools/test_pythons.py                        every Python, newest and oldest
     python tools/test_pythons.py 3.14t --with newest    one of them
     python tools/test_pythons.py 3.12 -- tests/api      what follows goes to pytest
@@ -13,15 +15,19 @@ gives users, with the rest of the group beside them. Pythons that are missing ar
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from pythons import CACHE, get
+from snippets import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -62,6 +68,11 @@ NEWER = [
 
 TOGETHER = {"opentelemetry-sdk": "opentelemetry-api"}
 """What tests use that goes only with the same version of what is promised."""
+
+USERS = "sse-hub[fastapi,uvicorn]"
+"""What README installs."""
+
+JSON = {"Content-Type": "application/json"}
 
 # The rooms where Python's version can matter. Two files need the environment of packages of `make test`.
 ROOMS = [f"tests/{room}" for room in ("api", "asgi", "brokers", "handoff", "stopping")]
@@ -115,17 +126,49 @@ def environment(interpreter: Path, name: str, kind: str, wheels: Path) -> Path:
     subprocess.run([interpreter, "-m", "venv", "--clear", "--without-pip", folder], check=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     install: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
-    needed = requirements(kind)
-    untied = [item for item in needed if name_of(item) in UNTIED]
-    subprocess.run([*install, *(item for item in needed if item not in untied)], check=True)
-    subprocess.run([*install, "--no-deps", *untied], check=True)
     began = time.monotonic()
     # There is no compiler on this path.
     bare = {**os.environ, "PATH": str(python.parent)}
     own = [*install, "--no-deps", "--no-index", "--only-binary", ":all:", "--find-links", wheels.resolve()]
     subprocess.run([*own, "sse-hub"], check=True, env=bare)
     print(f"{name}: installed in {time.monotonic() - began:.1f} s", flush=True)
+    needed = requirements(kind)
+    with tempfile.TemporaryDirectory() as temporary:
+        versions = Path(temporary) / "versions.txt"
+        versions.write_text("\n".join(re.sub(r"\[.*?\]", "", item) for item in needed))
+        subprocess.run([*install, "-c", versions, USERS], check=True)
+    run_first_program(python)
+    print(f"{name}: README's first program runs", flush=True)
+    untied = [item for item in needed if name_of(item) in UNTIED]
+    subprocess.run([*install, *(item for item in needed if item not in untied)], check=True)
+    subprocess.run([*install, "--no-deps", *untied], check=True)
     return python
+
+
+def run_first_program(python: Path) -> None:
+    """Start README's first program as README does, and read the event that it pushes."""
+    program, *_ = programs(ROOT / "README.md").values()
+    data = {"gold": 2411.5}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "main.py").write_text(program, encoding="utf-8")
+        command = [python, "-m", "uvicorn", "main:app", "--port", "0", "--no-access-log"]
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr
+            log = ""
+            while "running on" not in log:
+                if not (line := server.stderr.readline()):
+                    raise SystemExit(f"README's first program does not start:\n{log}")
+                log += line
+            address = re.findall(r"http://\S+", log)[-1]
+            try:
+                push = Request(f"{address}/push", json.dumps(data).encode(), JSON)
+                with urlopen(f"{address}/events", timeout=60) as events:
+                    while json.load(urlopen(push, timeout=60)) == {"online": 0}:
+                        time.sleep(0.05)
+                    received = next(line for line in events if line.startswith(b"data: {"))
+                    assert json.loads(received.removeprefix(b"data: ")) == data
+            finally:
+                server.terminate()
 
 
 def main() -> int:
