@@ -18,7 +18,7 @@
 #                     Wine; needs rustup, and the directory of python.org's "Windows embeddable package" of 3.11
 #   make bench  side by side with what a user would pick instead, about 50 minutes; bench-quick: about three
 #   make lint   formatters, linters, types, the stub
-#   make lint-elsewhere  what the extension compiles only on macOS and on Windows; needs rustup
+#   make lint-elsewhere  what the extension compiles only on ARM64, macOS and Windows; needs rustup
 #   make reference  docs/reference.md, rendered from the docstrings
 #   make docs   the documentation as a site with search, in target/site
 SHELL := /bin/bash
@@ -182,7 +182,8 @@ lint-python: venv $(VENV)/.bench-ready $(VENV)/.node-ready
 	$(VENV)/bin/mypy --config-file tools/snippets.ini target/snippets
 	$(VENV)/node/node_modules/.bin/pyright --project pyproject.toml
 
-# What is compiled elsewhere only: polling, refusals. Not part of `make lint`: rustup fetches two libraries of 130 MB.
+# What is compiled elsewhere only: polling, refusals, other types of C. Not part of `make lint`: rustup fetches three
+# libraries, of 130 MB each.
 lint-elsewhere: $(VENV)/.wheels-ready
 	sh tools/lint-elsewhere.sh $(VENV)/wheels/lib/python*/site-packages/ziglang/zig
 

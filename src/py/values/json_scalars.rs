@@ -19,7 +19,7 @@ pub fn write_float(number: f64, out: &mut Vec<u8>) {
     unsafe {
         let text = ffi::PyOS_double_to_string(
             number,
-            b'r'.cast_signed(),
+            *c"r".as_ptr(), // a C character: signed on x86-64, unsigned on ARM64
             0,
             ffi::Py_DTSF_ADD_DOT_0,
             std::ptr::null_mut(),
