@@ -75,6 +75,9 @@ def test_two_workers_are_one(
         # Where Redis is, but not who signs in there.
         expect(page.locator("#fact-broker")).to_contain_text("redis://127.0.0.1:")
         expect(page.locator("#people b")).to_have_text(["Ada", "Bob"] if page is ada else ["Bob", "Ada"])
+        # What only one process can show.
+        expect(page.locator("#cost")).to_be_hidden()
+        expect(page.locator("#table")).to_be_hidden()
     say(ada, "Hello, Bob")
     expect(bob.locator("#messages .text")).to_have_text(["Hello, Bob"])
     say(bob, "Hello, Ada")
