@@ -62,6 +62,14 @@ def test_where_a_hub_without_a_broker_will_do_is_three_lines() -> None:
     assert section.index("file:events") < section.index("redis")
 
 
+def test_the_first_figures_are_those_of_the_table() -> None:
+    (first,) = re.findall(r"- \*\*Fast\.\*\* (.*?)Under uvicorn", README.read_text(), re.DOTALL)
+    results = measured("2,000")
+    rows = [results[name] for name in ("sse-hub handed off", "sse-starlette")]
+    figures = [float(row[COLUMNS[name]]) for row in rows for name in list(COLUMNS)[:2]]
+    assert re.findall(r"([\d.,]+) (?:µs|KB)", first) == [f"{figure:.1f}" for figure in figures]
+
+
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "performance.md"], ids=lambda page: page.name)
 def test_the_figures_are_the_benchmarks(page: Path) -> None:
     text = page.read_text()
