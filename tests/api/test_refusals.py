@@ -378,7 +378,7 @@ async def test_a_hub_refuses_only_while_it_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["events", "", "localhost:6379/0", "/var/events", "ann:s3cret@localhost:6379"]
+    "url", ["events", " ", "localhost:6379/0", "/var/events", "ann:s3cret@localhost:6379"]
 )
 def test_what_is_no_url_of_a_broker_is_refused_with_those_that_are(url: str) -> None:
     message = '"file:events", "redis://localhost:6379" or the like, not '
