@@ -609,8 +609,8 @@ class Pump:
         """The same with a function that sends the bytes, once for each time that the content waits."""
 
     @property
-    def is_draining(self) -> bool:
-        """Whether events wait for the connection to take what was written before."""
+    def is_busy(self) -> bool:
+        """Whether nothing may be written now: the connection has to drain, or the content makes a step."""
 
     def write(self, bytes: bytes) -> bool:
         """Write bytes between two events; False if they have to be sent, or must wait."""

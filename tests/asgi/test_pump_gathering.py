@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from let_go import client, read_to_end
 from live import serve
 from programs import run_program
 from sse_hub import EventSourceResponse
+from waiting import until
 
 EVENTS = 1000
 
@@ -82,6 +85,88 @@ def test_the_last_event_before_a_long_wait_is_written(handoff: bool | None, loop
     app = app_with(until_cancelled, handoff)
     with serve(app, loop=loop) as server, server.stream("/") as events:
         assert [events.next().data for _ in range(EVENTS)] == [str(number) for number in range(EVENTS)]
+
+
+@pytest.mark.parametrize("handoff", [None, True])
+def test_events_from_before_its_end_reach_the_client_of_content_that_ignores_it(handoff: bool | None) -> None:
+    begun: list[None] = []
+    last: list[int] = []
+
+    async def content() -> AsyncIterator[str]:
+        number = 0
+        try:
+            while True:
+                # As from another task, in the loop's next turn: something is held nearly always.
+                done = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(done.set_result, None)
+                await done
+                yield f"{number}"
+                number += 1
+                if number == 10:
+                    begun.append(None)
+        except asyncio.CancelledError:
+            last.append(number - 1)
+            yield "too late"
+
+    answers: list[bytes] = []
+    with ExitStack() as clients:
+        with serve(app_with(content, handoff)) as server:
+            readers = [clients.enter_context(client(server)) for _ in range(8)]
+            reading = [Thread(target=lambda it=it: answers.append(read_to_end(it))) for it in readers]
+            for thread in reading:
+                thread.start()
+            until(lambda: len(begun) == len(readers))
+        for thread in reading:
+            thread.join()
+    received = [int(b"".join(chunks_of(answer)).split(b"data: ")[-1]) for answer in answers]
+    assert sorted(received) == sorted(last)
+
+
+def test_loops_that_run_by_turns_in_one_thread_each_write_what_is_held() -> None:
+    printed = run_program("""
+        import asyncio, contextlib, os, socket, uvicorn
+        from sse_hub import EventSourceResponse
+
+        async def content():
+            loop = asyncio.get_running_loop()
+            for event in "abc":
+                yield event
+                # Resumed in the loop's next turn, as by another task.
+                next = loop.create_future()
+                if event == "c":
+                    loop.call_soon(loop.stop)
+                else:
+                    loop.call_soon(next.set_result, None)
+                await next
+
+        async def app(scope, receive, send):
+            await EventSourceResponse(content(), ping=0, sep="\\n")(scope, receive, send)
+
+        def begin(loop):
+            server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
+            server.capture_signals = contextlib.nullcontext
+            listening = socket.create_server(("127.0.0.1", 0))
+            loop.create_task(server.serve(sockets=[listening]))
+            client = socket.create_connection(listening.getsockname(), 60)
+            client.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+            return client
+
+        loops = [asyncio.new_event_loop(), asyncio.new_event_loop()]
+        clients = [begin(loop) for loop in loops]
+        for loop in loops:
+            loop.run_forever()  # until the content stops it
+        for loop, client in zip(loops, clients):
+            loop.call_later(0.05, loop.stop)
+            loop.run_forever()
+            received = b""
+            client.settimeout(5)
+            with contextlib.suppress(TimeoutError):
+                while b"data: c" not in received:
+                    received += client.recv(65536)
+            print(received.count(b"data: "), flush=True)
+        os._exit(0)
+    """)
+    assert printed.split() == ["3", "3"]
 
 
 def test_a_loop_that_was_closed_while_events_were_held_leaves_the_next_alone() -> None:

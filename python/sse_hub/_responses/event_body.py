@@ -101,6 +101,7 @@ class EventBody:
         self._started = True
         self._sending = False
         self._pump = pump = self._make_pump(connection)
+        del connection  # the stream may last for days, and has no use for the bytes of its head
         try:
             await pump
         except BaseException:
@@ -183,7 +184,7 @@ class EventBody:
     def _ping(self) -> None:
         pump = self._pump
         # While the body sends, the connection is not idle, and a ping would only queue up behind it.
-        if pump is None or self._sending or pump.is_draining or self._finishing:
+        if pump is None or self._sending or pump.is_busy or self._finishing:
             self._schedule_ping()
             return
         try:

@@ -4,7 +4,7 @@
 //! of the event loop later. So its events may be held over such waits: until the loop has made [`TURNS`] turns without
 //! the content. That takes some microseconds when the loop has nothing else to do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use pyo3::prelude::*;
@@ -21,23 +21,23 @@ pub type HoldOn = fn(&Bound<'_, PyAny>, u64, Instant) -> bool;
 const SKIPPED: u8 = 16;
 
 thread_local! {
-    /// The pumps of the thread's event loop whose events are held.
-    static HELD: RefCell<Held> = const { RefCell::new(Held { event_loop: None, pumps: Vec::new(), turn: 0 }) };
+    /// Counts the turns in which something was held.
+    static TURN: Cell<u64> = const { Cell::new(0) };
+    /// The pumps whose events are held. A thread nearly always has one event loop, but may run several by turns.
+    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Held {
-    /// The loop that calls [`turn`]; `None` while nothing is held.
-    event_loop: Option<Py<PyAny>>,
+    /// The loop that calls [`turn`].
+    event_loop: Py<PyAny>,
     pumps: Vec<(Py<PyAny>, HoldOn)>,
-    /// Counts the loop's turns while something is held.
-    turn: u64,
 }
 
 /// What one pump knows of it.
 #[derive(Default)]
 pub struct Holding {
-    /// The turn in which the content began to wait, while the pump is among those of the thread.
-    since: Option<u64>,
+    /// The turn in which the content began to wait.
+    since: u64,
     /// How many waits pass before events are held again.
     skips: u8,
 }
@@ -50,65 +50,80 @@ impl Holding {
         may
     }
 
-    /// The content went on, and waits again for no more than its next turn.
-    pub fn renew(&mut self) {
-        if let Some(since) = &mut self.since {
-            *since = HELD.with_borrow(|held| held.turn);
-        }
+    /// The content waits from now on.
+    pub fn begin(&mut self) {
+        self.since = TURN.get();
     }
 
     /// Whether the content may still go on soon, in this turn of the loop.
     pub fn is_likely(&mut self, turn: u64) -> bool {
-        let is_likely = self.since.is_some_and(|since| turn - since < TURNS);
+        let is_likely = turn - self.since < TURNS;
         if !is_likely {
             self.skips = SKIPPED;
         }
         is_likely
     }
-
-    /// Nothing is held any more.
-    pub fn end(&mut self) {
-        self.since = None;
-    }
 }
 
-/// The content of `pump` waits, and what is gathered is held from now on.
-pub fn hold(pump: &Bound<'_, PyAny>, holding: &mut Holding, hold_on: HoldOn) -> PyResult<()> {
-    let py = pump.py();
-    HELD.with_borrow_mut(|held| {
-        if holding.since.replace(held.turn).is_some() {
-            return Ok(());
+/// The content of `pump` waits, and what is gathered is held from now on. `hold_on` is called in each turn of the loop,
+/// until it returns false.
+pub fn hold(pump: &Bound<'_, PyAny>, hold_on: HoldOn) -> PyResult<()> {
+    let event_loop = running_loop(pump.py())?;
+    let mut held = Some((pump.clone().unbind(), hold_on));
+    let is_empty = HELD.with_borrow_mut(|all| {
+        if let Some(at) = position(all, &event_loop) {
+            all[at].pumps.extend(held.take());
         }
-        let event_loop = running_loop(py)?;
-        if held.event_loop.as_ref().is_none_or(|known| !known.is(&event_loop)) {
-            // A loop that was closed before its next turn writes nothing any more.
-            held.pumps.clear();
-            call_soon(&event_loop)?;
-            held.event_loop = Some(event_loop.unbind());
+        all.is_empty()
+    });
+    let Some(held) = held else { return Ok(()) };
+    if !is_empty {
+        forget_closed_loops(pump.py())?;
+    }
+    call_soon(&event_loop)?;
+    let held = Held { event_loop: event_loop.unbind(), pumps: vec![held] };
+    HELD.with_borrow_mut(|all| all.push(held));
+    Ok(())
+}
+
+/// A loop that was closed before its next turn writes nothing any more.
+fn forget_closed_loops(py: Python<'_>) -> PyResult<()> {
+    // What is dropped may be the last reference to content, whose end runs Python: nothing is borrowed meanwhile.
+    let mut open = Vec::new();
+    for held in HELD.take() {
+        if !held.event_loop.bind(py).call_method0(intern!(py, "is_closed"))?.is_truthy()? {
+            open.push(held);
         }
-        held.pumps.push((pump.clone().unbind(), hold_on));
-        Ok(())
-    })
+    }
+    HELD.with_borrow_mut(|all| all.append(&mut open));
+    Ok(())
 }
 
 /// Called in each turn of the loop while something is held.
 #[pyfunction]
-fn turn(py: Python<'_>) -> PyResult<()> {
-    let (turn, mut pumps) = HELD.with_borrow_mut(|held| {
-        held.turn += 1;
-        (held.turn, std::mem::take(&mut held.pumps))
-    });
+fn turn(event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+    let turn = TURN.get() + 1;
+    TURN.set(turn);
+    let pumps =
+        HELD.with_borrow_mut(|all| position(all, event_loop).map(|at| std::mem::take(&mut all[at].pumps)));
+    let Some(mut pumps) = pumps else { return Ok(()) };
     let now = Instant::now();
     // Writing calls Python, so the list is not borrowed meanwhile.
-    pumps.retain(|(pump, hold_on)| hold_on(pump.bind(py), turn, now));
-    HELD.with_borrow_mut(|held| {
-        pumps.append(&mut held.pumps);
-        held.pumps = pumps;
-        if held.pumps.is_empty() {
-            held.event_loop = None;
+    pumps.retain(|(pump, hold_on)| hold_on(pump.bind(event_loop.py()), turn, now));
+    let goes_on = HELD.with_borrow_mut(|all| {
+        let Some(at) = position(all, event_loop) else { return false };
+        all[at].pumps.append(&mut pumps);
+        let goes_on = !all[at].pumps.is_empty();
+        if !goes_on {
+            all.swap_remove(at);
         }
-        held.event_loop.as_ref().map_or(Ok(()), |event_loop| call_soon(event_loop.bind(py)))
-    })
+        goes_on
+    });
+    if goes_on { call_soon(event_loop) } else { Ok(()) }
+}
+
+fn position(all: &[Held], event_loop: &Bound<'_, PyAny>) -> Option<usize> {
+    all.iter().position(|held| held.event_loop.is(event_loop))
 }
 
 fn call_soon(event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -116,7 +131,7 @@ fn call_soon(event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = event_loop.py();
     let turn =
         TURN.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(turn, py)?.into_any().unbind()))?;
-    event_loop.call_method1(intern!(py, "call_soon"), (turn,)).map(drop)
+    event_loop.call_method1(intern!(py, "call_soon"), (turn, event_loop)).map(drop)
 }
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {

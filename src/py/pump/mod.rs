@@ -29,8 +29,10 @@ mod holding;
 mod sink;
 pub mod step;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -69,8 +71,18 @@ enum Flow {
     End,
 }
 
-#[pyclass(module = "sse_hub._core")]
+#[pyclass(module = "sse_hub._core", frozen)]
 pub struct Pump {
+    /// Locked while the content makes a step. Content may run an event loop of its own in that, whose callbacks find it
+    /// locked: nothing waits for it.
+    state: Mutex<State>,
+    /// The stream ends: if content that was cancelled keeps yielding, nothing more is sent.
+    is_ending: AtomicBool,
+    /// Whether events are held, and the loop's turns counted for that.
+    is_held: AtomicBool,
+}
+
+struct State {
     /// The iterator of the content; `None` once it has ended.
     source: Option<Source>,
     /// The content's next event, while it is awaited.
@@ -90,8 +102,6 @@ pub struct Pump {
     holding: Holding,
     /// Whether events are gathered: a subscription has done so.
     gathers: bool,
-    /// The stream ends: if content that was cancelled keeps yielding, nothing more is sent.
-    is_ending: bool,
 }
 
 #[pymethods]
@@ -119,27 +129,30 @@ impl Pump {
         Self::make(content, encoder, sep, Sink::function(send))
     }
 
-    /// Whether events wait for the connection to take what was written before.
+    /// Whether nothing may be written now: events wait for the connection to take what was written before, or the
+    /// content makes a step.
     #[getter]
-    fn is_draining(&self) -> bool {
-        self.drain.is_some()
+    fn is_busy(&self) -> bool {
+        self.state.try_lock().is_none_or(|state| state.drain.is_some())
     }
 
     /// From now on, content that ignores its cancellation sends nothing more.
-    fn end(&mut self) {
-        self.is_ending = true;
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
     }
 
     /// Write bytes between two events. False if they have to be sent, or must wait.
-    fn write(&mut self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
-        if self.drain.is_some() || !self.sink.is_connection() {
-            return Ok(false);
+    fn write(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
+        match self.state.try_lock() {
+            Some(mut state) if state.drain.is_none() && state.sink.is_connection() => {
+                state.sink.gather(|out| {
+                    out.extend_from_slice(bytes);
+                    Ok(())
+                })?;
+                state.sink.flush(py).map(|_| true)
+            }
+            _ => Ok(false),
         }
-        self.sink.gather(|out| {
-            out.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        self.sink.flush(py).map(|_| true)
     }
 
     fn __await__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -165,31 +178,34 @@ impl Pump {
         step::throw(kind, value, |error| Self::go_on(slf, Some(error)))
     }
 
-    fn close(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.source = None;
-        self.then = Then::Step;
-        for awaited in [self.drain.take(), self.next.take()].into_iter().flatten() {
-            awaited.close(py)?;
-        }
-        Ok(())
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let mut state = self.lock()?;
+        state.source = None;
+        state.then = Then::Step;
+        let awaited = [state.drain.take(), state.next.take()];
+        drop(state);
+        awaited.into_iter().flatten().try_for_each(|awaited| awaited.close(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(self.source.as_ref().map(Source::object))?;
-        for awaited in [&self.drain, &self.next].into_iter().flatten() {
+        let Some(state) = self.state.try_lock() else { return Ok(()) };
+        visit.call(state.source.as_ref().map(Source::object))?;
+        for awaited in [&state.drain, &state.next].into_iter().flatten() {
             visit.call(awaited.object())?;
         }
-        if let Then::Wait(on) = &self.then {
+        if let Then::Wait(on) = &state.then {
             visit.call(on)?;
         }
-        self.sink.traverse(&visit)
+        state.sink.traverse(&visit)
     }
 
-    fn __clear__(&mut self) {
-        self.source = None;
-        self.next = None;
-        self.drain = None;
-        self.then = Then::Step;
+    fn __clear__(&self) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        let state = &mut *state;
+        state.source = None;
+        state.next = None;
+        state.drain = None;
+        state.then = Then::Step;
     }
 }
 
@@ -200,7 +216,7 @@ impl Pump {
         sep: Py<PyString>,
         sink: Sink,
     ) -> PyResult<Self> {
-        Ok(Self {
+        let state = State {
             gathers: !content.is_instance_of::<PySubscription>(),
             source: Some(Source::new(content)?),
             next: None,
@@ -213,22 +229,37 @@ impl Pump {
             gathering: Gathering::new(),
             holds: false,
             holding: Holding::default(),
-            is_ending: false,
-        })
+        };
+        Ok(Self { state: Mutex::new(state), is_ending: false.into(), is_held: false.into() })
+    }
+
+    fn lock(&self) -> PyResult<MutexGuard<'_, State>> {
+        self.state.try_lock().ok_or_else(|| PyRuntimeError::new_err("the pump makes a step already"))
     }
 
     fn go_on(slf: &Bound<'_, Self>, thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
-        let pump = &mut *slf.borrow_mut();
-        let on = pump.advance(slf.py(), thrown)?;
-        if std::mem::take(&mut pump.holds) {
-            hold(slf.as_any(), &mut pump.holding, hold_on)?;
+        let pump = slf.get();
+        let mut state = pump.lock()?;
+        let on = state.advance(slf.py(), thrown, &pump.is_ending)?;
+        let holds = std::mem::take(&mut state.holds);
+        drop(state);
+        if holds && !pump.is_held.load(Ordering::Relaxed) {
+            hold(slf.as_any(), hold_on)?;
+            pump.is_held.store(true, Ordering::Relaxed);
         }
         Ok(on)
     }
+}
 
+impl State {
     /// Go on until the task must wait, and return what for, or `None` at the content's end. An exception that is
     /// `thrown` goes to whatever is awaited.
-    fn advance(&mut self, py: Python<'_>, mut thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
+    fn advance(
+        &mut self,
+        py: Python<'_>,
+        mut thrown: Option<PyErr>,
+        is_ending: &AtomicBool,
+    ) -> PyResult<Option<Py<PyAny>>> {
         loop {
             let flow = match &self.drain {
                 Some(drain) => match drain.step(py, thrown.take()) {
@@ -236,7 +267,7 @@ impl Pump {
                     Ok(Step::Done(_)) => self.drained(py, Ok(()))?,
                     Err(error) => self.drained(py, Err(error))?,
                 },
-                None => self.step(py, thrown.take())?,
+                None => self.step(py, thrown.take(), is_ending)?,
             };
             match flow {
                 Flow::Wait(on) => return Ok(Some(on)),
@@ -261,7 +292,7 @@ impl Pump {
     }
 
     /// Take the content one step further.
-    fn step(&mut self, py: Python<'_>, thrown: Option<PyErr>) -> PyResult<Flow> {
+    fn step(&mut self, py: Python<'_>, thrown: Option<PyErr>, is_ending: &AtomicBool) -> PyResult<Flow> {
         if self.next.is_none() {
             if let Some(error) = thrown {
                 return Err(error);
@@ -282,7 +313,7 @@ impl Pump {
             Ok(Step::Waits(on)) => self.waits(py, on),
             Ok(Step::Done(item)) => {
                 self.next = None;
-                let turn = self.take(item.bind(py))?;
+                let turn = self.take(item.bind(py), is_ending.load(Ordering::Relaxed))?;
                 Ok(if turn { Flow::Wait(py.None()) } else { Flow::Step(None) })
             }
             Err(error) => {
@@ -298,12 +329,13 @@ impl Pump {
         let is_turn = on.is_none(py);
         let waits = self.gathers && self.gathering.waits(Instant::now());
         if waits && is_turn {
-            self.holding.renew();
+            self.holding.begin();
             return Ok(Flow::Wait(on));
         }
         // A function that sends would have to be awaited, by the task that waits for the content.
         if waits && self.sink.is_connection() && (self.gathering.is_empty() || self.holding.may_begin()) {
             self.holds = !self.gathering.is_empty();
+            self.holding.begin();
             return Ok(Flow::Wait(on));
         }
         self.gathering.begin_anew();
@@ -323,7 +355,6 @@ impl Pump {
         if self.gathering.is_young(now) && self.holding.is_likely(turn) {
             return true;
         }
-        self.holding.end();
         if !self.gathering.is_empty() {
             self.gathering.begin_anew();
             if let Err(error) = self.sink.flush(py) {
@@ -371,22 +402,17 @@ impl Pump {
     }
 
     /// Encode an event, and write or gather it. True when other tasks should have a turn.
-    fn take(&mut self, item: &Bound<'_, PyAny>) -> PyResult<bool> {
+    fn take(&mut self, item: &Bound<'_, PyAny>, is_ending: bool) -> PyResult<bool> {
         let py = item.py();
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        if self.is_ending {
-            return Err(CancelledError::new_err(()));
+        if is_ending {
+            return self.break_off(py, CancelledError::new_err(()));
         }
         let encoder = self.encoder.get();
         if let Err(error) = self.sink.gather(|out| encoder.append(item, self.sep.bind(py), out)) {
-            self.drain = self.sink.flush(py)?;
-            if self.drain.is_none() {
-                return Err(error);
-            }
-            self.then = Then::End(Err(error));
-            return Ok(false);
+            return self.break_off(py, error);
         }
         let now = Instant::now();
         if self.gathers && self.sink.gathered() < WRITE && self.gathering.came(now) {
@@ -401,6 +427,16 @@ impl Pump {
         Ok(false)
     }
 
+    /// End by an error, behind the events that came before.
+    fn break_off(&mut self, py: Python<'_>, error: PyErr) -> PyResult<bool> {
+        self.drain = self.sink.flush(py)?;
+        if self.drain.is_none() {
+            return Err(error);
+        }
+        self.then = Then::End(Err(error));
+        Ok(false)
+    }
+
     fn flush(&mut self, py: Python<'_>) -> PyResult<()> {
         self.drain = self.sink.flush(py)?;
         if self.drain.is_none() {
@@ -411,9 +447,9 @@ impl Pump {
 }
 
 fn hold_on(pump: &Bound<'_, PyAny>, turn: u64, now: Instant) -> bool {
-    match pump.cast::<Pump>().map(Bound::try_borrow_mut) {
-        Ok(Ok(mut held)) => held.hold_on(pump.py(), turn, now),
-        // Its content runs an event loop of its own.
-        _ => true,
-    }
+    let Ok(held) = pump.cast::<Pump>().map(Bound::get) else { return false };
+    // Content that makes a step waits no more: it decides anew when it does.
+    let is_held = held.state.try_lock().is_some_and(|mut state| state.hold_on(pump.py(), turn, now));
+    held.is_held.store(is_held, Ordering::Relaxed);
+    is_held
 }
