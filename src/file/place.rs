@@ -167,9 +167,15 @@ impl Place {
     /// Why it cannot be used, and what to do.
     pub fn check_log(&self, dir: &Path) -> std::result::Result<(), Refusal> {
         for part in [dir, &dir.join(WORKERS)] {
-            // A link could lead to where a log may not lie.
             match part.symlink_metadata() {
                 Ok(found) if found.is_dir() => self.check_owner(part)?,
+                // It could lead to where a log may not lie.
+                Ok(found) if found.is_symlink() => {
+                    return Err(Refusal::Wrong(format!(
+                        "{} is a link: the directory of a hub must not be one, but that of the broker may",
+                        part.display()
+                    )));
+                }
                 Ok(_) => return Err(no_directory(part)),
                 Err(_) => return Ok(()),
             }

@@ -85,8 +85,8 @@ def test_what_lies_in_the_place_of_a_log_is_refused_at_the_call(tmp_path: Path) 
     (root / "link").symlink_to(tmp_path)
     (root / "theirs").mkdir()
     os.chown(root / "theirs", 12345, 0)
-    for name in ("file", "link"):
-        with pytest.raises(ValueError, match=f"{root}/{name} is not a directory"):
+    for name, said in (("file", "not a directory"), ("link", "a link")):
+        with pytest.raises(ValueError, match=f"{root}/{name} is {said}"):
             Hub(FileBroker(root), name=name)
     with pytest.raises(PermissionError, match=f"{root}/theirs belongs to user 12345"):
         Hub(FileBroker(root), name="theirs")
