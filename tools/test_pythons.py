@@ -63,6 +63,10 @@ NEWER = [
     ),
     "tests/handoff/test_taken.py::test_h11_is_used_where_httptools_is_missing",
     "tests/handoff/test_taken.py::test_the_access_log_has_the_address_from_the_proxy",
+    # A loop of asyncio's after one of uvloop in the same process.
+    "tests/asgi/test_pump_nested.py::test_a_client_that_leaves_meanwhile_ends_the_content",
+    "tests/asgi/test_pump_nested.py::test_pings_go_on_afterwards",
+    "tests/asgi/test_pump_nested.py::test_the_loop_rests_meanwhile_while_events_are_held",
 ]
 """Tests that use what the oldest packages do not have."""
 

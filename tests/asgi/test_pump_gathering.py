@@ -124,7 +124,12 @@ def test_events_from_before_its_end_reach_the_client_of_content_that_ignores_it(
 
 def test_loops_that_run_by_turns_in_one_thread_each_write_what_is_held() -> None:
     printed = run_program("""
-        import asyncio, contextlib, os, socket, uvicorn
+        import asyncio, contextlib, os, socket, warnings
+
+        # An old uvicorn uses what a new Python deprecates.
+        warnings.simplefilter("ignore")
+
+        import uvicorn
         from sse_hub import EventSourceResponse
 
         async def content():

@@ -90,7 +90,9 @@ def test_pings_go_on_afterwards(handoff: bool | None) -> None:
     with serve(app_with(content, handoff, ping=0.01), loop="asyncio") as server, client(server) as reader:
         received = b""
         while b": ping" not in received.partition(b"data: a\n\n")[2]:
-            received += reader.recv(65536)
+            part = reader.recv(65536)
+            assert part, received
+            received += part
 
 
 @HANDOFF
