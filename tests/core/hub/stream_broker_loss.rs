@@ -1,7 +1,18 @@
 //! A broker over a store in memory that loses entries: what is a gap, and which clients are reset.
 
 use crate::memory_store::MemoryStore;
-use crate::stream_broker::{Worker, until};
+use crate::stream_broker::{Client, Worker, until};
+
+/// A worker that has read one entry, as its client has, and reads no more until the store lets it.
+fn after_one() -> (MemoryStore, Worker, Client) {
+    let store = MemoryStore::default();
+    let worker = Worker::new(&store);
+    let mut client = worker.live();
+    worker.publish("1").unwrap();
+    client.up_to(&worker, "1");
+    store.with(|memory| memory.is_held = true);
+    (store, worker, client)
+}
 
 #[test]
 fn an_entry_that_is_deleted_before_it_is_read_is_a_gap() {
@@ -43,12 +54,7 @@ fn gaps_in_a_fetched_replay_are_announced_in_their_place() {
 
 #[test]
 fn a_client_that_is_ahead_of_its_worker_and_has_missed_something_is_not_sent_back() {
-    let store = MemoryStore::default();
-    let worker = Worker::new(&store);
-    let mut client = worker.live();
-    worker.publish("1").unwrap();
-    client.up_to(&worker, "1");
-    store.with(|memory| memory.is_held = true);
+    let (store, worker, mut client) = after_one();
     let ids = ["2", "3", "4", "5"].map(|data| worker.publish(data).unwrap().unwrap().to_string());
     let asked = store.with(|memory| {
         memory.trim(1);
@@ -112,12 +118,7 @@ fn an_end_that_was_read_and_is_lost_is_a_gap_and_the_log_goes_on() {
 
 #[test]
 fn an_end_that_was_acknowledged_here_and_never_read_is_a_gap() {
-    let store = MemoryStore::default();
-    let worker = Worker::new(&store);
-    let mut client = worker.live();
-    worker.publish("1").unwrap();
-    client.up_to(&worker, "1");
-    store.with(|memory| memory.is_held = true);
+    let (store, worker, mut client) = after_one();
     for data in ["2", "3"] {
         worker.publish(data).unwrap();
     }
