@@ -14,11 +14,11 @@ use pyo3::{intern, wrap_pyfunction};
 /// How many turns of the loop content may need to go on: one for the task that feeds it, one for its own, and one
 /// because the order of tasks within a turn is not known.
 const TURNS: u64 = 3;
-/// Another turn of the loop has begun: write what a pump holds, unless it can wait. Whether it is held on.
-pub type HoldOn = fn(&Bound<'_, PyAny>, u64, Instant) -> bool;
-
 /// For how many waits nothing is held after content that did not go on by then.
 const SKIPPED: u8 = 16;
+
+/// Another turn of the loop has begun: write what a pump holds, unless it can wait. Whether it is held on.
+pub type HoldOn = fn(&Bound<'_, PyAny>, u64, Instant) -> bool;
 
 thread_local! {
     /// Counts the turns in which something was held.
@@ -127,10 +127,10 @@ fn position(all: &[Held], event_loop: &Bound<'_, PyAny>) -> Option<usize> {
 }
 
 fn call_soon(event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-    static TURN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CALLED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = event_loop.py();
     let turn =
-        TURN.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(turn, py)?.into_any().unbind()))?;
+        CALLED.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(turn, py)?.into_any().unbind()))?;
     event_loop.call_method1(intern!(py, "call_soon"), (turn, event_loop)).map(drop)
 }
 
