@@ -34,7 +34,7 @@ pub struct Replay {
     pub(super) places: SmallVec<[Place; 4]>,
     pub(super) until: u64,
     /// Before its first page, the replay of a newcomer, or of a client whose gap was announced, may lose events up to
-    /// here: the client was not promised them.
+    /// here, unless the client was promised them.
     pub(super) unclaimed: u64,
     /// How many events it has given.
     pub(super) given: u32,
@@ -45,6 +45,12 @@ impl Replay {
     #[must_use]
     pub fn from(&self) -> u64 {
         self.places.iter().map(|place| place.after).min().unwrap_or(self.until)
+    }
+
+    /// The same for a client that is told that it is complete: whatever it loses from now on is a gap.
+    #[must_use]
+    pub fn promised(self) -> Self {
+        Self { unclaimed: 0, ..self }
     }
 
     /// Whether it reads exactly these topics.

@@ -235,9 +235,10 @@ impl Hub {
         };
         // Others see a subscriber only from its place in the order on: it misses nothing published from then on.
         self.queue_presence_of_stream(&state, &identity, &topics, true);
+        let close = state.close_without_run(&request, &identity, &topics);
         let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
-        state.log.extend_changes(finish);
+        state.log.extend_changes(finish.or(close));
         drop(state);
         self.hand_over_presence();
         ring(&self.open(&reader, &identity, plan, now));

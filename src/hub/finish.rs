@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{Hub, Registered, Request, State, ring};
 use crate::broker::letter::Step;
-use crate::change::{Change, Finished};
+use crate::change::{Change, Finished, Who};
 use crate::ending::{EndState, Ending, TopicEnd};
 use crate::error::{Error, Result};
 use crate::identity::{CloseReason, Identity};
@@ -67,8 +67,7 @@ impl Hub {
             return None;
         }
         state.expire(self, now);
-        let found = state.topics.find(topic);
-        let is_followed = found.is_some_and(|id| state.history.is_pinned(id) || state.ends.has(id));
+        let is_followed = state.topics.find(topic).is_some_and(|id| state.is_run(id));
         drop(state);
         self.hand_over_presence();
         Some(is_followed)
@@ -84,22 +83,30 @@ impl Hub {
         end.map(|end| end.ending.clone())
     }
 
-    /// The topics of runs that have not ended, and how long each is kept after its end, if the hub knows that.
+    /// The topics of runs that have not ended, and how long each is kept after its end, if the hub knows that. One that
+    /// has yet to begin leaves nothing to keep.
     #[must_use]
     pub fn running(&self) -> Vec<(Arc<str>, Option<Duration>)> {
         let state = self.state.lock();
-        let runs = state.history.pinned().filter(|id| !state.ends.has(*id));
-        let named = |id| Some((state.topics.get(id)?.name.clone(), state.ends.keeps.get(&id).copied()));
-        runs.filter_map(named).collect()
+        let begun = state.history.pinned().filter(|id| !state.ends.has(*id));
+        let begun = begun.map(|id| (id, state.ends.keeps.get(&id).copied()));
+        let awaited = state.ends.awaited.iter().map(|id| (*id, Some(Duration::ZERO)));
+        let named = |(id, keep)| Some((state.topics.get(id)?.name.clone(), keep));
+        begun.chain(awaited).filter_map(named).collect()
     }
 
     /// Follow a run whose beginning the broker's log no longer has: everything is kept from now on. If the topic has
-    /// lost nothing, the beginning has yet to come, and nothing is done.
+    /// lost nothing, the beginning has yet to come, and its watchers wait for it.
     pub fn adopt_run(&self, topic: &Topic) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         for id in state.intern(&self.config, std::slice::from_ref(topic)) {
-            if !state.ends.has(id) && !state.history.is_whole(&[id], now) {
+            if state.is_run(id) {
+                continue;
+            }
+            if state.history.is_whole(&[id], now) {
+                state.ends.awaited.insert(id);
+            } else {
                 state.history.pin_rest(id);
             }
         }
@@ -162,6 +169,23 @@ impl Hub {
 }
 
 impl State {
+    fn is_run(&self, topic: TopicId) -> bool {
+        self.history.is_pinned(topic) || self.ends.has(topic)
+    }
+
+    /// The end of a watcher's stream whose run is gone: its name was free before the stream began, and nothing would
+    /// ever come. The client comes back, and learns that there is no such run.
+    pub(super) fn close_without_run(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        topics: &[TopicId],
+    ) -> Option<Change> {
+        let is_there = |&topic: &TopicId| self.is_run(topic) || self.ends.awaited.contains(&topic);
+        let is_gone = request.follows_run && !topics.iter().any(is_there);
+        is_gone.then(|| Change::Close { who: Who::Id(identity.id), reason: CloseReason::Ended })
+    }
+
     /// Apply a step in the life of a topic, in the order of the log.
     pub(super) fn live(
         &mut self,
@@ -181,6 +205,7 @@ impl State {
                 // If there was one, its topic is gone, and the name has a new one.
                 let &topic = self.intern(&hub.config, &named).first()?;
                 self.history.pin(topic, seq);
+                self.ends.awaited.remove(&topic);
                 self.ends.keeps.insert(topic, keep);
                 return lost;
             }
@@ -348,6 +373,7 @@ impl State {
     pub(super) fn end_topic(&mut self, topic: TopicId, end: TopicEnd, until: Duration) -> Change {
         let end = Arc::new(end);
         self.ends.keeps.remove(&topic);
+        self.ends.awaited.remove(&topic);
         self.ends.by_topic.insert(topic, end.clone());
         self.ends.due.push(Reverse((until, topic)));
         Change::Finish { what: Finished::Topic(topic), end }

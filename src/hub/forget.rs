@@ -43,7 +43,7 @@ impl State {
         let mut idle: Vec<(TopicId, Arc<str>)> = Vec::new();
         for (id, info) in self.topics.behind(after).take_while(|(id, _)| *id <= until).take(most) {
             (examined, last) = (examined + 1, Some(id));
-            if info.subscribers == 0 && !self.ends.has(id) && !self.history.is_pinned(id) {
+            if info.subscribers == 0 && !self.ends.needs(id) && !self.history.is_pinned(id) {
                 idle.push((id, info.name.clone()));
             }
         }

@@ -187,7 +187,13 @@ impl Hub {
             self.queue_presence_of_stream(&state, identity, &topics, true);
         }
         // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
-        state.attach(identity, if plan.is_ok() { topics } else { TopicIds::new() });
+        if plan.is_ok() {
+            let close = state.close_without_run(request, identity, &topics);
+            state.attach(identity, topics);
+            state.log.extend_changes(close);
+        } else {
+            state.attach(identity, TopicIds::new());
+        }
         state.sweep(self, now);
         drop(state);
         self.hand_over_presence();
@@ -340,9 +346,10 @@ impl State {
     ) -> Plan {
         let head = self.head_of(request, topics);
         let given = request.given();
+        let wants_all = request.past == Some(Past::All);
+        let is_whole = wants_all && self.history.is_whole(topics, now);
         // A snapshot replaces everything that is lost.
-        let complete =
-            request.initial || request.past != Some(Past::All) || self.history.is_whole(topics, now);
+        let complete = request.initial || !wants_all || is_whole;
         // A run of which something is lost, without control events, which would say so: that is a gap.
         let is_partial = request.follows_run && request.no_control && !complete;
         let gap = gap.or_else(|| is_partial.then_some((ResetReason::Evicted, head)));
@@ -353,7 +360,10 @@ impl State {
             Some((ResetReason::Evicted, seq)) if !request.initial => {
                 Some(self.history.remains(topics, seq, head))
             }
-            _ => request.past.map(|past| self.history.past(topics, past, head, now)),
+            _ => request.past.map(|past| {
+                let replay = self.history.past(topics, past, head, now);
+                if is_whole { replay.promised() } else { replay }
+            }),
         };
         let cursor = replay.as_ref().map_or(head, |replay| replay.from().min(head));
         let recovered = reset.as_ref().map(|_| false);

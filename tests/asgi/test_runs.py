@@ -12,13 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+from run_sources import one
 from sse_hub import Hub
 from sse_hub._testing.event_parser import Event
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from waiting import until
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from waiting import until, until_async
 from wire import WAYS, Site, Stream, of_the_run
 
 SITES = tuple(WAYS)
@@ -268,6 +271,34 @@ def test_an_id_of_another_life_of_the_name_is_a_newcomers(site: Site) -> None:
             assert event.event in (":", "stream-open")
         assert event.json()["reason"] == "evicted", "what it held is void"
         assert [event.json() for event in stream.rest()][-1] == done()
+
+
+def test_a_watcher_whose_run_is_forgotten_while_it_is_answered_does_not_wait(site: Site) -> None:
+    """It found the run, whose name is free before its stream begins."""
+    hub = site.hub()
+
+    async def ask(request: Request) -> Response:
+        run = await hub.run("a", one, keep=0.5)
+        await run.wait()
+        return hub.follow("a")
+
+    def forgets(app: ASGIApp) -> ASGIApp:
+        async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sends(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await until_async(lambda: hub.stats()["topics"] == 0)
+                await send(message)
+
+            await app(scope, receive, sends)
+
+        return answers
+
+    site.app = Starlette(routes=[Route("/", ask)], middleware=[Middleware(forgets)])
+    with site.raw() as stream:
+        events = [event.event for event in stream.rest()]
+        # A stream that a server carries began before its head.
+        assert events == (["stream-reset", "stream-end"] if site.path == "loop" else [])
+        assert stream.ended
 
 
 def test_watchers_of_a_server_that_stops_learn_of_it(site: Site) -> None:

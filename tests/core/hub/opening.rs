@@ -186,17 +186,26 @@ fn what_is_evicted_while_a_replay_waits_is_said() {
 
 /// A busy topic evicts at its full ring with every event: what a newcomer never had is not missed.
 #[test]
-fn a_newcomer_learns_of_no_gap_when_its_past_moved_on() {
+fn a_newcomer_learns_of_a_past_that_moved_on_if_it_was_promised_all() {
     let world = small_history();
     for n in 1..=3 {
         world.publish(&["a"], &n.to_string());
     }
-    let stream = world.subscribe(&Request { past: Some(Past::All), ..request(&["a"]) });
+    let all = || world.subscribe(&Request { past: Some(Past::All), ..request(&["a"]) });
+    let last = world.subscribe(&Request { past: Some(Past::Last(3)), ..request(&["a"]) });
+    let whole = all();
     world.publish(&["a"], "4");
     world.drain();
-    assert_eq!(stream.all(), ["stream-open #0", "2 #2", "3 #3", "4 #4"]);
-    let reset = world.subscribe(&resume(&["a"], &world.id(0)));
+    assert_eq!(last.all(), ["stream-open #0", "2 #2", "3 #3", "4 #4"]);
+    let told = whole.all();
+    assert_eq!(told[0], "stream-open #0", "it is complete");
+    assert!(told[1].starts_with("stream-reset {\"reason\":\"evicted\""), "and no longer: {told:?}");
+    let partial = all();
     world.publish(&["a"], "5");
+    world.drain();
+    assert_eq!(partial.all(), ["stream-open {\"complete\":false} #1", "3 #3", "4 #4", "5 #5"]);
+    let reset = world.subscribe(&resume(&["a"], &world.id(0)));
+    world.publish(&["a"], "6");
     world.drain();
     let resets = reset.all().iter().filter(|event| event.starts_with("stream-reset")).count();
     assert_eq!(resets, 1, "one gap is announced once");

@@ -8,6 +8,7 @@ use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
 use sse_hub::queue::Capacity;
 use sse_hub::subscriber::Taken;
+use sse_hub::topic::Topic;
 
 use crate::ends::{END, read};
 use crate::support::{MS, SECOND, Stream, World, cases, config, draft, request};
@@ -211,6 +212,7 @@ fn a_replay_is_not_held() {
 #[test]
 fn a_hub_has_a_rate_for_all_and_a_stream_its_own() {
     let world = World::new(Config { interval: Some(INTERVAL), ..config() });
+    world.hub.begin_whole(&Topic::new("a").unwrap()).unwrap();
     let usual = world.live(&["a"]);
     let own = world.live_with(&Request { interval: Some(10 * MS), ..request(&["a"]) });
     let whole = world.live_with(&Request { follows_run: true, ..request(&["a"]) });

@@ -1,12 +1,16 @@
 //! Streams of runs: they carry the run's own events and what is sent to their client, and depend on nothing else.
 
+use std::time::Duration;
+
+use sse_hub::broker::letter::{Letter, Step};
+use sse_hub::ending::Ending;
 use sse_hub::hub::Request;
-use sse_hub::ids::GroupId;
+use sse_hub::ids::{GroupId, StreamId};
 use sse_hub::subscriber::Taken;
 use sse_hub::topic::Topic;
 
-use crate::ends::all_past;
-use crate::stream::seen;
+use crate::ends::{KEEP, all_past};
+use crate::stream::{later, seen};
 use crate::stream_world::{Stream, Worker, beginning};
 use crate::support::{World, config, draft, topics};
 
@@ -87,6 +91,7 @@ fn a_gap_that_is_fetched_has_the_runs_events_only() {
     stream.publish(&[], "to all");
     stream.publish(&["run"], "e3");
     let mut worker = Worker::begun(config(), &stream, 0);
+    worker.world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
     let back = |follows_run| Request { last_event_id: Some("1-0".into()), follows_run, ..all_past(&["run"]) };
     let (watcher, other) = (worker.world.subscribe(&back(true)), worker.world.subscribe(&back(false)));
     stream.publish(&[], "live, to all");
@@ -124,11 +129,61 @@ fn a_watcher_resumes_however_many_entries_of_others_followed() {
     assert_eq!(between.recovered(), Some(false), "no id of the run");
 }
 
+/// Nothing would ever come: it comes back, and learns that there is no such run.
+#[test]
+fn the_stream_of_a_watcher_ends_whose_run_is_gone_before_it_begins() {
+    let world = begun();
+    world.publish(&["run"], "1");
+    world.end("run");
+    world.advance(KEEP);
+    let (gone, last) = (watching("run"), Some(world.id(1)));
+    let back = Request { last_event_id: last, ..watching("run") };
+    let bare = Request { no_control: true, ..watching("run") };
+    for late in [gone, back, bare] {
+        let late = world.subscribe(&late);
+        world.drain();
+        assert!(!late.all().iter().any(|seen| seen.starts_with("1 ")));
+        assert_eq!(late.take(), Taken::End);
+        assert_eq!(late.closed(), Some("ended"));
+    }
+    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    let next = world.live_with(&watching("run"));
+    world.publish(&["run"], "2");
+    world.drain();
+    assert_eq!((next.all().len(), next.closed()), (1, None));
+}
+
+#[test]
+fn a_watcher_that_waits_for_the_broker_ends_if_its_run_is_gone_when_it_is_resolved() {
+    for begins_again in [false, true] {
+        let stream = Stream::default();
+        let mut worker = Worker::new(config());
+        let watcher = worker.world.subscribe(&watching("run"));
+        later(&worker, &watcher);
+        worker.begin(&stream, 10);
+        let topic = Topic::new("run").unwrap();
+        let life = |ms, step| (StreamId { ms, seq: 0 }, Letter::Life { topic: topic.clone(), step });
+        let begin = || Step::Begin { keep: Duration::ZERO };
+        let end = Step::End { keep: Duration::ZERO, ending: Ending::ENDED };
+        worker.world.hub.deliver(vec![life(90_000, begin()), life(90_001, end)]);
+        worker.world.stat("topics");
+        if begins_again {
+            worker.world.hub.deliver(vec![life(90_002, begin())]);
+        }
+        worker.answer_all(&stream);
+        worker.world.drain();
+        watcher.all();
+        assert_eq!(watcher.take() == Taken::End, !begins_again);
+        assert_eq!(watcher.closed(), (!begins_again).then_some("ended"));
+    }
+}
+
 #[test]
 fn a_break_of_the_log_is_told_to_watchers_too() {
     let mut stream = Stream::default();
     stream.publish(&["run"], "e1");
     let mut worker = Worker::begun(config(), &stream, 100);
+    worker.world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
     let watcher = worker.world.live_with(&watching("run"));
     stream.empty(beginning(2));
     stream.publish(&["run"], "anew");

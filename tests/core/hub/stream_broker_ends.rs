@@ -77,6 +77,12 @@ impl Worker {
         Client { stream, seen: Vec::new(), last: None, has_ended: false }
     }
 
+    fn watcher(&self) -> Client {
+        let whole = Request { past: Some(Past::All), follows_run: true, ..request(&["t"]) };
+        let stream = self.world.subscribe(&whole);
+        Client { stream, seen: Vec::new(), last: None, has_ended: false }
+    }
+
     /// What a newcomer sees to the end of its stream.
     fn whole(&self) -> Vec<String> {
         let mut client = self.newcomer();
@@ -455,9 +461,26 @@ fn a_run_that_has_yet_to_begin_is_not_taken_for_one_that_is_trimmed() {
     let (a, b) = (Worker::new(&store), Worker::new(&store));
     until(|| a.is_connected() && b.is_connected());
     assert!(a.lease("one") && b.finds_run());
-    assert_eq!(b.world.hub.running(), []);
+    let mut early = b.watcher();
     a.step(BEGIN, held("one")).unwrap();
     until(|| b.world.hub.running() == [(Arc::from("t"), Some(KEEP))]);
+    a.publish_held("1", "one").unwrap();
+    early.until(&b, |client| client.seen == ["stream-open", "1"]);
+}
+
+#[test]
+fn a_run_whose_owner_dies_before_it_begins_is_lost_to_its_watchers_and_leaves_its_name_free() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    until(|| a.is_connected() && b.is_connected());
+    assert!(a.lease("one") && b.finds_run());
+    let mut early = b.watcher();
+    a.broker.release(&lease_of_run("t"), "one");
+    store.with(crate::memory_store::Memory::expire_leases);
+    early.until(&b, |client| client.has_ended);
+    assert_eq!(early.seen, ["stream-open", "stream-end"]);
+    assert!(b.lease("two"));
+    assert_eq!(b.step(BEGIN, held("two")).map(drop), Ok(()));
 }
 
 #[test]
