@@ -3,7 +3,7 @@
 
 import { makeSvg } from "./dom.js";
 
-const LABELS = 58; // pixels on the right for prices
+const LABELS = 64; // pixels on the right for prices: enough for "888.88" in a wide font
 const PADDING = 12;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
