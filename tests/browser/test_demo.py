@@ -252,6 +252,17 @@ def test_an_answer_cut_in_the_middle_is_the_same_answer(
     assert page.locator("#words").text_content() == other.locator("#words").text_content()
 
 
+def test_a_name_of_nothing_is_not_taken(demo: Server, visit: Callable[..., Page]) -> None:
+    page = visit(demo.url, "Ada")
+    page.fill("#name", "   ")
+    page.press("#name", "Enter")
+    expect(page.locator("#name")).to_have_value("Ada")
+    page.fill("#name", " Eve ")
+    page.press("#name", "Enter")
+    expect(page.locator("#name")).to_have_value("Eve")
+    expect(page.locator("#people")).to_contain_text("Eve")
+
+
 def test_the_id_of_a_quiet_stream_moves_on(serve: Serve, visit: Callable[..., Page]) -> None:
     demo = serve(*DEMO, **QUICK, SSE_HUB_HEARTBEAT="0.3")
     page = visit(demo.url, "Ada")

@@ -118,6 +118,7 @@ byId("name-form").addEventListener("submit", (/** @type {Event} */ event) => {
 });
 byId("name").addEventListener("change", () => {
   const name = byId("name").value.trim();
+  byId("name").value = name || me.name;
   if (!name || name === me.name) return;
   me.name = name;
   sessionStorage.setItem("name", name);
