@@ -69,6 +69,7 @@ class Meter:
         self.seconds = seconds  # for which each kind is measured once all streams are open
         self.costs = Costs(limit=limit)
         self.queues: set[asyncio.Queue[str]] = set()
+        self._memory: dict[Kind, float] = {}  # of each client, as it was measured before
         self._task: asyncio.Task[None] | None = None
 
     def start(self, host: str, port: int) -> None:
@@ -129,6 +130,7 @@ class Meter:
         loop = asyncio.get_running_loop()
         deadline, began = loop.time() + PATIENCE, None
         ages: list[float] = []
+        memory_each: float | None = None
         async with asyncio.timeout(PATIENCE + self.seconds):
             # A server that stood still while it measured has seen no tick: it goes on until one came.
             while began is None or not ages or loop.time() - began[0] < self.seconds:
@@ -140,6 +142,9 @@ class Meter:
                     raise RuntimeError(seen["problem"])
                 enough = seen["open"] >= min(ENOUGH, self.limit)
                 memory_each = per_client(memory, seen["open"]) if enough else None
+                if memory_each is not None:
+                    # What the process kept of earlier streams, these use again: they seem to need less.
+                    memory_each = max(memory_each, self._memory.get(kind, 0.0))
                 reading = Reading(clients=seen["open"], memory=memory_each)
                 if began is not None and seen["ticks"] > began[2]:
                     reading.cpu = (time.process_time() - began[1]) * 1e6 / (seen["ticks"] - began[2])
@@ -151,6 +156,8 @@ class Meter:
                     raise TimeoutError
                 setattr(self.costs, kind, reading)
                 self.show()
+        if memory_each is not None:
+            self._memory[kind] = memory_each
 
     async def _feed(self) -> None:
         """Put each tick into the queue of each client, as programs without a hub do."""

@@ -297,6 +297,19 @@ def test_what_a_client_costs_is_measured_with_real_streams(serve: Serve, visit: 
     expect(page.locator("#people-count")).to_have_text("2")
 
 
+def test_a_second_measurement_does_not_show_less_memory(serve: Serve, visit: Callable[..., Page]) -> None:
+    server = serve(*DEMO, **QUICK, SSE_HUB_CROWD="100", SSE_HUB_MEASURED="0.5")
+    page = visit(server.url, "Ada")
+    card, shown = page.locator("#cost"), page.locator("#cost-starlette-memory")
+    page.click("#cost-start")
+    expect(card).to_have_attribute("data-state", "done")
+    first = float(shown.inner_text().removesuffix(" KB"))
+    page.click("#cost-start")
+    expect(card).not_to_have_attribute("data-state", "done")
+    expect(card).to_have_attribute("data-state", "done")
+    assert float(shown.inner_text().removesuffix(" KB")) >= first
+
+
 def test_the_streams_can_be_closed_early_and_are_refused_elsewhere(
     serve: Serve, visit: Callable[..., Page]
 ) -> None:
