@@ -10,7 +10,7 @@ import pytest
 import sse_hub.sse as ours
 import sse_starlette.sse as peer
 from scripted import HTTP, three
-from sse_hub import EventSourceResponse
+from sse_hub import EventSourceResponse, Hub
 from starlette.background import BackgroundTask
 from starlette.types import Message, Scope
 
@@ -138,3 +138,11 @@ def test_module_paths_have_the_peers_names() -> None:
 def test_what_yields_nothing_is_refused_at_the_call(content: Any) -> None:
     with pytest.raises(TypeError, match="content is a generator or another iterable, def or async, not "):
         EventSourceResponse(content)
+
+
+def test_a_hub_and_its_response_are_refused_with_what_to_return() -> None:
+    hub: Any = Hub()
+    with pytest.raises(TypeError, match=r": it is a response already, return it as it is$"):
+        EventSourceResponse(hub.response("prices"))
+    with pytest.raises(TypeError, match=r"0 subscribers>: return its response\(topics\)$"):
+        EventSourceResponse(hub)

@@ -138,6 +138,10 @@ class EventSourceResponse(TaskGroupStream, Response):
             self.body_iterator = SyncContent(content)
         else:
             hint = ": call it" if callable(content) else ""
+            if isinstance(content, Response):
+                hint = ": it is a response already, return it as it is"
+            elif isinstance(content, StreamingHub):
+                hint = ": return its response(topics)"
             raise TypeError(
                 f"content is a generator or another iterable, def or async, not {content!r}{hint}"
             )
