@@ -212,9 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     if not _segments(given.path):
-        print(
-            f"there is no log in {given.path}: pass the directory that has the *.log files", file=sys.stderr
-        )
+        logs = sorted(str(path) for path in given.path.glob("*") if _segments(path))
+        hint = " or ".join(logs) or "the directory that has the *.log files"
+        print(f"there is no log in {given.path}: pass {hint}", file=sys.stderr)
         return 2
     if given.follow:
         try:

@@ -134,7 +134,14 @@ def test_a_file_that_is_deleted_while_it_is_read_is_left_out(
 
 def test_no_log_is_said(files: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(files.directory)]) == 2
-    assert "there is no log in" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(": pass the directory that has the *.log files\n")
+
+
+def test_the_logs_below_a_directory_are_named(
+    files: FileServer, small: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(files.log().parent)]) == 2
+    assert capsys.readouterr().err == f"there is no log in {files.log().parent}: pass {files.log()}\n"
 
 
 @contextmanager
