@@ -144,6 +144,20 @@ def test_one_client_is_poked_and_a_user_signed_out(block: Block, capsys: pytest.
     assert "ann left: signed out" in capsys.readouterr().out
 
 
+@exercises("publishing.md", "Errors")
+def test_what_cannot_be_published_is_answered_with_the_reason(block: Block) -> None:
+    with serve(block.run()["app"]) as server:
+        json_type = {"Content-Type": "application/json"}
+        for content, reason in [
+            ('{"gold": NaN}', "nan"),
+            (json.dumps({"x": "x" * 2**20}), "max_event_bytes"),
+        ]:
+            answer = server.http.post("/push", content=content, headers=json_type)
+            assert answer.status_code == 422
+            assert reason in answer.json()["detail"]
+        assert server.http.post("/push", json={"gold": 2411.5}).status_code == 200
+
+
 @exercises("quickstart.md", "Database sessions")
 def test_a_session_is_closed_while_the_stream_is_open(block: Block) -> None:
     names = block.run()
