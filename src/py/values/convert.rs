@@ -265,7 +265,7 @@ fn as_invalid_event(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyValueError>(py) {
         return error;
     }
-    let refused = invalid_event(py, error.value(py).to_string());
+    let refused = invalid_event(py, format!("data cannot be written as JSON: {}", error.value(py)));
     refused.set_cause(py, Some(error));
     refused
 }
