@@ -24,6 +24,7 @@ from sse_hub.sse import AppStatus
 from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE, until
 
 HTTP = pytest.mark.parametrize("http", ["httptools", "h11"])
@@ -316,6 +317,40 @@ def test_it_leaves_through_middleware_that_runs_the_app_in_a_task_of_its_own() -
     with streaming(content, app) as (server, requests), server.stream("/") as stream:
         assert stream.next().data == "a"
         until(lambda: requests == [])
+        go_on.set()
+        assert [event.data for event in stream.rest()] == ["b"]
+
+
+class Failing:
+    """Middleware that fails when the request is over."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+        if scope["type"] == "http":
+            raise LookupError("too late to matter")
+
+
+@HTTP
+@LOOP
+def test_middleware_that_fails_afterwards_does_not_end_it(
+    http: str, loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = FastAPI()
+    app.add_middleware(Failing)
+    go_on = threading.Event()
+
+    async def content() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        yield "b"
+
+    options = {"http": http, "loop": loop}
+    with streaming(content, app, server=options) as (server, _), server.stream("/") as stream:
+        assert stream.next().data == "a"
+        until(lambda: "too late to matter" in capfd.readouterr().err)
         go_on.set()
         assert [event.data for event in stream.rest()] == ["b"]
 

@@ -159,11 +159,29 @@ def release(cycle: Any, protocol: asyncio.Protocol) -> None:
     """Give a connection that has no reason to stay another protocol. To uvicorn it is lost.
 
     Later sends are swallowed, nothing is logged, and the connection is no longer counted. Because the reason
-    is an error, uvicorn does not close the transport.
+    is an error, uvicorn does not close the transport. It would close the cycle's after an exception of
+    middleware, though the stream goes on.
     """
     connection = cycle.transport.get_protocol()
     connection.transport.set_protocol(protocol)
+    cycle.transport = _Gone()
     connection.connection_lost(ConnectionAbortedError("handed off"))
+
+
+class _Gone:
+    """The transport of a cycle whose connection is gone."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
 
 
 def after_request(cycle: Any, then: Callable[[], None]) -> None:
