@@ -24,14 +24,14 @@ LOOP = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 
 
 @contextmanager
-def streaming(content: Any, handoff: bool | None, **options: Any) -> Iterator[Server]:
+def streaming(content: Any, handoff: bool | None, loop: str = "auto", **options: Any) -> Iterator[Server]:
     app = FastAPI()
 
     @app.get("/")
     async def events() -> EventSourceResponse:
-        return EventSourceResponse(content(), ping=0, sep="\n", handoff=handoff)
+        return EventSourceResponse(content(), handoff=handoff, **{"ping": 0, "sep": "\n"} | options)
 
-    with serve(app, **options) as server:
+    with serve(app, loop=loop) as server:
         yield server
 
 
@@ -115,6 +115,49 @@ def test_streams_go_on_while_the_process_has_no_descriptor_left(handoff: bool | 
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             waiting.close()
     assert b"data: after" in received
+
+
+@HANDOFF
+@pytest.mark.parametrize("content", ["drains", "waits"])
+def test_pings_do_not_pile_up_for_a_client_that_stalls(handoff: bool | None, content: str) -> None:
+    go_on = threading.Event()
+    ping = b": ping" + b"x" * 100_000 + b"\n\n"
+    made = yielded = 0
+
+    def make_ping() -> bytes:
+        nonlocal made
+        made += 1
+        return ping
+
+    async def events() -> AsyncIterator[str]:
+        nonlocal yielded
+        for number in range(20_000 if content == "drains" else 1):
+            yielded += 1
+            yield f"{number} {'x' * 500}"
+        await asyncio.to_thread(go_on.wait, PATIENCE)
+        yield "last"
+
+    options = {"ping": 0.001, "ping_message_factory": make_ping}
+    with streaming(events, handoff, **options) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        seen = -1
+        while seen != made + yielded or yielded == 0:
+            seen = made + yielded
+            server.http.get("/nothing")
+            threading.Event().wait(0.2)
+            assert made * len(ping) < 50_000_000, "far more than the kernel and a transport hold"
+        go_on.set()
+        received = bytearray()
+        while part := client.recv(1 << 20):
+            received += part
+    assert received.endswith(b"0\r\n\r\n")
+    data = [line.split()[1] for line in received.split(b"\n") if line.startswith(b"data: ")]
+    assert data == [b"%d" % number for number in range(len(data) - 1)] + [b"last"]
+    assert received.count(ping) == made
+    assert content == "drains" or made > 1
 
 
 @HANDOFF

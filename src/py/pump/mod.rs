@@ -129,11 +129,14 @@ impl Pump {
         Self::make(content, encoder, sep, Sink::function(send))
     }
 
-    /// Whether nothing may be written now: events wait for the connection to take what was written before, or the
-    /// content makes a step.
+    /// Whether nothing may be written now: the connection has not taken what was written before, or the content makes
+    /// a step.
     #[getter]
-    fn is_busy(&self) -> bool {
-        self.state.try_lock().is_none_or(|state| state.drain.is_some())
+    fn is_busy(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.state.try_lock() {
+            Some(state) if state.drain.is_none() => state.sink.is_paused(py),
+            _ => Ok(true),
+        }
     }
 
     /// From now on, content that ignores its cancellation sends nothing more.

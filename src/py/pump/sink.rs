@@ -97,6 +97,14 @@ impl Sink {
         written
     }
 
+    /// Whether the connection holds so much that it has to drain before more is written.
+    pub fn is_paused(&self, py: Python<'_>) -> PyResult<bool> {
+        match &self.way {
+            Way::Connection(connection) => connection.is_paused(py),
+            Way::Function(_) => Ok(false),
+        }
+    }
+
     /// What to await before more is written, if the connection has to drain.
     pub fn drained(&self, py: Python<'_>) -> PyResult<Option<Awaited>> {
         match &self.way {
@@ -146,12 +154,15 @@ impl Connection {
         Ok(())
     }
 
+    fn is_paused(&self, py: Python<'_>) -> PyResult<bool> {
+        self.flow.bind(py).getattr(intern!(py, "write_paused"))?.is_truthy()
+    }
+
     fn drained(&self, py: Python<'_>) -> PyResult<Option<Awaited>> {
-        let flow = self.flow.bind(py);
-        if !flow.getattr(intern!(py, "write_paused"))?.is_truthy()? {
+        if !self.is_paused(py)? {
             return Ok(None);
         }
-        Awaited::new(&flow.call_method0(intern!(py, "drain"))?).map(Some)
+        Awaited::new(&self.flow.bind(py).call_method0(intern!(py, "drain"))?).map(Some)
     }
 }
 
