@@ -15,7 +15,7 @@ from handoff_serving import body_of
 from loops import LOOPS
 from servers import Client, Command, program, run, uvicorn
 from waiting import PATIENCE
-from wire import Stream
+from wire import Stream, reset
 
 
 def app(*options: str) -> Command:
@@ -95,6 +95,30 @@ def test_the_first_stream_of_a_process_with_few_descriptors_streams_or_comes_bac
         assert "Traceback" not in server.output
         reason = "a stream could not be opened, and its client comes back in 30 seconds"
         assert (reason in server.output) is (left == 0)
+
+
+KINDS = ["waits", "runs", "def", "waits, let go", "runs, let go", "def, let go"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors")
+def test_the_first_generators_of_a_process_without_descriptors_stream_and_are_closed() -> None:
+    with run(app()) as server, ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port, "/restored")) for _ in KINDS]
+        status = stack.enter_context(Client(server.port, "/restored"))
+        for client in (*clients, status):
+            answer(client)
+        assert ask(status, "/used-up") == "used up."
+        status.sock.sendall(b"GET /plain-events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+        for client, kind in zip(clients, KINDS, strict=True):
+            path = f"/generator?kind={kind.replace(' ', '%20')}"
+            client.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.read_until(b"data: tick\r\n\r\n")
+            reset(client.sock)
+            server.wait_for(f"closed: {kind}\\.")
+        server.terminate()
+        assert server.wait() in (0, -signal.SIGTERM)
+        assert "Traceback" not in server.output
 
 
 FORKS = """

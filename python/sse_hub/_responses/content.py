@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
@@ -13,10 +15,15 @@ from typing import Any
 import anyio
 
 from sse_hub._responses import threads
+from sse_hub._responses.shield import shielded
+from sse_hub._stopping.serving import on_asyncio
 
-__all__ = ["SyncContent", "close_content", "is_closed"]
+__all__ = ["FOR_EVER", "SyncContent", "close_content", "is_closed"]
 
 logger = logging.getLogger("sse_hub.sse")
+
+FOR_EVER = 10.0**8
+"""Three years, for streams that do not end with their server: uvloop's timers do not accept infinity."""
 
 _PATIENCE = 1.0  # seconds that closing waits for a `next` that still runs, and may block for ever
 _POLL = 0.01
@@ -77,11 +84,12 @@ class SyncContent:
         closed when that step returns.
         """
         self._begin_close()
-        patience = anyio.current_time() + _PATIENCE
+        patience = time.monotonic() + _PATIENCE
+        sleep = asyncio.sleep if on_asyncio() else anyio.sleep
         while self._state is not _State.CLOSED:
-            if self._state is _State.RUNNING and anyio.current_time() > patience:
+            if self._state is _State.RUNNING and time.monotonic() > patience:
                 return
-            await anyio.sleep(_POLL)
+            await sleep(_POLL)
 
     def __del__(self) -> None:
         with suppress(Exception):  # the interpreter may be ending
@@ -141,10 +149,21 @@ async def close_content(content: Any, seconds: float | None) -> None:
     """Call the content's ``aclose``, if it has one, for at most ``seconds``. Never raises."""
     if is_closed(content):
         return
-    with anyio.move_on_after(seconds, shield=True) as limit:
-        try:
-            await content.aclose()
-        except Exception:
-            logger.exception("Error closing body iterator after encoding or send failure")
-    if limit.cancel_called:
+    if on_asyncio():
+        with shielded(), suppress(TimeoutError):
+            async with asyncio.timeout(seconds and min(seconds, FOR_EVER)) as limit:
+                await _close(content)
+        is_late = limit.expired()
+    else:
+        with anyio.move_on_after(seconds, shield=True) as scope:
+            await _close(content)
+        is_late = scope.cancel_called
+    if is_late:
         logger.warning("Body iterator cleanup cancelled after %s seconds", seconds)
+
+
+async def _close(content: Any) -> None:
+    try:
+        await content.aclose()
+    except Exception:
+        logger.exception("Error closing body iterator after encoding or send failure")

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 
 from sse_hub._core import Pump, Subscription
-from sse_hub._responses.content import close_content
+from sse_hub._responses.content import FOR_EVER, close_content
 from sse_hub._responses.sending import send_within
 from sse_hub._responses.streamed import Streamed
 from sse_hub._servers import Buffers, find_departure
@@ -18,12 +18,9 @@ from sse_hub._servers.uvicorn_writing import ChunkedConnection, begin, connectio
 from sse_hub.event import ServerSentEvent, _encoder
 from sse_hub.event import _ensure_bytes as ensure_bytes
 
-__all__ = ["FOR_EVER", "EventBody"]
+__all__ = ["EventBody"]
 
 logger = logging.getLogger("sse_hub.sse")
-
-FOR_EVER = 10.0**8
-"""Three years, for streams that do not end with their server: uvloop's timers do not accept infinity."""
 
 
 class EventBody:

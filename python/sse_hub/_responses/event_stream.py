@@ -20,13 +20,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 from typing import cast
 
-import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
+from sse_hub._responses.content import FOR_EVER
 from sse_hub._responses.disconnect import DisconnectWatch, needs_no_task
-from sse_hub._responses.event_body import FOR_EVER, EventBody
+from sse_hub._responses.event_body import EventBody
+from sse_hub._responses.shield import shielded
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import abort, find_buffers, find_unsent
@@ -301,8 +302,8 @@ class EventStream(EventBody):
                     task.cancel()
 
     def _shield(self) -> AbstractContextManager[object]:
-        """A cancelled anyio scope around the request would interrupt every await from now on."""
-        return anyio.CancelScope(shield=True)
+        """A cancelled scope around the request would interrupt every await from now on."""
+        return shielded()
 
     async def _end_response(self, start: Message | None) -> None:
         """End the HTTP response of a stream that was cancelled because its server stops."""

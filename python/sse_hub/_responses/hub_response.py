@@ -31,7 +31,7 @@ from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.registry import RunningServer
 from sse_hub._stopping.serving import Serving
 from sse_hub.event import _encoder
-from sse_hub.exceptions import GapError, HubClosed, HubFull, NotAuthorized
+from sse_hub.exceptions import GapError, HubClosed
 
 __all__ = ["HubResponse"]
 
@@ -137,7 +137,8 @@ class HubResponse(GuardedResponse):
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
-        except (HubFull, HubClosed, NotAuthorized) as error:
+        except TURNED_AWAY as error:
+            self.hub._turns_away(error)
             await self._refuse(send, self._status_for(error))
             return False
         try:
