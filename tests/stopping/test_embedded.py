@@ -141,10 +141,12 @@ def test_streams_over_tls_end_too(loop: str, tmp_path: Path, capfd: pytest.Captu
     tls.check_hostname = False
     with ExitStack() as stack:
         server = stack.enter_context(ThreadServer(app, loop=loop, ssl_keyfile=key, ssl_certfile=certificate))
-        reading = [stack.enter_context(Client(server.port, path, tls=tls)) for path in ("/raw", "/hub")]
+        reading = [
+            stack.enter_context(Client(server.port, path, tls=tls)) for path in ("/raw", "/generated", "/hub")
+        ]
         for client in reading:
             client.read_until(TICK)
-        for path in ("/raw/flood", "/hub/flood"):
+        for path in ("/raw/flood", "/generated/flood", "/hub/flood"):
             stalled = stack.enter_context(Client(server.port, path, receive_buffer=4096, tls=tls))
             stalled.wait_stalled()
         server.stop()

@@ -60,6 +60,9 @@ class DetachedStream(EventStream):
         self._connected.abort()
         return True
 
+    async def _abort_before_end(self) -> None:
+        self._connected.abort()
+
     async def _send_head(self, start: Message | None, is_direct: bool) -> ChunkedConnection | None:
         if is_direct:
             transport = self._connected.transport

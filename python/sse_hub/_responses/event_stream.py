@@ -27,6 +27,7 @@ from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import FOR_EVER
 from sse_hub._responses.disconnect import DisconnectWatch, needs_no_task
 from sse_hub._responses.event_body import EventBody
+from sse_hub._responses.sending import abort_before_end
 from sse_hub._responses.shield import shielded
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -90,6 +91,9 @@ class EventStream(EventBody):
 
     def _abort_connection(self) -> bool:
         return abort(self._receive)
+
+    async def _abort_before_end(self) -> None:
+        await abort_before_end(self._receive)
 
     def _grace_period(self) -> float:
         grace: float = self._response._shutdown_grace_period
@@ -314,7 +318,7 @@ class EventStream(EventBody):
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             # The client reads nothing: an orderly close of its connection would take for ever.
-            self._abort_connection()
+            await self._abort_before_end()
 
     def _failures(self) -> list[BaseException]:
         """The exceptions of tasks that ended with one."""

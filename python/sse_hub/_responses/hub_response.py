@@ -24,8 +24,9 @@ from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, names_status_code
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
+from sse_hub._responses.sending import abort_before_end
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import Buffers, abort, find_buffers, find_closing, find_departure
+from sse_hub._servers import Buffers, find_buffers, find_closing, find_departure
 from sse_hub._servers.stay import Stay
 from sse_hub._servers.uvicorn_writing import connection_of
 from sse_hub._stopping.registry import RunningServer
@@ -38,8 +39,6 @@ __all__ = ["HubResponse"]
 _NO_CONTENT = (204, 205, 304)  # RFC 9110, 15.3.5, 15.3.6 and 15.4.5
 # Seconds in which a broker must resolve where a client starts, if the status depends on that.
 _RESOLVING = 10.0
-# Turns of the loop in which a server notices an abort; one that has not would log an incomplete response.
-_TURNS = 3
 
 
 class HubResponse(GuardedResponse):
@@ -258,9 +257,7 @@ class HubResponse(GuardedResponse):
                 await body
         except GapError:
             # Do not send the end of the body: the client would take the body for complete.
-            if abort(receive):
-                for _ in range(_TURNS):
-                    await asyncio.sleep(0)
+            await abort_before_end(receive)
         except asyncio.CancelledError:
             if not stream.was_aborted():
                 raise

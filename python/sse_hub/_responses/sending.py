@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 
-__all__ = ["SendTimeoutError", "send_within", "sends_denial"]
+from sse_hub._servers import abort
+
+__all__ = ["SendTimeoutError", "abort_before_end", "send_within", "sends_denial"]
+
+# Turns of the loop in which a server notices an abort: with TLS one more than without.
+_TURNS = 3
 
 
 class SendTimeoutError(TimeoutError):
     """A client did not take an event or a ping within the response's ``send_timeout``."""
+
+
+async def abort_before_end(receive: Receive) -> None:
+    """Abort the connection of a response that returns without its end.
+
+    A server that has not noticed the abort by then would log an incomplete response.
+    """
+    if abort(receive):
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
 
 async def send_within(seconds: float | None, send: Send, message: Message) -> None:
