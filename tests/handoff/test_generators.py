@@ -203,14 +203,21 @@ def test_dependencies_close_when_the_stream_begins_unless_they_are_held() -> Non
         yield "session"
         opened.remove("session")
 
+    class Overriding(EventSourceResponse):
+        async def _ping(self, send: Send) -> None:
+            await super()._ping(send)
+
     @app.get("/{how}")
     async def events(how: str, session: str = Depends(session)) -> EventSourceResponse:
-        return EventSourceResponse(content(), handoff=True, hold_dependencies=how == "held")
+        response = Overriding if how == "overriding" else EventSourceResponse
+        options: dict[str, Any] = {"status_code": 201} if how == "stays" else {}
+        return response(content(), handoff=True, hold_dependencies=how == "held", **options)
 
     with serve(app) as server:
-        with server.stream("/let-go") as stream:
-            assert stream.next().data == "hello"
-            until(lambda: opened == [])
+        for how in ("let-go", "stays", "overriding"):
+            with server.stream(f"/{how}") as stream:
+                assert stream.next().data == "hello"
+                until(lambda: opened == [])
         with server.stream("/held") as stream:
             assert stream.next().data == "hello"
             assert opened == ["session"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
+from fastapi import Depends, FastAPI
 from sse_hub import EventSourceResponse, Hub
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Send
 from waiting import until
 from wire import WAYS, Site, only
 
@@ -54,6 +57,38 @@ def stays_with_the_server(site: Site, hub: Hub, **options: Any) -> None:
         assert [event for event in stream.rest() if not event.is_comment] == []
         assert stream.ended
     until(lambda: hub.count() == 0)
+
+
+@pytest.mark.parametrize("how", ["option", "overriding"])
+def test_dependencies_close_when_it_begins_all_the_same(site: Site, how: str) -> None:
+    hub = site.hub()
+    app = FastAPI()
+    opened: list[str] = []
+
+    class Overriding(EventSourceResponse):
+        async def _ping(self, send: Send) -> None:
+            await super()._ping(send)
+
+    async def session() -> AsyncIterator[None]:
+        opened.append("session")
+        yield
+        opened.remove("session")
+
+    @app.get("/{held}", dependencies=[Depends(session)])
+    async def events(held: int) -> Response:
+        response = Overriding if how == "overriding" else EventSourceResponse
+        return response(hub.subscribe("t"), ping=30, hold_dependencies=bool(held))
+
+    site.app = app
+    for held in (0, 1):
+        with site.raw(f"/{held}") as stream:
+            stream.opened()
+            if held:
+                assert opened == ["session"]
+            until(lambda held=held: opened == ["session"] * held)  # type: ignore[misc]
+            hub.publish("t", 1)
+            assert stream.take(1) == [1]
+        until(lambda: hub.count() == 0 and opened == [])
 
 
 def test_a_middleware_that_changes_the_body_keeps_it_with_the_server(site: Site) -> None:

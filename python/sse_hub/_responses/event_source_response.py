@@ -85,10 +85,10 @@ class EventSourceResponse(TaskGroupStream, Response):
             ``content`` may ignore its cancellation; default 30, None means no limit.
         handoff: for a Subscription, as in ``Hub.response``. For other content default None, which is False;
             True lets the request end when the stream begins, under uvicorn: only ``content``, which goes on
-            in a task of its own, and the connection are kept. Dependencies with ``yield`` close then, and
-            an exception of ``content`` is logged.
+            in a task of its own, and the connection are kept, and an exception of ``content`` is logged.
+            Dependencies with ``yield`` close then, also where the stream stays with its server.
         hold_dependencies: for a Subscription, as in ``Hub.response``. For other content True keeps a stream
-            with ``handoff=True`` with its server.
+            with ``handoff=True`` with its server, and its dependencies open.
         compress: for a Subscription, as in ``Hub.response``, under the conditions for its hand-off that are
             named at ``content``. No other content is compressed.
 
@@ -246,6 +246,8 @@ class EventSourceResponse(TaskGroupStream, Response):
             await send({**start, "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif self._overrides_hooks() or not on_asyncio():
+            if self._needs_no_dependencies():
+                await close_dependencies(scope)
             await self._run_task_group(scope, receive, send)
         elif await self._stream(scope, receive, send, start):
             return  # The background task runs when the stream ends.
@@ -281,14 +283,14 @@ class EventSourceResponse(TaskGroupStream, Response):
                 head = None
             else:
                 hub._stays(attempt)
-            if not self.hold_dependencies:
-                await close_dependencies(scope)
         elif isinstance(subscription, Subscription):
             cast(StreamingHub, subscription._hub)._stays(Stay.CONTENT)
         elif self.handoff:
             if await self._detach(scope, receive, send, start):
                 return True
             head = None
+        if self._needs_no_dependencies():
+            await close_dependencies(scope)
         await EventStream(self, receive, send).run(scope, head)
         return False
 
@@ -318,6 +320,11 @@ class EventSourceResponse(TaskGroupStream, Response):
         await end_of_response(send)
         await close_dependencies(scope)
         return True
+
+    def _needs_no_dependencies(self) -> bool:
+        """Whether dependencies close when the stream begins, wherever it goes on."""
+        is_let_go = isinstance(self.body_iterator, Subscription) or bool(self.handoff)
+        return is_let_go and not self.hold_dependencies
 
     def _transport_attempt(self, scope: Scope, receive: Receive) -> Attempt[OwnedConnection] | Stay:
         if is_refused_by_environment():
