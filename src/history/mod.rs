@@ -82,11 +82,12 @@ impl History {
     }
 
     /// Keep everything that is published to a topic behind `seq`, the newest number, until the topic is forgotten.
-    /// What it has kept before goes.
-    pub fn pin(&mut self, topic: TopicId, seq: u64) {
+    /// What it has kept before goes. `id` is that of the number in a broker's log.
+    pub fn pin(&mut self, topic: TopicId, seq: u64, id: Option<StreamId>) {
         self.empty(topic);
         if let Some(ring) = self.rings.get_mut(&topic) {
             ring.begun = seq;
+            ring.begun_id = id;
             ring.is_pinned = true;
         }
     }
@@ -133,6 +134,7 @@ impl History {
             self.empty(topic);
             if let Some(ring) = self.rings.get_mut(&topic) {
                 ring.lost = seq;
+                ring.begun_id = None;
             }
         }
     }
@@ -196,6 +198,18 @@ impl History {
         let mut pinned =
             topics.iter().filter_map(|topic| self.rings.get(topic)).filter(|ring| ring.is_pinned);
         pinned.find_map(|ring| ring.find(id))
+    }
+
+    /// Whether the run of one of these topics has begun behind this number.
+    #[must_use]
+    pub fn has_begun_behind(&self, topics: &[TopicId], seq: u64) -> bool {
+        topics.iter().filter_map(|topic| self.rings.get(topic)).any(|ring| ring.begun > seq)
+    }
+
+    /// The same for an id of a broker's log.
+    #[must_use]
+    pub fn has_begun_behind_id(&self, topics: &[TopicId], id: StreamId) -> bool {
+        topics.iter().filter_map(|topic| self.rings.get(topic)).any(|ring| ring.begun_id > Some(id))
     }
 
     /// Whether everything published to these topics after `seq` is still kept.

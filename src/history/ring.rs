@@ -29,13 +29,24 @@ pub(super) struct Ring {
     pub(super) lost: u64,
     /// Nothing that was lost up to this number belongs to the topic as it is now.
     pub(super) begun: u64,
+    /// The id of that number in a broker's log, if the log goes on from there.
+    pub(super) begun_id: Option<StreamId>,
     /// Everything is kept until the topic is forgotten, beside all budgets.
     pub(super) is_pinned: bool,
 }
 
 impl Ring {
     pub(super) fn new(retention: Retention, lost: u64) -> Self {
-        Self { events: VecDeque::new(), table: None, bytes: 0, retention, lost, begun: 0, is_pinned: false }
+        Self {
+            events: VecDeque::new(),
+            table: None,
+            bytes: 0,
+            retention,
+            lost,
+            begun: 0,
+            begun_id: None,
+            is_pinned: false,
+        }
     }
 
     pub(super) fn len(&self) -> usize {

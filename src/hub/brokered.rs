@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::{Question, Request};
-use super::{Hub, State, ring};
+use super::{Freed, Hub, Registered, State, ring};
 use crate::broker::Broker;
 use crate::broker::letter::{Arrived, Fence, Letter, Step, To, Whose};
 use crate::change::Change;
@@ -220,11 +220,13 @@ impl Hub {
             }));
             return None;
         }
-        let request = state.subscribers.get_mut(&subscriber)?.unresolved.take()?;
+        let fetches = matches!(verdict, Verdict::Kept(..));
+        let registered = state.subscribers.get_mut(&subscriber)?;
+        let request = registered.unresolved.take()?;
+        registered.fetched = fetches.then(Box::default);
         // Behind the end of its topics there is nothing for it.
         let end = state.end_of(&topics).and_then(|end| end.id).and_then(StreamId::from_event_id);
         let end = end.or(state.numbering.end());
-        let fetches = matches!(verdict, Verdict::Kept(..));
         let plan = match verdict {
             Verdict::Kept(id, next) => state.plan_fetch(id, next, &request, &topics),
             Verdict::Lost(reason) => {
@@ -253,7 +255,7 @@ impl Hub {
         &self,
         subscriber: SubscriberId,
         arrived: Vec<Arrived>,
-        lost: bool,
+        mut lost: bool,
         done: bool,
     ) -> bool {
         let now = self.clock.now();
@@ -264,14 +266,23 @@ impl Hub {
         let reader = slot.reader.clone();
         let mut entries = Vec::new();
         for Arrived { id, letter, .. } in arrived {
-            let Ok(Letter::Event { to, draft }) = letter else { continue };
+            let (to, draft) = match letter {
+                Ok(Letter::Event { to, draft }) => (to, draft),
+                // A watcher's id was that of an earlier run.
+                Ok(Letter::Life { topic, step: Step::Begin { .. } })
+                    if registered.follows_run() && state.is_in(registered, &topic) =>
+                {
+                    entries.clear();
+                    lost = true;
+                    continue;
+                }
+                _ => continue,
+            };
             let is_for_it = match &to {
-                To::All => registered.topics.contains(&TopicId::BROADCAST),
+                To::All => !registered.follows_run(),
                 // Events sent to it wait in its queue since it was registered.
                 To::One(_) => false,
-                To::Topics(names) => names.iter().any(|name| {
-                    state.topics.find(name.as_str()).is_some_and(|id| registered.topics.contains(&id))
-                }),
+                To::Topics(names) => names.iter().any(|name| state.is_in(registered, name)),
             };
             let id = id.event_id();
             if is_for_it {
@@ -288,6 +299,11 @@ impl Hub {
         ring(&self.at_its_reader(&reader, &identity, |reader, identity| {
             reader.deliver_piece(identity, &mut piece, now)
         }));
+        if (done || piece.is_some())
+            && let Some(registered) = self.state.lock().subscribers.get_mut(&subscriber)
+        {
+            registered.fetched = None;
+        }
         piece.is_none()
     }
 }
@@ -355,14 +371,31 @@ impl State {
     }
 
     /// Where a client's id lies in the hub's order. An event of a run that is followed is found however many ids came
-    /// after it: the run is kept, whatever the broker has trimmed.
+    /// after it: the run is kept, whatever the broker has trimmed. An id from before the run is that of another run, or
+    /// of nothing that its watchers receive.
     pub(super) fn place(&self, text: &str, request: &Request, topics: &[TopicId]) -> Place {
-        match self.numbering.find(text, self.seq) {
-            Place::Elsewhere(id) if request.follows_run => {
-                self.history.number_in_pinned(topics, id).map_or(Place::Elsewhere(id), Place::Here)
+        let place = self.numbering.find(text, self.seq);
+        if !request.follows_run {
+            return place;
+        }
+        match place {
+            Place::Here(seq) if self.history.has_begun_behind(topics, seq) => {
+                Place::Nowhere(ResetReason::Evicted)
             }
+            Place::Elsewhere(id) if self.history.has_begun_behind_id(topics, id) => {
+                Place::Nowhere(ResetReason::Evicted)
+            }
+            Place::Elsewhere(id) => self.history.number_in_pinned(topics, id).map_or(place, Place::Here),
             place => place,
         }
+    }
+
+    /// Whether a subscriber is in a topic of this name, or was until the name was free, while its gap is fetched.
+    fn is_in(&self, registered: &Registered, name: &Topic) -> bool {
+        let is_in = |id: TopicId| registered.topics.contains(&id);
+        let was_in = |freed: &Freed| freed.0.iter().any(|freed| **freed == *name.as_str());
+        self.topics.find(name.as_str()).is_some_and(is_in)
+            || registered.fetched.as_deref().is_some_and(was_in)
     }
 
     /// The stream of a client whose gap the broker fetches, up to the current head; newer events come from history.

@@ -50,9 +50,11 @@ impl Hub {
     pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
         let mut state = self.state.lock();
         let ids = state.open_topic(self, topic, self.clock.now())?;
+        // A number of its own: the last one may be the end of the run that had this name before.
+        state.seq += 1;
         let seq = state.seq;
         for topic in ids {
-            state.history.pin(topic, seq);
+            state.history.pin(topic, seq, None);
         }
         Ok(())
     }
@@ -204,7 +206,7 @@ impl State {
                 let lost = self.replace_run(hub, topic, id);
                 // If there was one, its topic is gone, and the name has a new one.
                 let &topic = self.intern(&hub.config, &named).first()?;
-                self.history.pin(topic, seq);
+                self.history.pin(topic, seq, Some(id));
                 self.ends.awaited.remove(&topic);
                 self.ends.keeps.insert(topic, keep);
                 return lost;
@@ -247,7 +249,7 @@ impl State {
         self.ends.stops.remove(&topic);
         let Some(info) = self.topics.get(topic) else { return };
         let (name, is_used) = (info.name.clone(), info.subscribers > 0);
-        let waiting = if is_used { self.take_out_all(hub, topic) } else { Vec::new() };
+        let waiting = if is_used { self.take_out_all(hub, topic, &name) } else { Vec::new() };
         self.history.evict_topic(topic, &name);
         self.topics.remove(topic);
         if let Some(name) = Topic::new(&name).ok().filter(|_| !waiting.is_empty()) {
@@ -257,7 +259,7 @@ impl State {
 
     /// Take the subscribers out of a topic whose name is free. Returns those that wait for the broker: they have yet to
     /// join the topic of this name, whichever that is then.
-    fn take_out_all(&mut self, hub: &Hub, topic: TopicId) -> Vec<SubscriberId> {
+    fn take_out_all(&mut self, hub: &Hub, topic: TopicId, name: &Arc<str>) -> Vec<SubscriberId> {
         let (mut waiting, mut left) = (Vec::new(), Vec::new());
         for (&id, found) in &mut self.subscribers {
             if !found.topics.contains(&topic) {
@@ -268,6 +270,9 @@ impl State {
                 waiting.push(id);
             } else {
                 found.was_in_ended = true;
+                if let Some(freed) = &mut found.fetched {
+                    freed.0.push(name.clone());
+                }
                 left.push(found.identity.clone());
             }
         }

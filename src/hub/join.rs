@@ -177,6 +177,7 @@ impl Hub {
             unresolved,
             closing: None,
             was_in_ended: false,
+            fetched: None,
         };
         state.subscribers.insert(identity.id, Box::new(registered));
         if let (Some(users), Some(user)) = (&mut state.users, &identity.user) {

@@ -76,6 +76,19 @@ struct Registered {
     closing: Option<Box<CloseReason>>,
     /// It was in a topic that has ended, and is no longer: it left, or the name is free.
     was_in_ended: bool,
+    /// While its gap is fetched.
+    fetched: Option<Box<Freed>>,
+}
+
+/// The names of a subscriber's topics that are free since its gap began to be fetched.
+#[derive(Default)]
+struct Freed(Vec<Arc<str>>);
+
+impl Registered {
+    /// Whether it watches a run: all others get broadcasts.
+    fn follows_run(&self) -> bool {
+        !self.topics.contains(&TopicId::BROADCAST)
+    }
 }
 
 struct State {

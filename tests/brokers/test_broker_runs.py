@@ -178,6 +178,23 @@ async def test_the_end_of_a_run_whose_name_is_free_is_known_elsewhere(store: Sto
         assert await joined.stop() is await other.stop("r") is False
 
 
+async def test_an_id_of_another_run_of_the_name_is_a_newcomers(store: Store) -> None:
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        gate = Gate()
+        run = await first.run("r", gate.source, 1, 2, keep=0)
+        async with connect(first.follow("r"), "/") as client:
+            assert (await client.next()).data == "1"
+            old = client.last_event_id
+        await run.stop()
+        second = await first.run("r", Gate().source, 3)
+        for hub in (first, other):
+            async with connect(hub.follow("r"), "/", last_event_id=old, control=True) as client:
+                seen = [await client.next() for _ in range(3)]
+            reset, event = seen[1:]
+            assert (reset.event, reset.json()["reason"], event.data) == ("stream-reset", "evicted", "3")
+        assert second.state is RunState.RUNNING
+
+
 async def test_a_run_that_was_waited_for_has_freed_its_name(store: Store) -> None:
     async def answers() -> AsyncIterator[int]:
         yield 1

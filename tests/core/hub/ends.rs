@@ -337,7 +337,7 @@ fn a_runs_topic_keeps_everything_beside_all_budgets() {
     let stream = world.subscribe(&all_past(&["run"]));
     world.drain();
     let got = read(&world, &stream);
-    assert_eq!(got[0], "stream-open #1", "it is complete");
+    assert_eq!(got[0], "stream-open #2", "it is complete");
     assert_eq!(got.len(), 102);
     assert!(got[1].starts_with("0 #") && got[2].starts_with("both #"));
     world.advance(KEEP);
@@ -357,7 +357,7 @@ fn a_name_that_begins_again_is_complete_and_has_nothing_of_before() {
         assert_eq!(stream.all(), [format!("stream-open #{}", first - 1), format!("{round} #{first}")]);
         // An id of the life before, from before its last event.
         if round > 0 {
-            let old = Request { last_event_id: Some(world.id(first - 3)), ..all_past(&["run"]) };
+            let old = Request { last_event_id: Some(world.id(first - 4)), ..all_past(&["run"]) };
             let old = world.subscribe(&old);
             world.drain();
             assert_eq!(old.recovered(), Some(false));

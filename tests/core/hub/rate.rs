@@ -219,7 +219,7 @@ fn a_hub_has_a_rate_for_all_and_a_stream_its_own() {
     world.publish(&["a"], "1");
     world.drain();
     for stream in [&usual, &own, &whole] {
-        assert_eq!(stream.all(), ["1 #1"]);
+        assert_eq!(stream.all(), ["1 #2"]);
     }
     world.publish(&["a"], "2");
     world.drain();
@@ -231,7 +231,7 @@ fn a_hub_has_a_rate_for_all_and_a_stream_its_own() {
     world.pass(20 * MS);
     assert_eq!([usual.all().len(), own.all().len()], [0, 1]);
     world.pass(INTERVAL);
-    assert_eq!(usual.all(), ["2 #2"]);
+    assert_eq!(usual.all(), ["2 #3"]);
 }
 
 #[test]

@@ -178,6 +178,86 @@ fn a_watcher_that_waits_for_the_broker_ends_if_its_run_is_gone_when_it_is_resolv
     }
 }
 
+/// What its client holds is void, and it gets all of the run that has the name now.
+#[test]
+fn an_id_from_before_the_run_is_that_of_another_run() {
+    let world = begun();
+    let first = world.publish(&["run"], "1");
+    let end = world.end("run");
+    world.advance(KEEP);
+    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    let began = world.live_with(&watching("run")).identity;
+    assert!(began.closed.get().is_none());
+    let second = world.publish(&["run"], "2");
+    let back = |seq| Request { last_event_id: Some(world.id(seq)), ..watching("run") };
+    for seq in [first, end] {
+        let back = world.subscribe(&back(seq));
+        assert_eq!(back.recovered(), Some(false));
+        let told = back.all();
+        assert!(told[1].starts_with("stream-reset {\"reason\":\"evicted\""), "{told:?}");
+        assert_eq!(told[2], format!("2 #{second}"));
+    }
+    let back = world.subscribe(&back(end + 1));
+    assert_eq!((back.recovered(), back.all().len()), (Some(true), 2), "where the run begins");
+}
+
+#[test]
+fn an_id_of_another_run_is_known_in_the_brokers_log() {
+    let mut stream = Stream::default();
+    stream.begin_run("run");
+    let first = stream.publish(&["run"], "1");
+    stream.publish(&["run"], "2");
+    stream.end("run");
+    stream.begin_run("run");
+    stream.publish(&["run"], "anew");
+    let back = Request { last_event_id: Some(format!("{}-0", first.ms)), ..watching("run") };
+    let worker = Worker::begun(config(), &stream, 100);
+    let watcher = worker.world.subscribe(&back);
+    let told = [r#"stream-reset {"reason":"evicted","requested":"2-0"} #5-0"#, "anew #6-0"];
+    assert_eq!((worker.open(), &seen(&watcher)[1..]), (0, &told.map(str::to_owned)[..]));
+
+    // A process that follows the run from the middle on learns of its beginning with the gap that it fetches.
+    let mut late = Worker::begun(config(), &stream, 0);
+    late.world.hub.adopt_run(&Topic::new("run").unwrap());
+    let watcher = late.world.subscribe(&back);
+    let mut all = Vec::new();
+    while late.open() > 0 {
+        late.answer(&stream, 0);
+        all.extend(seen(&watcher));
+    }
+    let told = [r#"stream-reset {"reason":"evicted","requested":null}"#, "anew #6-0"];
+    assert_eq!(all, [&["stream-open #2-0", "2 #3-0"], &told[..]].concat());
+}
+
+#[test]
+fn a_gap_is_fetched_to_its_end_although_the_name_is_free_by_then() {
+    for follows_run in [false, true] {
+        let mut stream = Stream::default();
+        stream.begin_run("run");
+        for part in ["1", "2", "3", "4", "5"] {
+            stream.publish(&["run"], part);
+        }
+        let mut worker = Worker::begun(config(), &stream, 0);
+        worker.world.hub.adopt_run(&Topic::new("run").unwrap());
+        let back = Request { last_event_id: Some("2-0".into()), follows_run, ..all_past(&["run"]) };
+        let watcher = worker.world.subscribe(&back);
+        worker.answer(&stream, 0);
+        worker.answer(&stream, 0);
+        let mut all = seen(&watcher);
+        stream.end("run");
+        worker.follow(&stream, 10);
+        worker.world.drain();
+        worker.world.advance(KEEP);
+        assert_eq!(worker.world.hub.is_followed("run"), Some(false), "the name is free");
+        while worker.open() > 0 {
+            worker.answer(&stream, 0);
+            all.extend(seen(&watcher));
+        }
+        assert_eq!(all[..5], ["stream-open #2-0", "2 #3-0", "3 #4-0", "4 #5-0", "5 #6-0"], "{follows_run}");
+        assert_eq!(watcher.take(), Taken::Finished);
+    }
+}
+
 #[test]
 fn a_break_of_the_log_is_told_to_watchers_too() {
     let mut stream = Stream::default();

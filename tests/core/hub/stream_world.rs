@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sse_hub::broker::letter::{Arrived, Letter, To, Whose};
+use sse_hub::broker::letter::{Arrived, Letter, Step, To, Whose};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
 use sse_hub::control::ResetReason;
+use sse_hub::ending::Ending;
 use sse_hub::hub::{Hub, Verdict};
 use sse_hub::ids::{BEGINNINGS, StreamId, SubscriberId};
+use sse_hub::topic::Topic;
 use sse_hub::waker::Wake;
 
+use crate::ends::KEEP;
 use crate::inert_broker::{InertBroker, Notes};
 use crate::support::{World, draft, topics};
 
@@ -22,6 +25,7 @@ pub enum Sent {
     Event(Vec<&'static str>, String),
     One(String, String),
     Kick(String),
+    Life(&'static str, Step),
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +42,7 @@ impl Kept {
             Sent::Event(names, data) => Letter::Event { to: To::Topics(topics(names)), draft: draft(data) },
             Sent::One(name, data) => Letter::Event { to: To::One(name.as_str().into()), draft: draft(data) },
             Sent::Kick(name) => Letter::Kick { whose: Whose::Id(name.as_str().into()), reason: "out".into() },
+            Sent::Life(name, step) => Letter::Life { topic: Topic::new(name).unwrap(), step: step.clone() },
         }
     }
 
@@ -80,6 +85,15 @@ impl Stream {
         self.add(Sent::Event(names.to_vec(), data.into()))
     }
 
+    pub fn begin_run(&mut self, name: &'static str) -> StreamId {
+        self.add(Sent::Life(name, Step::Begin { keep: KEEP }))
+    }
+
+    /// End a topic; its name is free after `KEEP`.
+    pub fn end(&mut self, name: &'static str) -> StreamId {
+        self.add(Sent::Life(name, Step::End { keep: KEEP, ending: Ending::ENDED }))
+    }
+
     /// Keep the newest.
     pub fn trim(&mut self, keep: usize) {
         let gone = self.entries.len().saturating_sub(keep);
@@ -119,7 +133,7 @@ impl Stream {
 }
 
 /// Where a client's question stands.
-enum Step {
+enum Stage {
     Ask,
     Wait,
     Fetch { at: StreamId, end: StreamId, wanted: Arc<Wanted> },
@@ -128,7 +142,7 @@ enum Step {
 struct Question {
     subscriber: SubscriberId,
     id: Option<StreamId>,
-    step: Step,
+    stage: Stage,
 }
 
 #[derive(Default)]
@@ -246,7 +260,7 @@ impl Worker {
     /// Go one step on with the question at this place, if there is one. True when anything was done.
     pub fn answer(&mut self, stream: &Stream, which: usize) -> bool {
         let new = std::mem::take(&mut *self.asked.0.0.lock());
-        let new = new.into_iter().map(|(subscriber, id)| Question { subscriber, id, step: Step::Ask });
+        let new = new.into_iter().map(|(subscriber, id)| Question { subscriber, id, stage: Stage::Ask });
         self.questions.extend(new);
         let Some(at) = self.at else { return false };
         if self.questions.is_empty() {
@@ -262,8 +276,8 @@ impl Worker {
 
     fn step(&self, stream: &Stream, at: StreamId, question: &mut Question) -> (bool, bool) {
         let (hub, subscriber) = (&self.world.hub, question.subscriber);
-        match &mut question.step {
-            Step::Ask => {
+        match &mut question.stage {
+            Stage::Ask => {
                 let Some(id) = question.id.filter(|_| !hub.knows_start(subscriber)) else {
                     hub.resolve(subscriber, Verdict::Here);
                     return (true, false);
@@ -276,13 +290,13 @@ impl Worker {
                     // This process has not noticed what the stream lost.
                     return (false, true);
                 }
-                question.step = Step::Wait;
+                question.stage = Stage::Wait;
                 (true, true)
             }
-            Step::Wait => {
+            Stage::Wait => {
                 let id = question.id.unwrap();
                 if at < id {
-                    question.step = Step::Ask;
+                    question.stage = Stage::Ask;
                     return (false, true);
                 }
                 if hub.knows_start(subscriber) {
@@ -292,10 +306,10 @@ impl Worker {
                 let wanted = Arc::new(Wanted::default());
                 let end = hub.resolve(subscriber, Verdict::Kept(id, Box::new(Next(wanted.clone()))));
                 let Some(end) = end else { return (true, false) };
-                question.step = Step::Fetch { at: id, end, wanted };
+                question.stage = Stage::Fetch { at: id, end, wanted };
                 (true, true)
             }
-            Step::Fetch { at, end, wanted } => {
+            Stage::Fetch { at, end, wanted } => {
                 if wanted.0.swap(0, Ordering::SeqCst) == 0 {
                     return (false, true);
                 }
