@@ -26,9 +26,34 @@ impl Hub {
     /// # Errors
     /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
     pub fn finish(&self, topic: &Topic, keep: Duration, ending: &Ending) -> Result<EventId> {
+        self.end_with(topic, keep, ending, |_| Ok(()))
+    }
+
+    /// End a run, as [`Hub::begin_whole`] has begun it.
+    ///
+    /// # Errors
+    /// As [`Hub::finish`]; [`Error::TopicEnded`] also when the name is free, or that of another run.
+    pub fn finish_run(
+        &self,
+        topic: &Topic,
+        run: TopicId,
+        keep: Duration,
+        ending: &Ending,
+    ) -> Result<EventId> {
+        self.end_with(topic, keep, ending, |state| state.check_running(topic, run))
+    }
+
+    fn end_with(
+        &self,
+        topic: &Topic,
+        keep: Duration,
+        ending: &Ending,
+        check: impl FnOnce(&State) -> Result<()>,
+    ) -> Result<EventId> {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let ids = state.open_topic(self, topic, now)?;
+        check(&state)?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };
         for topic in ids {
@@ -43,20 +68,25 @@ impl Hub {
     }
 
     /// Begin the topic of a run: everything is kept until the topic has ended and its name is free. What it kept before
-    /// is dropped.
+    /// is dropped. Returns what tells the run from others of this name.
     ///
     /// # Errors
     /// [`Error::TopicEnded`], [`Error::HubClosed`]; then nothing has changed.
-    pub fn begin_whole(&self, topic: &Topic) -> Result<()> {
+    pub fn begin_whole(&self, topic: &Topic) -> Result<TopicId> {
         let mut state = self.state.lock();
-        let ids = state.open_topic(self, topic, self.clock.now())?;
+        state.open_topic(self, topic, self.clock.now())?;
+        let (run, _) = state.topics.intern(topic);
         // A number of its own: the last one may be the end of the run that had this name before.
         state.seq += 1;
         let seq = state.seq;
-        for topic in ids {
-            state.history.pin(topic, seq, None);
-        }
-        Ok(())
+        state.history.pin(run, seq, None);
+        Ok(run)
+    }
+
+    /// Whether a run, as [`Hub::begin_whole`] has begun it, has not ended.
+    #[must_use]
+    pub fn is_running(&self, topic: &Topic, run: TopicId) -> bool {
+        self.state.lock().check_running(topic, run).is_ok()
     }
 
     /// Whether there is something to follow: everything of the topic is kept, or it has ended and its name is not free.
@@ -360,6 +390,12 @@ impl State {
         Ok(ids)
     }
 
+    /// Refuse what is meant for a run that has ended.
+    pub(super) fn check_running(&self, topic: &Topic, run: TopicId) -> Result<()> {
+        let is_running = self.topics.find(topic.as_str()) == Some(run) && !self.ends.has(run);
+        if is_running { Ok(()) } else { Err(Error::TopicEnded { topic: topic.as_str().into() }) }
+    }
+
     /// Refuse what is meant for a topic that has ended.
     pub(super) fn check_unfinished(&self, topics: &[TopicId]) -> Result<()> {
         if self.ends.by_topic.is_empty() {
@@ -374,8 +410,12 @@ impl State {
         }
     }
 
-    /// End a topic. Returns the change that its subscribers must learn.
-    pub(super) fn end_topic(&mut self, topic: TopicId, end: TopicEnd, until: Duration) -> Change {
+    /// End a topic. Returns the change that its subscribers must learn. A run whose topic the application ends is one
+    /// that was stopped: to its watchers, the end of a topic is that of a run which is done.
+    pub(super) fn end_topic(&mut self, topic: TopicId, mut end: TopicEnd, until: Duration) -> Change {
+        if end.ending.state == EndState::Ended && self.history.is_pinned(topic) {
+            end.ending.state = EndState::Stopped;
+        }
         let end = Arc::new(end);
         self.ends.keeps.remove(&topic);
         self.ends.awaited.remove(&topic);

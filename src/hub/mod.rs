@@ -201,7 +201,18 @@ impl Hub {
         if topics.is_empty() {
             return Err(Error::no_topics());
         }
-        self.append(draft, |state, hub| Target::Topics(state.intern(&hub.config, topics)))
+        self.append(draft, |state, hub| Ok(Target::Topics(state.intern(&hub.config, topics))))
+    }
+
+    /// Publish to the topic of a run, as [`Hub::begin_whole`] has begun it.
+    ///
+    /// # Errors
+    /// As [`Hub::publish`]; [`Error::TopicEnded`] also when the name is free, or that of another run.
+    pub fn publish_to_run(&self, topic: &Topic, run: TopicId, draft: Draft) -> Result<EventId> {
+        self.append(draft, |state, _| {
+            state.check_running(topic, run)?;
+            Ok(Target::Topics(TopicIds::from_slice(&[run])))
+        })
     }
 
     /// Publish to every subscriber; replayed like a topic.
@@ -209,16 +220,20 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`].
     pub fn broadcast(&self, draft: Draft) -> Result<EventId> {
-        self.append(draft, |_, _| Target::All)
+        self.append(draft, |_, _| Ok(Target::All))
     }
 
-    fn append(&self, draft: Draft, target: impl FnOnce(&mut State, &Self) -> Target) -> Result<EventId> {
+    fn append(
+        &self,
+        draft: Draft,
+        target: impl FnOnce(&mut State, &Self) -> Result<Target>,
+    ) -> Result<EventId> {
         self.check_size(&draft)?;
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.check_open(self, draft.len())?;
         state.expire(self, now);
-        let target = target(&mut state, self);
+        let target = target(&mut state, self)?;
         state.check_unfinished(target.rings())?;
         state.seq += 1;
         let id = EventId { epoch: self.epoch, seq: state.seq };

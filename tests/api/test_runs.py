@@ -13,6 +13,7 @@ import pytest
 from run_sources import Gate, end, fails_in_a_thread, one, transcript
 from sse_hub import Hub, HubClosed, Run, RunState, RunTooLarge, ServerSentEvent, TopicEnded
 from sse_hub.testing import Clock, connect
+from waiting import until_async
 
 PATIENCE = 30
 
@@ -83,6 +84,35 @@ async def test_a_name_is_taken_for_as_long_as_keep(clock: Clock) -> None:
         second = await hub.run("r", one)
         assert second is not first
         assert await second.wait() is RunState.DONE
+
+
+async def test_a_start_gets_the_ended_run_while_its_name_is_taken(clock: Clock) -> None:
+    """Some loops' timers are a little early: the hub's clock decides."""
+    async with clock.hub() as hub:
+        first = await hub.run("r", one, keep=0.001)
+        await first.wait()
+        await asyncio.sleep(0.002)  # the run's timer is due before
+        assert await hub.run("r", one) is first
+        await clock.advance(1)
+        assert await hub.run("r", one) is not first
+
+
+async def test_a_run_whose_topic_is_ended_is_stopped_and_writes_to_no_other(clock: Clock) -> None:
+    gate, other = Gate(), Gate()
+    async with clock.hub() as hub:
+        run = await hub.run("r", gate.source, 1)
+        watching = asyncio.create_task(transcript(hub, "r"))
+        await until_async(lambda: hub.count("r") == 1)
+        hub.end("r", keep=0)
+        gate.steps.put_nowait(2)
+        second = await hub.run("r", other.source, "other")
+        assert await watching == ["1", end("stopped")]
+        assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.STOPPED
+        assert gate.closed.is_set()
+        assert (second is not run, second.state) == (True, RunState.RUNNING)
+        other.steps.put_nowait(None)
+        assert await second.wait() is RunState.DONE
+        assert await transcript(hub, "r") == ['"other"', end("done")]
 
 
 async def test_a_generator_runs_in_threads_with_the_callers_context() -> None:

@@ -178,6 +178,23 @@ async def test_the_end_of_a_run_whose_name_is_free_is_known_elsewhere(store: Sto
         assert await joined.stop() is await other.stop("r") is False
 
 
+@pytest.mark.parametrize("keep", [0, 60])
+async def test_a_run_whose_topic_is_ended_elsewhere_is_stopped(store: Store, keep: float) -> None:
+    gate = Gate()
+    async with Hub(store.url) as first, Hub(store.url) as other:
+        run = await first.run("r", gate.source, 1)
+        joined = await other.run("r", gate.source)
+        watching = asyncio.create_task(transcript(first, "r", format="openai"))
+        await until_async(lambda: first.count("r") == 1)
+        await other.end("r", keep=keep)
+        assert await asyncio.wait_for(run.wait(), PATIENCE) is await joined.wait() is RunState.STOPPED
+        assert gate.closed.is_set()
+        one, error = await watching
+        assert (one, json.loads(error)["error"]["code"]) == ("1", "stopped")
+        again = await asyncio.wait_for(other.run("r", gate.source), PATIENCE)
+        assert again.state is (RunState.STOPPED if keep else RunState.RUNNING), "its name is free"
+
+
 async def test_an_id_of_another_run_of_the_name_is_a_newcomers(store: Store) -> None:
     async with Hub(store.url) as first, Hub(store.url) as other:
         gate = Gate()

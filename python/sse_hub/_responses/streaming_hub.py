@@ -245,7 +245,10 @@ class StreamingHub(_core.Hub):
         for callback in self._on_connect:
             self._call(callback, subscription)
 
-    # The core calls this by its name.
+    # The core calls these by their names.
+    def _topic_ended(self, topic: str) -> None:
+        """The application has ended a topic of a hub without a broker."""
+
     def _disconnected(self, subscription: Subscription, reason: str) -> None:
         for callback in self._on_disconnect:
             self._call(callback, subscription, reason)

@@ -36,7 +36,7 @@ logger = logging.getLogger("sse_hub")
 class RunDriver:
     """One run. Call every method on the loop that it was started on, unless the method says otherwise.
 
-    ``token`` is that of the run's lease; None without a broker.
+    ``mark`` is the token of the run's lease; without a broker, the number with which the hub began the run.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RunDriver:
         name: str,
         source: AsyncIterator[Any],
         options: RunOptions,
-        token: str | None = None,
+        mark: str | int,
     ) -> None:
         self.name = name
         self.keep = options.keep
@@ -53,9 +53,10 @@ class RunDriver:
         self._hub = hub
         self._source = source
         self._idle = options.idle
-        self._token = token
-        self._publisher = RunPublisher(hub, name, source, options, token)
-        self.ending = RunEnding(hub, name, options, token, self._publisher, self._spawn)
+        self._mark = mark
+        self._token = mark if isinstance(mark, str) else None
+        self._publisher = RunPublisher(hub, name, source, options, mark)
+        self.ending = RunEnding(hub, name, options, mark, self._publisher, self._spawn)
         self._is_stopping = False
         self._is_left = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +95,11 @@ class RunDriver:
             self.loop.call_soon_threadsafe(self.stop, patience)
         except RuntimeError:
             self.ending.begin(RunState.STOPPED)
+
+    def topic_ended(self) -> None:
+        """Stop, from any thread, if the application has ended the run's topic. Without a broker."""
+        if isinstance(self._mark, int) and not self._hub._runs_alone(self.name, self._mark):
+            self.stop_threadsafe(self._hub.grace)
 
     def give_up(self) -> None:
         """Tell the watchers of a run that was stopped, although its function has not returned.
@@ -178,7 +184,7 @@ class RunDriver:
             changed = hub._run_changed(self.name, token)  # first, so that no change is missed
             if (
                 hub._take_stop(self.name)
-                or hub._ending(self.name) is not None
+                or self.ending.is_read()
                 or not hub._holds(lease_of(self.name), token)
             ):
                 changed.cancel()

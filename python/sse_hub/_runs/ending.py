@@ -31,7 +31,7 @@ def lease_of(name: str) -> str:
 
 
 class RunEnding:
-    """The end of one run. ``spawn`` makes a task of the run's loop; ``token`` as for its publisher."""
+    """The end of one run. ``spawn`` makes a task of the run's loop; ``mark`` as for its driver."""
 
     run: Any  # passed to `on_finish`
 
@@ -40,14 +40,15 @@ class RunEnding:
         hub: StreamingHub,
         name: str,
         options: RunOptions,
-        token: str | None,
+        mark: str | int,
         publisher: RunPublisher,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._hub = hub
         self._name = name
         self._options = options
-        self._token = token
+        self._mark = mark
+        self._token = mark if isinstance(mark, str) else None
         self._publisher = publisher
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
@@ -90,8 +91,11 @@ class RunEnding:
         return text
 
     def _publish(self, state: RunState, text: str | None) -> None:
+        if self._end_in_log() is not None:  # and the name may be free, or that of another run
+            self._ended(self._state_in_log(state))
+            return
         try:
-            published = self._hub._end_run(self._name, self._options.keep, state, text, self._token)
+            published = self._hub._end_run(self._name, self._options.keep, state, text, self._mark)
         except TopicEnded:
             state = self._state_in_log(state)
         except HubFull:
@@ -136,14 +140,18 @@ class RunEnding:
         """Wait until this process has read the end from the log: the next run of this name is another one."""
         with suppress(HubClosed, TimeoutError):
             async with asyncio.timeout(_SOON):
-                await until_shown(self._hub, self._name, self._has_read)
+                await until_shown(self._hub, self._name, self.is_read)
 
-    def _has_read(self) -> bool:
+    def is_read(self) -> bool:
+        """Whether this process has read the end of the run from the log, whoever has written it."""
         return self._end_in_log() is not None or self._hub._ending(self._name) is not None
 
     def _state_in_log(self, otherwise: RunState) -> RunState:
-        """The run's state by the end in the log; ``otherwise`` if the log has no end of a run."""
-        ended = self._end_in_log() or self._hub._ending(self._name)
+        """The run's state by the end in the log; ``otherwise`` if the log has no end of a run.
+
+        Without a broker, only this run writes its state.
+        """
+        ended = None if self._token is None else self._end_in_log() or self._hub._ending(self._name)
         return otherwise if ended is None or ended == "ended" else RunState(ended)
 
     def _ended(self, state: RunState) -> None:

@@ -23,7 +23,7 @@ _BURST = 32  # events after which the loop's other tasks get a turn, however fas
 class RunPublisher:
     """Publishes the events of one run, on its loop.
 
-    ``token`` is that of the run's lease; None without a broker.
+    ``mark`` is as for the run's driver.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class RunPublisher:
         name: str,
         source: AsyncIterator[Any],
         options: RunOptions,
-        token: str | None,
+        mark: str | int,
     ) -> None:
         self._hub = hub
         self._name = name
         self._source = source
         self._limit = self._room = options.max_bytes
-        self._token = token
+        self._mark = mark
         self._pump: RunPump | None = None
         self._unsettled: deque[Publication] = deque()
         self._is_stopped = False
@@ -54,7 +54,8 @@ class RunPublisher:
             BrokerError: the broker did not accept an event, which would be a gap in the run.
             HubClosed, TopicEnded, LeaseLost: it is no longer this process's to publish.
         """
-        await (self._publish_alone() if self._token is None else self._publish_over_broker(self._token))
+        mark = self._mark
+        await (self._publish_over_broker(mark) if isinstance(mark, str) else self._publish_alone(mark))
 
     def stop(self) -> None:
         """Take nothing more from the generator."""
@@ -68,9 +69,9 @@ class RunPublisher:
             with suppress(HubError):
                 await self._unsettled.popleft()
 
-    async def _publish_alone(self) -> None:
+    async def _publish_alone(self, run: int) -> None:
         published = self.events if self._keeps else None
-        self._pump = pump = RunPump(self._hub, self._name, self._source, self._room, published)
+        self._pump = pump = RunPump(self._hub, self._name, run, self._source, self._room, published)
         while (unpublished := await pump) is not None:
             # While delivery is behind; nothing announces that it has caught up.
             while (is_published := pump.publish(unpublished[0])) is None:  # noqa: ASYNC110

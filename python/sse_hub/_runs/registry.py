@@ -20,6 +20,9 @@ from sse_hub._stopping.serving import on_asyncio
 __all__ = ["Runs"]
 
 
+_EARLY = 0.05  # seconds after which an ended run is looked at again
+
+
 class Runs:
     """The runs of one hub, by name: those that run, and those that have ended and are kept."""
 
@@ -41,11 +44,19 @@ class Runs:
         driver = run._driver
         self._at_work.add(driver)
         driver.ending.over.add_done_callback(lambda _: self._at_work.discard(driver))
+        closes = self.closes
+
+        def forget() -> None:
+            # Some loops' timers are a little early, and while the name is not free a start returns this run.
+            if self.closes == closes and run._hub._ending(run.id) is not None and self.get(run.id) is run:
+                driver.loop.call_later(max(_EARLY, driver.keep / 10), forget)
+            else:
+                self._forget(run)
 
         def ended(finished: Future[RunState]) -> None:
             self._ended[finished.result()] += 1
             try:
-                driver.loop.call_soon_threadsafe(driver.loop.call_later, driver.keep, self._forget, run)
+                driver.loop.call_soon_threadsafe(driver.loop.call_later, driver.keep, forget)
             except RuntimeError:  # its loop is closed
                 self._forget(run)
 

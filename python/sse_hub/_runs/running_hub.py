@@ -91,9 +91,8 @@ class RunningHub(StreamingHub):
             known = runs.get(name)
             if known is not None and self._is_followed(name):
                 return known
-            driver = RunDriver(self, name, open_source(function, args, kwargs), options)
-            self._begin_run(name, keep, None)
-            return self._start(driver)
+            source = open_source(function, args, kwargs)
+            return self._start(RunDriver(self, name, source, options, self._begin_alone(name)))
 
     def _start(self, driver: RunDriver) -> Run:
         run = Run(self, driver)
@@ -108,7 +107,8 @@ class RunningHub(StreamingHub):
         token = secrets.token_hex(16)
         while True:
             known = self._runs_here().get(name)
-            if known is not None and (known.state == "running" or self._is_followed(name)):
+            # One that has ended is not the one of this name if that runs.
+            if known is not None and (known.state == "running" or self._ending(name) is not None):
                 return known
             # A process that has just begun may find the lease of a run free whose process died, and not know
             # yet that there was one.
@@ -213,6 +213,11 @@ class RunningHub(StreamingHub):
         runs = self._runs_here()
         closes = runs.closes
         await run_once(self, name, produce, lambda: runs.closes != closes)
+
+    # The core calls this by its name, without a broker.
+    def _topic_ended(self, topic: str) -> None:
+        if (run := self._runs_here().get(topic)) is not None:
+            run._driver.topic_ended()
 
     def stats(self) -> dict[str, Any]:
         """Current counters and sizes, by name; docs/operations.md explains each."""

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyCFunction, PyDict, PyString};
 
@@ -32,7 +33,7 @@ use crate::py::values::options::{Range, Rate, Whole, at_least, between, reconnec
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::stream_broker::{Kept, lease_of_run};
-use crate::topic::{Topic, TopicPattern};
+use crate::topic::{Topic, TopicId, TopicPattern};
 
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
 pub struct PyHub {
@@ -71,7 +72,7 @@ impl PyHub {
             let letter = Letter::Life { topic, step: Step::End { keep, ending } };
             return self.generations.post_letter(py, letter, fence);
         }
-        self.generations.finish(py, &topic, keep, &ending)
+        self.generations.finish(py, &topic, None, keep, &ending)
     }
 
     /// The subscribers with an id or a user; `None` when no subscriber here has the id.
@@ -117,6 +118,13 @@ fn present<'py>(hub: &Bound<'py, PyHub>, name: Option<String>) -> PyResult<Bound
             None => Err(Python::attach(|py| from_core(py, &Error::HubClosed))),
         }
     })
+}
+
+/// What tells a run from others of its name.
+#[derive(FromPyObject)]
+enum Mark {
+    Token(String),
+    Alone(u64),
 }
 
 /// The fence of a run's letters.
@@ -275,11 +283,17 @@ impl PyHub {
     }
 
     #[pyo3(signature = (topic, *, keep=300.0), text_signature = "($self, topic, *, keep=300.0)")]
-    fn end(&self, py: Python<'_>, topic: &str, keep: f64) -> PyResult<PyPublication> {
-        self.finish(py, topic, keep, Ending::ENDED, None)
+    fn end(slf: &Bound<'_, Self>, topic: &str, keep: f64) -> PyResult<PyPublication> {
+        let ended = slf.get().finish(slf.py(), topic, keep, Ending::ENDED, None)?;
+        // With a broker, a run learns of it by the log.
+        if !slf.get().generations.has_broker() {
+            slf.call_method1(intern!(slf.py(), "_topic_ended"), (topic,))?;
+        }
+        Ok(ended)
     }
 
-    // End a run's topic with a state, and the text for clients about a failure.
+    // End a run's topic with a state, and the text for clients about a failure. `mark` is the token of the run's lease,
+    // or without a broker what `_begin_alone` has returned.
     fn _end_run(
         &self,
         py: Python<'_>,
@@ -287,31 +301,40 @@ impl PyHub {
         keep: f64,
         state: &str,
         error: Option<&str>,
-        token: Option<&str>,
+        mark: Mark,
     ) -> PyResult<PyPublication> {
         let Some(state) = EndState::parse(state) else {
             return Err(PyValueError::new_err(format!("no run ends as {state:?}")));
         };
-        self.finish(py, topic, keep, Ending { state, error: error.map(Into::into) }, token)
+        let ending = Ending { state, error: error.map(Into::into) };
+        match mark {
+            Mark::Token(token) => self.finish(py, topic, keep, ending, Some(&token)),
+            Mark::Alone(run) => {
+                let topic = Topic::new(topic).or_raise(py)?;
+                let keep = seconds("keep", keep).or_raise(py)?;
+                self.generations.finish(py, &topic, Some(TopicId(run)), keep, &ending)
+            }
+        }
     }
 
-    // Begin a run's topic: everything is kept until its end is forgotten, `keep` after it. With a broker, under a
-    // lease.
-    fn _begin_run(
-        &self,
-        py: Python<'_>,
-        topic: &str,
-        keep: f64,
-        token: Option<&str>,
-    ) -> PyResult<PyPublication> {
+    // Begin a run's topic, under a lease: everything is kept until its end is forgotten, `keep` after it.
+    fn _begin_run(&self, py: Python<'_>, topic: &str, keep: f64, token: &str) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
-        if self.generations.has_broker() {
-            let fence = held(&topic, token);
-            let step = Step::Begin { keep: seconds("keep", keep).or_raise(py)? };
-            return self.generations.post_letter(py, Letter::Life { topic, step }, fence);
-        }
-        self.generations.hub().begin_whole(&topic).or_raise(py)?;
-        Ok(PyPublication::known(None))
+        let fence = held(&topic, Some(token));
+        let step = Step::Begin { keep: seconds("keep", keep).or_raise(py)? };
+        self.generations.post_letter(py, Letter::Life { topic, step }, fence)
+    }
+
+    // The same without a broker. Returns a number that no other run has.
+    fn _begin_alone(&self, py: Python<'_>, topic: &str) -> PyResult<u64> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        Ok(self.generations.hub().begin_whole(&topic).or_raise(py)?.0)
+    }
+
+    // Whether the run that `_begin_alone` has begun has not ended.
+    fn _runs_alone(&self, py: Python<'_>, topic: &str, run: u64) -> PyResult<bool> {
+        let topic = Topic::new(topic).or_raise(py)?;
+        Ok(self.generations.hub().is_running(&topic, TopicId(run)))
     }
 
     // Ask the process that drives a run, whichever it is, to stop it.

@@ -35,7 +35,7 @@ use crate::py::process::exit;
 use crate::py::process::fork::Process;
 use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::sync::Mutex;
-use crate::topic::{Topic, TopicPattern};
+use crate::topic::{Topic, TopicId, TopicPattern};
 use crate::trace::TraceParent;
 
 /// A core hub, from its start to its close or the fork that leaves it behind.
@@ -254,13 +254,14 @@ impl Generations {
         self: &Arc<Self>,
         py: Python<'_>,
         topic: &Topic,
+        run: TopicId,
         draft: Draft,
     ) -> PyResult<Result<(), Error>> {
         let hub = self.connected(py)?;
         if hub.is_pressed(draft.len()) {
             self.forget_closed_loops(py);
         }
-        let published = hub.publish(std::slice::from_ref(topic), draft);
+        let published = hub.publish_to_run(topic, run, draft);
         if published.is_ok() {
             self.inherited.published(py, &self.settings.name, &hub);
         }
@@ -287,11 +288,16 @@ impl Generations {
         self: &Arc<Self>,
         py: Python<'_>,
         topic: &Topic,
+        run: Option<TopicId>,
         keep: Duration,
         ending: &Ending,
     ) -> PyResult<PyPublication> {
         let hub = self.connected(py)?;
-        let id = hub.finish(topic, keep, ending).or_raise(py)?;
+        let finished = match run {
+            Some(run) => hub.finish_run(topic, run, keep, ending),
+            None => hub.finish(topic, keep, ending),
+        };
+        let id = finished.or_raise(py)?;
         self.inherited.published(py, &self.settings.name, &hub);
         Ok(PyPublication::known(Some(id)))
     }

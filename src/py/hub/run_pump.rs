@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::py::pump::step::{self, Awaited, Source, Step};
 use crate::py::values::convert::Fields;
 use crate::py::values::exceptions::OrRaise;
-use crate::topic::Topic;
+use crate::topic::{Topic, TopicId};
 
 /// Events without a wait after which the loop's other tasks have a turn.
 const BURST: u32 = 32;
@@ -23,6 +23,7 @@ const BURST: u32 = 32;
 pub struct RunPump {
     hub: Py<PyHub>,
     topic: Topic,
+    run: TopicId,
     /// `None` once the generator has ended.
     source: Option<Source>,
     /// The generator's next event, while it is awaited.
@@ -52,13 +53,15 @@ impl RunPump {
     fn new(
         hub: Py<PyHub>,
         topic: &str,
+        run: u64,
         content: &Bound<'_, PyAny>,
         room: usize,
         published: Option<Py<PyList>>,
     ) -> PyResult<Self> {
         let topic = Topic::new(topic).or_raise(content.py())?;
         let source = Some(Source::new(content)?);
-        Ok(Self { hub, topic, source, next: None, room, published, burst: 0, is_ending: false })
+        let run = TopicId(run);
+        Ok(Self { hub, topic, run, source, next: None, room, published, burst: 0, is_ending: false })
     }
 
     /// From now on, a generator that ignores its cancellation publishes nothing more.
@@ -172,7 +175,7 @@ impl RunPump {
         let generations = self.hub.get().generations();
         let draft = Fields::only(item.clone()).draft(py, generations.traceparent(py)?)?;
         let Some(room) = self.room.checked_sub(draft.len()) else { return Ok(Part::TooLarge) };
-        match generations.publish_alone(py, &self.topic, draft)? {
+        match generations.publish_alone(py, &self.topic, self.run, draft)? {
             Err(Error::HubFull { .. }) => return Ok(Part::Full),
             published => published.or_raise(py)?,
         }

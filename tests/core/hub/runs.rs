@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use sse_hub::broker::letter::{Letter, Step};
-use sse_hub::ending::Ending;
+use sse_hub::ending::{EndState, Ending};
+use sse_hub::error::Error;
 use sse_hub::hub::Request;
 use sse_hub::ids::{GroupId, StreamId};
 use sse_hub::subscriber::Taken;
 use sse_hub::topic::Topic;
 
-use crate::ends::{KEEP, all_past};
+use crate::ends::{KEEP, all_past, read};
 use crate::stream::{later, seen};
 use crate::stream_world::{Stream, Worker, beginning};
 use crate::support::{World, config, draft, topics};
@@ -256,6 +257,27 @@ fn a_gap_is_fetched_to_its_end_although_the_name_is_free_by_then() {
         assert_eq!(all[..5], ["stream-open #2-0", "2 #3-0", "3 #4-0", "4 #5-0", "5 #6-0"], "{follows_run}");
         assert_eq!(watcher.take(), Taken::Finished);
     }
+}
+
+/// The name may be free at once, and that of another run.
+#[test]
+fn a_run_whose_topic_the_application_ends_was_stopped_and_disturbs_no_other() {
+    let world = World::new(config());
+    let topic = Topic::new("run").unwrap();
+    let run = world.hub.begin_whole(&topic).unwrap();
+    let ended = || Error::TopicEnded { topic: "run".into() };
+    let part = |run| world.hub.publish_to_run(&topic, run, draft("part")).map(drop);
+    let done = Ending { state: EndState::Done, error: None };
+    let finish = |run| world.hub.finish_run(&topic, run, KEEP, &done).map(drop);
+    assert_eq!(part(run), Ok(()));
+    let watcher = world.live_with(&watching("run"));
+    world.hub.finish(&topic, Duration::ZERO, &Ending::ENDED).unwrap();
+    world.drain();
+    assert!(read(&world, &watcher)[0].starts_with("stream-end {\"state\":\"stopped\"}"));
+    assert_eq!((part(run), finish(run)), (Err(ended()), Err(ended())));
+    let next = world.hub.begin_whole(&topic).unwrap();
+    assert_eq!((part(run), finish(run)), (Err(ended()), Err(ended())));
+    assert_eq!((part(next), finish(next)), (Ok(()), Ok(())));
 }
 
 #[test]
