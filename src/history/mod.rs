@@ -117,10 +117,22 @@ impl History {
 
     /// Evict a topic. What it has lost is remembered.
     pub fn evict_topic(&mut self, topic: TopicId, name: &str) {
-        self.empty(topic);
-        if let Some(ring) = self.rings.remove(&topic) {
-            self.forgotten.add(name, ring.lost);
+        self.release_name(topic, name);
+        self.drop_topic(topic);
+    }
+
+    /// The name of a topic is another topic's from now on, to which what this one keeps counts as lost. Replays go on
+    /// until the topic is dropped.
+    pub fn release_name(&mut self, topic: TopicId, name: &str) {
+        if let Some(ring) = self.rings.get(&topic) {
+            self.forgotten.add(name, ring.newest());
         }
+    }
+
+    /// Forget a topic whose name was released.
+    pub fn drop_topic(&mut self, topic: TopicId) {
+        self.empty(topic);
+        self.rings.remove(&topic);
     }
 
     /// Begin a new order behind `seq`, up to which nothing can be replayed; `is_first` where there was none before.

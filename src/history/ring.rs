@@ -113,6 +113,12 @@ impl Ring {
         entries
     }
 
+    /// The newest sequence number that it has kept.
+    pub(super) fn newest(&self) -> u64 {
+        let newest = self.nth_from_end(1).and_then(|entry| entry.seq);
+        self.lost.max(newest.unwrap_or(0))
+    }
+
     /// Everything it keeps, in no order.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.events.iter().chain(self.table.iter().flat_map(|table| table.values.values()))

@@ -184,6 +184,9 @@ impl State {
         for &topic in &registered.topics {
             self.topics.exit(topic);
         }
+        for topic in self.ends.has_read(subscriber) {
+            self.history.drop_topic(topic);
+        }
         self.remove_from_reader(registered.identity.reader);
         if let (Some(users), Some(user)) = (&mut self.users, &registered.identity.user) {
             users.exit(user);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ending::TopicEnd;
-use crate::topic::TopicId;
+use crate::ids::SubscriberId;
+use crate::topic::{TopicId, TopicIds};
 
 /// The topics that have ended, until their names are free.
 #[derive(Debug, Default)]
@@ -22,11 +23,41 @@ pub(super) struct Ends {
     pub(super) awaited: FxHashSet<TopicId>,
     /// How long the names of runs are not free once they have ended. Only with a broker.
     pub(super) keeps: FxHashMap<TopicId, Duration>,
+    /// Topics whose names are free, and that streams may still read, which end behind that: how many.
+    read: FxHashMap<TopicId, usize>,
+    /// What those streams read.
+    readers: FxHashMap<SubscriberId, TopicIds>,
 }
 
 impl Ends {
     pub(super) fn has(&self, topic: TopicId) -> bool {
         self.by_topic.contains_key(&topic)
+    }
+
+    /// A stream may have yet to read what a topic keeps whose name is free.
+    pub(super) fn read_by(&mut self, subscriber: SubscriberId, topic: TopicId) {
+        *self.read.entry(topic).or_default() += 1;
+        self.readers.entry(subscriber).or_default().push(topic);
+    }
+
+    /// Whether a stream may have yet to read what a topic keeps whose name is free.
+    pub(super) fn is_read(&self, topic: TopicId) -> bool {
+        self.read.contains_key(&topic)
+    }
+
+    /// A stream has ended. Returns the topics that no other one reads, if their names are free.
+    pub(super) fn has_read(&mut self, subscriber: SubscriberId) -> TopicIds {
+        let mut topics = self.readers.remove(&subscriber).unwrap_or_default();
+        topics.retain(|topic| {
+            let Some(readers) = self.read.get_mut(topic) else { return false };
+            *readers -= 1;
+            let is_last = *readers == 0;
+            if is_last {
+                self.read.remove(topic);
+            }
+            is_last
+        });
+        topics
     }
 
     /// Whether the topic must be remembered.

@@ -280,7 +280,10 @@ impl State {
         let Some(info) = self.topics.get(topic) else { return };
         let (name, is_used) = (info.name.clone(), info.subscribers > 0);
         let waiting = if is_used { self.take_out_all(hub, topic, &name) } else { Vec::new() };
-        self.history.evict_topic(topic, &name);
+        self.history.release_name(topic, &name);
+        if !self.ends.is_read(topic) {
+            self.history.drop_topic(topic);
+        }
         self.topics.remove(topic);
         if let Some(name) = Topic::new(&name).ok().filter(|_| !waiting.is_empty()) {
             self.take_in_all(hub, &name, &waiting);
@@ -291,7 +294,8 @@ impl State {
     /// join the topic of this name, whichever that is then.
     fn take_out_all(&mut self, hub: &Hub, topic: TopicId, name: &Arc<str>) -> Vec<SubscriberId> {
         let (mut waiting, mut left) = (Vec::new(), Vec::new());
-        for (&id, found) in &mut self.subscribers {
+        let Self { subscribers, ends, .. } = self;
+        for (&id, found) in subscribers {
             if !found.topics.contains(&topic) {
                 continue;
             }
@@ -304,6 +308,9 @@ impl State {
                     freed.0.push(name.clone());
                 }
                 left.push(found.identity.clone());
+                if found.topics.iter().all(|&topic| topic == TopicId::BROADCAST || ends.has(topic)) {
+                    ends.read_by(id, topic);
+                }
             }
         }
         for identity in left {

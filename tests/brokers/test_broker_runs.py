@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from file_server import FileServer
 from held import DIRECTORY, paused_where_it_stands_still
 from redis_server import RedisServer
 from redis_workers import client_of
-from run_sources import Gate, ThreadGate, end, fails, fails_in_a_thread, transcript
+from run_sources import Gate, ThreadGate, end, fails, fails_in_a_thread, one, transcript
 from servers import run, uvicorn
 from sse_hub import Hub, HubClosed, RunState, RunTooLarge
 from sse_hub.testing import connect
@@ -210,6 +211,23 @@ async def test_an_id_of_another_run_of_the_name_is_a_newcomers(store: Store) -> 
             reset, event = seen[1:]
             assert (reset.event, reset.json()["reason"], event.data) == ("stream-reset", "evicted", "3")
         assert second.state is RunState.RUNNING
+
+
+async def test_who_starts_a_run_can_watch_it_although_it_is_over_at_once(store: Store) -> None:
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async with Hub(store.url) as hub:
+        for _ in range(30):
+            run = await hub.run("r", one, keep=0)
+            sent: list[Any] = []
+            send = partial(asyncio.to_thread, sent.append)
+            scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+            await run.response(format="openai")(scope, receive, send)
+            lines = b"".join(message.get("body", b"") for message in sent).splitlines()
+            data = [line for line in lines if line.startswith(b"data")]
+            assert (sent[0]["status"], data) == (200, [b"data: 1", b"data: [DONE]"])
+            assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.DONE
 
 
 async def test_a_run_that_was_waited_for_has_freed_its_name(store: Store) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -37,6 +38,7 @@ class RunDriver:
     """One run. Call every method on the loop that it was started on, unless the method says otherwise.
 
     ``mark`` is the token of the run's lease; without a broker, the number with which the hub began the run.
+    Only a stop ends the run before ``returned`` is set: whoever has started it has a moment to watch it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RunDriver:
         source: AsyncIterator[Any],
         options: RunOptions,
         mark: str | int,
+        returned: asyncio.Event | None = None,
     ) -> None:
         self.name = name
         self.keep = options.keep
@@ -54,6 +57,7 @@ class RunDriver:
         self._source = source
         self._idle = options.idle
         self._mark = mark
+        self._returned = returned
         self._token = mark if isinstance(mark, str) else None
         self._publisher = RunPublisher(hub, name, source, options, mark)
         self.ending = RunEnding(hub, name, options, mark, self._publisher, self._spawn)
@@ -135,6 +139,9 @@ class RunDriver:
             logger.error(
                 "hub %r: run %r: its function could not be closed", self._hub.name, self.name, exc_info=raised
             )
+        if self._returned is not None:
+            with suppress(asyncio.CancelledError):  # a stop
+                await self._returned.wait()
         if self._is_stopping:
             state = RunState.STOPPED
         if error is not None:

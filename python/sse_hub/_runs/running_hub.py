@@ -15,7 +15,7 @@ from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.elsewhere import RunElsewhere
 from sse_hub._runs.ending import lease_of
-from sse_hub._runs.existence import run_exists, until_known
+from sse_hub._runs.existence import run_exists, until_known, until_shown
 from sse_hub._runs.once import Produce, run_once
 from sse_hub._runs.options import ErrorText, OnFinish, RunOptions
 from sse_hub._runs.registry import Runs
@@ -28,6 +28,7 @@ from sse_hub.exceptions import HubClosed, TopicEnded
 __all__ = ["RunningHub"]
 
 _MIB = 1024 * 1024
+_SOON = 5.0  # seconds in which this process reads what it has written
 _PAUSE = 0.02  # seconds after which a lease that another process had only for a moment is tried again
 
 
@@ -86,7 +87,13 @@ class RunningHub(StreamingHub):
         options = RunOptions.checked(keep, idle, max_bytes, on_finish, error)
         runs = self._runs_here()
         if self.broker is not None:
-            return await self._run_over_broker(name, options, partial(open_source, function, args, kwargs))
+            returned = asyncio.Event()
+            opens = partial(open_source, function, args, kwargs)
+            try:
+                return await self._run_over_broker(name, options, opens, returned)
+            finally:
+                # With keep=0 its name is free at its end: the caller, which goes on now, watches it first.
+                asyncio.get_running_loop().call_soon(returned.set)
         with runs.lock:
             known = runs.get(name)
             if known is not None and self._is_followed(name):
@@ -101,7 +108,11 @@ class RunningHub(StreamingHub):
         return run
 
     async def _run_over_broker(
-        self, name: str, options: RunOptions, opens: Callable[[], AsyncIterator[Any]]
+        self,
+        name: str,
+        options: RunOptions,
+        opens: Callable[[], AsyncIterator[Any]],
+        returned: asyncio.Event,
     ) -> Run:
         """One process takes the lease of the run, and begins it; the others follow."""
         token = secrets.token_hex(16)
@@ -120,7 +131,7 @@ class RunningHub(StreamingHub):
                     return elsewhere
                 continue
             # A caller that is cancelled must not leave a run behind that has begun and that nothing drives.
-            beginning = asyncio.ensure_future(self._begin_under_lease(name, token, options, opens))
+            beginning = asyncio.ensure_future(self._begin_under_lease(name, token, options, opens, returned))
             self._callbacks.add(beginning)  # The loop holds tasks weakly.
             beginning.add_done_callback(self._callbacks.discard)
             run = await asyncio.shield(beginning)
@@ -134,23 +145,29 @@ class RunningHub(StreamingHub):
             return run
 
     async def _until_followed(self, run: Run) -> None:
-        while True:
-            changed = self._run_changed(run.id)  # first, so that no change is missed
-            if run.state != "running" or self._is_followed(run.id):
-                changed.cancel()
-                return
-            with suppress(HubClosed):  # which stops the run
-                await changed
+        """Wait until this process has read that the run began, if it reads that soon: a gap may have it."""
+
+        def is_followed() -> bool:
+            return run.state != "running" or self._is_followed(run.id) is True
+
+        with suppress(HubClosed, TimeoutError):  # a hub that closes stops the run
+            async with asyncio.timeout(_SOON):
+                await until_shown(self, run.id, is_followed)
 
     async def _begin_under_lease(
-        self, name: str, token: str, options: RunOptions, opens: Callable[[], AsyncIterator[Any]]
+        self,
+        name: str,
+        token: str,
+        options: RunOptions,
+        opens: Callable[[], AsyncIterator[Any]],
+        returned: asyncio.Event,
     ) -> Run | None:
         """Begin a run if its lease is free, and if its topic has not ended."""
         run = None
         try:
             # A former holder may have begun the run, and died. Whoever holds the lease knows that.
             if await self._take_lease(lease_of(name), token) and not self._is_followed(name):
-                driver = RunDriver(self, name, opens(), options, token)
+                driver = RunDriver(self, name, opens(), options, token, returned)
                 await self._begin_run(name, options.keep, token)
                 run = self._start(driver)
         except TopicEnded:

@@ -259,6 +259,30 @@ fn a_gap_is_fetched_to_its_end_although_the_name_is_free_by_then() {
     }
 }
 
+#[test]
+fn a_watcher_reads_a_run_to_its_end_although_the_name_is_free_by_then() {
+    let world = begun();
+    for _ in 0..600 {
+        world.publish(&["run"], "old");
+    }
+    let watchers = [world.subscribe(&watching("run")), world.subscribe(&watching("run"))];
+    world.hub.finish(&Topic::new("run").unwrap(), Duration::ZERO, &Ending::ENDED).unwrap();
+    world.drain();
+    assert_eq!(world.hub.is_followed("run"), Some(false));
+    world.hub.begin_whole(&Topic::new("run").unwrap()).unwrap();
+    let next = world.subscribe(&watching("run"));
+    assert_eq!(next.poll().1[0].data, "", "it is complete");
+    world.publish(&["run"], "new");
+    world.drain();
+    for (at, watcher) in watchers.iter().enumerate() {
+        assert_eq!(world.stat("history_events"), 601, "{at}");
+        let seen = read(&world, watcher);
+        assert_eq!((seen.len(), seen[1..601].iter().all(|seen| seen.starts_with("old #"))), (602, true));
+    }
+    assert_eq!(world.stat("history_events"), 1);
+    assert!(matches!(&next.all()[..], [new] if new.starts_with("new #")));
+}
+
 /// The name may be free at once, and that of another run.
 #[test]
 fn a_run_whose_topic_the_application_ends_was_stopped_and_disturbs_no_other() {
