@@ -230,6 +230,30 @@ async def test_who_starts_a_run_can_watch_it_although_it_is_over_at_once(store: 
             assert await asyncio.wait_for(run.wait(), PATIENCE) is RunState.DONE
 
 
+async def test_a_process_that_loses_its_lease_before_it_begins_a_run_starts_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Hub(store.url) as hub, Hub(store.url) as other:
+        take_lease, calls = hub._take_lease, []
+
+        async def paused(name: str, token: str) -> bool:
+            is_held = await take_lease(name, token)
+            calls.append(name)
+            if len(calls) == 1:
+                # As if its time had passed, and another process had had it.
+                hub._release(name, token)
+                while not await other._take_lease(name, "other"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                other._release(name, "other")
+            return is_held
+
+        monkeypatch.setattr(hub, "_take_lease", paused)
+        run = await asyncio.wait_for(hub.run("r", one), PATIENCE)
+        assert len(calls) > 1
+        assert await run.wait() is RunState.DONE
+        assert await transcript(other, "r") == ["1", end("done")]
+
+
 async def test_a_run_that_was_waited_for_has_freed_its_name(store: Store) -> None:
     async def answers() -> AsyncIterator[int]:
         yield 1

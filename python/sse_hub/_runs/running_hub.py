@@ -23,7 +23,7 @@ from sse_hub._runs.response import RunResponse
 from sse_hub._runs.run import Run
 from sse_hub._runs.source import open_source
 from sse_hub._runs.states import RunFormat
-from sse_hub.exceptions import HubClosed, TopicEnded
+from sse_hub.exceptions import HubClosed, LeaseLost, TopicEnded
 
 __all__ = ["RunningHub"]
 
@@ -116,7 +116,10 @@ class RunningHub(StreamingHub):
     ) -> Run:
         """One process takes the lease of the run, and begins it; the others follow."""
         token = secrets.token_hex(16)
+        closes = self._runs_here().closes
         while True:
+            if self._runs_here().closes != closes:
+                raise HubClosed(f"the hub was closed, and run {name!r} was not started")
             known = self._runs_here().get(name)
             # One that has ended is not the one of this name if that runs.
             if known is not None and (known.state == "running" or self._ending(name) is not None):
@@ -162,7 +165,7 @@ class RunningHub(StreamingHub):
         opens: Callable[[], AsyncIterator[Any]],
         returned: asyncio.Event,
     ) -> Run | None:
-        """Begin a run if its lease is free, and if its topic has not ended."""
+        """Begin a run if its lease is free and stays this process's, and if its topic has not ended."""
         run = None
         try:
             # A former holder may have begun the run, and died. Whoever holds the lease knows that.
@@ -170,7 +173,7 @@ class RunningHub(StreamingHub):
                 driver = RunDriver(self, name, opens(), options, token, returned)
                 await self._begin_run(name, options.keep, token)
                 run = self._start(driver)
-        except TopicEnded:
+        except (TopicEnded, LeaseLost):
             pass
         finally:
             if run is None:
