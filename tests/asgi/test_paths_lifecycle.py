@@ -94,6 +94,38 @@ def test_a_background_task_runs_after_the_end(site: Site, how: str) -> None:
     until(lambda: ended == [("one", 0)])
 
 
+@pytest.mark.parametrize("kind", ["response", "without control", "subscription"])
+def test_what_runs_at_the_end_runs_in_the_context_of_no_other_request(site: Site, kind: str) -> None:
+    hub = site.hub()
+    request_id = ContextVar("request_id", default="none")
+    background: list[str] = []
+    disconnected: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: disconnected.append(request_id.get()))
+
+    async def ended() -> None:
+        background.append(request_id.get())
+
+    def respond(request: Request) -> Response:
+        request_id.set(request.url.query)
+        if kind == "subscription":
+            subscription = hub.subscribe("t", user=request.url.query)
+            return EventSourceResponse(subscription, background=BackgroundTask(ended))
+        options: Any = {"user": request.url.query, "control": kind == "response"}
+        return hub.response("t", background=BackgroundTask(ended), **options)
+
+    site.serve(respond)
+    with site.raw("/?first"):
+        for leave in (False, True):
+            with site.raw("/?second"):
+                until(lambda: [each.path for each in hub.subscribers()] == [site.path] * 2)
+                if not leave:
+                    hub.disconnect(user="second")
+            until(lambda: hub.count() == 1)
+        until(lambda: background == ["second"] * 2)
+        until(lambda: len(disconnected) == 2)
+    assert {*disconnected} <= {"second", "none"}
+
+
 def test_a_client_beyond_the_limit_is_asked_to_come_back_later(site: Site) -> None:
     hub = site.hub(max_subscribers=1)
     with site.stream(hub) as stream:

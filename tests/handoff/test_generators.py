@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,42 @@ def test_only_one_task_remains_and_the_context_is_the_request_s() -> None:
     with streaming(content) as (server, _), server.stream("/") as events:
         assert [event.data for event in events.rest()] == ["a", "inside"]
     assert seen[0] <= 2
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_what_runs_at_its_end_runs_in_the_context_of_the_request(end: str) -> None:
+    name = contextvars.ContextVar("name", default="outside")
+    seen: list[str] = []
+    app = FastAPI()
+    content = Content()
+
+    async def note(*_: Any) -> None:
+        seen.append(name.get())
+
+    def ping() -> bytes:
+        return f": {name.get()}\n\n".encode()
+
+    @app.get("/")
+    async def events() -> EventSourceResponse:
+        name.set("the request's")
+        return EventSourceResponse(
+            content(),
+            handoff=True,
+            ping=0.01,
+            ping_message_factory=ping,
+            client_close_handler_callable=note,
+            background=BackgroundTask(note),
+        )
+
+    with ExitStack() as clients, serve(app) as server:
+        connection = clients.enter_context(client(server))
+        received = b""
+        while b": the request's\n\n" not in received:
+            received += connection.recv(65536)
+        if end == "client":
+            connection.close()
+            until(lambda: len(seen) == 2)
+    assert seen == ["the request's"] * (2 if end == "client" else 1)
 
 
 @pytest.mark.parametrize("how", ["waits", "swallows", "yields"])

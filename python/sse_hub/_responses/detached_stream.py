@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
+from typing import Any
 
 from starlette.types import Message
 
@@ -35,13 +37,14 @@ class DetachedStream(EventStream):
     Ending is a task only if something has to be awaited.
     """
 
-    __slots__ = ("_connected", "_group", "_has_ended")
+    __slots__ = ("_connected", "_context", "_group", "_has_ended")
 
     def __init__(self, response: Streamed, connection: OwnedConnection, server: RunningServer) -> None:
         super().__init__(response, _receives_nothing, connection.send)
         self._connected = connection
         self._has_left = None
         self._has_ended = False
+        self._context = copy_context()
         self._group = _streams_of(server)
 
     def open(self, server: RunningServer) -> None:
@@ -55,6 +58,10 @@ class DetachedStream(EventStream):
 
     def abort(self) -> None:
         self._connected.abort()
+
+    def _new_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # What ends a stream whose request is over runs in the context of the connection, or of the server.
+        return self.loop.create_task(coroutine, context=self._context.copy())
 
     def _abort_connection(self) -> bool:
         self._connected.abort()
@@ -97,7 +104,7 @@ class DetachedStream(EventStream):
             or self._failures()
             or getattr(self._response, "background", None) is not None
         ):
-            self._group.hold(self.loop.create_task(self._see_out()))
+            self._group.hold(self._new_task(self._see_out()))
             return
         self._clear()
         self._finish()

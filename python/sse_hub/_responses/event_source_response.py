@@ -381,7 +381,7 @@ class EventSourceResponse(TaskGroupStream, Response):
         False when the stream cannot go on there; its body then ends, and the client comes back.
         """
         hub = cast(StreamingHub, subscription._hub)
-        on_end = None if self.background is None else partial(hub._run_background, self.background)
+        on_end = hub._on_end(self.background)
         try:
             handed = hub._transfer_to_reactor(fd, server, subscription, on_end)
         except BaseException:

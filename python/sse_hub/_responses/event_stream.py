@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -225,6 +225,10 @@ class EventStream(EventBody):
             self._failure = error
         self._wake()
 
+    def _new_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task for code of the application, in the request's context."""
+        return self.loop.create_task(coroutine)
+
     def _start_task(self, task: asyncio.Future[None]) -> None:
         self._tasks.append(task)
         task.add_done_callback(self._task_done)
@@ -256,7 +260,7 @@ class EventStream(EventBody):
         if handler is None:
             self._wake()
         else:
-            self._handler = self.loop.create_task(_call(handler))
+            self._handler = self._new_task(_call(handler))
             self._start_task(self._handler)
 
     def _subscription_closed(self, reason: EndReason) -> None:

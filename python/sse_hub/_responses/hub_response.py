@@ -177,7 +177,7 @@ class HubResponse(GuardedResponse):
 
     async def _transfer(self, subscription: Subscription, fd: int, server: RunningServer) -> bool:
         """Transfer a subscription to a reactor. False when it has ended, and the body with it."""
-        on_end = None if self.background is None else partial(self.hub._run_background, self.background)
+        on_end = self.hub._on_end(self.background)
         if self._is_gzip:
             subscription._compress(owes_header=False)
         try:
@@ -198,7 +198,7 @@ class HubResponse(GuardedResponse):
 
         False when the hub has no room; the client is then told when to come back.
         """
-        on_end = None if self.background is None else partial(self.hub._run_background, self.background)
+        on_end = self.hub._on_end(self.background)
         try:
             last = self.last_event_id or last_event_id(scope)
             request = self._request._compressed() if self._is_gzip else self._request

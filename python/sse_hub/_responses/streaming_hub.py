@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any, TypeAlias
 
 from starlette.background import BackgroundTask
@@ -252,6 +253,13 @@ class StreamingHub(_core.Hub):
     def _disconnected(self, subscription: Subscription, reason: str) -> None:
         for callback in self._on_disconnect:
             self._call(callback, subscription, reason)
+
+    def _on_end(self, background: BackgroundTask | None) -> Callable[[str], object] | None:
+        """What runs a response's background task, in the request's context, when a reactor's stream ends."""
+        if background is None:
+            return None
+        context = copy_context()
+        return lambda reason: context.run(self._run_background, background, reason)
 
     def _run_background(self, background: BackgroundTask, reason: str) -> None:
         self._call(background)

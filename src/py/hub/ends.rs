@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
+use pyo3::call::PyCallArgs;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
@@ -12,6 +13,7 @@ use super::loop_reader::{LoopReader, ReportEnds};
 use super::reactors::Reactors;
 use super::subscription::PySubscription;
 use crate::identity::{CloseReason, Identity};
+use crate::py::process::context::empty_context;
 use crate::py::values::end_reason::end_reason;
 
 /// The Python object of a hub. Weak: a loop does not keep alive the hubs whose readers it runs.
@@ -41,9 +43,11 @@ impl ReportEnds for Ends {
         identity: &Arc<Identity>,
         reason: &CloseReason,
     ) -> PyResult<()> {
-        let Some((hub, generations)) = self.hub(event_loop.py()) else { return Ok(()) };
+        let py = event_loop.py();
+        let Some((hub, generations)) = self.hub(py) else { return Ok(()) };
         let handle = PySubscription::on_loop(&hub, &generations, reader, identity.clone());
-        tell(&hub, event_loop, handle, reason)
+        let hook = hub.getattr(intern!(py, "_disconnected"))?;
+        soon(event_loop, (hook, handle, end_reason(py, reason)?))
     }
 
     fn handed_off_ended(
@@ -53,22 +57,18 @@ impl ReportEnds for Ends {
         identity: &Arc<Identity>,
         reason: &CloseReason,
     ) -> PyResult<()> {
+        let py = event_loop.py();
         let Some(reactor) = reactors.find(identity.reader) else { return Ok(()) };
-        let Some((hub, generations)) = self.hub(event_loop.py()) else { return Ok(()) };
+        let Some((hub, generations)) = self.hub(py) else { return Ok(()) };
         let reader = reactor.reader.clone();
         let handle = PySubscription::on_reactor(&hub, &generations, reactors, reader, identity.clone());
-        tell(&hub, event_loop, handle, reason)
+        let hook = hub.getattr(intern!(py, "_disconnected"))?;
+        // Nothing is kept of the stream's request, and the context of another one would mislead.
+        let run = empty_context(py)?.getattr(intern!(py, "run"))?;
+        soon(event_loop, (run, hook, handle, end_reason(py, reason)?))
     }
 }
 
-fn tell(
-    hub: &Bound<'_, PyAny>,
-    event_loop: &Bound<'_, PyAny>,
-    handle: PySubscription,
-    reason: &CloseReason,
-) -> PyResult<()> {
-    let py = hub.py();
-    let hook = hub.getattr(intern!(py, "_disconnected"))?;
-    let soon = intern!(py, "call_soon_threadsafe");
-    event_loop.call_method1(soon, (hook, handle, end_reason(event_loop.py(), reason)?)).map(drop)
+fn soon<'py>(event_loop: &Bound<'py, PyAny>, call: impl PyCallArgs<'py>) -> PyResult<()> {
+    event_loop.call_method1(intern!(event_loop.py(), "call_soon_threadsafe"), call).map(drop)
 }

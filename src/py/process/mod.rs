@@ -2,6 +2,7 @@
 //! awaits. Nothing here knows a hub.
 
 pub mod awaiting;
+pub mod context;
 pub mod descriptors;
 pub mod exit;
 pub mod fork;

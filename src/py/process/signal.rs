@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::context::empty_context;
+
 /// A descriptor that becomes readable when it is signalled.
 #[derive(Debug)]
 pub struct Signal {
@@ -49,13 +51,15 @@ impl Signal {
     ) -> PyResult<()> {
         let py = event_loop.py();
         let drain = reader.getattr(intern!(py, "_drain"))?;
-        let (add_reader, fd) = (intern!(py, "add_reader"), self.reader.as_raw_fd());
+        let add_reader = event_loop.getattr(intern!(py, "add_reader"))?;
+        let run = empty_context(py)?.getattr(intern!(py, "run"))?;
+        let fd = self.reader.as_raw_fd();
         if is_here {
-            event_loop.call_method1(add_reader, (fd, drain)).map(drop)
+            run.call1((add_reader, fd, drain)).map(drop)
         } else {
             // Only a loop's own thread may change what it watches.
-            let add_reader = event_loop.getattr(add_reader)?;
-            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (add_reader, fd, drain)).map(drop)
+            let soon = intern!(py, "call_soon_threadsafe");
+            event_loop.call_method1(soon, (run, add_reader, fd, drain)).map(drop)
         }
     }
 
