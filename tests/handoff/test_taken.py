@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import socket
 import sys
 import threading
@@ -27,7 +26,7 @@ from handoff_serving import (
     serving,
 )
 from loops import LOOPS
-from servers import Client, Command, gunicorn, run
+from servers import Client, Command, run
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._servers.stay import Stay
 from waiting import PATIENCE, until
@@ -150,34 +149,6 @@ def test_a_unix_socket_can_be_handed_off(tmp_path: Path) -> None:
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["--workers", "2"], ["--reload", "--reload-dir", "src"], ["--proxy-headers"]],
-    ids=lambda o: o[0],
-)
-def test_the_command_line_needs_no_option(options: list[str]) -> None:
-    args = ["--factory", "handoff_app:factory", "--port", "0", *options]
-    # Both workers have to be up: one that is ended while Python starts in it may print anything.
-    processes = 2 if "--workers" in options else 1
-    command = Command([sys.executable, "-m", "uvicorn", *args], processes=processes)
-    with run(command) as server:
-        with Client(server.port, "/events") as client:
-            assert body_of(client.read_to_end()).endswith(HANDED_OFF)
-        server.terminate()
-        assert server.wait() in (0, -15)
-        assert not re.search("ERROR|Traceback", server.output)
-
-
-def test_gunicorn_with_uvicorns_worker() -> None:
-    command = gunicorn("handoff_app:factory()")
-    with run(command) as server:
-        with Client(server.port, "/events") as client:
-            assert body_of(client.read_to_end()).endswith(HANDED_OFF)
-        server.terminate()
-        assert server.wait() == 0
-        assert not re.search("ERROR|Traceback", server.output)
 
 
 async def test_under_other_servers_nothing_is_taken() -> None:

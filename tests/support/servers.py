@@ -89,6 +89,8 @@ class Command:
     processes: int = 1
     env: dict[str, str] = field(default_factory=lambda: {"PYTHONPATH": IMPORTS})
     port: int | None = None
+    # The path of the Unix socket that it listens on in place of a port.
+    uds: str | None = None
 
 
 def uvicorn(app: str, *options: str, processes: int = 1) -> Command:
@@ -154,9 +156,14 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.port = command.port or int(self.wait_for(command.listening).group(1))
+            if command.uds is None:
+                self.port = command.port or int(self.wait_for(command.listening).group(1))
+            else:
+                self.port = 0
+                self.wait_for("running on unix socket|Listening at: .*unix:")
             self.wait_for(command.ready, times=command.processes)
-            wait_until_it_accepts(self.port)
+            if command.uds is None:
+                wait_until_it_accepts(self.port)
         except BaseException:
             self.kill()
             raise

@@ -1,0 +1,40 @@
+"""Each kind of stream that leaves its server, for servers started from the command line.
+
+The app says at its end what became of its streams, so that each of several workers can be asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+from sse_hub import EventSourceResponse, Hub
+
+logging.basicConfig(level=logging.INFO, format="%(process)d %(levelname)s %(name)s %(message)s")
+hub = Hub(grace=0.1)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    print("lifespan started", flush=True)
+    yield
+    stats = hub.stats()
+    print(f"{os.getpid()} handed off {stats['hand_offs']}, stayed {stats['stayed']}", flush=True)
+
+
+app = FastAPI(lifespan=lifespan)
+app.add_route("/endpoint", hub.endpoint("t"))
+
+
+@app.get("/response")
+async def response() -> Response:
+    return hub.response("t")
+
+
+@app.get("/subscription")
+async def subscription() -> Response:
+    return EventSourceResponse(hub.subscribe("t"))
