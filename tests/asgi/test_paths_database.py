@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI
+from servers import Client, Command, granian, hypercorn, run
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
@@ -98,3 +101,29 @@ def test_a_session_that_is_held_holds_its_connection(site: Site, engine: Engine)
             stack.enter_context(site.raw()).opened()
         assert engine.pool.checkedout() == POOL  # type: ignore[attr-defined]
     until(lambda: engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("server", [hypercorn, granian])
+def test_a_pool_of_five_serves_a_hundred_streams_of_other_servers(server: Callable[[str], Command]) -> None:
+    kinds = ("query", "snapshot", "subscription", "generator")
+    with run(server("pool_app:app")) as process, ExitStack() as stack:
+
+        def state() -> dict[str, object]:
+            found: dict[str, object] = httpx.get(
+                f"http://127.0.0.1:{process.port}/state", timeout=PATIENCE
+            ).json()
+            return found
+
+        for kind in kinds:
+            for _ in range(STREAMS // 4 // 5):
+                streams = [stack.enter_context(Client(process.port, f"/{kind}")) for _ in range(5)]
+                for stream in streams:
+                    stream.read_until(b"stream-open")
+            until(lambda: state()["held"] == 0)
+        # A generator is no stream of the hub.
+        assert state() == {"held": 0, "streams": STREAMS * 3 // 4, "stayed": {"server": STREAMS * 3 // 4}}
+        said = re.findall(r"^INFO sse_hub (.*)$", process.output, re.MULTILINE)
+        assert said == [
+            "a stream stays with the server: the server is not a uvicorn whose connections are known here; "
+            "see docs/hand-off.md"
+        ]
