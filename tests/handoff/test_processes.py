@@ -47,6 +47,7 @@ def test_without_descriptors_only_newcomers_suffer() -> None:
             paths = "+".join(["loop"] + ["reactor"] * 5)
             assert ask(control, "/publish?data=1") == f"published to {paths}."
             assert newcomer.take(1) == ["1"], "it has no descriptor to hand over, and streams all the same"
+            assert ask(control, "/stayed") == "stayed {'descriptors': 1}."
         stack.enter_context(Client(server.port, "/events"))  # cannot even be accepted
         for n in range(2, 5):
             ask(control, f"/publish?data={n}")

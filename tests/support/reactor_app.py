@@ -38,6 +38,11 @@ async def exhausted(left: int = 0) -> Response:
     return hub.response("t")
 
 
+@app.get("/stayed")
+async def stayed() -> Response:
+    return PlainTextResponse(f"stayed {hub.stats()['stayed']}.")
+
+
 @app.get("/used-up")
 async def used_up() -> Response:
     """Allow no new descriptor, not even with a number that becomes free."""
