@@ -11,11 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from loops import LOOPS
 from scripted import Connection, done
 from servers import Client, Command, ServerProcess, granian, hypercorn, run, uvicorn
 from sse_hub import EventSourceResponse, Hub, Subscription
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 from waiting import PATIENCE, until, until_async
+from wire import Site, quiet
 
 APP = "leaving_app:app"
 SERVERS: dict[str, Callable[[], Command]] = {
@@ -53,6 +56,45 @@ def test_nothing_is_left_of_clients_that_left_a_server(name: str) -> None:
         for path in ("/generator", "/middleware/generator"):
             visit(server, path)
             until(lambda: state(server)["locals"] == 0)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_a_client_leaves_that_has_sent_its_next_request(http: str, loop: str) -> None:
+    # uvicorn reads nothing more of such a client, so that only a write shows that it left.
+    site = Site("portable", http=http, loop=loop)
+    hub = site.hub(heartbeat=0.05)
+    open_streams: list[None] = []
+
+    async def content() -> AsyncIterator[str]:
+        open_streams.append(None)
+        try:
+            yield "stream-open"
+            await asyncio.Event().wait()
+        finally:
+            open_streams.pop()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kinds: dict[str, Any] = {
+            "/response": lambda: hub.response("t"),
+            "/subscription": lambda: EventSourceResponse(hub.subscribe("t")),
+            "/generator": lambda: EventSourceResponse(content(), ping=0.05),
+        }
+        await kinds[scope["path"]]()(scope, receive, send)
+
+    site.app = app
+    with quiet():
+        for path in ("/response", "/subscription", "/generator"):
+            for requests in ((2, 0), (1, 1)):  # at the beginning, and during the stream
+                request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"
+                more = f"\r\nGET {path} HTTP/1.1\r\nHost: x\r\n" * (requests[0] - 1)
+                with Client(site.port, path, headers=more) as client:
+                    client.read_until(b"stream-open")
+                    client.sock.sendall(request.encode() * requests[1])
+                    assert hub.count() + len(open_streams) == 1
+                until(lambda: hub.count() == 0 and open_streams == [])
+        site.close_hubs()
+        site.close()
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -21,7 +21,7 @@ from sse_hub._servers import granian, hypercorn, uvicorn
 from sse_hub._servers.base import NewStopping, Record, Server, Stopping
 from sse_hub._servers.buffers import Buffers, TransportBuffers
 from sse_hub._servers.granian_buffers import GranianBuffers
-from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
+from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed, tell_of_loss
 
 __all__ = [
     "Buffers",
@@ -34,6 +34,7 @@ __all__ = [
     "find_departure",
     "find_unsent",
     "note_unflushed",
+    "tell_of_loss",
     "watch",
     "watch_uvicorn",
     "workers",

@@ -30,6 +30,7 @@ __all__ = [
     "find_cycle",
     "is_cycle",
     "note_unflushed",
+    "tell_of_loss",
     "unsent",
     "watch",
     "workers",
@@ -119,6 +120,27 @@ def _waits_to_be_written(transport: Any) -> bool:
         return bool(transport.get_write_buffer_size())
     except Exception:  # asyncio's TLS transport has lost its protocol once the connection is gone
         return False
+
+
+def tell_of_loss(receive: Receive) -> None:
+    """Have the cycle behind ``receive`` learn that its connection was lost, if there is one.
+
+    With httptools a connection tells only its last cycle. If the client has sent its next request behind a
+    stream's, the stream would never learn that the client left, and would not end before its server does.
+    """
+    cycle = find_cycle(receive)
+    flow: Any = getattr(cycle, "flow", None)
+    if cycle is not None and hasattr(flow, "resume_writing"):  # what a lost connection calls, too
+        flow.resume_writing = functools.partial(_resume_writing, weakref.ref(flow), weakref.ref(cycle))
+
+
+def _resume_writing(its_flow: weakref.ref[Any], its_cycle: weakref.ref[Any]) -> None:
+    flow, cycle = its_flow(), its_cycle()
+    if flow is not None:
+        type(flow).resume_writing(flow)
+    if cycle is not None and not cycle.response_complete and cycle.transport.is_closing():
+        cycle.disconnected = True
+        cycle.message_event.set()
 
 
 class UvicornServer:
