@@ -366,6 +366,11 @@ impl History {
         if entry.released() {
             self.bytes -= cost(entry);
             self.stale += 1;
+            // What a busy topic evicts is in front, as a rule: it is freed now, and the next entry gets its memory.
+            while self.kept.front().is_some_and(|oldest| !oldest.is_held()) {
+                self.kept.pop_front();
+                self.stale -= 1;
+            }
             // A quiet topic's old entry at the front must not keep a busy topic's evicted entries in memory.
             if self.stale > 64 && self.stale * 2 > self.kept.len() {
                 self.kept.retain(|entry| entry.is_held());

@@ -73,7 +73,7 @@ impl Ring {
         let Retention { count, bytes, age } = self.retention;
         let is_old = |event: &&Arc<Entry>| age.is_some_and(|age| now.saturating_sub(event.at) > age);
         let oldest = if self.len() > count || self.bytes > bytes {
-            self.after(0)
+            self.oldest()
         } else {
             self.events.front().filter(is_old)
         };
@@ -131,6 +131,12 @@ impl Ring {
         self.events.get(at).filter(|entry| id_of(entry) == Some(id))?.seq
     }
 
+    /// The oldest entry.
+    fn oldest(&self) -> Option<&Arc<Entry>> {
+        let value = self.table.as_ref().and_then(|table| table.values.values().next());
+        earlier(self.events.front(), value)
+    }
+
     /// The first entry behind `seq`.
     pub(super) fn after(&self, seq: u64) -> Option<&Arc<Entry>> {
         self.cursor(seq).peek()
@@ -163,6 +169,15 @@ impl Ring {
     }
 }
 
+/// The earlier one of an event and a value.
+fn earlier<'a>(event: Option<&'a Arc<Entry>>, value: Option<&'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+    match (event, value) {
+        (Some(event), Some(value)) if value.seq < event.seq => Some(value),
+        (None, value) => value,
+        (event, _) => event,
+    }
+}
+
 /// A place in a ring: its events and its values in one order.
 pub(super) struct RingCursor<'a> {
     events: &'a VecDeque<Arc<Entry>>,
@@ -174,12 +189,7 @@ pub(super) struct RingCursor<'a> {
 impl<'a> RingCursor<'a> {
     /// The next entry.
     pub(super) fn peek(&self) -> Option<&'a Arc<Entry>> {
-        let event = self.events.get(self.at);
-        match (event, self.value) {
-            (Some(event), Some(value)) if value.seq < event.seq => Some(value),
-            (None, value) => value,
-            (event, _) => event,
-        }
+        earlier(self.events.get(self.at), self.value)
     }
 
     /// Go past the entry with this number, if it is the next one.
