@@ -267,18 +267,17 @@ impl Draft {
     /// and the fields of one event without an id, in UTF-8; `None` for other bytes.
     #[must_use]
     pub fn from_parts(trace: Option<&TraceParent>, comment: &[u8], rest: &[u8]) -> Option<Self> {
-        let fields = str::from_utf8(rest).ok()?.strip_suffix('\n')?;
-        let is_event = are_lines_of(str::from_utf8(comment).ok()?, &[":"])
-            && are_lines_of(fields, &["data:", "event:", "retry:"]);
-        if !is_event || memchr::memchr(b'\r', comment).or_else(|| memchr::memchr(b'\r', rest)).is_some() {
+        let fields = str::from_utf8(rest).ok()?.as_bytes().strip_suffix(b"\n")?;
+        let comment_lines = str::from_utf8(comment).ok()?.as_bytes();
+        if !are_lines_of(comment_lines, &[b":"]) || !are_lines_of(fields, &[b"data:", b"event:", b"retry:"]) {
             return None;
         }
         let trace_len = if trace.is_some() { TRACE_LINE } else { 0 };
         let parts = comment.len() + trace_len + rest.len();
         let mut buf = Vec::with_capacity(CHUNK_ROOM + ID_ROOM + parts + CRLF.len());
-        buf.resize(CHUNK_ROOM, 0);
+        buf.extend_from_slice(&[0; CHUNK_ROOM]);
         buf.extend_from_slice(comment);
-        buf.resize(buf.len() + ID_ROOM, 0);
+        buf.extend_from_slice(&[0; ID_ROOM]);
         if let Some(trace) = trace {
             write_line(&mut buf, TRACE_FIELD, trace.as_bytes(), "\n");
         }
@@ -323,10 +322,17 @@ impl Draft {
     }
 }
 
-/// Whether each line of `text`, which may be empty, begins with one of the prefixes and ends in LF.
-fn are_lines_of(text: &str, prefixes: &[&str]) -> bool {
-    let begins = |line: &str| prefixes.iter().any(|prefix| line.starts_with(prefix));
-    text.is_empty() || text.strip_suffix('\n').is_some_and(|lines| lines.split('\n').all(begins))
+/// Whether each line of `text`, which may be empty, begins with one of the prefixes, has no CR and ends in LF.
+fn are_lines_of(text: &[u8], prefixes: &[&[u8]]) -> bool {
+    let mut start = 0;
+    for at in memchr::memchr2_iter(b'\r', b'\n', text) {
+        let line = &text[start..at];
+        if text[at] == b'\r' || !prefixes.iter().any(|prefix| line.starts_with(prefix)) {
+            return false;
+        }
+        start = at + 1;
+    }
+    start == text.len()
 }
 
 /// An offset into the room in front of an event, which is far below 256.

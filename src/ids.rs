@@ -61,7 +61,11 @@ impl Epoch {
     /// The epoch written as this number; `None` when it has more than sixteen digits.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        Self::parse(itoa::Buffer::new().format(number))
+        let mut buffer = itoa::Buffer::new();
+        let digits = buffer.format(number).as_bytes();
+        let mut bytes = [0; MAX_EPOCH_BYTES];
+        bytes.get_mut(..digits.len())?.copy_from_slice(digits);
+        Some(Self { bytes, len: u8::try_from(digits.len()).ok()? })
     }
 
     /// The text of the epoch.

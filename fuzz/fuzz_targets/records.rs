@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use sse_hub::file::format::{self, HEAD, Head, Parsed, RECORD};
 use sse_hub::ids::StreamId;
-use sse_hub::stream_broker::envelope;
+use sse_hub::stream_broker::envelope::{self, LastTopic};
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
@@ -24,11 +24,12 @@ fuzz_target!(|input: Input<'_>| {
     if let Ok(head) = Head::read(file) {
         assert_eq!(head.write().as_ref().map(|bytes| &bytes[..]), file.get(..HEAD));
     }
+    let mut topics = LastTopic::default();
     let mut at = HEAD.min(file.len());
     while let Parsed::Header(header) = format::header(&file[at..], key, at as u64) {
         assert!(header.len >= RECORD && header.before < header.id);
         let Some(fields) = file[at..].get(RECORD..header.len) else { break };
-        let _ = header.arrived(fields, key);
+        let _ = header.arrived(fields, header.is_sound(fields, key), &mut topics);
         at += header.len;
     }
     let id = StreamId { ms: u64::from(ms) + 1, seq: counter.into() };
@@ -40,7 +41,7 @@ fuzz_target!(|input: Input<'_>| {
     };
     assert_eq!((header.len, header.id, header.before), (record.len(), id, before));
     assert!(header.is_sound(fields, key));
-    if let Ok(letter) = header.arrived(fields, key).letter {
+    if let Ok(letter) = header.arrived(fields, true, &mut topics).letter {
         let written = format::encode(&envelope::fields(&letter)).expect("it fits");
         assert!(format::put(&mut record, key, offset, id, before, &written));
     }

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
 use crate::topic::Topic;
 
+/// The topics of an event; nearly always one.
+pub type Topics = SmallVec<[Topic; 1]>;
+
 /// The subscribers that get an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum To {
     /// The subscribers of these topics.
-    Topics(Vec<Topic>),
+    Topics(Topics),
     /// Every subscriber.
     All,
     /// One, by its public id.

@@ -12,11 +12,10 @@
 use std::io;
 
 use crc32fast::Hasher;
-use smallvec::SmallVec;
 
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
-use crate::stream_broker::envelope::{self, Fields};
+use crate::stream_broker::envelope::{self, Fields, Found, LastTopic};
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -158,11 +157,11 @@ pub fn encode(fields: &Fields<'_>) -> Option<Vec<u8>> {
 }
 
 fn check(key: u32, offset: u64, head: &[u8]) -> u32 {
-    let mut hasher = Hasher::new_with_initial(key);
-    hasher.update(&offset.to_le_bytes());
-    hasher.update(&head[..4]);
-    hasher.update(&head[8..RECORD]);
-    hasher.finalize()
+    let mut covered = [0; 8 + 4 + RECORD - 8];
+    covered[..8].copy_from_slice(&offset.to_le_bytes());
+    covered[8..12].copy_from_slice(&head[..4]);
+    covered[12..].copy_from_slice(&head[8..RECORD]);
+    crc(key, &covered)
 }
 
 /// Append the record of [`encode`]d fields that will be written at `offset` of its segment. Returns false when
@@ -198,15 +197,12 @@ pub fn header(bytes: &[u8], key: u32, offset: u64) -> Parsed {
 }
 
 impl Header {
-    /// The record as an entry of the log; without a letter when its fields are damaged or cannot be understood.
+    /// The record as an entry of the log; without a letter when its fields are damaged or cannot be understood. `topics`
+    /// holds the last topic that was read.
     #[must_use]
-    pub fn arrived(&self, fields: &[u8], key: u32) -> Arrived {
-        let found = self.is_sound(fields, key).then(|| split(fields)).flatten().unwrap_or_default();
-        let get = |name: &str| {
-            let named = found.iter().find(|(key, _)| *key == name.as_bytes());
-            named.map(|(_, value)| *value)
-        };
-        envelope::read_behind(self.id, Some(self.before), &get)
+    pub fn arrived(&self, fields: &[u8], is_sound: bool, topics: &mut LastTopic) -> Arrived {
+        let found = if is_sound { split(fields) } else { None };
+        envelope::read_behind(self.id, Some(self.before), &found.unwrap_or_default(), topics)
     }
 
     /// Whether these are the fields that were written.
@@ -216,16 +212,13 @@ impl Header {
     }
 }
 
-/// The fields of a record: names and values.
-type Split<'a> = SmallVec<[(&'a [u8], &'a [u8]); 8]>;
-
-fn split(mut bytes: &[u8]) -> Option<Split<'_>> {
-    let mut fields = SmallVec::new();
+fn split(mut bytes: &[u8]) -> Option<Found<'_>> {
+    let mut fields = Found::default();
     while let Some((&len, rest)) = bytes.split_first() {
         let (name, rest) = rest.split_at_checked(usize::from(len))?;
         let (size, rest) = rest.split_at_checked(4)?;
         let (value, rest) = rest.split_at_checked(usize::try_from(u32_at(size, 0)?).ok()?)?;
-        fields.push((name, value));
+        fields.add(name, value);
         bytes = rest;
     }
     Some(fields)
@@ -310,7 +303,10 @@ mod tests {
     #[test]
     fn fields_that_are_cut_are_none() {
         let fields = encode(&envelope::gap()).unwrap();
-        assert_eq!(split(&fields).unwrap().as_slice(), [(&b"v"[..], &b"1"[..]), (b"k", b"g")]);
+        let mut expected = Found::default();
+        expected.add(b"v", b"1");
+        expected.add(b"k", b"g");
+        assert_eq!(split(&fields), Some(expected));
         for len in 1..fields.len() {
             let whole = len == 7;
             assert_eq!(split(&fields[..len]).is_some(), whole, "{len}");

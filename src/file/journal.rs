@@ -19,6 +19,7 @@ use super::salt::Salt;
 use super::segment::{CHUNK, Segment, Stop};
 use super::system::{self, System};
 use crate::ids::StreamId;
+use crate::stream_broker::envelope::LastTopic;
 use crate::stream_broker::{Kept, envelope};
 
 /// The history is kept in about this many segments, and one segment is kept beyond it.
@@ -107,6 +108,8 @@ pub struct Journal {
     pub(super) seen: StreamId,
     /// The buffer for reads.
     pub(super) buffer: Vec<u8>,
+    /// The topic of the last entry that was read.
+    pub(super) last_topic: LastTopic,
     /// Counts the openings of the directory: positions from an earlier one are invalid.
     pub generation: u64,
     /// Warnings for the operator.
@@ -125,6 +128,7 @@ impl Journal {
             salt: Salt::draw(0),
             seen: StreamId::default(),
             buffer: Vec::new(),
+            last_topic: LastTopic::default(),
             generation: 0,
             warnings: Vec::new(),
             is_doubtful: false,

@@ -12,6 +12,7 @@ use super::journal::Journal;
 use super::segment::{Record, Segment, Stop};
 use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
+use crate::stream_broker::envelope::LastTopic;
 
 /// The id that a reader read last, and the offset behind it.
 #[derive(Debug, Clone)]
@@ -64,6 +65,8 @@ impl Journal {
             return Ok(page);
         };
         let mut buffer = std::mem::take(&mut self.buffer);
+        let mut last_topic = std::mem::take(&mut self.last_topic);
+        let topics = &mut last_topic;
         loop {
             // Looked up before the segment is read: what was written to it before the next one began comes first.
             let next = self.next_segment(&cursor.segment)?;
@@ -73,13 +76,16 @@ impl Journal {
                 if record.header.id <= last {
                     return true;
                 }
-                let is_wanted =
-                    page.entries.len() < count && (is_final || record.header.is_sound(record.fields, key));
-                if is_wanted {
-                    last = record.header.id;
-                    page.entries.push(record.header.arrived(record.fields, key));
+                if page.entries.len() >= count {
+                    return false;
                 }
-                is_wanted
+                let is_sound = record.header.is_sound(record.fields, key);
+                let is_judged = is_final || is_sound;
+                if is_judged {
+                    last = record.header.id;
+                    page.entries.push(record.header.arrived(record.fields, is_sound, topics));
+                }
+                is_judged
             };
             let (offset, stop) = if is_final {
                 cursor.segment.scan(cursor.offset, &mut buffer, visit)?
@@ -97,7 +103,7 @@ impl Journal {
             };
             cursor = Cursor { segment: next, offset: HEAD as u64, ..cursor };
         }
-        self.buffer = buffer;
+        (self.buffer, self.last_topic) = (buffer, last_topic);
         self.seen = self.seen.max(page.entries.last().map_or(StreamId::default(), |last| last.id));
         *at = Some(cursor);
         Ok(page)
@@ -130,7 +136,7 @@ impl Journal {
         let segments: Vec<_> = directory.segments().range(..=end).rev().map(|(_, it)| it.clone()).collect();
         let is_wanted = |id: StreamId| id < end || (is_included && id == end);
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut found = Vec::new();
+        let (mut found, topics) = (Vec::new(), &mut LastTopic::default());
         for segment in segments {
             let places = segment.places_before(end, &mut buffer)?;
             let mut until = u64::MAX;
@@ -152,7 +158,8 @@ impl Journal {
                     segment.scan(*first, &mut buffer, |record| {
                         let is_here = part.len() < offsets.len();
                         if is_here {
-                            part.push(record.header.arrived(record.fields, segment.head.key));
+                            let is_sound = record.header.is_sound(record.fields, segment.head.key);
+                            part.push(record.header.arrived(record.fields, is_sound, topics));
                         }
                         is_here
                     })?;

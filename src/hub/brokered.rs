@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::request::{Question, Request};
 use super::{Freed, Hub, Registered, State, ring};
 use crate::broker::Broker;
-use crate::broker::letter::{Arrived, Fence, Letter, Step, To, Whose};
+use crate::broker::letter::{Arrived, Fence, Letter, Step, To, Topics, Whose};
 use crate::change::Change;
 use crate::clock::since_epoch;
 use crate::control::{self, ResetReason};
@@ -114,9 +114,10 @@ impl Hub {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.restart_behind(base, base.is_beginning());
+        let mut last = None;
         for (arrived, age) in kept {
             let delivery = arrived.letter.ok().and_then(|letter| Delivery::new(arrived.id, letter));
-            state.follow(self, arrived.id, delivery, now.saturating_sub(age));
+            state.follow(self, arrived.id, delivery, now.saturating_sub(age), &mut last);
         }
     }
 
@@ -136,14 +137,14 @@ impl Hub {
         let deliveries: Vec<_> =
             arrived.into_iter().map(|(id, letter)| (id, Delivery::new(id, letter))).collect();
         let published = deliveries.iter().filter(|(_, it)| matches!(it, Some(Delivery::Event(..)))).count();
-        let mut lost = Vec::new();
+        let (mut lost, mut topic) = (Vec::new(), None);
         let mut state = self.state.lock();
         for (id, delivery) in deliveries {
             let begun = match &delivery {
                 Some(Delivery::Life(topic, Step::Begin { .. })) => Some(topic.clone()),
                 _ => None,
             };
-            if let Some(item) = state.follow(self, id, delivery, now) {
+            if let Some(item) = state.follow(self, id, delivery, now, &mut topic) {
                 lost.extend(begun);
                 state.log.push(item);
             }
@@ -317,8 +318,16 @@ impl State {
         self.seq
     }
 
-    /// Append the next entry of the broker's log to the order. Returns the item that readers get.
-    fn follow(&mut self, hub: &Hub, id: StreamId, delivery: Option<Delivery>, at: Duration) -> Option<Item> {
+    /// Append the next entry of the broker's log to the order. Returns the item that readers get. `last` is the topic of
+    /// the last event, and its number; it holds while the hub stays locked.
+    fn follow(
+        &mut self,
+        hub: &Hub,
+        id: StreamId,
+        delivery: Option<Delivery>,
+        at: Duration,
+        last: &mut Option<(Topic, TopicId)>,
+    ) -> Option<Item> {
         self.seq += 1;
         self.numbering.follow(id);
         Some(match delivery? {
@@ -328,12 +337,7 @@ impl State {
             }
             Delivery::Event(id, to, frame) => {
                 let target = match to {
-                    To::Topics(topics) => {
-                        for topic in &topics {
-                            self.reopen(hub, topic);
-                        }
-                        Target::Topics(self.intern(&hub.config, &topics))
-                    }
+                    To::Topics(topics) => Target::Topics(self.numbers(hub, topics, last)),
                     _ => Target::All,
                 };
                 let entry = Entry::new(Some(self.seq), target, at, frame).named(Some(id)).published();
@@ -341,9 +345,27 @@ impl State {
                 self.history.append(&entry);
                 Item::Event(entry)
             }
-            Delivery::Life(topic, step) => Item::Change(Arc::new(self.live(hub, id, &topic, step, at)?)),
+            Delivery::Life(topic, step) => {
+                *last = None;
+                Item::Change(Arc::new(self.live(hub, id, &topic, step, at)?))
+            }
             Delivery::Kick(whose, reason) => Item::Change(Arc::new(self.kick(&whose, &reason)?)),
         })
+    }
+
+    /// The numbers of the topics of an event that the log has.
+    fn numbers(&mut self, hub: &Hub, mut topics: Topics, last: &mut Option<(Topic, TopicId)>) -> TopicIds {
+        if let (Some((topic, number)), [only]) = (&last, &topics[..])
+            && topic == only
+        {
+            return TopicIds::from_slice(&[*number]);
+        }
+        for topic in &topics {
+            self.reopen(hub, topic);
+        }
+        let numbers = self.intern(&hub.config, &topics);
+        *last = topics.pop().zip(numbers.first().copied()).filter(|_| numbers.len() == 1);
+        numbers
     }
 
     pub(super) fn named(&self, name: &str) -> Option<SubscriberId> {

@@ -17,7 +17,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::broker::letter::{Arrived, Letter, Step, To, Unread, Whose};
+use crate::broker::letter::{Arrived, Letter, Step, To, Topics, Unread, Whose};
 use crate::ending::{EndState, Ending};
 use crate::frame::Draft;
 use crate::ids::StreamId;
@@ -134,15 +134,79 @@ fn read_step(kind: &[u8], data: &[u8]) -> Option<Step> {
 /// The value of an entry's field.
 pub type Get<'get, 'value> = &'get dyn Fn(&str) -> Option<&'value [u8]>;
 
-fn letter(get: Get<'_, '_>) -> Option<Letter> {
-    if get("v")? != VERSION {
+/// The fields of an entry that this version knows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found<'value> {
+    version: Option<&'value [u8]>,
+    before: Option<&'value [u8]>,
+    kind: Option<&'value [u8]>,
+    to: Option<&'value [u8]>,
+    key: Option<&'value [u8]>,
+    comment: Option<&'value [u8]>,
+    trace: Option<&'value [u8]>,
+    data: Option<&'value [u8]>,
+}
+
+impl<'value> Found<'value> {
+    fn slot(&mut self, name: &[u8]) -> Option<&mut Option<&'value [u8]>> {
+        Some(match name {
+            b"v" => &mut self.version,
+            b"p" => &mut self.before,
+            b"k" => &mut self.kind,
+            b"t" => &mut self.to,
+            b"y" => &mut self.key,
+            b"c" => &mut self.comment,
+            b"w" => &mut self.trace,
+            b"d" => &mut self.data,
+            _ => return None,
+        })
+    }
+
+    /// Note the value of a field. Of two with one name, the first counts.
+    pub fn add(&mut self, name: &[u8], value: &'value [u8]) {
+        if let Some(slot) = self.slot(name) {
+            slot.get_or_insert(value);
+        }
+    }
+
+    fn by(get: Get<'_, 'value>) -> Self {
+        Self {
+            version: get("v"),
+            before: get("p"),
+            kind: get("k"),
+            to: get("t"),
+            key: get("y"),
+            comment: get("c"),
+            trace: get("w"),
+            data: get("d"),
+        }
+    }
+}
+
+/// The last topic that was read: the next entry's is mostly the same, and then shares its name.
+#[derive(Debug, Default)]
+pub struct LastTopic(Option<Topic>);
+
+impl LastTopic {
+    fn read(&mut self, names: &str) -> Option<Topics> {
+        if let Some(topic) = self.0.as_ref().filter(|topic| topic.as_str() == names) {
+            return Some(Topics::from_buf([topic.clone()]));
+        }
+        let topics: Topics = names.split('\n').map(Topic::new).collect::<Result<_, _>>().ok()?;
+        self.0 = topics.first().filter(|_| topics.len() == 1).cloned();
+        Some(topics)
+    }
+}
+
+fn letter(found: &Found<'_>, topics: &mut LastTopic) -> Option<Letter> {
+    if found.version? != VERSION {
         return None;
     }
-    let to = str::from_utf8(get("t").unwrap_or_default()).ok()?;
-    let data = get("d")?;
+    let to = str::from_utf8(found.to.unwrap_or_default()).ok()?;
+    let data = found.data?;
     let reason = |data| Some(str::from_utf8(data).ok()?.into());
-    let to = match get("k")? {
-        b"t" => To::Topics(to.split('\n').map(Topic::new).collect::<Result<_, _>>().ok()?),
+    let to = match found.kind? {
+        b"t" => To::Topics(topics.read(to)?),
         b"a" => To::All,
         b"o" => To::One(to.into()),
         b"i" => return Some(Letter::Kick { whose: Whose::Id(to.into()), reason: reason(data)? }),
@@ -152,34 +216,40 @@ fn letter(get: Get<'_, '_>) -> Option<Letter> {
             return Some(Letter::Life { topic: Topic::new(to).ok()?, step: read_step(kind, data)? });
         }
     };
-    let key = match get("y") {
+    let key = match found.key {
         Some(text) => Some(Key::new(str::from_utf8(text).ok()?).ok()?),
         None => None,
     };
-    let trace = match get("w") {
+    let trace = match found.trace {
         Some(text) => Some(TraceParent::parse(text)?),
         None => None,
     };
-    let draft = Draft::from_parts(trace.as_ref(), get("c").unwrap_or_default(), data)?.keyed(key);
+    let draft = Draft::from_parts(trace.as_ref(), found.comment.unwrap_or_default(), data)?.keyed(key);
     Some(Letter::Event { to, draft })
 }
 
 /// Reads an entry; `get` returns its fields.
 #[must_use]
 pub fn read(id: StreamId, get: Get<'_, '_>) -> Arrived {
-    let before = get("p").and_then(|text| StreamId::parse(str::from_utf8(text).ok()?));
-    read_behind(id, before, get)
+    let found = Found::by(get);
+    let before = found.before.and_then(|text| StreamId::parse(str::from_utf8(text).ok()?));
+    read_behind(id, before, &found, &mut LastTopic::default())
 }
 
 /// Reads an entry of a log that does not keep the id before it in a field.
 #[must_use]
-pub fn read_behind(id: StreamId, before: Option<StreamId>, get: Get<'_, '_>) -> Arrived {
-    Arrived { id, before, letter: letter(get).ok_or_else(|| unread(get)) }
+pub fn read_behind(
+    id: StreamId,
+    before: Option<StreamId>,
+    found: &Found<'_>,
+    topics: &mut LastTopic,
+) -> Arrived {
+    Arrived { id, before, letter: letter(found, topics).ok_or_else(|| unread(found)) }
 }
 
 /// Why an entry has no letter.
-fn unread(get: Get<'_, '_>) -> Unread {
-    let (Some(version), Some(kind)) = (get("v"), get("k")) else { return Unread::Damaged };
+fn unread(found: &Found<'_>) -> Unread {
+    let (Some(version), Some(kind)) = (found.version, found.kind) else { return Unread::Damaged };
     match kind {
         _ if version != VERSION => Unread::Version,
         b"g" => Unread::Gap,
@@ -222,7 +292,7 @@ mod tests {
         let topics = ["a", "chat:é"].map(|name| Topic::new(name).unwrap()).to_vec();
         let key = |text| Some(Key::new(text).unwrap());
         for (to, key) in
-            [(To::Topics(topics), key("é\n")), (To::All, None), (To::One("c-1".into()), key("k"))]
+            [(To::Topics(topics.into()), key("é\n")), (To::All, None), (To::One("c-1".into()), key("k"))]
         {
             let arrived = travel(&Letter::Event { to: to.clone(), draft: draft().keyed(key.clone()) });
             assert_eq!(arrived.before, Some(StreamId { ms: 4, seq: 2 }));

@@ -216,7 +216,7 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let topics: Vec<Topic> = self::topics(topics)?;
+        let topics = self::topics(topics)?;
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::Topics(topics), draft)
     }
@@ -424,7 +424,7 @@ impl PyHub {
             return Ok(None);
         }
         let fence = held(&topic, Some(token));
-        let letter = Letter::Event { to: To::Topics(vec![topic]), draft };
+        let letter = Letter::Event { to: To::Topics([topic].into()), draft };
         Ok(Some((self.generations.post_letter(py, letter, fence)?, size)))
     }
 
@@ -445,7 +445,7 @@ impl PyHub {
         comment: Option<Bound<'py, PyString>>,
         key: Option<Bound<'py, PyString>>,
     ) -> PyResult<PyPublication> {
-        let topics: Vec<Topic> = self::topics(topics)?;
+        let topics = self::topics(topics)?;
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         let fence = Some(Fence::Held { lease: lease.into(), token: token.into() });
         self.generations.post_letter(py, Letter::Event { to: To::Topics(topics), draft }, fence)

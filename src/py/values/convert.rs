@@ -9,6 +9,7 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, 
 use super::exceptions::{OrRaise, invalid_event};
 use super::json::write_json;
 use super::options::shown;
+use crate::broker::letter::Topics;
 use crate::event::check_event_type;
 use crate::frame::{Draft, FrameBuilder};
 use crate::key::Key;
@@ -31,10 +32,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
 }
 
 /// A topic, or some.
-pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Vec<Topic>> {
+pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Topics> {
     let py = value.py();
     if let Ok(name) = value.cast::<PyString>() {
-        return Ok(vec![Topic::new(name.to_str()?).or_raise(py)?]);
+        return Ok(Topics::from_buf([Topic::new(name.to_str()?).or_raise(py)?]));
     }
     if value.cast::<PyBytes>().is_ok() {
         return Err(PyTypeError::new_err("a topic is a str, not bytes"));

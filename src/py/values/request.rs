@@ -46,7 +46,7 @@ impl PyRequest {
     ) -> PyResult<Self> {
         let py = topics.py();
         Ok(Self(Request {
-            topics: convert::topics(topics)?,
+            topics: convert::topics(topics)?.into_vec(),
             past: past(replay)?,
             initial,
             no_control: !control,

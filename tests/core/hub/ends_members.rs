@@ -98,7 +98,7 @@ fn who_waits_for_the_broker_joins_a_topic_whose_name_was_free_in_between() {
     worker.world.hub.deliver(vec![(id(90_000), Letter::Life { topic: topic.clone(), step })]);
     worker.world.stat("topics");
     worker.answer_all(&stream);
-    let again = Letter::Event { to: To::Topics(vec![topic]), draft: draft("again") };
+    let again = Letter::Event { to: To::Topics([topic].into()), draft: draft("again") };
     worker.world.hub.deliver(vec![(id(90_001), again)]);
     worker.world.drain();
     assert!(client.all().last().unwrap().starts_with("again"));

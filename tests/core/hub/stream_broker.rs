@@ -63,7 +63,7 @@ impl Worker {
     }
 
     pub fn post(&self, data: &str) -> Arc<Outcome> {
-        let to = To::Topics(topics(&["t"]));
+        let to = To::Topics(topics(&["t"]).into());
         self.world.hub.post(Letter::Event { to, draft: draft(data) }).unwrap()
     }
 

@@ -47,7 +47,7 @@ impl Worker {
     }
 
     fn publish_held(&self, data: &str, token: &str) -> Sent {
-        let letter = Letter::Event { to: To::Topics(topics(&["t"])), draft: draft(data) };
+        let letter = Letter::Event { to: To::Topics(topics(&["t"]).into()), draft: draft(data) };
         wait(&self.world.hub.post_fenced(letter, Some(held(token))).unwrap())
     }
 
@@ -93,7 +93,7 @@ impl Worker {
 
     /// Publish to another topic.
     fn publish_elsewhere(&self) -> StreamId {
-        let letter = Letter::Event { to: To::Topics(topics(&["else"])), draft: draft("x") };
+        let letter = Letter::Event { to: To::Topics(topics(&["else"]).into()), draft: draft("x") };
         let id = wait(&self.world.hub.post(letter).unwrap()).unwrap().expect("it has an id");
         StreamId::parse(&id.to_string()).unwrap()
     }

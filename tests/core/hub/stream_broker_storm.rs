@@ -98,7 +98,8 @@ impl Storm {
     fn publish(&mut self) {
         self.number += 1;
         let worker = &self.workers[usize::try_from(self.dice.roll(2)).unwrap()];
-        let letter = Letter::Event { to: To::Topics(topics(&["t"])), draft: draft(&self.number.to_string()) };
+        let letter =
+            Letter::Event { to: To::Topics(topics(&["t"]).into()), draft: draft(&self.number.to_string()) };
         if let Ok(outcome) = worker.world.hub.post(letter) {
             self.posted.push((self.number, outcome));
         }

@@ -39,7 +39,9 @@ impl Kept {
     fn letter(&self) -> Letter {
         match &self.sent {
             Sent::Event(names, data) if names.is_empty() => Letter::Event { to: To::All, draft: draft(data) },
-            Sent::Event(names, data) => Letter::Event { to: To::Topics(topics(names)), draft: draft(data) },
+            Sent::Event(names, data) => {
+                Letter::Event { to: To::Topics(topics(names).into()), draft: draft(data) }
+            }
             Sent::One(name, data) => Letter::Event { to: To::One(name.as_str().into()), draft: draft(data) },
             Sent::Kick(name) => Letter::Kick { whose: Whose::Id(name.as_str().into()), reason: "out".into() },
             Sent::Life(name, step) => Letter::Life { topic: Topic::new(name).unwrap(), step: step.clone() },

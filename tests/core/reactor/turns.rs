@@ -72,7 +72,7 @@ impl Brokered {
     }
 
     fn publish(&mut self, text: &str) {
-        let to = To::Topics(vec![Topic::new("t").unwrap()]);
+        let to = To::Topics([Topic::new("t").unwrap()].into());
         self.deliver(vec![Letter::Event { to, draft: draft(text) }]);
     }
 
