@@ -8,17 +8,21 @@ use super::inner::Inner;
 use super::journal::{Appended, Journal};
 use crate::broker::letter::Fence;
 use crate::ids::StreamId;
+use crate::stream_broker::envelope;
 use crate::stream_broker::store::{Append, AppendError};
 
-/// The decision on one entry: write these bytes, or refuse it.
-type Verdict = Result<Vec<u8>, AppendError>;
+/// About how many bytes an entry's fields have beside its letter: their names and lengths, a topic.
+const FIELDS: usize = 64;
+
+/// The decision on one entry: write it, or refuse it.
+type Verdict = Result<(), AppendError>;
 
 fn refused(text: &str) -> AppendError {
     AppendError::Refused(format!("nothing was written: {text}"))
 }
 
-/// Decide on one entry, and bring `notes` to its state after the entry.
-fn judge(entry: &Append<'_>, notes: &mut EndsAndLeases, now: u64) -> Verdict {
+/// Decide on one entry, append the bytes of an accepted one to `out`, and bring `notes` to its state after the entry.
+fn judge(entry: &Append<'_>, notes: &mut EndsAndLeases, now: u64, out: &mut Vec<u8>) -> Verdict {
     if let Some(topic) = entry.open.iter().find(|topic| notes.has_ended(topic.as_str(), now)) {
         return Err(AppendError::Ended(topic.as_str().into()));
     }
@@ -30,7 +34,7 @@ fn judge(entry: &Append<'_>, notes: &mut EndsAndLeases, now: u64) -> Verdict {
     if !is_open {
         return Err(AppendError::Fenced);
     }
-    let bytes = format::encode(&entry.fields)
+    format::encode_to(out, &envelope::fields(entry.letter))
         .ok_or_else(|| refused("an event does not fit into a record of at most 4 GiB"))?;
     if let (Some(ends), Some(topic)) = (&entry.ends, entry.open.first()) {
         notes.end(topic.as_str(), now, ends);
@@ -38,7 +42,7 @@ fn judge(entry: &Append<'_>, notes: &mut EndsAndLeases, now: u64) -> Verdict {
     if let (true, Some(Fence::Held { lease, token })) = (entry.frees, &entry.fence) {
         notes.release(lease, token, now);
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Decide on a batch, and write the accepted entries. The log is locked.
@@ -51,8 +55,17 @@ fn write(
     let not_open = || io::Error::other("the log is not open");
     notes.read(journal.directory().ok_or_else(not_open)?)?;
     let before = notes.clone();
-    let verdicts: Vec<_> = batch.iter().map(|entry| judge(entry, notes, now)).collect();
-    let bodies: Vec<_> = verdicts.iter().filter_map(|one| one.as_ref().ok()).collect();
+    let mut encoded = Vec::with_capacity(batch.iter().map(|entry| entry.letter.len() + FIELDS).sum());
+    let (mut verdicts, mut ends) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    for entry in batch {
+        let verdict = judge(entry, notes, now, &mut encoded);
+        if verdict.is_ok() {
+            ends.push(encoded.len());
+        }
+        verdicts.push(verdict);
+    }
+    let starts = std::iter::once(&0).chain(&ends);
+    let bodies: Vec<_> = starts.zip(&ends).map(|(&start, &end)| &encoded[start..end]).collect();
     let appended = journal.append(&bodies);
     if appended.ids.len() < bodies.len() {
         // An entry that was not written ends no topic and releases no lease.
@@ -62,7 +75,7 @@ fn write(
             if left == 0 {
                 break;
             }
-            left -= usize::from(judge(entry, notes, now).is_ok());
+            left -= usize::from(judge(entry, notes, now, &mut Vec::new()).is_ok());
         }
     }
     let accepted = batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
@@ -94,7 +107,7 @@ impl Inner {
         };
         let why = format!("{}: {}", self.place, appended.refused);
         let mut ids = appended.ids.into_iter();
-        let id = |verdict: Verdict| match (verdict.map(|_| ids.next())?, &synced) {
+        let id = |verdict: Verdict| match (verdict.map(|()| ids.next())?, &synced) {
             (Some(id), Ok(())) => Ok(id),
             (Some(_), Err(why)) => Err(AppendError::Unknown(why.clone())),
             (None, _) => Err(refused(&why)),

@@ -144,16 +144,27 @@ pub enum Parsed {
 /// Fields as the bytes of a record; `None` when they do not fit into one.
 #[must_use]
 pub fn encode(fields: &Fields<'_>) -> Option<Vec<u8>> {
-    let size: usize = fields.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
-    let mut bytes = Vec::with_capacity(size);
-    for (name, value) in fields {
-        bytes.push(u8::try_from(name.len()).ok()?);
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.extend_from_slice(&u32::try_from(value.len()).ok()?.to_le_bytes());
-        bytes.extend_from_slice(value);
-    }
-    u32::try_from(RECORD + bytes.len()).ok()?;
+    let mut bytes = Vec::new();
+    encode_to(&mut bytes, fields)?;
     Some(bytes)
+}
+
+/// Append fields as the bytes of a record; `None`, and nothing is appended, when they do not fit into one.
+#[must_use]
+pub fn encode_to(out: &mut Vec<u8>, fields: &Fields<'_>) -> Option<()> {
+    let size = fields.iter().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>();
+    let is_short = |(name, _): &(&str, _)| u8::try_from(name.len()).is_ok();
+    if u32::try_from(RECORD + size).is_err() || !fields.iter().all(is_short) {
+        return None;
+    }
+    out.reserve(size);
+    for (name, value) in fields {
+        out.push(u8::try_from(name.len()).ok()?);
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&u32::try_from(value.len()).ok()?.to_le_bytes());
+        out.extend_from_slice(value);
+    }
+    Some(())
 }
 
 fn check(key: u32, offset: u64, head: &[u8]) -> u32 {

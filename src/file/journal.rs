@@ -329,7 +329,9 @@ impl Journal {
             return Err(io::Error::other("the log is not open"));
         };
         let key = tail.segment.head.key;
-        let (mut bytes, mut last, mut ends) = (Vec::new(), tail.last, Vec::with_capacity(batch.len()));
+        let size = batch.iter().map(|fields| format::RECORD + fields.as_ref().len()).sum();
+        let (mut bytes, mut last) = (Vec::with_capacity(size), tail.last);
+        let mut ends = Vec::with_capacity(batch.len());
         for fields in batch {
             let id = salt.next_id(last.max(seen), now).ok_or_else(format::too_late)?;
             let offset = tail.offset + bytes.len() as u64;

@@ -12,6 +12,7 @@ use super::link::{describe, is_useless};
 use super::scripts::PUBLISH;
 use crate::broker::letter::Fence;
 use crate::ids::StreamId;
+use crate::stream_broker::envelope;
 use crate::stream_broker::store::{Append, AppendError, Ends};
 
 /// The reply of a batch's script: each entry's id, or why it was refused.
@@ -122,7 +123,8 @@ impl Inner {
         let age = self.kept.age.map_or_else(String::new, |age| age.as_millis().to_string());
         command.arg(3).arg(&self.keys.events).arg(&self.keys.ended).arg(&self.keys.endings);
         command.arg(self.kept.count).arg(age).arg(self.kept.min_age.as_millis().to_string());
-        for Append { fields, open, fence, ends, frees } in batch {
+        for Append { letter, open, fence, ends, frees } in batch {
+            let fields = envelope::fields(letter);
             command.arg(open.len());
             for topic in *open {
                 command.arg(topic.as_str());
@@ -137,7 +139,7 @@ impl Inner {
                 Some(Fence::Free { lease }) => command.arg(self.keys.lease_of(lease)).arg(""),
             };
             command.arg(u8::from(*frees)).arg(2 * fields.len());
-            for (field, value) in fields {
+            for (field, value) in &fields {
                 command.arg(*field).arg(&**value);
             }
         }

@@ -114,7 +114,7 @@ impl Outbox {
     /// Take the next letters; [`Outbox::give`] is called when they have their outcomes.
     pub fn take(&self) -> Vec<Posted> {
         let mut queue = self.queue.lock();
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(queue.letters.len().min(BATCH));
         let mut bytes = 0;
         while let Some(posted) = queue.letters.front() {
             let size = size(&posted.letter);

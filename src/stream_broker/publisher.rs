@@ -41,7 +41,7 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 fn entry(posted: &Posted) -> Append<'_> {
     let letter = &posted.letter;
     Append {
-        fields: envelope::fields(letter),
+        letter,
         open: letter.needs_open(),
         fence: posted.fence.clone(),
         ends: match letter {

@@ -21,9 +21,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::envelope::Fields;
 use crate::broker::PresenceChange;
-use crate::broker::letter::{Arrived, Fence};
+use crate::broker::letter::{Arrived, Fence, Letter};
 use crate::ids::StreamId;
 use crate::topic::Topic;
 
@@ -78,8 +77,8 @@ pub type Answer<T> = Result<T, StoreError>;
 /// between the check and this entry.
 #[derive(Debug, Clone)]
 pub struct Append<'letter> {
-    /// The entry.
-    pub fields: Fields<'letter>,
+    /// The entry: its fields are [`super::envelope::fields`].
+    pub letter: &'letter Letter,
     /// Topics none of which may have ended; otherwise the entry is refused as [`AppendError::Ended`].
     pub open: &'letter [Topic],
     /// The required state of a lease; otherwise the entry is refused as [`AppendError::Fenced`].

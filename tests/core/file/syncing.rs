@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use sse_hub::file::store::FileStore;
 use sse_hub::ids::StreamId;
-use sse_hub::stream_broker::envelope;
 use sse_hub::stream_broker::store::{Append, AppendError, Store};
 
 use crate::support::*;
@@ -19,8 +18,7 @@ fn store(scratch: &Scratch, system: &Broken, is_synced: bool) -> FileStore {
 
 async fn append(store: &FileStore, text: &str) -> Result<StreamId, AppendError> {
     let letter = letter(text);
-    let fields = envelope::fields(&letter);
-    let entry = Append { fields, open: &[], fence: None, ends: None, frees: false };
+    let entry = Append { letter: &letter, open: &[], fence: None, ends: None, frees: false };
     store.append(vec![entry]).await.pop().unwrap()
 }
 

@@ -140,7 +140,7 @@ impl Memory {
         if !is_open {
             return Err(AppendError::Fenced);
         }
-        let id = self.append(entry.fields);
+        let id = self.append(envelope::fields(entry.letter));
         if let Some(Ends { keep, note }) = entry.ends {
             self.ended.insert(entry.open[0].as_str().into(), (Instant::now() + keep, id, note));
         }
