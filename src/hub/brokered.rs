@@ -28,8 +28,10 @@ use crate::waker::Wake;
 /// A broker's thread writes to at most this many clients itself, before it reads on: fewer than a thread of theirs
 /// would write to between two looks at its sockets.
 const FEW: usize = 64;
-/// The most bytes of events that it writes to them.
-const SMALL: usize = 64 << 10;
+/// The most bytes of events that it writes to them: a page of small events.
+const SMALL: usize = 96 << 10;
+/// This many small events cost a client about as much as the write that takes them to it.
+const PER_WRITE: usize = 64;
 
 /// Where a client starts, as the broker resolved it.
 pub enum Verdict {
@@ -133,7 +135,7 @@ impl Hub {
                 .observe_time(since_epoch().saturating_sub(Duration::from_millis(oldest.ms)));
         }
         let is_small = arrived.iter().map(|(_, letter)| letter.len()).sum::<usize>() <= SMALL;
-        let mut most = if is_small { FEW / arrived.len().max(1) } else { 0 };
+        let mut most = if is_small { FEW / (1 + arrived.len() / PER_WRITE) } else { 0 };
         let deliveries: Vec<_> =
             arrived.into_iter().map(|(id, letter)| (id, Delivery::new(id, letter))).collect();
         let published = deliveries.iter().filter(|(_, it)| matches!(it, Some(Delivery::Event(..)))).count();

@@ -107,6 +107,26 @@ fn few_clients_are_served_by_the_thread_that_delivers() {
 }
 
 #[test]
+fn a_batch_of_small_events_is_served_by_the_thread_that_delivers() {
+    let mut setup = Brokered::new();
+    let mut is_here = false;
+    for round in 0..50 {
+        let (mut client, identity) = setup.connect(false, &request(None));
+        let event = |number| Letter::Event { to: To::All, draft: draft(&format!("{round} {number}")) };
+        let mut letters: Vec<_> = (0..200).map(event).collect();
+        let whose = Whose::Id(identity.name().to_string().into());
+        letters.push(Letter::Kick { whose, reason: "enough".into() });
+        setup.deliver(letters);
+        is_here |= setup.closers(1).contains(&current().id());
+        for number in 0..200 {
+            assert_eq!(client.event().unwrap(), format!("{round} {number}"));
+        }
+        assert_eq!(client.event(), None);
+    }
+    assert!(is_here);
+}
+
+#[test]
 fn many_clients_and_large_events_are_left_to_the_reactors_thread() {
     let user = || Request { user: Some("ann".into()), ..request(None) };
     let kick = || Letter::Kick { whose: Whose::User("ann".into()), reason: "enough".into() };
