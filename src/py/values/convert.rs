@@ -121,17 +121,16 @@ impl<'py> Fields<'py> {
     }
 
     /// Encode everything but the id.
-    pub fn draft(mut self, py: Python<'py>, trace: Option<TraceParent>) -> PyResult<Draft> {
+    pub fn draft(self, py: Python<'py>, trace: Option<TraceParent>) -> PyResult<Draft> {
         let _inside = exit::enter(py);
-        let event = match std::mem::replace(&mut self.data, Given::Omitted) {
-            Given::Value(value) if !is_plain(&value) && is_server_sent_event(&value)? => {
-                return self.unpack(&value)?.draft(py, trace);
-            }
-            data => {
-                self.data = data;
-                self.event.as_ref().map(|event| utf8(py, "event", event)).transpose()?
-            }
-        };
+        if let Given::Value(value) = &self.data
+            && !is_plain(value)
+            && let Some(class) = class_of(value)?
+        {
+            let value = value.clone();
+            return self.unpack(&value, &class)?.draft(py, trace);
+        }
+        let event = self.event.as_ref().map(|event| utf8(py, "event", event)).transpose()?;
         if let Some(name) = event {
             check_event_type(name).or_raise(py)?;
         }
@@ -164,7 +163,7 @@ impl<'py> Fields<'py> {
     }
 
     /// The fields of a `ServerSentEvent`, `FastAPI`'s or ours, with what they mean there.
-    fn unpack(self, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn unpack(self, value: &Bound<'py, PyAny>, class: &EventClass) -> PyResult<Self> {
         let py = value.py();
         if self.raw_data.is_some() || self.event.is_some() || self.retry.is_some() || self.comment.is_some() {
             return Err(PyTypeError::new_err(
@@ -193,14 +192,17 @@ impl<'py> Fields<'py> {
             comment: text(field(intern!(py, "comment"))?)?,
             key: self.key,
         };
-        if value.hasattr(intern!(py, "raw_data"))? {
-            // FastAPI's: data is JSON, raw_data is text.
-            fields.raw_data = field(intern!(py, "raw_data"))?;
-            if let Some(data) = data {
-                fields.data = Given::Value(data);
+        match class {
+            EventClass::FastApi => {
+                // Its data is JSON, its raw_data text.
+                fields.raw_data = field(intern!(py, "raw_data"))?;
+                if let Some(data) = data {
+                    fields.data = Given::Value(data);
+                }
             }
-        } else if let Some(data) = data {
-            fields.raw_data = Some(as_text(&data)?.into_any());
+            EventClass::Ours => {
+                fields.raw_data = data.map(|data| as_text(&data)).transpose()?.map(Bound::into_any);
+            }
         }
         Ok(fields)
     }
@@ -246,19 +248,26 @@ fn is_plain(value: &Bound<'_, PyAny>) -> bool {
         || value.is_exact_instance_of::<PyBool>()
 }
 
-fn is_server_sent_event(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Whose `ServerSentEvent` a value is.
+enum EventClass {
+    Ours,
+    FastApi,
+}
+
+fn class_of(value: &Bound<'_, PyAny>) -> PyResult<Option<EventClass>> {
     static OURS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = value.py();
     if value.is_instance(OURS.import(py, "sse_hub.event", "ServerSentEvent")?)? {
-        return Ok(true);
+        return Ok(Some(EventClass::Ours));
     }
     // FastAPI is not a dependency: a program that has one of its events has imported it.
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
     let modules = modules.cast::<PyDict>()?;
-    match modules.get_item(intern!(py, "fastapi.sse"))? {
-        Some(module) => value.is_instance(&module.getattr(intern!(py, "ServerSentEvent"))?),
-        None => Ok(false),
-    }
+    let is_fastapis = match modules.get_item(intern!(py, "fastapi.sse"))? {
+        Some(module) => value.is_instance(&module.getattr(intern!(py, "ServerSentEvent"))?)?,
+        None => false,
+    };
+    Ok(is_fastapis.then_some(EventClass::FastApi))
 }
 
 /// A value that JSON cannot represent is an invalid event; a type that JSON cannot represent stays a `TypeError`.
