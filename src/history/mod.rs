@@ -55,6 +55,8 @@ pub struct History {
     forgotten: Forgotten,
     /// Nothing was published up to this number, so nothing was lost up to it.
     beginning: u64,
+    /// The order began, or began anew, behind something that was not read.
+    has_unread: bool,
 }
 
 impl History {
@@ -71,6 +73,7 @@ impl History {
             pinned_events: 0,
             forgotten: Forgotten::default(),
             beginning: 0,
+            has_unread: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl History {
     /// Begin a new order behind `seq`, up to which nothing can be replayed; `is_first` where there was none before.
     pub fn begin(&mut self, seq: u64, is_first: bool) {
         self.forgotten = Forgotten::all_lost(seq);
+        self.has_unread = !is_first;
         if is_first {
             self.beginning = seq;
         }
@@ -149,6 +153,12 @@ impl History {
                 ring.begun_id = None;
             }
         }
+    }
+
+    /// Whether something came before the order that was not read.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// Lose everything a topic keeps.

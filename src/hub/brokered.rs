@@ -244,8 +244,10 @@ impl Hub {
         let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         state.log.extend_changes(finish.or(close));
+        let asked = state.ends_to_look_for(&request.topics);
         drop(state);
         self.hand_over_presence();
+        self.look_for_ends(asked);
         ring(&self.open(&reader, &identity, plan, now));
         if let Some(resolving) = identity.resolving.get() {
             resolving.complete(Ok(None));
@@ -317,6 +319,7 @@ impl State {
         self.seq += 1;
         self.numbering.begin(base, self.seq);
         self.history.begin(self.seq, is_first);
+        self.ends.asked.clear();
         self.seq
     }
 

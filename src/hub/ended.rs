@@ -21,6 +21,8 @@ pub(super) struct Ends {
     pub(super) stops: FxHashSet<TopicId>,
     /// Runs of which another process has the lease, and which it has yet to begin. Only with a broker.
     pub(super) awaited: FxHashSet<TopicId>,
+    /// Topics of which the broker was asked whether they ended before what this process has read.
+    pub(super) asked: FxHashSet<TopicId>,
     /// How long the names of runs are not free once they have ended. Only with a broker.
     pub(super) keeps: FxHashMap<TopicId, Duration>,
     /// Topics whose names are free, and that streams may still read, which end behind that: how many.

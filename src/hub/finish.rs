@@ -164,6 +164,23 @@ impl Hub {
         ring(&readers);
     }
 
+    /// For brokers: whether one of these topics has ended is still unknown, because the store did not answer.
+    pub fn ask_again(&self, topic: &Topic) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.topics.find(topic.as_str()) {
+            state.ends.asked.remove(&id);
+        }
+    }
+
+    /// Ask the broker for ends that this process has not read and will not read. No lock is held.
+    pub(super) fn look_for_ends(&self, topics: Vec<Topic>) {
+        if let Some(broker) = self.broker.get() {
+            for topic in topics {
+                broker.look_for_end(topic);
+            }
+        }
+    }
+
     /// Whether another process has asked to stop a run; reported once.
     #[must_use]
     pub fn take_stop(&self, topic: &str) -> bool {
@@ -203,6 +220,18 @@ impl Hub {
 impl State {
     fn is_run(&self, topic: TopicId) -> bool {
         self.history.is_pinned(topic) || self.ends.has(topic)
+    }
+
+    /// The topics among those of a new stream that may have ended before what this process has read, each once.
+    pub(super) fn ends_to_look_for(&mut self, topics: &[Topic]) -> Vec<Topic> {
+        if !self.history.has_unread() {
+            return Vec::new();
+        }
+        let is_new = |topic: &&Topic| {
+            let id = self.topics.find(topic.as_str());
+            id.is_some_and(|id| !self.ends.has(id) && self.ends.asked.insert(id))
+        };
+        topics.iter().filter(is_new).cloned().collect()
     }
 
     /// The end of a watcher's stream whose run is gone: its name was free before the stream began, and nothing would
@@ -277,6 +306,7 @@ impl State {
             return;
         }
         self.ends.stops.remove(&topic);
+        self.ends.asked.remove(&topic);
         let Some(info) = self.topics.get(topic) else { return };
         let (name, is_used) = (info.name.clone(), info.subscribers > 0);
         let waiting = if is_used { self.take_out_all(hub, topic, &name) } else { Vec::new() };

@@ -52,6 +52,7 @@ impl State {
             if self.history.keeps_nothing(id) {
                 self.history.evict_topic(id, &name);
                 self.topics.remove(id);
+                self.ends.asked.remove(&id);
             }
         }
         last.filter(|_| examined == most)

@@ -251,6 +251,11 @@ impl<S: Store> Broker for StreamBroker<S> {
         let _ = self.questions.send((subscriber, asked));
     }
 
+    fn look_for_end(&self, topic: Topic) {
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move { shared.look_for_end(&topic).await });
+    }
+
     fn presence_changed(&self, change: PresenceChange) {
         self.shared.note_presence(|presence| presence.note(change));
     }

@@ -133,6 +133,20 @@ impl<S: Store> Shared<S> {
         self.progress.borrow().is_some_and(|at| at >= id)
     }
 
+    /// A topic has subscribers, and may have ended by an entry that this process will not read.
+    pub async fn look_for_end(&self, topic: &Topic) {
+        let asked = Instant::now();
+        match self.store.ended(topic.as_str()).await {
+            Ok(Some(ended)) => self.adopt_end(topic, &ended, asked),
+            Ok(None) => {}
+            Err(_) => {
+                if let Some(hub) = self.hub.upgrade() {
+                    hub.ask_again(topic);
+                }
+            }
+        }
+    }
+
     /// The store says how a topic ended, and was asked at a certain time. If this process has read that entry, or
     /// missed it in a gap, the hub knows the end from now on.
     fn adopt_end(&self, topic: &Topic, ended: &Ended, asked: Instant) {

@@ -60,6 +60,29 @@ async def test_a_process_that_starts_later_knows_what_has_ended(store: Store) ->
                 assert client.last_event_id == end
 
 
+async def test_a_topic_whose_end_is_trimmed_has_ended_for_a_process_that_starts_later(store: Store) -> None:
+    async with Hub(store.url) as first:
+        await first.publish("t", 1)
+        await first.end("t")
+        await first.publish("other", 1)
+        store.trim(keep=1)
+        async with Hub(store.url) as later:
+            last = None
+            for _ in range(2):  # it was open when the first one came, which has a later id
+                async with connect(later.response("t"), "/", last_event_id=last, control=True) as client:
+                    async with asyncio.timeout(PATIENCE):
+                        events = [event.event async for event in client if not event.is_comment]
+                    last = client.last_event_id
+                assert events == ["stream-open", "stream-end"]
+            async with connect(later.response("t"), "/", last_event_id=last) as client:
+                assert client.status_code == 204
+            async with connect(later.response("open"), "/") as client:
+                (there,) = later.subscribers("open")
+                await later.publish("open", 1)
+                assert (await client.next()).json() == 1, "one that has not ended goes on"
+                assert there.closed is None
+
+
 async def test_ends_that_race_with_publications_are_decided_by_the_stream(store: Store) -> None:
     async with Hub(store.url) as a, Hub(store.url) as b:
         await asyncio.gather(a.publish("warm", 1), b.publish("warm", 1))
