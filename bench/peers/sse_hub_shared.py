@@ -9,7 +9,8 @@ from sse_hub import Hub, Publication
 
 from bench.peers.common import Publisher
 
-hub = Hub(os.environ["BENCH_BROKER"])
+# Bursts of 500 follow each other at once, on cores that the clients share: some of them wait for a client.
+hub = Hub(os.environ["BENCH_BROKER"], capacity=4096)
 app = FastAPI()
 # Events are numbered on, whichever worker publishes.
 NUMBER = Path(os.environ["BENCH_NUMBER"])
