@@ -107,6 +107,13 @@ def sentry() -> None:
     sentry_sdk.init(dsn="http://x@127.0.0.1:1/1", traces_sample_rate=1.0, transport=Nowhere)
 
 
+def newrelic() -> None:
+    from newrelic.agent import register_application
+
+    # In developer mode it calls nobody; without this it ignores requests until it is registered.
+    register_application(timeout=20)
+
+
 def nothing(_: FastAPI) -> None:
     pass
 
@@ -148,6 +155,48 @@ GROUPS: dict[str, dict[str, Callable[[FastAPI], None]]] = {
 }
 
 
+def traced_by_opentelemetry() -> bool:
+    from opentelemetry.trace import get_current_span
+
+    return get_current_span().get_span_context().is_valid
+
+
+def traced_by_sentry() -> bool:
+    import sentry_sdk
+
+    return sentry_sdk.get_current_span() is not None
+
+
+def traced_by_new_relic() -> bool:
+    from newrelic.agent import current_transaction
+
+    return current_transaction() is not None
+
+
+def traced_by_ddtrace() -> bool:
+    from ddtrace.trace import tracer
+
+    return tracer.current_span() is not None
+
+
+def traced_by_elastic() -> bool:
+    from elasticapm.traces import execution_context
+
+    return execution_context.get_transaction() is not None
+
+
+# Whether a package that nobody adds to the app, or that may decide to do nothing, sees the request.
+ACTIVE: dict[str, Callable[[], bool]] = {
+    "OpenTelemetry, ASGI": traced_by_opentelemetry,
+    "OpenTelemetry, FastAPIInstrumentor": traced_by_opentelemetry,
+    "Sentry, automatic": traced_by_sentry,
+    "Sentry, ASGI": traced_by_sentry,
+    "New Relic": traced_by_new_relic,
+    "ddtrace": traced_by_ddtrace,
+    "Elastic APM": traced_by_elastic,
+}
+
+
 class Complaints(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -157,7 +206,7 @@ class Complaints(logging.Handler):
         self.messages.append(self.format(record))
 
 
-def build(install: Callable[[FastAPI], None]) -> FastAPI:
+def build(name: str, install: Callable[[FastAPI], None]) -> FastAPI:
     app = FastAPI()
     app.state.hub = hub = Hub(heartbeat=None)
     app.state.closed = closed = []
@@ -168,6 +217,7 @@ def build(install: Callable[[FastAPI], None]) -> FastAPI:
 
     @app.api_route("/events", methods=["GET", "POST"], dependencies=[Depends(session)])
     async def events(compress: bool = False) -> Response:
+        assert ACTIVE.get(name, bool)() is (name in ACTIVE), f"{name} does not see the request"
         return hub.response("t", compress=compress)
 
     @app.get("/plain")
@@ -305,10 +355,12 @@ def check_compressed(port: int, index: int, hub: Hub) -> str:
 def main(group: str) -> None:
     if group == "sentry":
         sentry()
+    elif group == "newrelic":
+        newrelic()
     complaints = Complaints()
     for name in ("uvicorn.error", "asyncio", "sse_hub"):
         logging.getLogger(name).addHandler(complaints)
-    apps = {name: build(install) for name, install in GROUPS[group].items()}
+    apps = {name: build(name, install) for name, install in GROUPS[group].items()}
     served = list(apps.values())
 
     async def dispatch(scope: Any, receive: Any, send: Any) -> None:
