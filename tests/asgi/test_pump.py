@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from held_back import Many, check_held_back
-from let_go import client
+from let_go import chunks_of
 from live import Server, serve
+from servers import Client, self_signed
 from sse_hub import EventSourceResponse
 from sse_hub._servers.uvicorn_writing import connection_of
 from starlette.middleware.cors import CORSMiddleware
@@ -52,6 +55,21 @@ def streaming(content: Callable[[], Any], app: FastAPI | None = None, **options:
         yield server
 
 
+def encrypted(directory: Path, tls: bool) -> dict[str, str]:
+    """The options of a server, which encrypts if ``tls``."""
+    if not tls:
+        return {}
+    key, certificate, _ = self_signed(directory)
+    return {"ssl_keyfile": key, "ssl_certfile": certificate}
+
+
+def trusting(directory: Path) -> ssl.SSLContext:
+    """What a client needs for that."""
+    context = ssl.create_default_context(cafile=directory / "cert.pem")
+    context.check_hostname = False
+    return context
+
+
 def body(server: Server) -> str:
     response = server.http.get("/")
     assert response.status_code == 200
@@ -60,7 +78,10 @@ def body(server: Server) -> str:
 
 @HTTP
 @LOOP
-def test_every_kind_of_item_arrives_in_order_and_the_connection_is_kept(http: str, loop: str) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_every_kind_of_item_arrives_in_order_and_the_connection_is_kept(
+    http: str, loop: str, tls: bool, tmp_path: Path
+) -> None:
     async def content() -> AsyncIterator[Any]:
         yield "a"
         yield {"data": "b", "id": "1"}
@@ -72,9 +93,13 @@ def test_every_kind_of_item_arrives_in_order_and_the_connection_is_kept(http: st
         yield "c\nd"
 
     expected = "data: a\n\nid: 1\ndata: b\n\n: raw\n\ndata: 5\n\ndata: c\ndata: d\n\n"
-    with streaming(content, http=http, loop=loop) as server:
-        assert body(server) == expected
-        assert body(server) == expected, "the same connection serves the next request"
+    with streaming(content, http=http, loop=loop, **encrypted(tmp_path, tls)) as server:
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        with Client(server.port, "/", tls=trusting(tmp_path) if tls else None) as client:
+            for _ in range(2):  # the same connection serves the next request
+                answer = client.read_until(b"\r\n0\r\n\r\n")
+                assert b"".join(chunks_of(answer)).decode() == expected
+                client.sock.sendall(request)
 
 
 @HTTP
@@ -105,13 +130,23 @@ def test_a_large_stream_that_never_waits_is_whole_and_others_are_served_meanwhil
 
 @HTTP
 @LOOP
-def test_a_client_with_a_small_window_that_stalls_holds_the_generator_back(http: str, loop: str) -> None:
-    content = Many()
-    with (
-        streaming(content, http=http, loop=loop) as server,
-        client(server, 4096, "Connection: close\r\n") as slow,
-    ):
-        check_held_back(content, server, slow)
+@pytest.mark.parametrize("way", ["plain", "tls", "behind middleware"])
+def test_a_client_with_a_small_window_that_stalls_holds_the_generator_back(
+    http: str, loop: str, way: str, tmp_path: Path
+) -> None:
+    content, app = Many(), FastAPI()
+    if way == "behind middleware":
+        app.add_middleware(Spy, seen=[])
+    options = {"receive_buffer": 4096, "headers": "Connection: close\r\n"}
+    with streaming(content, app, http=http, loop=loop, **encrypted(tmp_path, way == "tls")) as server:
+        tls = trusting(tmp_path) if way == "tls" else None
+
+        def ask() -> None:
+            with Client(server.port, "/nothing", tls=tls, headers="Connection: close\r\n") as other:
+                other.read_to_end()
+
+        with Client(server.port, "/", tls=tls, **options) as slow:
+            check_held_back(content, slow.sock, ask)
 
 
 def test_an_event_is_written_before_the_step_after_it_blocks_the_loop() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from let_go import client, read_to_end
+from let_go import chunks_of, client, read_to_end
 from live import serve
 from programs import run_program
 from sse_hub import EventSourceResponse
@@ -53,18 +53,6 @@ def app_with(content: Callable[[], AsyncIterator[str]], handoff: bool | None = N
         return EventSourceResponse(content(), ping=0, sep="\n", handoff=handoff)
 
     return app
-
-
-def chunks_of(answer: bytes) -> list[bytes]:
-    """The chunks of a body as the server wrote them (RFC 9112, 7.1), without the last, which is empty."""
-    rest = answer.partition(b"\r\n\r\n")[2]
-    chunks: list[bytes] = []
-    while True:
-        size, _, rest = rest.partition(b"\r\n")
-        if (length := int(size, 16)) == 0:
-            return chunks
-        chunks.append(rest[:length])
-        rest = rest[length + 2 :]
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -170,7 +170,7 @@ def test_a_client_that_leaves_ends_the_content(how: str, caplog: pytest.LogCaptu
 def test_a_client_with_a_small_window_holds_the_generator_back(http: str, loop: str) -> None:
     content = Many()
     with streaming(content, server={"http": http, "loop": loop}) as (server, _), client(server, 4096) as slow:
-        check_held_back(content, server, slow)
+        check_held_back(content, slow, lambda: server.http.get("/nothing"))
 
 
 def test_goodbye_within_the_grace_period() -> None:

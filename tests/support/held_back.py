@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from let_go import read_to_end
-from live import Server
 
 EVENTS = 20_000
 
@@ -27,13 +26,16 @@ class Many:
                 await asyncio.sleep(0)
 
 
-def check_held_back(content: Many, server: Server, slow: socket.socket) -> None:
-    """The generator waits for the client, which then receives all events in order, and the body's end."""
+def check_held_back(content: Many, slow: socket.socket, ask: Callable[[], object]) -> None:
+    """The generator waits for the client, which then receives all events in order, and the body's end.
+
+    ``ask`` has the server answer another request.
+    """
     seen = -1
     # It makes what the kernel and the transport hold, and then waits.
     while seen != content.made or content.made == 0:
         seen = content.made
-        server.http.get("/nothing")
+        ask()
         threading.Event().wait(0.2)
     assert 0 < seen < EVENTS
     received = read_to_end(slow)

@@ -15,7 +15,7 @@ from sse_hub import EventSourceResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE
 
-__all__ = ["Content", "client", "read_to_end", "streaming"]
+__all__ = ["Content", "chunks_of", "client", "read_to_end", "streaming"]
 
 
 class Requests:
@@ -71,6 +71,18 @@ def read_to_end(connection: socket.socket) -> bytes:
     while part := connection.recv(65536):
         received += part
     return bytes(received)
+
+
+def chunks_of(answer: bytes) -> list[bytes]:
+    """The chunks of a body as the server wrote them (RFC 9112, 7.1), without the last, which is empty."""
+    rest = answer.partition(b"\r\n\r\n")[2]
+    chunks: list[bytes] = []
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        if (length := int(size, 16)) == 0:
+            return chunks
+        chunks.append(rest[:length])
+        rest = rest[length + 2 :]
 
 
 class Content:
