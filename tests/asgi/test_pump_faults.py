@@ -162,6 +162,40 @@ def test_pings_do_not_pile_up_for_a_client_that_stalls(handoff: bool | None, con
 
 @HANDOFF
 @LOOP
+@pytest.mark.parametrize("leave", [reset, socket.socket.close])
+def test_a_client_leaves_while_its_events_drain(
+    handoff: bool | None, loop: str, leave: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notes: list[str] = []
+    made = 0
+
+    async def content() -> AsyncIterator[str]:
+        nonlocal made
+        try:
+            while True:
+                made += 1
+                yield "x" * 10_000
+                await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+            notes.append("cleaned up")
+
+    with streaming(content, handoff, loop=loop) as server, socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", server.port))
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        seen = -1
+        while seen != made or made == 0:  # until the generator is held back
+            seen = made
+            server.http.get("/nothing")
+            threading.Event().wait(0.1)
+        leave(slow)
+        until(lambda: notes == ["cleaned up"])
+    assert capfd.readouterr().err == ""
+
+
+@HANDOFF
+@LOOP
 def test_a_server_stops_within_two_seconds_while_a_client_stalls(handoff: bool | None, loop: str) -> None:
     notes: list[str] = []
     made = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +16,7 @@ from live import Server, serve
 from sse_hub import EventSourceResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from waiting import PATIENCE
+from wire import segments
 
 HANDOFF = pytest.mark.parametrize("handoff", [None, True])
 HTTP = pytest.mark.parametrize("http", ["httptools", "h11"])
@@ -50,12 +50,6 @@ def rest(client: socket.socket) -> bytes:
     while part := client.recv(65536):
         received += part
     return received
-
-
-def segments(client: socket.socket) -> int:
-    """How many pieces a client has received: one for each write of a few bytes."""
-    (number,) = struct.unpack_from("I", client.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 256), 152)
-    return int(number)
 
 
 @HANDOFF

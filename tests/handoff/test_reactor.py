@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from waiting import PATIENCE, promised, until
-from wire import Site, half_close, reset
+from wire import Site, half_close, reset, segments
 
 SITES = ("httptools",)
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -97,6 +97,16 @@ def test_the_kernel_keeps_little_for_a_stalled_client(site: Site) -> None:
         kept = _unacknowledged(site.port, local)
         print(f"unsent and in flight: {kept} bytes")
         assert 0 < kept < 192 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tcp_info")
+def test_the_head_and_the_preamble_are_one_write(site: Site) -> None:
+    hub = site.hub()
+    with site.stream(hub) as stream:
+        assert stream.head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert stream.body.startswith(b": sse-hub ")
+        # The other one is the opening, which the reactor's first turn may add to.
+        assert segments(stream.sock) <= 2
 
 
 # --- Clients that leave ----------------------------------------------------------------------------
