@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -17,8 +19,10 @@ import sse_starlette
 from fastapi import BackgroundTasks, Depends, FastAPI
 from live import PATIENCE, serve
 from loops import LOOPS
+from servers import Client
 from sse_hub import EventSourceResponse
 from sse_hub.sse import AppStatus
+from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -80,6 +84,126 @@ def answers(library: Any) -> list[Any]:
 
 def test_fastapi_answers_as_with_the_peer() -> None:
     assert answers(sse_hub) == answers(sse_starlette)
+
+
+def order_of(library: Any, how: str) -> list[str]:
+    """In which order everything around a generator begins and ends, and in which context."""
+    notes: list[str] = []
+    name = ContextVar("name", default="outside")
+    over = threading.Event()
+    app = FastAPI()
+
+    def note(what: str) -> None:
+        notes.append(f"{what} in {name.get()}")
+
+    async def dependency() -> AsyncIterator[None]:
+        name.set("the dependency's context")
+        note("dependency opened")
+        try:
+            yield
+        finally:
+            note("dependency closed")
+            over.set()
+
+    async def content() -> AsyncIterator[str]:
+        note("content began")
+        try:
+            if how == "fails first":
+                raise LookupError("no more")
+            yield "event"
+            if how == "fails":
+                raise LookupError("no more")
+            if how == "leaves":
+                await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            note("content cancelled")
+            raise
+        finally:
+            note("content closed")
+
+    async def sender() -> None:
+        note("sender began")
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            note("sender ended")
+
+    async def left(message: Any) -> None:
+        note("client left")
+        await asyncio.sleep(0)
+        note("handler ended")
+
+    @app.get("/", dependencies=[Depends(dependency)])
+    async def stream() -> Any:
+        # Where both would run, the order of what is cancelled is the peer's task group's, and ours.
+        own: Any = {"client_close_handler_callable": left} if how == "leaves" else {}
+        if how != "leaves":
+            own["data_sender_callable"] = sender
+        return library.EventSourceResponse(content(), background=BackgroundTask(note, "background"), **own)
+
+    with serve(app) as server, Client(server.port, "/", headers="Connection: close\r\n") as client:
+        if how == "leaves":
+            client.read_until(b"data: event")
+            client.close()
+        assert over.wait(PATIENCE)
+    return notes
+
+
+@pytest.mark.parametrize("how", ["ends", "leaves", "fails", "fails first"])
+def test_everything_begins_and_ends_in_the_order_of_the_peer(how: str) -> None:
+    order = order_of(sse_hub, how)
+    assert order == order_of(sse_starlette, how)
+    assert all(each.endswith(" in the dependency's context") for each in order)
+
+
+@pytest.mark.parametrize("handoff", [None, True])
+def test_a_data_sender_feeds_a_stream_and_ends_with_it(handoff: bool | None) -> None:
+    app = FastAPI()
+    ended = threading.Event()
+
+    @app.get("/")
+    async def stream() -> EventSourceResponse:
+        send, receive = anyio.create_memory_object_stream[int](1)
+
+        async def sender() -> None:
+            try:
+                async with send:
+                    for number in itertools.count():
+                        await send.send(number)
+            finally:
+                ended.set()
+
+        return EventSourceResponse(receive, data_sender_callable=sender, handoff=handoff)
+
+    with serve(app) as server:
+        with server.stream("/") as events:
+            assert [events.next().data for _ in range(1000)] == [str(number) for number in range(1000)]
+        assert ended.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_send_that_takes_too_long_breaks_the_stream_off(
+    loop: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = FastAPI()
+    ended = threading.Event()
+
+    @app.get("/")
+    async def stream() -> EventSourceResponse:
+        async def events() -> AsyncIterator[str]:
+            try:
+                while True:
+                    yield "x" * 100_000
+            finally:
+                ended.set()
+
+        return EventSourceResponse(events(), send_timeout=0.2)
+
+    with serve(app, loop=loop) as server, Client(server.port, "/", receive_buffer=4096) as client:
+        assert ended.wait(PATIENCE)
+        with pytest.raises((AssertionError, ConnectionError)):
+            client.read_until(b"0\r\n\r\n")
+    assert "SendTimeoutError" in capfd.readouterr().err
 
 
 def test_a_client_that_leaves_a_fastapi_generator() -> None:

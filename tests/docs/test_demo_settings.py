@@ -35,3 +35,25 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
     for name in names:
         monkeypatch.setenv(name, "")
     assert Settings.from_environment() == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "streams"),
+    [
+        ({}, 1000),
+        ({"HOST": "::1"}, 1000),
+        ({"HOST": "0.0.0.0"}, 0),
+        ({"HOST": "192.0.2.1"}, 0),
+        ({"HOST": "0.0.0.0", "SSE_HUB_CROWD": "50"}, 50),
+        ({"SSE_HUB_BROKER": "file:events"}, 0),
+        ({"SSE_HUB_CROWD": "1000000"}, settings.MOST),
+    ],
+)
+def test_the_card_of_costs_is_bounded_and_off_outside_of_loopback(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], streams: int
+) -> None:
+    for name in ("HOST", "SSE_HUB_CROWD", "SSE_HUB_BROKER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_environment().crowd == streams
