@@ -116,6 +116,12 @@ impl Log {
         more
     }
 
+    /// Whether the reader has read everything.
+    #[must_use]
+    pub fn is_read(&self, key: CursorKey) -> bool {
+        self.cursors.get(key.0).is_none_or(|&cursor| cursor == self.head())
+    }
+
     /// The items that the reader has yet to read, in order; its cursor stays.
     pub fn ahead_of(&self, key: CursorKey) -> impl Iterator<Item = &Item> {
         let cursor = self.cursors.get(key.0).copied().unwrap_or(self.head());

@@ -24,6 +24,11 @@ pub struct Bell {
     /// reader's state are, that lock orders them already; for a source that publishes without one, store and load
     /// must not pass each other.
     rung: AtomicBool,
+    /// Whether events follow each other closely. `SeqCst`, like the next, which needs the order of the log's lock alone:
+    /// see [`Bell::promise`].
+    follows: AtomicBool,
+    /// Whether the reader drains again within a moment, rung or not.
+    promised: AtomicBool,
     wake: Box<dyn Wake>,
 }
 
@@ -31,7 +36,8 @@ impl Bell {
     /// A bell that was not rung.
     #[must_use]
     pub fn new(wake: Box<dyn Wake>) -> Self {
-        Self { rung: AtomicBool::new(false), wake }
+        let [rung, follows, promised] = [(); 3].map(|()| AtomicBool::new(false));
+        Self { rung, follows, promised, wake }
     }
 
     /// Ring, unless it was rung and not heard yet.
@@ -47,6 +53,30 @@ impl Bell {
     pub fn ring_or_serve(&self, most: usize) -> usize {
         assert_unlocked();
         if self.rung.swap(true, Ordering::SeqCst) { 0 } else { self.wake.serve(most) }
+    }
+
+    /// Ring for an event that others follow closely, unless the reader has promised to drain within a moment. Whether it
+    /// has; the caller then rings soon, so that one wake-up serves several events.
+    #[must_use]
+    pub fn ring_unless_promised(&self) -> bool {
+        assert_unlocked();
+        self.follows.store(true, Ordering::SeqCst);
+        let promised = self.promised.load(Ordering::SeqCst);
+        if !promised {
+            self.ring();
+        }
+        promised
+    }
+
+    /// Whether events followed each other closely since the last call.
+    pub fn events_follow(&self) -> bool {
+        self.follows.swap(false, Ordering::SeqCst)
+    }
+
+    /// Promise to drain again within a moment, rung or not, or end that promise. Must come *before* the log is read: an
+    /// event that is published between the two finds what is promised now, because the log's lock orders it behind this.
+    pub fn promise(&self, promised: bool) {
+        self.promised.store(promised, Ordering::SeqCst);
     }
 
     /// Suppress wake-ups while the caller prepares to wake the reader itself: by dropping the result, or by other

@@ -201,7 +201,10 @@ impl Hub {
         if topics.is_empty() {
             return Err(Error::no_topics());
         }
-        self.append(draft, |state, hub| Ok(Target::Topics(state.intern(&hub.config, topics))))
+        let (id, readers) =
+            self.append(draft, |state, hub| Ok(Target::Topics(state.intern(&hub.config, topics))))?;
+        ring(&readers);
+        Ok(id)
     }
 
     /// Publish to the topic of a run, as [`Hub::begin_whole`] has begun it.
@@ -209,10 +212,41 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`]; [`Error::TopicEnded`] also when the name is free, or that of another run.
     pub fn publish_to_run(&self, topic: &Topic, run: TopicId, draft: Draft) -> Result<EventId> {
+        let (id, readers) = self.append_to_run(topic, run, draft)?;
+        ring(&readers);
+        Ok(id)
+    }
+
+    /// Publish an event that others follow closely to the topic of a run. `own`, and readers that have promised to drain
+    /// soon, are not woken for it. Returns whether there are such readers: the caller then calls [`Hub::ring_waiting`]
+    /// soon.
+    ///
+    /// # Errors
+    /// As [`Hub::publish_to_run`].
+    pub fn publish_closely(&self, topic: &Topic, run: TopicId, draft: Draft, own: ReaderId) -> Result<bool> {
+        let (_, readers) = self.append_to_run(topic, run, draft)?;
+        let mut is_left = false;
+        for reader in &readers {
+            is_left |= reader.id == own || reader.bell.ring_unless_promised();
+        }
+        Ok(is_left)
+    }
+
+    fn append_to_run(&self, topic: &Topic, run: TopicId, draft: Draft) -> Result<(EventId, Readers)> {
         self.append(draft, |state, _| {
             state.check_running(topic, run)?;
             Ok(Target::Topics(TopicIds::from_slice(&[run])))
         })
+    }
+
+    /// Wake the readers that have yet to read something.
+    pub fn ring_waiting(&self) {
+        let state = self.state.lock();
+        let is_behind = |slot: &&ReaderSlot| slot.cursor.is_some_and(|cursor| !state.log.is_read(cursor));
+        let readers: Readers =
+            state.readers.values().filter(is_behind).map(|slot| slot.reader.clone()).collect();
+        drop(state);
+        ring(&readers);
     }
 
     /// Publish to every subscriber; replayed like a topic.
@@ -220,14 +254,17 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`].
     pub fn broadcast(&self, draft: Draft) -> Result<EventId> {
-        self.append(draft, |_, _| Ok(Target::All))
+        let (id, readers) = self.append(draft, |_, _| Ok(Target::All))?;
+        ring(&readers);
+        Ok(id)
     }
 
+    /// Append an event. Returns the readers that are to be woken for it.
     fn append(
         &self,
         draft: Draft,
         target: impl FnOnce(&mut State, &Self) -> Result<Target>,
-    ) -> Result<EventId> {
+    ) -> Result<(EventId, Readers)> {
         self.check_size(&draft)?;
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -246,8 +283,7 @@ impl Hub {
         state.sweep(self, now);
         drop(state);
         count(&self.counters.published, 1);
-        ring(&readers);
-        Ok(id)
+        Ok((id, readers))
     }
 
     /// Send an event to one subscriber, in order with all others, without an id and not replayed. False when it is not

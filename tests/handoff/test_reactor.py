@@ -13,9 +13,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
+from reactor_threads import reactors, wake_ups
 from servers import Client, _unacknowledged
 from sse_hub import Hub, HubClosed, _core
 from starlette.applications import Starlette
@@ -161,14 +161,9 @@ def test_many_heartbeats_cost_few_wake_ups(
     hub = site.hub(heartbeat=1.0)
     crowd(hub, 500)
     (reactor,) = reactors() - others
-
-    def wake_ups() -> int:
-        status = (reactor / "status").read_text()
-        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-
-    before, beats = wake_ups(), hub.stats()["heartbeats"]
+    before, beats = wake_ups(reactor), hub.stats()["heartbeats"]
     until(lambda: hub.stats()["heartbeats"] >= beats + 1000)
-    woken = wake_ups() - before
+    woken = wake_ups(reactor) - before
     print(f"1000 heartbeats, {woken} wake-ups")
     assert woken < 300
 
@@ -219,16 +214,6 @@ def hand_over(hub: Hub, info: object = None) -> socket.socket:
         client.close()
         raise
     return client
-
-
-def reactors() -> set[Path]:
-    """The threads of this process that are reactors; one that has ended may be among them for a moment."""
-    found = set()
-    for path in Path("/proc/self/task").glob("*/comm"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
-            if path.read_text().startswith("sse-hub-reactor"):
-                found.add(path.parent)
-    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")

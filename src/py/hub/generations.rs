@@ -21,6 +21,7 @@ use super::inherited::Inherited;
 use super::loop_reader::{LoopReader, ReportEnds};
 use super::publication::PyPublication;
 use super::reactors::Reactors;
+use super::running_loop::running_loop;
 use crate::broker::Broker;
 use crate::broker::letter::{Fence, Letter, To};
 use crate::clock::Clock;
@@ -249,23 +250,29 @@ impl Generations {
         Ok(PyPublication::known(id))
     }
 
-    /// Publish to one topic in this process, whose hub has no broker. The inner error is the hub's.
+    /// Publish to one topic in this process, whose hub has no broker, with one wake-up for several events that follow
+    /// each other closely if `gathers` has the reader of their loop. Returns whether readers have yet to be woken. The
+    /// inner error is the hub's.
     pub fn publish_alone(
         self: &Arc<Self>,
         py: Python<'_>,
         topic: &Topic,
         run: TopicId,
         draft: Draft,
-    ) -> PyResult<Result<(), Error>> {
+        gathers: Option<&LoopReader>,
+    ) -> PyResult<Result<bool, Error>> {
         let hub = self.connected(py)?;
         if hub.is_pressed(draft.len()) {
             self.forget_closed_loops(py);
         }
-        let published = hub.publish_to_run(topic, run, draft);
+        let published = match gathers.filter(|reader| Arc::ptr_eq(&reader.hub, &hub)) {
+            Some(reader) => hub.publish_closely(topic, run, draft, reader.reader.id),
+            None => hub.publish_to_run(topic, run, draft).map(|_| false),
+        };
         if published.is_ok() {
             self.inherited.published(py, &self.settings.name, &hub);
         }
-        Ok(published.map(drop))
+        Ok(published)
     }
 
     /// Post a letter to the broker.
@@ -354,6 +361,19 @@ impl Generations {
         visit.call(&self.settings.traceparent)?;
         let Some(readers) = self.readers.try_lock() else { return Ok(()) };
         readers.iter().try_for_each(|reader| visit.call(reader))
+    }
+
+    /// The reader of the loop that runs here, for the current hub, if there is one.
+    pub fn reader_here(&self, py: Python<'_>) -> PyResult<Option<Py<LoopReader>>> {
+        let Some(hub) = self.open_hub() else { return Ok(None) };
+        let mut readers = self.readers(py);
+        readers.retain(|reader| Arc::ptr_eq(&reader.get().hub, &hub));
+        if readers.is_empty() {
+            return Ok(None);
+        }
+        let here = running_loop(py)?.event_loop;
+        let is_here = |reader: &Py<LoopReader>| reader.get().event_loop(py).is_some_and(|it| it.is(&here));
+        Ok(readers.into_iter().find(is_here))
     }
 
     /// The reader of `event_loop`, for this hub. `application` makes the object that reports ends to the application.

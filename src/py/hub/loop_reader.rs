@@ -2,7 +2,7 @@
 //! resumes the consumers that wait.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -11,6 +11,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::answers::Answers;
 use super::chunks::Chunks;
+use super::gathering::{Gathering, Part, Then};
 use super::loop_clients::{LoopClients, Wait};
 use super::reactors::{Reactors, Reports};
 use crate::hub::Hub;
@@ -106,6 +107,8 @@ pub struct LoopReader {
     resuming: Mutex<Resuming>,
     timer: Mutex<Timer>,
     measuring: Mutex<Measuring>,
+    /// Events of this loop's runs for which readers have yet to be woken.
+    gathering: Mutex<Gathering>,
 }
 
 impl LoopReader {
@@ -136,6 +139,7 @@ impl LoopReader {
             resuming: Mutex::default(),
             timer: Mutex::default(),
             measuring: Mutex::default(),
+            gathering: Mutex::default(),
         };
         let this = Bound::new(py, this)?;
         this.get().signal.watch(event_loop, this.as_any(), is_here)?;
@@ -297,6 +301,45 @@ impl LoopReader {
         Ok(())
     }
 
+    /// Whether an event of a run of this loop need not wake the readers at once.
+    pub fn gathers(&self, now: Instant, part: &mut Part) -> bool {
+        self.gathering.lock().takes(now, part)
+    }
+
+    /// An event of a run of this loop was published, and `is_left` says whether there are readers that were not woken.
+    pub fn gather(
+        slf: &Bound<'_, Self>,
+        now: Instant,
+        bytes: usize,
+        is_left: bool,
+        part: &mut Part,
+    ) -> PyResult<()> {
+        let then = {
+            let mut gathering = slf.get().gathering.lock();
+            if !is_left {
+                gathering.woke(now);
+                return Ok(());
+            }
+            gathering.gather(now, bytes, part)
+        };
+        Self::follow(slf, &then)
+    }
+
+    fn follow(slf: &Bound<'_, Self>, then: &Then) -> PyResult<()> {
+        match then {
+            Then::Wake => slf.get().hub.ring_waiting(),
+            Then::Turn => {
+                let py = slf.py();
+                if let Some(event_loop) = slf.get().event_loop(py) {
+                    let turn = slf.getattr(intern!(py, "_turn"))?;
+                    event_loop.call_method1(intern!(py, "call_soon"), (turn,))?;
+                }
+            }
+            Then::Nothing => {}
+        }
+        Ok(())
+    }
+
     /// Watch the signal no more.
     fn unwatch(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
@@ -368,6 +411,15 @@ impl LoopReader {
         if let Some(published) = self.measuring.lock().published.take() {
             self.hub.written(published);
         }
+    }
+
+    /// A turn of the loop begins while events of its runs wait.
+    fn _turn(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if !slf.get().is_ours() {
+            return Ok(());
+        }
+        let then = slf.get().gathering.lock().turn(Instant::now());
+        Self::follow(slf, &then)
     }
 
     /// A deadline came.

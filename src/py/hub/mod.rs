@@ -8,6 +8,7 @@ mod chunks;
 pub mod class;
 mod closing;
 mod ends;
+mod gathering;
 mod generations;
 mod inherited;
 mod iteration;

@@ -3,6 +3,8 @@
 //! The pump is awaited in place of `async for`. It ends with `None` at the generator's end, or with a tuple of the one
 //! event that it could not publish: the hub is full, or the run too large.
 
+use std::time::Instant;
+
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -10,7 +12,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use super::class::PyHub;
+use super::gathering::Part;
+use super::loop_reader::LoopReader;
 use crate::error::Error;
+use crate::frame::Draft;
 use crate::py::pump::step::{self, Awaited, Source, Step};
 use crate::py::values::convert::Fields;
 use crate::py::values::exceptions::OrRaise;
@@ -36,10 +41,14 @@ pub struct RunPump {
     burst: u32,
     /// A generator that ignores its cancellation publishes nothing more.
     is_ending: bool,
+    /// Where events that follow each other closely are gathered, once there were some.
+    reader: Option<Py<LoopReader>>,
+    /// What that knows of this run.
+    part: Part,
 }
 
 /// What has become of an event.
-enum Part {
+enum Outcome {
     Published,
     /// The hub is full: delivery is behind.
     Full,
@@ -61,7 +70,19 @@ impl RunPump {
         let topic = Topic::new(topic).or_raise(content.py())?;
         let source = Some(Source::new(content)?);
         let run = TopicId(run);
-        Ok(Self { hub, topic, run, source, next: None, room, published, burst: 0, is_ending: false })
+        Ok(Self {
+            hub,
+            topic,
+            run,
+            source,
+            next: None,
+            room,
+            published,
+            burst: 0,
+            is_ending: false,
+            reader: None,
+            part: Part::default(),
+        })
     }
 
     /// From now on, a generator that ignores its cancellation publishes nothing more.
@@ -72,9 +93,9 @@ impl RunPump {
     /// Publish an event that was given back. None while the hub is full, False if the run would be too large.
     fn publish(&mut self, item: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
         Ok(match self.take(item)? {
-            Part::Published => Some(true),
-            Part::TooLarge => Some(false),
-            Part::Full => None,
+            Outcome::Published => Some(true),
+            Outcome::TooLarge => Some(false),
+            Outcome::Full => None,
         })
     }
 
@@ -111,12 +132,14 @@ impl RunPump {
         visit.call(&self.hub)?;
         visit.call(self.source.as_ref().map(Source::object))?;
         visit.call(self.next.as_ref().map(Awaited::object))?;
+        visit.call(&self.reader)?;
         visit.call(&self.published)
     }
 
     fn __clear__(&mut self) {
         self.source = None;
         self.next = None;
+        self.reader = None;
         self.published = None;
     }
 }
@@ -147,7 +170,7 @@ impl RunPump {
                         return Err(CancelledError::new_err(()));
                     }
                     let item = item.bind(py);
-                    let Part::Published = self.take(item)? else {
+                    let Outcome::Published = self.take(item)? else {
                         let unpublished = PyTuple::new(py, [item])?;
                         return Err(PyStopIteration::new_err((unpublished.unbind(),)));
                     };
@@ -170,19 +193,35 @@ impl RunPump {
         }
     }
 
-    fn take(&mut self, item: &Bound<'_, PyAny>) -> PyResult<Part> {
+    fn take(&mut self, item: &Bound<'_, PyAny>) -> PyResult<Outcome> {
         let py = item.py();
         let generations = self.hub.get().generations();
         let draft = Fields::only(item.clone()).draft(py, generations.traceparent(py)?)?;
-        let Some(room) = self.room.checked_sub(draft.len()) else { return Ok(Part::TooLarge) };
-        match generations.publish_alone(py, &self.topic, self.run, draft)? {
-            Err(Error::HubFull { .. }) => return Ok(Part::Full),
+        let Some(room) = self.room.checked_sub(draft.len()) else { return Ok(Outcome::TooLarge) };
+        match self.publish_draft(py, draft)? {
+            Err(Error::HubFull { .. }) => return Ok(Outcome::Full),
             published => published.or_raise(py)?,
         }
         self.room = room;
         if let Some(published) = &self.published {
             published.bind(py).append(item)?;
         }
-        Ok(Part::Published)
+        Ok(Outcome::Published)
+    }
+
+    /// Publish an event; several that follow each other closely wake the readers once. The inner error is the hub's.
+    fn publish_draft(&mut self, py: Python<'_>, draft: Draft) -> PyResult<Result<(), Error>> {
+        let (now, size) = (Instant::now(), draft.len());
+        let generations = self.hub.get().generations();
+        if self.part.comes(now) && self.reader.is_none() {
+            self.reader = generations.reader_here(py)?;
+        }
+        let reader = self.reader.as_ref().map(|reader| reader.bind(py));
+        let gathers = reader.map(Bound::get).filter(|reader| reader.gathers(now, &mut self.part));
+        let published = generations.publish_alone(py, &self.topic, self.run, draft, gathers)?;
+        if let (Ok(is_left), Some(reader)) = (&published, reader) {
+            LoopReader::gather(reader, now, size, *is_left, &mut self.part)?;
+        }
+        Ok(published.map(drop))
     }
 }

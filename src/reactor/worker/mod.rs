@@ -30,6 +30,8 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Heartbeats and stall checks that are due within this time of each other cost one wake-up: with thousands of
 /// clients there is hardly a millisecond in which none is due.
 const TICK_MS: u64 = 20;
+/// How soon the log is drained again while events follow each other closely, if nothing wakes the thread before.
+const SOON: Duration = Duration::from_millis(1);
 const VACANT: usize = usize::MAX;
 
 pub struct Worker {
@@ -51,6 +53,8 @@ pub struct Worker {
     /// When the oldest event of the last drain was published, until its connections were served.
     published: Option<Duration>,
     owes_drain: bool,
+    /// When it drains again, on the hub's clock, where it has promised to.
+    promised: Option<Duration>,
     /// When to close, or to check, connections whose stream is over.
     ending: BinaryHeap<Reverse<(Instant, usize, SubscriberId)>>,
     effects: Effects,
@@ -106,6 +110,7 @@ impl Worker {
             before_drain: 0,
             published: None,
             owes_drain: false,
+            promised: None,
             ending: BinaryHeap::new(),
             effects: Effects::default(),
             out: Vec::new(),
@@ -134,6 +139,7 @@ impl Worker {
             };
             self.on_socket(token, event.is_readable() || event.is_read_closed() || event.is_error());
         }
+        self.owes_drain |= self.promised.is_some_and(|at| self.hub.clock.now() >= at);
         if self.owes_drain && self.before_drain == 0 {
             self.drain();
         } else if self.is_tick_due() {
@@ -182,7 +188,7 @@ impl Worker {
     fn due(&self) -> Due {
         let round = Some(self.rounds.next).filter(|_| self.has_clients);
         let next = [self.next.check, round].into_iter().flatten().min().map(round_up);
-        let next = [next, self.next.release].into_iter().flatten().min();
+        let next = [next, self.next.release, self.promised].into_iter().flatten().min();
         Due {
             is_now: self.owes_drain || !self.schedule.is_empty() || self.rounds.is_under_way(),
             hub: next.filter(|_| !self.hub.clock.is_manual()),
@@ -248,12 +254,25 @@ impl Worker {
     }
 
     fn drain(&mut self) {
+        self.promise();
         let drained = self.hub.drain(&self.reader, &mut self.effects);
         self.next = drained.next;
         self.owes_drain = drained.more;
         self.apply_effects();
         self.before_drain = self.schedule.len();
         self.published = drained.published.filter(|_| self.before_drain > 0);
+    }
+
+    /// Before the log is read: promise to drain again soon where events follow each other closely.
+    fn promise(&mut self) {
+        let now = self.hub.clock.now();
+        // A clock that a test moves keeps no promise.
+        if self.reader.bell.events_follow() && !self.hub.clock.is_manual() {
+            self.promised = Some(now + SOON);
+        } else if self.promised.is_some_and(|at| now >= at) {
+            self.promised = None;
+        }
+        self.reader.bell.promise(self.promised.is_some());
     }
 
     fn apply_effects(&mut self) {

@@ -20,6 +20,7 @@ use shuttle::thread;
 use sse_hub::change::Who;
 use sse_hub::hub::Request;
 use sse_hub::identity::CloseReason;
+use sse_hub::ids::ReaderId;
 
 use world::{assert_no_gap, check, draft, topics};
 
@@ -35,6 +36,30 @@ fn everything_published_is_delivered_without_another_ring() {
         });
         let start = client.seen;
         client.until(4);
+        assert_no_gap(start, &client.got);
+        for publisher in publishers {
+            publisher.join().unwrap();
+        }
+        client.close();
+    });
+}
+
+#[test]
+fn an_event_that_wakes_no_reader_is_drained_as_that_has_promised() {
+    check(2000, |world| {
+        let run = world.hub.begin_whole(&topics(&["a"])[0]).unwrap();
+        let mut client = world.subscribe(&["a"], None);
+        let publishers = [(); 2].map(|()| {
+            world.spawn(move |world| {
+                let topic = &topics(&["a"])[0];
+                for _ in 0..2 {
+                    // Nothing rings later: the reader is not this publisher's own.
+                    let _ = world.hub.publish_closely(topic, run, draft(), ReaderId(0)).unwrap();
+                }
+            })
+        });
+        let start = client.seen;
+        client.until(start + 4);
         assert_no_gap(start, &client.got);
         for publisher in publishers {
             publisher.join().unwrap();

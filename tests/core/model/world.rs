@@ -96,13 +96,18 @@ impl World {
         Arc::new(Self { hub, reader, signal, consumers: Mutex::default(), stop: Mutex::new(false) })
     }
 
-    /// The loop: sleeps until the bell rings, drains, resumes who waits.
+    /// The loop: sleeps until the bell rings, or does not sleep where it has promised that; drains, resumes who waits.
     fn run(&self) {
+        let mut promised = false;
         loop {
-            self.signal.wait();
+            if !promised {
+                self.signal.wait();
+            }
             if *self.stop.lock().unwrap() {
                 return;
             }
+            promised = self.reader.bell.events_follow();
+            self.reader.bell.promise(promised);
             let mut effects = Effects::default();
             let drained = self.hub.drain(&self.reader, &mut effects);
             for key in effects.resume {
