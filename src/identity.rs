@@ -134,6 +134,21 @@ pub struct Identity {
     pub resolving: OnceLock<Arc<Outcome>>,
 }
 
+/// An identity that need not be read to find its subscriber: among thousands of clients it is in none of the processor's
+/// caches, and to fetch it costs 3 % of a write.
+#[derive(Clone, Copy)]
+pub struct Keyed<'a> {
+    /// That of the identity.
+    pub key: usize,
+    pub identity: &'a Identity,
+}
+
+impl<'a> From<&'a Identity> for Keyed<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        Self { key: identity.key, identity }
+    }
+}
+
 impl Identity {
     #[must_use]
     pub fn name(&self) -> PublicId {

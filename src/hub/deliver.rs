@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::entry::Entry;
-use crate::identity::Identity;
+use crate::identity::{Identity, Keyed};
 use crate::log::Item;
 use crate::reader::{Effects, Next, Reader};
 use crate::stats::count;
@@ -62,19 +62,19 @@ impl Hub {
 
     /// Take entries for a subscriber's consumer.
     pub fn take(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
-        self.take_for(reader, identity, out, false)
+        self.take_for(reader, identity.into(), out, false)
     }
 
     /// The same for a consumer that writes at once, on the reader's own thread: it is parked by the same visit. If it
     /// could not write everything, it calls [`Reader::write_blocked`] before the reader drains again.
-    pub fn take_last(&self, reader: &Reader, identity: &Identity, out: &mut Vec<Arc<Entry>>) -> Taken {
-        self.take_for(reader, identity, out, true)
+    pub fn take_last(&self, reader: &Reader, subscriber: Keyed<'_>, out: &mut Vec<Arc<Entry>>) -> Taken {
+        self.take_for(reader, subscriber, out, true)
     }
 
     pub(super) fn take_for(
         &self,
         reader: &Reader,
-        identity: &Identity,
+        subscriber: Keyed<'_>,
         out: &mut Vec<Arc<Entry>>,
         parks: bool,
     ) -> Taken {
@@ -87,6 +87,6 @@ impl Hub {
             }
             page
         };
-        reader.take(identity, now, &self.counters, &mut page, out, parks)
+        reader.take(subscriber, now, &self.counters, &mut page, out, parks)
     }
 }

@@ -13,7 +13,7 @@ use super::kernel;
 use super::owned::Owned;
 use super::progress::Progress;
 use crate::entry::Entry;
-use crate::identity::Identity;
+use crate::identity::{Identity, Keyed};
 
 /// The end of a chunked body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -75,6 +75,8 @@ pub enum Written {
 pub struct Connection {
     socket: Owned,
     pub identity: Arc<Identity>,
+    /// The identity's.
+    key: usize,
     pub phase: Phase,
     /// Whether the worker will serve it in this round.
     pub is_scheduled: bool,
@@ -125,6 +127,7 @@ impl Connection {
         let _ = SockRef::from(&owned).set_nosigpipe(true);
         Self {
             socket: owned,
+            key: identity.key,
             identity,
             phase: Phase::Open,
             is_scheduled: false,
@@ -146,6 +149,11 @@ impl Connection {
 
     pub fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+
+    /// Its subscriber.
+    pub fn subscriber(&self) -> Keyed<'_> {
+        Keyed { key: self.key, identity: &self.identity }
     }
 
     pub fn is_blocked(&self) -> bool {

@@ -83,7 +83,7 @@ impl Reactor {
     /// Whether everything that waited for a newcomer was written.
     fn serve_first(&self, connection: &mut Connection) -> bool {
         let mut out = Vec::new();
-        let taken = self.hub.take_last(&self.reader, &connection.identity, &mut out);
+        let taken = self.hub.take_last(&self.reader, connection.subscriber(), &mut out);
         match taken {
             // The broker is asked where it begins.
             Taken::Nothing => true,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reader;
-use super::state::{State, find};
+use super::state::State;
 use crate::entry::Entry;
 use crate::frame::Draft;
 use crate::history::{Page, Replay};
-use crate::identity::Identity;
+use crate::identity::{Identity, Keyed};
 use crate::stats::{Counters, count};
-use crate::subscriber::{BrokerWakes, Taken, wake_brokers};
+use crate::subscriber::{BrokerWakes, Subscriber, Taken, wake_brokers};
 
 impl Reader {
     /// Take entries for a subscriber's consumer. `page` reads history, with this reader locked. With `parks`, a
@@ -18,7 +18,7 @@ impl Reader {
     /// blocked ([`Self::write_blocked`]).
     pub fn take(
         &self,
-        identity: &Identity,
+        Keyed { key, identity }: Keyed<'_>,
         now: Duration,
         counters: &Counters,
         page: &mut dyn FnMut(&mut Replay) -> Page,
@@ -28,7 +28,9 @@ impl Reader {
         let mut wakes = BrokerWakes::new();
         let mut state = self.state.lock();
         let State { subscribers, turn, heartbeats, releases, .. } = &mut *state;
-        let Some(subscriber) = find(subscribers, identity) else {
+        // It has the place, unless it is gone and another one has it.
+        let has_place = |found: &&mut Subscriber| std::ptr::eq(Arc::as_ptr(&found.identity), identity);
+        let Some(subscriber) = subscribers.get_mut(key).filter(has_place) else {
             return Taken::End;
         };
         let mut heartbeat = |seen| {
@@ -44,11 +46,11 @@ impl Reader {
         }
         let is_last = parks && taken == Taken::Some && subscriber.park(now);
         let rings = match subscriber.held_until() {
-            Some(at) => releases.add(at, identity.id, identity.key),
+            Some(at) => releases.add(at, identity.id, key),
             None => false,
         };
         if is_compressed {
-            state.compress(identity.key, now, counters, out);
+            state.compress(key, now, counters, out);
         }
         drop(state);
         wake_brokers(wakes);

@@ -38,19 +38,11 @@ pub(super) struct State {
     pub(super) latest_terms: Option<Arc<Terms>>,
 }
 
-/// The subscriber at its place, unless it is gone and another one has the place.
-#[inline]
-pub(super) fn find<'a>(
-    subscribers: &'a mut Slab<Subscriber>,
-    identity: &Identity,
-) -> Option<&'a mut Subscriber> {
-    subscribers.get_mut(identity.key).filter(|found| found.identity.id == identity.id)
-}
-
 impl State {
+    /// The subscriber at its place, unless it is gone and another one has the place.
     #[inline]
     pub(super) fn subscriber(&mut self, identity: &Identity) -> Option<&mut Subscriber> {
-        find(&mut self.subscribers, identity)
+        self.subscribers.get_mut(identity.key).filter(|found| found.identity.id == identity.id)
     }
 
     pub(super) fn next(&self) -> Next {

@@ -46,11 +46,10 @@ impl Subscriber {
         wakes: &mut BrokerWakes,
     ) -> Taken {
         self.was_taken = true;
-        let (closed, drains) = match self.identity.closed.get() {
-            None => (false, true),
-            Some(reason) => (true, reason.drains()),
-        };
-        if !drains {
+        // Only then the identity is read, which is in no cache among thousands of subscribers.
+        if matches!(self.phase, Phase::Closed { .. })
+            && self.identity.closed.get().is_some_and(|reason| !reason.drains())
+        {
             return self.end(out);
         }
         // With its memory: most streams never have a lead again.
@@ -72,7 +71,7 @@ impl Subscriber {
             return Taken::Finished;
         }
         if out.is_empty() {
-            if closed {
+            if self.identity.closed.get().is_some() {
                 return self.end(out);
             }
             if !self.owes_heartbeat {

@@ -59,7 +59,7 @@ impl Worker {
         // finds what follows. Anything beyond that waits for the next round.
         for _ in 0..2 {
             self.out.clear();
-            let found = self.hub.take_last(&self.reader, &connection.identity, &mut self.out);
+            let found = self.hub.take_last(&self.reader, connection.subscriber(), &mut self.out);
             match found {
                 Taken::Nothing => return,
                 Taken::Some | Taken::Last => {

@@ -245,7 +245,7 @@ impl Stream {
     /// What one visit gives to a consumer that writes at once.
     pub fn poll_last(&self) -> (Taken, Vec<Seen>) {
         let mut out = Vec::new();
-        let taken = self.hub.take_last(&self.reader, &self.identity, &mut out);
+        let taken = self.hub.take_last(&self.reader, (&*self.identity).into(), &mut out);
         (taken, out.iter().map(|entry| parse(entry)).collect())
     }
 
