@@ -165,8 +165,8 @@ impl Storm {
         self.worlds.iter().for_each(|world| _ = world.drain());
         for client in &mut self.clients {
             client.give_initial();
-            // More than the pages of any replay here, and then the queue.
-            for _ in 0..40 {
+            // More than the pages of any replay here, and then the queue, of which a slow client may get one event a visit.
+            for _ in 0..40 + self.log.len() {
                 client.visit(None, &self.log)?;
             }
             client.check_whole(&self.log)?;
