@@ -27,5 +27,5 @@ def make_broker(given: str | Broker | None) -> Broker | None:
             )
         return FileBroker(given) if given.startswith("file:") else RedisBroker(given)
     if given is not None and not isinstance(given, FileBroker | RedisBroker):
-        raise TypeError(f"broker must be a URL, a FileBroker, a RedisBroker or None, not {given!r}")
+        raise TypeError(f"broker is a URL, a FileBroker, a RedisBroker or None, not {type(given).__name__}")
     return given

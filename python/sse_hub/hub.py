@@ -16,11 +16,12 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from sse_hub._arguments import check_flag, check_flag_if_given, check_seconds
 from sse_hub._core import Publication, Subscription
 from sse_hub._handoff.taking import is_refused_by_environment
 from sse_hub._metrics.traceparent import reader_of_spans
 from sse_hub._responses.authorizing import Authorize, Authorizer
-from sse_hub._responses.channel import Channel
+from sse_hub._responses.channel import Channel, named_events
 from sse_hub._responses.channels import Channels
 from sse_hub._responses.client_script import ClientScript
 from sse_hub._responses.compression import check_compress
@@ -33,6 +34,7 @@ from sse_hub._responses.options import (
     StreamOptions,
     SubscribeOptions,
     Topics,
+    check_last_event_id,
     check_names,
     make_request,
 )
@@ -189,14 +191,16 @@ class Hub(RunningHub):
         _manual_clock: bool = False,
     ) -> Self:
         broker = make_broker(broker)
-        if broker is not None and history < 1:
+        if broker is not None and isinstance(history, int) and history < 1:
             raise ValueError(f"history must be at least 1 with a broker, not {history}")
         _check_grace(grace)
         compress = check_compress(compress, False)
+        if not isinstance(full_status, int):
+            raise TypeError(f"full_status is 200 or 503, not {type(full_status).__name__}")
         if full_status not in (200, 503):
             raise ValueError(f"full_status must be 200 or 503, not {full_status!r}")
-        if not isinstance(trace, bool):
-            raise TypeError(f"trace is True or False, not {type(trace).__name__}")
+        check_flag("trace", trace)
+        check_flag_if_given("handoff", handoff)
         self = super().__new__(
             cls,
             history=history,
@@ -314,10 +318,11 @@ class Hub(RunningHub):
             ValueError: a topic's name or an option breaks a rule.
         """
         check_names("Hub.subscribe", options, SubscribeOptions.__optional_keys__)
+        last_event_id = check_last_event_id(options.get("last_event_id")) or None
         request = make_request(topics, options)
         if self._authorizer is not None:
             request = self._authorizer.within_at_once(request)
-        return self._open(request, options.get("last_event_id") or None, options.get("info"))
+        return self._open(request, last_event_id, options.get("info"))
 
     def response(self, topics: Topics = (), **options: Unpack[StreamOptions]) -> HubResponse:
         """The response of an endpoint that streams ``topics`` to its client.
@@ -384,7 +389,7 @@ class Hub(RunningHub):
             ValueError: the topic's or an event's name breaks a rule.
             ImportError: pydantic is not installed.
         """
-        return Channel(self, topic, {**(events or {}), **named})
+        return Channel(self, topic, named_events(events, named))
 
     def channels(
         self, pattern: str, events: Mapping[str, type[_Event]] | None = None, /, **named: type[_Event]
@@ -403,7 +408,7 @@ class Hub(RunningHub):
 
         The other errors are those of ``channel``.
         """
-        return Channels(self, pattern, {**(events or {}), **named})
+        return Channels(self, pattern, named_events(events, named))
 
     def client_js(self) -> ClientScript:
         """The JavaScript module with ``connect``, for an endpoint to return or a ``Route`` to mount.
@@ -455,8 +460,7 @@ class Hub(RunningHub):
             ValueError: ``every`` is not a positive number.
             RuntimeError: the hub has such a function already.
         """
-        if not isinstance(every, int | float):
-            raise TypeError(f"every is a number of seconds, not {type(every).__name__}")
+        check_seconds("every", every)
         if not 0 < every < float("inf"):
             raise ValueError(f"every must be a number of seconds more than 0, not {every}")
 
@@ -591,8 +595,7 @@ class Hub(RunningHub):
 
 
 def _check_grace(grace: float) -> float:
-    if not isinstance(grace, int | float):
-        raise TypeError(f"grace is a number of seconds, not {type(grace).__name__}")
+    check_seconds("grace", grace)
     if not 0 <= grace < float("inf"):
         raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
     return grace

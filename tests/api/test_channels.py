@@ -131,7 +131,7 @@ def test_a_channel_needs_a_topic_and_events() -> None:
     hub = Hub()
     with pytest.raises(TypeError, match="channel 't' needs at least one event"):
         hub.channel("t")
-    with pytest.raises(TypeError, match="channel takes the name of a topic, not list"):
+    with pytest.raises(TypeError, match="topic is a str, not list"):
         hub.channel(["t"], tick=Tick)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="topic"):
         hub.channel("", tick=Tick)
@@ -188,7 +188,7 @@ def test_a_family_gives_no_topic_to_two_of_its_members() -> None:
 def test_a_pattern_that_keeps_topics_not_apart_is_refused(pattern: str, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         Hub().channels(pattern, halt=Halt)
-    with pytest.raises(TypeError, match="takes a pattern of topics, not int"):
+    with pytest.raises(TypeError, match="pattern is a str, not int"):
         Hub().channels(7, halt=Halt)  # type: ignore[arg-type]
 
 

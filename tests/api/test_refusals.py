@@ -107,7 +107,7 @@ def test_invalid_events_are_value_errors_and_hub_errors() -> None:
         (7, TypeError, "a str or an iterable of str, not int"),
         ({"gold": 1}, TypeError, "not dict: the data comes second"),
         (["a", 7], TypeError, "a topic is a str, not int"),
-        ("\ud800", ValueError, "surrogates"),
+        ("\ud800", ValueError, "a topic's name has a lone surrogate"),
     ],
 )
 async def test_a_wrong_topic_is_refused(topics: Any, error: type[Exception], message: str) -> None:
@@ -229,9 +229,6 @@ def test_a_hub_says_what_is_wrong_with_a_number_of_any_size(option: str, least: 
         ValueError, match=f"^{option} must be at most {most}, not one of thousands of digits$"
     ):
         Hub(**{option: 10**5000})
-    with pytest.raises(TypeError) as wrong:
-        Hub(**{option: "12"})
-    assert any(option in note for note in wrong.value.__notes__)
     if option != "threads":
         Hub(**{option: most})
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, Unpack
 
 from starlette.responses import Response
 
+from sse_hub._arguments import check_text
 from sse_hub._core import Publication, _check_event_name
 from sse_hub._responses.channel_schema import describe
 from sse_hub._responses.hub_response import HubResponse
@@ -17,9 +18,16 @@ from sse_hub.exceptions import InvalidEvent
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "named_events"]
 
 T = TypeVar("T")
+
+
+def named_events(events: Mapping[str, type[T]] | None, named: Mapping[str, type[T]]) -> dict[str, type[T]]:
+    """The types of a channel's events, given by a mapping and by keyword."""
+    if events is not None and not isinstance(events, Mapping):
+        raise TypeError(f"events is a mapping of names to types or None, not {type(events).__name__}")
+    return {**(events or {}), **named}
 
 
 class EventStream(Response):
@@ -40,7 +48,7 @@ class Channel(Generic[T]):
         except ImportError as error:
             raise ImportError("Hub.channel needs pydantic: pip install pydantic") from error
         if not isinstance(topic, str):
-            raise TypeError(f"channel takes the name of a topic, not {type(topic).__name__}")
+            raise TypeError(f"topic is a str, not {type(topic).__name__}")
         if not events:
             raise TypeError(f"channel {topic!r} needs at least one event: channel({topic!r}, tick=Tick)")
         HubResponse(hub, topic)  # raises for a name that breaks a rule
@@ -113,6 +121,7 @@ class Channel(Generic[T]):
 
         if event is None:
             return self._name_of(value), value
+        check_text("event", event)
         if (adapter := self._adapters.get(event)) is None:
             raise InvalidEvent(f"channel {self.topic!r} has no event {event!r}, only {_listed(self.events)}")
         try:

@@ -24,7 +24,7 @@ class Channels(Generic[T]):
 
     def __init__(self, hub: StreamingHub, pattern: str, events: Mapping[str, type[T]]) -> None:
         if not isinstance(pattern, str):
-            raise TypeError(f"channels takes a pattern of topics, not {type(pattern).__name__}")
+            raise TypeError(f"pattern is a str, not {type(pattern).__name__}")
         self.pattern = pattern
         # Text, name, text, name, …, text.
         self._texts = _PART.split(pattern)[0::2]

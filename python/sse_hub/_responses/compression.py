@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.types import Scope, Send
 
+from sse_hub._arguments import check_flag_if_given
+
 __all__ = ["CONTENT_ENCODING", "can_compress", "check_compress"]
 
 CONTENT_ENCODING = (b"content-encoding", b"gzip")
@@ -20,8 +22,7 @@ _WRAPPERS = 32  # around `send`
 
 def check_compress(given: bool | None, default: bool) -> bool:
     """The option ``compress``, or what holds without it."""
-    if given is not None and not isinstance(given, bool):
-        raise TypeError(f"compress is True, False or None, not {given!r}")
+    given = check_flag_if_given("compress", given)
     return default if given is None else given
 
 

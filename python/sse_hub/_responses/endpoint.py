@@ -35,7 +35,7 @@ class Endpoint:
         self._respond = respond
         self._topics = topics
         self._per_request = per_request
-        self._methods = [method.upper() for method in ([methods] if isinstance(methods, str) else methods)]
+        self._methods = _upper(methods)
         if "GET" in self._methods and "HEAD" not in self._methods:
             self._methods.append("HEAD")
 
@@ -58,3 +58,12 @@ class Endpoint:
         if "app" in scope:  # it may have a handler for such errors
             raise HTTPException(status_code=405, headers=headers)
         await PlainTextResponse("Method Not Allowed", 405, headers)(scope, receive, send)
+
+
+def _upper(methods: Iterable[str]) -> list[str]:
+    given = [methods] if isinstance(methods, str) else methods
+    if isinstance(given, Iterable):
+        given = list(given)
+        if all(isinstance(method, str) for method in given):
+            return [method.upper() for method in given]
+    raise TypeError(f"methods is an iterable of str, not {methods!r}")

@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from sse_hub._arguments import check_flag, check_flag_if_given, check_seconds
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
@@ -51,6 +52,19 @@ _HOOKS = [(name, getattr(TaskGroupStream, name)) for name in HOOKS]
 _NUMBERS = (int, float)
 # The headers of a response that was given none, once there was one.
 _usual_headers: list[tuple[bytes, bytes]] = []
+
+
+def _check_options(
+    status_code: int, send_timeout: float | None, shutdown_grace_period: float, cleanup_timeout: float | None
+) -> None:
+    if not isinstance(status_code, int):
+        raise TypeError(f"status_code is an int, not {type(status_code).__name__}")
+    if send_timeout is not None:
+        check_seconds("send_timeout", send_timeout)
+    if check_seconds("shutdown_grace_period", shutdown_grace_period) < 0:
+        raise ValueError("shutdown_grace_period must be >= 0")
+    if cleanup_timeout is not None and check_seconds("cleanup_timeout", cleanup_timeout) < 0:
+        raise ValueError("cleanup_timeout must be >= 0")
 
 
 class EventSourceResponse(TaskGroupStream, Response):
@@ -166,12 +180,20 @@ class EventSourceResponse(TaskGroupStream, Response):
         self.ping_message_factory = ping_message_factory
         self.client_close_handler_callable = client_close_handler_callable
 
-        if shutdown_grace_period < 0:
-            raise ValueError("shutdown_grace_period must be >= 0")
+        # Most responses have no options, and no check then costs them anything.
+        if (
+            status_code != 200
+            or send_timeout is not None
+            or shutdown_grace_period != 0
+            or cleanup_timeout != EventSourceResponse.DEFAULT_CLEANUP_TIMEOUT
+            or handoff is not None
+            or hold_dependencies is not False
+        ):
+            _check_options(status_code, send_timeout, shutdown_grace_period, cleanup_timeout)
+            check_flag_if_given("handoff", handoff)
+            check_flag("hold_dependencies", hold_dependencies)
         self._shutdown_event = shutdown_event
         self._shutdown_grace_period = shutdown_grace_period
-        if cleanup_timeout is not None and cleanup_timeout < 0:
-            raise ValueError("cleanup_timeout must be >= 0")
         self._cleanup_timeout = cleanup_timeout
 
         self.handoff = handoff

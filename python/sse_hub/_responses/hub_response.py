@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
+from sse_hub._arguments import check_flag, check_flag_if_given
 from sse_hub._core import Pump, Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
@@ -23,7 +24,7 @@ from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
 from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, names_status_code
 from sse_hub._responses.last_event_id import last_event_id
-from sse_hub._responses.options import StreamOptions, Topics, check_names, make_request
+from sse_hub._responses.options import StreamOptions, Topics, check_last_event_id, check_names, make_request
 from sse_hub._responses.sending import abort_before_end
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._servers import Buffers, find_buffers, find_closing, find_departure
@@ -53,10 +54,10 @@ class HubResponse(GuardedResponse):
                 raise TypeError(f"{name} takes a function, not {type(given).__name__}")
         self.hub = hub
         self.initial = initial
-        self.last_event_id = _check_last_event_id(options.get("last_event_id"))
+        self.last_event_id = check_last_event_id(options.get("last_event_id"))
         self.info = options.get("info")
-        self.handoff = options.get("handoff")
-        self.hold_dependencies = options.get("hold_dependencies", False)
+        self.handoff = check_flag_if_given("handoff", options.get("handoff"))
+        self.hold_dependencies = check_flag("hold_dependencies", options.get("hold_dependencies", False))
         self._control = options.get("control", True)
         self._request = self._asked = make_request(topics, options, initial=initial is not None)
         self.status_code = _check_status(options.get("status_code", 200))
@@ -350,12 +351,6 @@ class HubResponse(GuardedResponse):
         if isinstance(events, list | tuple | Generator):
             return list(events)
         return [events]
-
-
-def _check_last_event_id(given: str | None) -> str | None:
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"last_event_id is a str, not {type(given).__name__}")
-    return given
 
 
 def _check_status(code: int) -> int:

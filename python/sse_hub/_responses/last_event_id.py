@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection
@@ -25,6 +26,8 @@ def last_event_id(request: HTTPConnection | Scope) -> str | None:
         request: a Starlette or FastAPI request, or an ASGI scope.
     """
     scope = request.scope if isinstance(request, HTTPConnection) else request
+    if not isinstance(scope, dict) and not isinstance(scope, Mapping):  # the first costs a tenth
+        raise TypeError(f"request is a request or an ASGI scope, not {type(request).__name__}")
     for name, value in scope["headers"]:
         if name == b"last-event-id" and value:
             header: bytes = value

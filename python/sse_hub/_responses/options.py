@@ -19,6 +19,7 @@ __all__ = [
     "StreamOptions",
     "SubscribeOptions",
     "Topics",
+    "check_last_event_id",
     "check_names",
     "make_request",
 ]
@@ -106,6 +107,13 @@ def check_names(where: str, given: Mapping[str, Any], allowed: frozenset[str]) -
     close = difflib.get_close_matches(name, allowed, 1)
     hint = f". Did you mean {close[0]!r}?" if close else ""
     raise TypeError(f"{where}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def check_last_event_id(given: str | None) -> str | None:
+    """Return the id that an application gives."""
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"last_event_id is a str, not {type(given).__name__}")
+    return given
 
 
 def make_request(

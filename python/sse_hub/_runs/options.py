@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
+from sse_hub._arguments import check_seconds
+
 __all__ = ["ErrorText", "OnFinish", "RunOptions"]
 
 OnFinish: TypeAlias = Callable[..., Awaitable[None] | None]
@@ -35,9 +37,8 @@ class RunOptions:
         for name, value, least in (("keep", keep, "0 or more"), ("idle", idle, "more than 0")):
             if value is None and name == "idle":
                 continue
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
-            if not 0 <= value < float("inf") or (name == "idle" and value == 0):
+            seconds = check_seconds(name, value)
+            if not 0 <= seconds < float("inf") or (name == "idle" and seconds == 0):
                 raise ValueError(f"{name} must be a number of seconds, {least}, not {value}")
         if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
             raise TypeError(f"max_bytes is an int, not {type(max_bytes).__name__}")

@@ -7,6 +7,7 @@ from typing import Unpack
 from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
+from sse_hub._arguments import check_text
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -31,6 +32,7 @@ class RunResponse(HubResponse):
     def __init__(
         self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[StreamOptions]
     ) -> None:
+        check_text("name", name)
         for option in _FIXED:
             if option in options:
                 raise TypeError(f"Hub.follow() takes no {option!r}: a watcher gets the whole run")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack
 
+from sse_hub._arguments import check_text
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver
@@ -84,6 +85,7 @@ class RunningHub(StreamingHub):
             BrokerError: the broker does not answer.
         """
         check_asyncio()
+        check_text("name", name)
         options = RunOptions.checked(keep, idle, max_bytes, on_finish, error)
         runs = self._runs_here()
         if self.broker is not None:
@@ -206,7 +208,7 @@ class RunningHub(StreamingHub):
 
         Returns False when no run of this name is running.
         """
-        run = self._runs_here().get(name)
+        run = self._runs_here().get(check_text("name", name))
         if run is not None and run.state == "running":
             return await run.stop()
         if self.broker is None or not await run_exists(self, name):
@@ -230,6 +232,9 @@ class RunningHub(StreamingHub):
         Raises:
             HubClosed: the hub was closed; ``produce`` is cancelled then.
         """
+        check_text("name", name)
+        if not callable(produce):
+            raise TypeError(f"produce is an async function, not {type(produce).__name__}")
         runs = self._runs_here()
         closes = runs.closes
         await run_once(self, name, produce, lambda: runs.closes != closes)

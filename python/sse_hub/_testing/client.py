@@ -10,6 +10,7 @@ from typing import Any, Self
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
+from sse_hub._arguments import check_flag, check_seconds, check_text
 from sse_hub._testing.event_parser import Event, EventParser
 from sse_hub._testing.exchange import Exchange, StreamEnded, make_scope
 from sse_hub._testing.turns import run_until_idle
@@ -51,8 +52,14 @@ def connect(
         ValueError: ``url`` is neither.
         Exception: what the application raised before its response began, unchanged.
     """
+    for name, given in (("url", url), ("method", method), ("last_event_id", last_event_id or "")):
+        check_text(name, given)
     if not url.startswith("/") and "://" not in url:
         raise ValueError(f"url is a path that begins with /, or a whole URL, not {url!r}")
+    if headers is not None and not isinstance(headers, Mapping):
+        raise TypeError(f"headers is a mapping of names to values or None, not {type(headers).__name__}")
+    check_flag("control", control)
+    check_flag("comments", comments)
     if not isinstance(body, bytes):
         raise TypeError(f"body is bytes, not {type(body).__name__}")
     return Connecting(EventClient(app, url, method, headers, body, last_event_id, control, comments, state))
@@ -138,7 +145,7 @@ class EventClient:
             Exception: what the application raised in the middle of its response, unchanged.
         """
         exchange = self._current
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = asyncio.get_running_loop().time() + check_seconds("timeout", timeout)
         in_time = True
         while (event := self._take()) is None:
             exchange.check_end()
@@ -202,7 +209,7 @@ class EventClient:
     async def read(self, timeout: float = 1.0) -> bytes:
         """Return the whole body up to the end of the response, for one that is not an event stream."""
         exchange = self._current
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = asyncio.get_running_loop().time() + check_seconds("timeout", timeout)
         in_time = True
         while not exchange.complete:
             exchange.check_end()

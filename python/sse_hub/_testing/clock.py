@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sse_hub._arguments import check_seconds
 from sse_hub._testing.turns import run_until_idle
 from sse_hub.hub import Hub
 
@@ -34,7 +35,7 @@ class Clock:
         Raises:
             ValueError: ``seconds`` is negative.
         """
-        if seconds < 0:
+        if check_seconds("seconds", seconds) < 0:
             raise ValueError(f"seconds must not be negative, not {seconds}")
         await run_until_idle(sum(hub.count() for hub in self._hubs))
         for hub in self._hubs:

@@ -6,8 +6,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::config::{positive_seconds, seconds};
+use crate::py::values::arguments::{Argument, Number};
+#[cfg(unix)]
 use crate::py::values::exceptions::OrRaise;
+use crate::py::values::options::{Whole, between, positive_seconds, seconds};
 
 #[pyclass(frozen, name = "FileBroker", module = "sse_hub._core")]
 pub struct PyFileBroker {
@@ -27,20 +29,23 @@ pub struct Options {
 #[pymethods]
 impl PyFileBroker {
     #[new]
-    #[pyo3(signature = (path_or_url, *, timeout=5.0, min_age=10.0, sync=false, mode=0o600),
+    #[pyo3(signature = (path_or_url, *, timeout=Argument::of(Number(5.0)), min_age=Argument::of(Number(10.0)),
+                        sync=Argument::of(false), mode=Argument::of(Whole::Small(0o600))),
            text_signature = "(path_or_url, *, timeout=5.0, min_age=10.0, sync=False, mode=0o600)")]
-    #[allow(clippy::needless_pass_by_value, reason = "Python gives it so")]
     fn new(
         py: Python<'_>,
-        path_or_url: PathBuf,
-        timeout: f64,
-        min_age: f64,
-        sync: bool,
-        mode: u32,
+        path_or_url: Argument<PathBuf>,
+        timeout: Argument<Number>,
+        min_age: Argument<Number>,
+        sync: Argument<bool>,
+        mode: Argument<Whole>,
     ) -> PyResult<Self> {
-        let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
-        let min_age = seconds("min_age", min_age).or_raise(py)?;
-        Self::made(py, &path_or_url, timeout, min_age, sync, mode)
+        let path = path_or_url.named("path_or_url", "a path or a file: URL")?;
+        let timeout = positive_seconds(py, "timeout", timeout)?;
+        let min_age = seconds(py, "min_age", min_age)?;
+        let sync = sync.named("sync", "True or False")?;
+        let mode = between("mode", mode, 0, u32::MAX.into())?;
+        Self::made(py, &path, timeout, min_age, sync, u32::try_from(mode).unwrap_or(u32::MAX))
     }
 
     #[cfg(unix)]

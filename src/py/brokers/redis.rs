@@ -6,8 +6,9 @@ use std::time::Duration;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::config::{positive_seconds, seconds};
+use crate::py::values::arguments::{Argument, Number, if_given};
 use crate::py::values::exceptions::OrRaise;
+use crate::py::values::options::{Whole, between, positive_seconds, seconds};
 use crate::redis::options::{Certificates, Keys, Server};
 
 /// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
@@ -37,8 +38,8 @@ pub struct PyRedisBroker {
 }
 
 /// The content of a file, if one is named; the error names it too.
-fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
-    let Some(path) = path else { return Ok(None) };
+fn read(option: &str, path: Option<Argument<PathBuf>>) -> PyResult<Option<Vec<u8>>> {
+    let Some(path) = if_given(path, option, "a path")? else { return Ok(None) };
     std::fs::read(&path).map(Some).map_err(|error| match error.raw_os_error() {
         // Python turns it into a FileNotFoundError, or whatever else fits the number.
         Some(number) => PyOSError::new_err((number, error.to_string(), path)),
@@ -49,26 +50,29 @@ fn read(path: Option<PathBuf>) -> PyResult<Option<Vec<u8>>> {
 #[pymethods]
 impl PyRedisBroker {
     #[new]
-    #[pyo3(signature = (url, *, prefix="sse-hub".into(), timeout=5.0, connect_timeout=1.5, min_age=10.0, min_replicas=0,
-                        ca_certs=None, certfile=None, keyfile=None),
+    #[pyo3(signature = (url, *, prefix=Argument::of("sse-hub"), timeout=Argument::of(Number(5.0)),
+                        connect_timeout=Argument::of(Number(1.5)), min_age=Argument::of(Number(10.0)),
+                        min_replicas=Argument::of(Whole::Small(0)), ca_certs=None, certfile=None, keyfile=None),
            text_signature = "(url, *, prefix='sse-hub', timeout=5.0, connect_timeout=1.5, min_age=10.0, min_replicas=0, ca_certs=None, certfile=None, keyfile=None)")]
     #[allow(clippy::too_many_arguments, reason = "the options of a broker, by keyword")]
     fn new(
         py: Python<'_>,
-        url: &str,
-        prefix: String,
-        timeout: f64,
-        connect_timeout: f64,
-        min_age: f64,
-        min_replicas: u32,
-        ca_certs: Option<PathBuf>,
-        certfile: Option<PathBuf>,
-        keyfile: Option<PathBuf>,
+        url: Argument<&str>,
+        prefix: Argument<&str>,
+        timeout: Argument<Number>,
+        connect_timeout: Argument<Number>,
+        min_age: Argument<Number>,
+        min_replicas: Argument<Whole>,
+        ca_certs: Option<Argument<PathBuf>>,
+        certfile: Option<Argument<PathBuf>>,
+        keyfile: Option<Argument<PathBuf>>,
     ) -> PyResult<Self> {
-        let timeout = positive_seconds("timeout", timeout).or_raise(py)?;
-        let connect_timeout = positive_seconds("connect_timeout", connect_timeout).or_raise(py)?;
-        let min_age = seconds("min_age", min_age).or_raise(py)?;
-        let client = match (read(certfile)?, read(keyfile)?) {
+        let (url, prefix) = (url.named("url", "a str")?, prefix.named("prefix", "a str")?.to_owned());
+        let timeout = positive_seconds(py, "timeout", timeout)?;
+        let connect_timeout = positive_seconds(py, "connect_timeout", connect_timeout)?;
+        let min_age = seconds(py, "min_age", min_age)?;
+        let min_replicas = between("min_replicas", min_replicas, 0, u32::MAX.into())?;
+        let client = match (read("certfile", certfile)?, read("keyfile", keyfile)?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
             _ => {
@@ -77,9 +81,10 @@ impl PyRedisBroker {
                 ));
             }
         };
-        let certificates = Certificates { ca: read(ca_certs)?, client };
+        let certificates = Certificates { ca: read("ca_certs", ca_certs)?, client };
         let server = Server::new(url, certificates, timeout, connect_timeout).or_raise(py)?;
         Keys::new(&prefix, "default").or_raise(py)?;
+        let min_replicas = u32::try_from(min_replicas).unwrap_or(u32::MAX);
         Ok(Self { server, prefix, min_age, min_replicas })
     }
 

@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyCFunction, PyDict, PyString};
+use pyo3::types::{IntoPyDict, PyCFunction, PyDict};
 
 use super::generations::{Generations, Settings};
 use super::joining::Door;
@@ -19,7 +19,7 @@ use super::subscription::PySubscription;
 use crate::broker::letter::{Fence, Letter, Step, To, Whose};
 use crate::broker::{Answered, Broker};
 use crate::change::Who;
-use crate::config::{Config, positive_seconds, seconds};
+use crate::config::{self, Config};
 use crate::ending::{EndState, Ending};
 use crate::error::Error;
 use crate::frame::Draft;
@@ -27,9 +27,13 @@ use crate::identity::CloseReason;
 use crate::ids::GroupId;
 use crate::py::brokers::link::{GivenBroker, Link};
 use crate::py::process::awaiting;
+use crate::py::values::arguments::{Argument, Number, if_given};
 use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::exceptions::{OrRaise, from_core, from_failure};
-use crate::py::values::options::{Range, Rate, Whole, at_least, between, reconnect, retention};
+use crate::py::values::options::{
+    self, Whole, at_least, at_least_if_given, between, positive_seconds, positive_seconds_if_given,
+    reconnect, retention,
+};
 use crate::py::values::request::PyRequest;
 use crate::queue::{Capacity, OverflowPolicy};
 use crate::stream_broker::{Kept, lease_of_run};
@@ -61,12 +65,11 @@ impl PyHub {
         &self,
         py: Python<'_>,
         topic: &str,
-        keep: f64,
+        keep: Duration,
         ending: Ending,
         token: Option<&str>,
     ) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
-        let keep = seconds("keep", keep).or_raise(py)?;
         if self.generations.has_broker() {
             let fence = held(&topic, token);
             let letter = Letter::Life { topic, step: Step::End { keep, ending } };
@@ -141,32 +144,34 @@ impl PyHub {
     #[pyo3(signature = (*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect,
                         capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes,
                         max_subscribers, threads, max_per_user=None, max_topics=None, rate=None,
-                        broker=None, name="default", manual_clock=false, traceparent=None))]
+                        broker=None, name=Argument::of("default"), manual_clock=false, traceparent=None),
+           text_signature = "(*, history, history_bytes, history_age, history_total_bytes, heartbeat, reconnect, capacity, capacity_bytes, overflow, stall_timeout, backlog_bytes, max_event_bytes, max_subscribers, threads, max_per_user=None, max_topics=None, rate=None, broker=None, name='default', manual_clock=False, traceparent=None)")]
     #[allow(clippy::too_many_arguments, reason = "the options of a hub, all by keyword")]
     fn new(
         py: Python<'_>,
-        history: Whole,
-        history_bytes: Whole,
-        history_age: Option<f64>,
-        history_total_bytes: Whole,
-        heartbeat: Option<f64>,
-        reconnect: Range,
-        capacity: Whole,
-        capacity_bytes: Whole,
-        overflow: &str,
-        stall_timeout: f64,
-        backlog_bytes: Whole,
-        max_event_bytes: Whole,
-        max_subscribers: Option<Whole>,
-        threads: Whole,
-        max_per_user: Option<Whole>,
-        max_topics: Option<Whole>,
-        rate: Option<Rate>,
+        history: Argument<Whole>,
+        history_bytes: Argument<Whole>,
+        history_age: Option<Argument<Number>>,
+        history_total_bytes: Argument<Whole>,
+        heartbeat: Option<Argument<Number>>,
+        reconnect: &Bound<'_, PyAny>,
+        capacity: Argument<Whole>,
+        capacity_bytes: Argument<Whole>,
+        overflow: Argument<&str>,
+        stall_timeout: Argument<Number>,
+        backlog_bytes: Argument<Whole>,
+        max_event_bytes: Argument<Whole>,
+        max_subscribers: Option<Argument<Whole>>,
+        threads: Argument<Whole>,
+        max_per_user: Option<Argument<Whole>>,
+        max_topics: Option<Argument<Whole>>,
+        rate: Option<Argument<Number>>,
         broker: Option<GivenBroker<'_>>,
-        name: &str,
+        name: Argument<&str>,
         manual_clock: bool,
         traceparent: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let name = name.named("name", "a str")?;
         let capacity = Capacity {
             events: at_least("capacity", capacity, 1)?,
             bytes: at_least("capacity_bytes", capacity_bytes, 1)?,
@@ -174,20 +179,17 @@ impl PyHub {
         let config = Config {
             retention: retention(py, history, history_bytes, history_age)?,
             history_total_bytes: at_least("history_total_bytes", history_total_bytes, 0)?,
-            heartbeat: heartbeat
-                .map(|value| positive_seconds("heartbeat", value))
-                .transpose()
-                .or_raise(py)?,
-            reconnect_ms: self::reconnect(py, reconnect)?,
+            heartbeat: positive_seconds_if_given(py, "heartbeat", heartbeat)?,
+            reconnect_ms: self::reconnect(reconnect)?,
             capacity,
-            overflow: OverflowPolicy::parse(overflow).or_raise(py)?,
-            interval: rate.map(|rate| rate.interval(py)).transpose()?,
-            stall_timeout: positive_seconds("stall_timeout", stall_timeout).or_raise(py)?,
+            overflow: OverflowPolicy::parse(overflow.named("overflow", "a str")?).or_raise(py)?,
+            interval: options::interval(py, rate)?,
+            stall_timeout: positive_seconds(py, "stall_timeout", stall_timeout)?,
             backlog_bytes: at_least("backlog_bytes", backlog_bytes, 1)?,
             max_event_bytes: at_least("max_event_bytes", max_event_bytes, 1)?,
-            max_subscribers: max_subscribers.map(|n| at_least("max_subscribers", n, 0)).transpose()?,
-            max_per_user: max_per_user.map(|n| at_least("max_per_user", n, 1)).transpose()?,
-            max_topics: max_topics.map(|n| at_least("max_topics", n, 1)).transpose()?,
+            max_subscribers: at_least_if_given("max_subscribers", max_subscribers, 0)?,
+            max_per_user: at_least_if_given("max_per_user", max_per_user, 1)?,
+            max_topics: at_least_if_given("max_topics", max_topics, 1)?,
         };
         let kept = Kept {
             count: config.retention.count,
@@ -211,10 +213,10 @@ impl PyHub {
         topics: &Bound<'py, PyAny>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
-        event: Option<Bound<'py, PyString>>,
+        event: Option<Bound<'py, PyAny>>,
         retry: Option<Bound<'py, PyAny>>,
-        comment: Option<Bound<'py, PyString>>,
-        key: Option<Bound<'py, PyString>>,
+        comment: Option<Bound<'py, PyAny>>,
+        key: Option<Bound<'py, PyAny>>,
     ) -> PyResult<PyPublication> {
         let topics = self::topics(topics)?;
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
@@ -229,10 +231,10 @@ impl PyHub {
         py: Python<'py>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
-        event: Option<Bound<'py, PyString>>,
+        event: Option<Bound<'py, PyAny>>,
         retry: Option<Bound<'py, PyAny>>,
-        comment: Option<Bound<'py, PyString>>,
-        key: Option<Bound<'py, PyString>>,
+        comment: Option<Bound<'py, PyAny>>,
+        key: Option<Bound<'py, PyAny>>,
     ) -> PyResult<PyPublication> {
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::All, draft)
@@ -244,26 +246,30 @@ impl PyHub {
     fn send<'py>(
         &self,
         py: Python<'py>,
-        subscriber_id: &str,
+        subscriber_id: Argument<&str>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
-        event: Option<Bound<'py, PyString>>,
+        event: Option<Bound<'py, PyAny>>,
         retry: Option<Bound<'py, PyAny>>,
-        comment: Option<Bound<'py, PyString>>,
-        key: Option<Bound<'py, PyString>>,
+        comment: Option<Bound<'py, PyAny>>,
+        key: Option<Bound<'py, PyAny>>,
     ) -> PyResult<PyPublication> {
+        let subscriber_id = subscriber_id.named("subscriber_id", "a str")?;
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
         self.post(py, To::One(subscriber_id.into()), draft)
     }
 
-    #[pyo3(signature = (*, id=None, user=None, reason="kicked"))]
+    #[pyo3(signature = (*, id=None, user=None, reason=Argument::of("kicked")),
+           text_signature = "($self, *, id=None, user=None, reason='kicked')")]
     fn disconnect(
         &self,
         py: Python<'_>,
-        id: Option<&str>,
-        user: Option<&str>,
-        reason: &str,
+        id: Option<Argument<&str>>,
+        user: Option<Argument<&str>>,
+        reason: Argument<&str>,
     ) -> PyResult<usize> {
+        let (id, user) = (if_given(id, "id", "a str")?, if_given(user, "user", "a str")?);
+        let reason = reason.named("reason", "a str")?;
         let who = self.who(id, user)?;
         if !self.generations.has_broker() {
             let reason = CloseReason::Kicked(reason.into());
@@ -282,12 +288,14 @@ impl PyHub {
         Ok(here)
     }
 
-    #[pyo3(signature = (topic, *, keep=300.0), text_signature = "($self, topic, *, keep=300.0)")]
-    fn end(slf: &Bound<'_, Self>, topic: &str, keep: f64) -> PyResult<PyPublication> {
-        let ended = slf.get().finish(slf.py(), topic, keep, Ending::ENDED, None)?;
+    #[pyo3(signature = (topic, *, keep=Argument::of(Number(300.0))), text_signature = "($self, topic, *, keep=300.0)")]
+    fn end(slf: &Bound<'_, Self>, topic: Argument<&str>, keep: Argument<Number>) -> PyResult<PyPublication> {
+        let (py, topic) = (slf.py(), topic.named("topic", "a str")?);
+        let keep = options::seconds(py, "keep", keep)?;
+        let ended = slf.get().finish(py, topic, keep, Ending::ENDED, None)?;
         // With a broker, a run learns of it by the log.
         if !slf.get().generations.has_broker() {
-            slf.call_method1(intern!(slf.py(), "_topic_ended"), (topic,))?;
+            slf.call_method1(intern!(py, "_topic_ended"), (topic,))?;
         }
         Ok(ended)
     }
@@ -307,11 +315,11 @@ impl PyHub {
             return Err(PyValueError::new_err(format!("no run ends as {state:?}")));
         };
         let ending = Ending { state, error: error.map(Into::into) };
+        let keep = config::seconds("keep", keep).or_raise(py)?;
         match mark {
             Mark::Token(token) => self.finish(py, topic, keep, ending, Some(&token)),
             Mark::Alone(run) => {
                 let topic = Topic::new(topic).or_raise(py)?;
-                let keep = seconds("keep", keep).or_raise(py)?;
                 self.generations.finish(py, &topic, Some(TopicId(run)), keep, &ending)
             }
         }
@@ -321,7 +329,7 @@ impl PyHub {
     fn _begin_run(&self, py: Python<'_>, topic: &str, keep: f64, token: &str) -> PyResult<PyPublication> {
         let topic = Topic::new(topic).or_raise(py)?;
         let fence = held(&topic, Some(token));
-        let step = Step::Begin { keep: seconds("keep", keep).or_raise(py)? };
+        let step = Step::Begin { keep: config::seconds("keep", keep).or_raise(py)? };
         self.generations.post_letter(py, Letter::Life { topic, step }, fence)
     }
 
@@ -440,10 +448,10 @@ impl PyHub {
         topics: &Bound<'py, PyAny>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
-        event: Option<Bound<'py, PyString>>,
+        event: Option<Bound<'py, PyAny>>,
         retry: Option<Bound<'py, PyAny>>,
-        comment: Option<Bound<'py, PyString>>,
-        key: Option<Bound<'py, PyString>>,
+        comment: Option<Bound<'py, PyAny>>,
+        key: Option<Bound<'py, PyAny>>,
     ) -> PyResult<PyPublication> {
         let topics = self::topics(topics)?;
         let draft = self.draft(py, Fields { data, raw_data, event, retry, comment, key })?;
@@ -486,22 +494,25 @@ impl PyHub {
     }
 
     #[pyo3(signature = (topic=None))]
-    fn count(&self, topic: Option<&str>) -> usize {
-        self.generations.hub().count(topic)
+    fn count(&self, topic: Option<Argument<&str>>) -> PyResult<usize> {
+        let topic = if_given(topic, "topic", "a str")?;
+        Ok(self.generations.hub().count(topic))
     }
 
     #[pyo3(signature = (topic=None))]
     fn subscribers<'py>(
         slf: &Bound<'py, Self>,
-        topic: Option<&str>,
+        topic: Option<Argument<&str>>,
     ) -> PyResult<Vec<Bound<'py, PySubscription>>> {
+        let topic = if_given(topic, "topic", "a str")?;
         let hub = slf.get().generations.hub();
         let generations = &slf.get().generations;
         let find = |identity| PySubscription::find(slf.as_any(), generations, &hub, identity);
         hub.subscribers(topic).into_iter().map(find).filter_map(Result::transpose).collect()
     }
 
-    fn get<'py>(slf: &Bound<'py, Self>, id: &str) -> PyResult<Option<Bound<'py, PySubscription>>> {
+    fn get<'py>(slf: &Bound<'py, Self>, id: Argument<&str>) -> PyResult<Option<Bound<'py, PySubscription>>> {
+        let id = id.named("id", "a str")?;
         let generations = &slf.get().generations;
         let hub = generations.hub();
         match hub.get(id) {
@@ -539,12 +550,12 @@ impl PyHub {
     fn _set_retention(
         &self,
         py: Python<'_>,
-        pattern: &str,
-        history: Whole,
-        history_bytes: Whole,
-        history_age: Option<f64>,
+        pattern: Argument<&str>,
+        history: Argument<Whole>,
+        history_bytes: Argument<Whole>,
+        history_age: Option<Argument<Number>>,
     ) -> PyResult<()> {
-        let pattern = TopicPattern::new(pattern).or_raise(py)?;
+        let pattern = TopicPattern::new(pattern.named("pattern", "a str")?).or_raise(py)?;
         let retention = retention(py, history, history_bytes, history_age)?;
         self.generations.set_retention(pattern, retention);
         Ok(())
@@ -645,8 +656,8 @@ impl PyHub {
 
     // The ids of the subscribers of a topic, or of the hub, in all processes: an awaitable.
     #[pyo3(signature = (topic=None))]
-    fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<String>) -> PyResult<Bound<'py, PyAny>> {
-        present(slf, topic)
+    fn _present<'py>(slf: &Bound<'py, Self>, topic: Option<Argument<&str>>) -> PyResult<Bound<'py, PyAny>> {
+        present(slf, if_given(topic, "topic", "a str")?.map(Into::into))
     }
 
     // Refuse publications and newcomers, and end all streams after what was published. Returns the argument
@@ -679,7 +690,8 @@ impl PyHub {
     // Advance a manual clock by `by` seconds, and run everything that is due.
     fn _advance(&self, py: Python<'_>, by: f64) -> PyResult<()> {
         let hub = self.generations.hub();
-        let by = if by == 0.0 { Duration::ZERO } else { positive_seconds("seconds", by).or_raise(py)? };
+        let by =
+            if by == 0.0 { Duration::ZERO } else { config::positive_seconds("seconds", by).or_raise(py)? };
         if !hub.clock.advance(by) {
             return Err(PyRuntimeError::new_err("this hub runs on the machine's clock"));
         }

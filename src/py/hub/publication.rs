@@ -16,6 +16,7 @@ use crate::ids::EventId;
 use crate::outcome::{Failure, Outcome, Sent, Waiting};
 use crate::py::process::awaiting;
 use crate::py::process::fork::Process;
+use crate::py::values::arguments::{Argument, Number, if_given};
 use crate::py::values::exceptions::{OrRaise, from_failure};
 
 /// How long a waiting thread waits between checks for signals.
@@ -83,7 +84,8 @@ impl PyPublication {
     }
 
     #[pyo3(signature = (timeout=None))]
-    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyString>>> {
+    fn result(&self, py: Python<'_>, timeout: Option<Argument<Number>>) -> PyResult<Option<Py<PyString>>> {
+        let timeout = if_given(timeout, "timeout", "a number of seconds")?.map(|timeout| timeout.0);
         let outcome = match &self.0 {
             State::Known(id) => return Ok(text(py, *id)),
             State::Later { outcome, process, .. } if process.is_current() => outcome,

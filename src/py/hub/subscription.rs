@@ -21,6 +21,7 @@ use crate::identity::{CloseReason, Identity};
 use crate::ids::GroupId;
 use crate::outcome::Waiting;
 use crate::py::process::{awaiting, exit};
+use crate::py::values::arguments::{Argument, if_given};
 use crate::py::values::convert::{Fields, Given, topics};
 use crate::py::values::end_reason::{end_of_kind, end_reason};
 use crate::py::values::exceptions::{OrRaise, while_dropping};
@@ -212,10 +213,10 @@ impl PySubscription {
         py: Python<'py>,
         data: Given<'py>,
         raw_data: Option<Bound<'py, PyAny>>,
-        event: Option<Bound<'py, PyString>>,
+        event: Option<Bound<'py, PyAny>>,
         retry: Option<Bound<'py, PyAny>>,
-        comment: Option<Bound<'py, PyString>>,
-        key: Option<Bound<'py, PyString>>,
+        comment: Option<Bound<'py, PyAny>>,
+        key: Option<Bound<'py, PyAny>>,
     ) -> PyResult<PyPublication> {
         let fields = Fields { data, raw_data, event, retry, comment, key };
         let draft = fields.draft(py, self.stream.generations.traceparent(py)?)?;
@@ -231,8 +232,11 @@ impl PySubscription {
         Ok(PyPublication::known(None))
     }
 
-    #[pyo3(signature = (*, drain=true, reason=None))]
-    fn close(&self, py: Python<'_>, drain: bool, reason: Option<&str>) -> PyResult<()> {
+    #[pyo3(signature = (*, drain=Argument::of(true), reason=None),
+           text_signature = "($self, *, drain=True, reason=None)")]
+    fn close(&self, py: Python<'_>, drain: Argument<bool>, reason: Option<Argument<&str>>) -> PyResult<()> {
+        let drain = drain.named("drain", "True or False")?;
+        let reason = if_given(reason, "reason", "a str")?;
         let reason = CloseReason::Closed { text: reason.map(Into::into), drains: drain };
         let hub = &self.stream.hub;
         // Events published so far have yet to come back from the broker; the end comes behind them.

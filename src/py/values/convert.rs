@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyType};
 
+use super::arguments::{surrogate, wrong_type};
 use super::exceptions::{OrRaise, invalid_event};
 use super::json::write_json;
 use super::options::shown;
@@ -33,32 +34,33 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
 
 /// A topic, or some.
 pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Topics> {
-    let py = value.py();
     if let Ok(name) = value.cast::<PyString>() {
-        return Ok(Topics::from_buf([Topic::new(name.to_str()?).or_raise(py)?]));
+        return Ok(Topics::from_buf([topic(name)?]));
     }
     if value.cast::<PyBytes>().is_ok() {
-        return Err(PyTypeError::new_err("a topic is a str, not bytes"));
+        return Err(wrong_type(value, "a topic is a str"));
     }
     if value.cast::<PyDict>().is_ok() {
         return Err(PyTypeError::new_err(
             "topics is a str or an iterable of str, not dict: the data comes second",
         ));
     }
-    let items = value.try_iter().map_err(|_| {
-        let kind = value.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-        PyTypeError::new_err(format!("topics is a str or an iterable of str, not {kind}"))
-    })?;
+    let items = value.try_iter().map_err(|_| wrong_type(value, "topics is a str or an iterable of str"))?;
     items
         .map(|item| {
             let item = item?;
-            let name = item.cast::<PyString>().map_err(|_| {
-                let kind = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-                PyTypeError::new_err(format!("a topic is a str, not {kind}"))
-            })?;
-            Topic::new(name.to_str()?).or_raise(py)
+            topic(item.cast::<PyString>().map_err(|_| wrong_type(&item, "a topic is a str"))?)
         })
         .collect()
+}
+
+fn topic(name: &Bound<'_, PyString>) -> PyResult<Topic> {
+    let text = name.to_str().map_err(|error| {
+        let refused = PyValueError::new_err(surrogate("a topic's name"));
+        refused.set_cause(name.py(), Some(error));
+        refused
+    })?;
+    Topic::new(text).or_raise(name.py())
 }
 
 /// The fields of an event, as `publish`, `broadcast` and `send` take them.
@@ -68,19 +70,28 @@ pub fn topics(value: &Bound<'_, PyAny>) -> PyResult<Topics> {
 pub struct Fields<'py> {
     pub data: Given<'py>,
     pub raw_data: Option<Bound<'py, PyAny>>,
-    pub event: Option<Bound<'py, PyString>>,
+    pub event: Option<Bound<'py, PyAny>>,
     pub retry: Option<Bound<'py, PyAny>>,
-    pub comment: Option<Bound<'py, PyString>>,
-    pub key: Option<Bound<'py, PyString>>,
+    pub comment: Option<Bound<'py, PyAny>>,
+    pub key: Option<Bound<'py, PyAny>>,
 }
 
 /// A str as UTF-8; a lone surrogate is refused.
 fn utf8<'a>(py: Python<'_>, field: &str, text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
     text.to_str().map_err(|error| {
-        let refused = invalid_event(py, format!("{field} has a lone surrogate, which UTF-8 cannot carry"));
+        let refused = invalid_event(py, surrogate(field));
         refused.set_cause(py, Some(error));
         refused
     })
+}
+
+/// A field that may be None.
+fn text<'a>(py: Python<'_>, field: &str, given: Option<&'a Bound<'_, PyAny>>) -> PyResult<Option<&'a str>> {
+    let Some(given) = given else { return Ok(None) };
+    match given.cast::<PyString>() {
+        Ok(text) => utf8(py, field, text).map(Some),
+        Err(_) => Err(wrong_type(given, format_args!("{field} is a str or None"))),
+    }
 }
 
 /// Check the name of an event.
@@ -96,8 +107,7 @@ fn raw_text<'a>(py: Python<'_>, raw: &'a Bound<'_, PyAny>) -> PyResult<&'a str> 
         return utf8(py, "raw_data", text);
     }
     let Ok(bytes) = raw.cast::<PyBytes>() else {
-        let kind = raw.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("raw_data is a str or UTF-8 bytes, not {kind}")));
+        return Err(wrong_type(raw, "raw_data is a str or UTF-8 bytes"));
     };
     std::str::from_utf8(bytes.as_bytes())
         .map_err(|error| invalid_event(py, format!("raw_data is not UTF-8: {error}")))
@@ -105,8 +115,7 @@ fn raw_text<'a>(py: Python<'_>, raw: &'a Bound<'_, PyAny>) -> PyResult<&'a str> 
 
 fn retry_ms(py: Python<'_>, retry: &Bound<'_, PyAny>) -> PyResult<u64> {
     if retry.cast::<PyInt>().is_err() || retry.cast::<PyBool>().is_ok() {
-        let kind = retry.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("retry is an int of milliseconds, not {kind}")));
+        return Err(wrong_type(retry, "retry is an int of milliseconds"));
     }
     retry.extract::<u64>().map_err(|_| {
         let shown = shown(retry);
@@ -130,12 +139,12 @@ impl<'py> Fields<'py> {
             let value = value.clone();
             return self.unpack(&value, &class)?.draft(py, trace);
         }
-        let event = self.event.as_ref().map(|event| utf8(py, "event", event)).transpose()?;
+        let event = text(py, "event", self.event.as_ref())?;
         if let Some(name) = event {
             check_event_type(name).or_raise(py)?;
         }
         let retry = self.retry.as_ref().map(|retry| retry_ms(py, retry)).transpose()?;
-        let comment = self.comment.as_ref().map(|comment| utf8(py, "comment", comment)).transpose()?;
+        let comment = text(py, "comment", self.comment.as_ref())?;
         let mut builder = FrameBuilder::traced(trace.as_ref(), comment, event);
         match (&self.data, &self.raw_data) {
             (Given::Value(data), None) => {
@@ -157,7 +166,7 @@ impl<'py> Fields<'py> {
             }
             (Given::Omitted, None) => {}
         }
-        let key = self.key.as_ref().map(|key| utf8(py, "key", key)).transpose()?;
+        let key = text(py, "key", self.key.as_ref())?;
         let key = key.map(Key::new).transpose().or_raise(py)?;
         Ok(builder.finish(retry).keyed(key))
     }
@@ -183,7 +192,8 @@ impl<'py> Fields<'py> {
             ));
         }
         let data = field(intern!(py, "data"))?;
-        let text = |field: Option<Bound<'py, PyAny>>| field.map(|text| text.str()).transpose();
+        let text =
+            |field: Option<Bound<'py, PyAny>>| field.map(|text| text.str().map(Bound::into_any)).transpose();
         let mut fields = Self {
             data: Given::Omitted,
             raw_data: None,

@@ -12,6 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyMemoryView, PyString, PyType};
 
+use super::arguments::wrong_type;
 use super::json;
 use crate::frame;
 
@@ -138,6 +139,10 @@ fn only_str<'py>(field: &str, value: Bound<'py, PyAny>) -> PyResult<Option<Bound
     }
 }
 
+fn line_end<'a, 'py>(sep: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyString>> {
+    sep.cast().map_err(|_| wrong_type(sep, "sep is a str"))
+}
+
 fn only_int(value: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     if value.is_none() {
         Ok(None)
@@ -159,8 +164,9 @@ pub fn encode_fields<'py>(
     event: Bound<'py, PyAny>,
     data: Bound<'py, PyAny>,
     retry: Bound<'py, PyAny>,
-    sep: &Bound<'py, PyString>,
+    sep: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    let sep = line_end(sep)?;
     // In sse-starlette's order, so that the same one of several mistakes is reported.
     let fields = Fields {
         comment: as_text(comment)?,
@@ -241,9 +247,9 @@ impl EventEncoder {
     fn ensure_bytes<'py>(
         &self,
         data: &Bound<'py, PyAny>,
-        sep: &Bound<'py, PyString>,
+        sep: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = data.py();
+        let (py, sep) = (data.py(), line_end(sep)?);
         if data.is_exact_instance_of::<PyBytes>() {
             return Ok(data.clone());
         }

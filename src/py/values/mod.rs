@@ -1,5 +1,6 @@
 //! Python's values as the core's, and back: the fields of an event, JSON, options, requests and exceptions.
 
+pub mod arguments;
 pub mod convert;
 pub mod encode;
 pub mod end_reason;

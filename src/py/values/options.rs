@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyList};
+use pyo3::types::{PyList, PyTuple};
 
+use super::arguments::{Argument, Number, if_given, refuse_bool, wrong_type};
 use super::exceptions::OrRaise;
-use crate::config::{interval, positive_seconds, seconds};
+use crate::config;
 use crate::history::Retention;
+
+const AN_INT: &str = "an int";
+const SECONDS: &str = "a number of seconds";
 
 /// A whole number of any size, so that the error for one beyond the machine's range names the option and its rule.
 pub enum Whole {
@@ -20,6 +24,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Whole {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        refuse_bool(value)?;
         let beyond = match value.extract::<i64>() {
             Ok(number) => return Ok(Self::Small(number)),
             Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => value,
@@ -36,12 +41,27 @@ pub fn shown(number: &Bound<'_, PyAny>) -> String {
 }
 
 /// A limit as the core accepts it.
-pub fn at_least(option: &str, value: Whole, least: i64) -> PyResult<usize> {
+pub fn at_least(option: &str, value: Argument<Whole>, least: i64) -> PyResult<usize> {
     between(option, value, least, i64::MAX)
 }
 
+/// As [`at_least`], for a limit that may be None.
+pub fn at_least_if_given(
+    option: &str,
+    value: Option<Argument<Whole>>,
+    least: i64,
+) -> PyResult<Option<usize>> {
+    let value = if_given(value, option, AN_INT)?;
+    value.map(|value| limit(option, value, least, i64::MAX)).transpose()
+}
+
 /// As [`at_least`], with a maximum.
-pub fn between(option: &str, value: Whole, least: i64, most: i64) -> PyResult<usize> {
+pub fn between(option: &str, value: Argument<Whole>, least: i64, most: i64) -> PyResult<usize> {
+    limit(option, value.named(option, AN_INT)?, least, most)
+}
+
+/// As [`between`], for a value that is an int for certain.
+pub fn limit(option: &str, value: Whole, least: i64, most: i64) -> PyResult<usize> {
     let most = most.min(i64::try_from(isize::MAX).unwrap_or(i64::MAX));
     let (is_less, shown) = match value {
         Whole::Small(number) => match usize::try_from(number) {
@@ -54,62 +74,63 @@ pub fn between(option: &str, value: Whole, least: i64, most: i64) -> PyResult<us
     Err(PyValueError::new_err(format!("{option} must be {bound} {value}, not {shown}")))
 }
 
-pub fn retention(py: Python<'_>, count: Whole, bytes: Whole, age: Option<f64>) -> PyResult<Retention> {
+/// Seconds, from 0.
+pub fn seconds(py: Python<'_>, option: &str, value: Argument<Number>) -> PyResult<Duration> {
+    config::seconds(option, value.named(option, SECONDS)?.0).or_raise(py)
+}
+
+/// Seconds, more than 0.
+pub fn positive_seconds(py: Python<'_>, option: &str, value: Argument<Number>) -> PyResult<Duration> {
+    config::positive_seconds(option, value.named(option, SECONDS)?.0).or_raise(py)
+}
+
+/// As [`positive_seconds`], for an option that may be None.
+pub fn positive_seconds_if_given(
+    py: Python<'_>,
+    option: &str,
+    value: Option<Argument<Number>>,
+) -> PyResult<Option<Duration>> {
+    let value = if_given(value, option, SECONDS)?;
+    value.map(|value| config::positive_seconds(option, value.0)).transpose().or_raise(py)
+}
+
+pub fn retention(
+    py: Python<'_>,
+    count: Argument<Whole>,
+    bytes: Argument<Whole>,
+    age: Option<Argument<Number>>,
+) -> PyResult<Retention> {
     Ok(Retention {
         count: at_least("history", count, 0)?,
         bytes: at_least("history_bytes", bytes, 0)?,
-        age: age.map(|age| positive_seconds("history_age", age)).transpose().or_raise(py)?,
+        age: positive_seconds_if_given(py, "history_age", age)?,
     })
 }
 
-/// Writes a second.
-pub struct Rate(f64);
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Rate {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        // `rate=True` would mean once a second.
-        if value.is_instance_of::<PyBool>() {
-            return Err(PyTypeError::new_err("must be a number of writes a second, not bool"));
-        }
-        match value.extract() {
-            Ok(rate) => Ok(Self(rate)),
-            // An int that no float can hold.
-            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
-                Ok(Self(if value.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY }))
-            }
-            Err(error) => Err(error),
-        }
-    }
+/// The shortest time between two writes, from how many there may be in a second.
+pub fn interval(py: Python<'_>, rate: Option<Argument<Number>>) -> PyResult<Option<Duration>> {
+    let rate = if_given(rate, "rate", "a number of writes a second")?;
+    rate.map(|rate| config::interval(rate.0)).transpose().or_raise(py)
 }
 
-impl Rate {
-    /// The shortest time between two writes.
-    pub fn interval(&self, py: Python<'_>) -> PyResult<Duration> {
-        interval(self.0).or_raise(py)
-    }
-}
-
-/// A minimum and a maximum: a tuple or a list of two numbers.
-pub struct Range(f64, f64);
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Range {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        match value.cast::<PyList>() {
-            Ok(list) => list.to_tuple().extract::<(f64, f64)>(),
-            Err(_) => value.extract(),
+/// The range of `retry:`, from seconds: a tuple or a list of two numbers.
+pub fn reconnect(given: &Bound<'_, PyAny>) -> PyResult<(u64, u64)> {
+    let py = given.py();
+    let pair = given.cast::<PyList>().map_or_else(|_| given.clone(), |list| list.to_tuple().into_any());
+    let rule = "reconnect is a pair of numbers of seconds, (least, most)";
+    let (Number(least), Number(most)) = pair.extract().map_err(|error: PyErr| {
+        let Ok(shown) = pair.cast::<PyTuple>().map_err(PyErr::from).and_then(|pair| pair.repr()) else {
+            return wrong_type(given, rule);
+        };
+        let message = format!("{rule}, not {shown}");
+        if error.is_instance_of::<PyTypeError>(py) {
+            PyTypeError::new_err(message)
+        } else {
+            PyValueError::new_err(message)
         }
-        .map(|(least, most)| Self(least, most))
-    }
-}
-
-/// The range of `retry:`, from seconds.
-pub fn reconnect(py: Python<'_>, Range(least, most): Range) -> PyResult<(u64, u64)> {
+    })?;
     let millis = |value| -> PyResult<u64> {
-        let duration = seconds("reconnect", value).or_raise(py)?;
+        let duration = config::seconds("reconnect", value).or_raise(py)?;
         Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     };
     let (low, high) = (millis(least)?, millis(most)?);

@@ -7,10 +7,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::arguments::{Argument, Number, if_given, wrong_type};
 use super::convert;
 use super::exceptions::OrRaise;
-use super::options::{Rate, Whole, at_least};
-use crate::config::{moment, positive_seconds};
+use super::options::{self, Whole, at_least_if_given, limit, positive_seconds_if_given};
+use crate::config::moment;
 use crate::ending::Format;
 use crate::history::Past;
 use crate::hub::Request;
@@ -28,20 +29,21 @@ pub struct PyRequest(Request);
 impl PyRequest {
     #[new]
     #[pyo3(signature = (topics, *, replay, user, overflow, capacity, max_age, initial, expires=None,
-                        rate=None, control=true, format=None, whole=false))]
+                        rate=None, control=Argument::of(true), format=None, whole=false),
+           text_signature = "(topics, *, replay, user, overflow, capacity, max_age, initial, expires=None, rate=None, control=True, format=None, whole=False)")]
     #[allow(clippy::too_many_arguments, reason = "the options of a subscription, all by keyword")]
     fn new(
         topics: &Bound<'_, PyAny>,
         replay: &Bound<'_, PyAny>,
-        user: Option<&str>,
-        overflow: Option<&str>,
-        capacity: Option<Whole>,
-        max_age: Option<f64>,
+        user: Option<Argument<&str>>,
+        overflow: Option<Argument<&str>>,
+        capacity: Option<Argument<Whole>>,
+        max_age: Option<Argument<Number>>,
         initial: bool,
         expires: Option<f64>,
-        rate: Option<Rate>,
-        control: bool,
-        format: Option<&str>,
+        rate: Option<Argument<Number>>,
+        control: Argument<bool>,
+        format: Option<Argument<&str>>,
         whole: bool,
     ) -> PyResult<Self> {
         let py = topics.py();
@@ -49,14 +51,17 @@ impl PyRequest {
             topics: convert::topics(topics)?.into_vec(),
             past: past(replay)?,
             initial,
-            no_control: !control,
+            no_control: !control.named("control", "True or False")?,
             follows_run: whole,
-            format: format.map(self::format).transpose()?,
-            user: user.map(Into::into),
-            overflow: overflow.map(OverflowPolicy::parse).transpose().or_raise(py)?,
-            capacity: capacity.map(|value| at_least("capacity", value, 1)).transpose()?,
-            interval: rate.map(|rate| rate.interval(py)).transpose()?,
-            max_age: max_age.map(|value| positive_seconds("max_age", value)).transpose().or_raise(py)?,
+            format: if_given(format, "format", "a str")?.map(self::format).transpose()?,
+            user: if_given(user, "user", "a str")?.map(Into::into),
+            overflow: if_given(overflow, "overflow", "a str")?
+                .map(OverflowPolicy::parse)
+                .transpose()
+                .or_raise(py)?,
+            capacity: at_least_if_given("capacity", capacity, 1)?,
+            interval: options::interval(py, rate)?,
+            max_age: positive_seconds_if_given(py, "max_age", max_age)?,
             expires: expires.map(|value| moment("expires", value)).transpose().or_raise(py)?,
             ..Request::default()
         }))
@@ -129,12 +134,15 @@ fn format(name: &str) -> PyResult<Format> {
 
 /// A newcomer's past.
 fn past(replay: &Bound<'_, PyAny>) -> PyResult<Option<Past>> {
+    let rule = "replay must be a number of events or 'all'";
     if let Ok(word) = replay.cast::<PyString>() {
-        if word.to_str()? == "all" {
-            return Ok(Some(Past::All));
-        }
-    } else if let Ok(n) = replay.extract::<Whole>() {
-        return Ok(Some(at_least("replay", n, 0)?).filter(|&n| n > 0).map(Past::Last));
+        return match word.to_str() {
+            Ok("all") => Ok(Some(Past::All)),
+            _ => Err(PyValueError::new_err(format!("{rule}, not {}", replay.repr()?))),
+        };
     }
-    Err(PyValueError::new_err(format!("replay must be a number of events or 'all', not {}", replay.repr()?)))
+    match replay.extract::<Whole>() {
+        Ok(n) => Ok(Some(limit("replay", n, 0, i64::MAX)?).filter(|&n| n > 0).map(Past::Last)),
+        Err(_) => Err(wrong_type(replay, "replay is an int or 'all'")),
+    }
 }
