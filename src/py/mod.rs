@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Each room imports those above it in this list only, and is given hooks by those below it. What Python's
-//! users read of the classes is written once, in `python/sse_hub/_core.pyi`; comments here are for maintainers.
+//! users read of the classes is written in `python/sse_hub/_core.pyi`. Only its first sentences are here too, as `///`,
+//! for `help()`; `tests/api/test_package.py` compares the two. Comments by `//` are for maintainers.
 
 #![allow(clippy::doc_markdown, reason = "Python's names in comments, which have no Markdown")]
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from types import GetSetDescriptorType
+from typing import Any
 
 import pytest
 import sse_hub
 from pages import ROOT
+from sse_hub import _core
 
 
 def test_the_version_is_that_of_the_manifest() -> None:
@@ -39,3 +48,62 @@ def test_importing_leaves_the_gil_as_it_was() -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def public_modules() -> list[str]:
+    return ["sse_hub"] + [
+        f"sse_hub.{module.name}"
+        for module in pkgutil.iter_modules(sse_hub.__path__)
+        # This one puts sse-hub in the place of sse-starlette.
+        if not module.name.startswith("_") and module.name != "as_sse_starlette"
+    ]
+
+
+def documented_names(module: str) -> Iterator[tuple[str, object]]:
+    """The classes and functions of a module's ``__all__``, and the methods and properties of its classes."""
+    names = importlib.import_module(module)
+    for name in getattr(names, "__all__", ()):
+        value = getattr(names, name)
+        if inspect.isroutine(value):
+            yield name, value
+        elif inspect.isclass(value) and value.__module__.startswith("sse_hub"):
+            yield name, value
+            members = {key: owner for owner in reversed(value.__mro__) for key in vars(owner)}
+            for key, owner in members.items():
+                member = vars(owner)[key]
+                is_member = inspect.isroutine(member) or isinstance(member, property | GetSetDescriptorType)
+                if is_member and not key.startswith("_") and owner.__module__.startswith("sse_hub"):
+                    yield f"{name}.{key}", member
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_help_explains_every_public_name(module: str) -> None:
+    assert importlib.import_module(module).__doc__
+    missing = []
+    for name, value in documented_names(module):
+        doc = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+        if not doc or (inspect.isclass(value) and doc.startswith(f"{value.__name__}(")):  # a dataclass's own
+            missing.append(name)
+    assert missing == []
+
+
+def stub_docs() -> dict[str, str]:
+    """The docstrings of the extension's classes and their public methods, from the stub."""
+    stub = ast.parse((ROOT / "python/sse_hub/_core.pyi").read_text(encoding="utf-8"))
+    docs: dict[str, str | None] = {}
+    for node in stub.body:
+        if isinstance(node, ast.ClassDef) and node.name in ("Hub", *sse_hub.__all__):
+            docs[node.name] = ast.get_docstring(node)
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    docs[f"{node.name}.{method.name}"] = ast.get_docstring(method)
+    return {name: " ".join(doc.split()) for name, doc in docs.items() if doc}
+
+
+@pytest.mark.parametrize("name", stub_docs())
+def test_help_says_of_the_extension_what_the_reference_says(name: str) -> None:
+    """Its first sentence: the rest is only in the stub, from which the reference is made."""
+    found: Any = _core
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert " ".join((found.__doc__ or "").split()) == re.split(r"(?<=\.) ", stub_docs()[name])[0]

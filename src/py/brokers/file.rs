@@ -11,6 +11,7 @@ use crate::py::values::arguments::{Argument, Number};
 use crate::py::values::exceptions::OrRaise;
 use crate::py::values::options::{Whole, between, positive_seconds, seconds};
 
+/// Connects the processes of a hub through files in a directory: all workers of one host, and no server.
 #[pyclass(frozen, name = "FileBroker", module = "sse_hub._core")]
 pub struct PyFileBroker {
     pub options: Options,

@@ -11,24 +11,7 @@ use crate::py::values::exceptions::OrRaise;
 use crate::py::values::options::{Whole, between, positive_seconds, seconds};
 use crate::redis::options::{Certificates, Keys, Server};
 
-/// Redis (6.2 or newer) or Valkey as what connects the processes of a hub, by Redis Streams.
-///
-/// `Hub("redis://localhost:6379")` is short for `Hub(RedisBroker("redis://localhost:6379"))`. Nothing is
-/// connected before the hub's first use, and one broker may serve several hubs.
-///
-/// `url` is `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, or
-/// `unix:///path?db=0&user=&pass=`; Valkey's names `valkey://` and `valkeys://` mean the same. By sentinels
-/// it is `redis+sentinel://[[user]:password@]host:26379[,host:26379]/service[?db=0]`, or `rediss+sentinel://` for
-/// TLS to the sentinels and the servers; in a cluster, any
-/// node's. `prefix` is what the keys begin with, after the brace of their hash tag. `timeout` is how long, in
-/// seconds, a publication may wait for a connection, and once it was sent for its reply; `connect_timeout`
-/// how long connecting may take. `min_age` is how long the stream keeps every event, in seconds, whatever the
-/// hub's `history` says: a process that is so far behind is not overrun. `min_replicas` is how many replicas must
-/// have an event before it counts as published. `ca_certs` is a file with the
-/// certificates (PEM) of the authority that signed the server's, None for the system's; `certfile` and `keyfile` are
-/// the client's own.
-///
-/// Raises ValueError for a URL or option that breaks a rule, OSError for a file that cannot be read.
+/// Connects the processes of a hub through Redis (6.2 or newer) or Valkey, with Redis Streams.
 #[pyclass(frozen, name = "RedisBroker", module = "sse_hub._core")]
 pub struct PyRedisBroker {
     pub server: Server,

@@ -39,6 +39,7 @@ use crate::queue::{Capacity, OverflowPolicy};
 use crate::stream_broker::{Kept, lease_of_run};
 use crate::topic::{Topic, TopicId, TopicPattern};
 
+/// The native part of a hub; ``sse_hub.Hub`` adds the options' defaults and the Python side.
 #[pyclass(frozen, subclass, weakref, name = "Hub", module = "sse_hub._core")]
 pub struct PyHub {
     generations: Arc<Generations>,
@@ -204,6 +205,7 @@ impl PyHub {
         Ok(Self { generations: Arc::new(Generations::new(settings)) })
     }
 
+    /// Publish an event to the subscribers of ``topics``.
     #[pyo3(signature = (topics, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
            text_signature = "($self, topics, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -223,6 +225,7 @@ impl PyHub {
         self.post(py, To::Topics(topics), draft)
     }
 
+    /// Publish an event to every subscriber, whatever its topics; it is replayed like a topic's events.
     #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
            text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -240,6 +243,7 @@ impl PyHub {
         self.post(py, To::All, draft)
     }
 
+    /// Send an event to one subscriber: in order with everything else, without an id, not replayed.
     #[pyo3(signature = (subscriber_id, data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
            text_signature = "($self, subscriber_id, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -259,6 +263,7 @@ impl PyHub {
         self.post(py, To::One(subscriber_id.into()), draft)
     }
 
+    /// End the stream of one subscriber, or all streams of a user, after what was published so far.
     #[pyo3(signature = (*, id=None, user=None, reason=Argument::of("kicked")),
            text_signature = "($self, *, id=None, user=None, reason='kicked')")]
     fn disconnect(
@@ -288,6 +293,7 @@ impl PyHub {
         Ok(here)
     }
 
+    /// End a topic, after what was published so far.
     #[pyo3(signature = (topic, *, keep=Argument::of(Number(300.0))), text_signature = "($self, topic, *, keep=300.0)")]
     fn end(slf: &Bound<'_, Self>, topic: Argument<&str>, keep: Argument<Number>) -> PyResult<PyPublication> {
         let (py, topic) = (slf.py(), topic.named("topic", "a str")?);
@@ -493,12 +499,14 @@ impl PyHub {
         self.generations.hub().expired(expires).is_some()
     }
 
+    /// The number of subscribers of ``topic``, or of the hub.
     #[pyo3(signature = (topic=None))]
     fn count(&self, topic: Option<Argument<&str>>) -> PyResult<usize> {
         let topic = if_given(topic, "topic", "a str")?;
         Ok(self.generations.hub().count(topic))
     }
 
+    /// The subscribers of ``topic``, or of the hub, in no particular order.
     #[pyo3(signature = (topic=None))]
     fn subscribers<'py>(
         slf: &Bound<'py, Self>,
@@ -511,6 +519,7 @@ impl PyHub {
         hub.subscribers(topic).into_iter().map(find).filter_map(Result::transpose).collect()
     }
 
+    /// The subscriber with this id, or None.
     fn get<'py>(slf: &Bound<'py, Self>, id: Argument<&str>) -> PyResult<Option<Bound<'py, PySubscription>>> {
         let id = id.named("id", "a str")?;
         let generations = &slf.get().generations;
@@ -521,6 +530,7 @@ impl PyHub {
         }
     }
 
+    /// Current counters and sizes, by name; docs/operations.md explains each.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let hub = self.generations.hub();
         let stats = PyDict::new(py);

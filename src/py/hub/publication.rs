@@ -33,6 +33,7 @@ enum State {
     },
 }
 
+/// The outcome of a publication.
 #[pyclass(frozen, name = "Publication", module = "sse_hub._core")]
 pub struct PyPublication(State);
 
@@ -74,15 +75,18 @@ impl Drop for PyPublication {
 
 #[pymethods]
 impl PyPublication {
+    /// The event's id once it is known: opaque and never reused.
     #[getter]
     fn id(&self, py: Python<'_>) -> Option<Py<PyString>> {
         self.get().and_then(Result::ok).and_then(|id| text(py, id))
     }
 
+    /// Whether the outcome is known.
     fn done(&self) -> bool {
         self.get().is_some()
     }
 
+    /// Return the event's id, waiting for it at most ``timeout`` seconds.
     #[pyo3(signature = (timeout=None))]
     fn result(&self, py: Python<'_>, timeout: Option<Argument<Number>>) -> PyResult<Option<Py<PyString>>> {
         let timeout = if_given(timeout, "timeout", "a number of seconds")?.map(|timeout| timeout.0);

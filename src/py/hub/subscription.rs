@@ -28,6 +28,7 @@ use crate::py::values::exceptions::{OrRaise, while_dropping};
 use crate::reader::Reader;
 use crate::topic::Topic;
 
+/// One client's stream: an async iterator of bytes ready to be written, and a handle to the client.
 #[pyclass(frozen, name = "Subscription", module = "sse_hub._core", weakref)]
 pub struct PySubscription {
     /// The Python object of the hub.
@@ -142,11 +143,13 @@ impl Drop for PySubscription {
 
 #[pymethods]
 impl PySubscription {
+    /// The client's id, for ``send`` and ``disconnect``.
     #[getter]
     fn id(&self) -> String {
         self.stream.first.name().to_string()
     }
 
+    /// The names of its topics, sorted; once it is closed, those that it had.
     #[getter]
     fn topics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let names = if self.stream.is_ours() {
@@ -157,31 +160,37 @@ impl PySubscription {
         PyTuple::new(py, names.iter().map(|name| PyString::new(py, name)))
     }
 
+    /// The ``user`` that the application passed, or None.
     #[getter]
     fn user(&self) -> Option<&str> {
         self.stream.first.user.as_deref()
     }
 
+    /// The ``info`` object that the application passed, or None.
     #[getter]
     fn info(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.info.as_ref().map(|info| info.clone_ref(py))
     }
 
+    /// True when the client resumed completely, False when it was reset, None for a newcomer.
     #[getter]
     fn recovered(&self) -> Option<bool> {
         self.stream.first.recovered.get().copied().flatten()
     }
 
+    /// Why the stream ended: a str with a ``kind``.
     #[getter]
     fn closed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.stream.closed(py).map(|reason| end_reason(py, reason)).transpose()
     }
 
+    /// How its bytes travel: through the server on the event loop, or handed off to a reactor.
     #[getter]
     fn path(&self) -> &'static str {
         if self.stream.loop_reader().is_some() { "loop" } else { "reactor" }
     }
 
+    /// Join these topics too, from the next event on.
     #[pyo3(name = "join")]
     fn join_topics(&self, py: Python<'_>, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let given = self::topics(topics)?;
@@ -189,6 +198,7 @@ impl PySubscription {
         self.stream.join(py, &given).or_raise(py)
     }
 
+    /// ``join`` where the function of ``authorize`` is async: the topics are joined once it allows them.
     fn ajoin<'py>(slf: &Bound<'py, Self>, topics: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (py, given) = (slf.py(), self::topics(topics)?);
         slf.get().hub.bind(py).call_method1(intern!(py, "_join_when_allowed"), (slf, names(&given)))
@@ -199,12 +209,14 @@ impl PySubscription {
         self.stream.join(py, &self::topics(topics)?).or_raise(py)
     }
 
+    /// Leave these topics, from the next event on.
     #[pyo3(name = "leave")]
     fn leave_topics(&self, topics: &Bound<'_, PyAny>) -> PyResult<bool> {
         let topics = self::topics(topics)?;
         Ok(self.stream.is_ours() && self.stream.hub.leave(self.stream.first.id, &topics))
     }
 
+    /// Send an event to this client alone: in order with everything else, without an id, not replayed.
     #[pyo3(signature = (data=Given::Omitted, *, raw_data=None, event=None, retry=None, comment=None, key=None),
            text_signature = "($self, data=..., *, raw_data=None, event=None, retry=None, comment=None, key=None)")]
     #[allow(clippy::too_many_arguments, reason = "the fields of an event, by keyword")]
@@ -232,6 +244,7 @@ impl PySubscription {
         Ok(PyPublication::known(None))
     }
 
+    /// End the stream after what was published or sent so far.
     #[pyo3(signature = (*, drain=Argument::of(true), reason=None),
            text_signature = "($self, *, drain=True, reason=None)")]
     fn close(&self, py: Python<'_>, drain: Argument<bool>, reason: Option<Argument<&str>>) -> PyResult<()> {
@@ -255,6 +268,7 @@ impl PySubscription {
         self.stream.end(py, &end_of_kind(kind)?)
     }
 
+    /// ``close()`` as an awaitable, for ``contextlib.aclosing``.
     fn aclose(&self, py: Python<'_>) -> PyResult<Ready> {
         self.stream.end(py, &CloseReason::CLOSED)?;
         Ok(Ready(py.None()))
