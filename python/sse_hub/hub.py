@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sse_hub._arguments import check_flag, check_flag_if_given, check_seconds
+from sse_hub._arguments import check_callback, check_flag, check_flag_if_given, check_seconds
 from sse_hub._core import Publication, Subscription
 from sse_hub._handoff.taking import is_refused_by_environment
 from sse_hub._metrics.traceparent import reader_of_spans
@@ -69,8 +69,8 @@ _Authorize = TypeVar("_Authorize", bound=Authorize)
 _OnConnect = TypeVar("_OnConnect", bound=OnConnect)
 _OnDisconnect = TypeVar("_OnDisconnect", bound=OnDisconnect)
 _Event = TypeVar("_Event")
-_Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
+_DEF_OR_ASYNC = "a function, def or async"
 _MIB = 1024 * 1024
 _POLL = 0.01  # seconds between two counts of undelivered events while a hub closes
 _BROKER_ENDS = 2.5  # seconds that a broker may take at most to remove this process and write its last notes
@@ -361,7 +361,9 @@ class Hub(RunningHub):
         # Raise for wrong options now, not at the first request.
         self.response(() if callable(topics) else topics, **options)
         if per_request is not None:
-            _check_callable("endpoint(per_request=…)", per_request)
+            check_callback("endpoint(per_request=…)", per_request, "request", kind=_DEF_OR_ASYNC)
+        if callable(topics):
+            check_callback("endpoint", topics, "request")
 
         def respond(wanted: Topics, more: StreamOptions) -> HubResponse:
             merged: StreamOptions = {**options, **more}
@@ -465,7 +467,7 @@ class Hub(RunningHub):
             raise ValueError(f"every must be a number of seconds more than 0, not {every}")
 
         def register(function: _Authorize) -> _Authorize:
-            _check_callable("authorize", function)
+            check_callback("authorize", function, "user", "topics", kind=_DEF_OR_ASYNC)
             if self._authorizer is not None:
                 raise RuntimeError(f"hub {self.name!r} has an authorize function already")
             self._authorizer = Authorizer(
@@ -477,7 +479,7 @@ class Hub(RunningHub):
 
     def on_connect(self, callback: _OnConnect) -> _OnConnect:
         """Call ``callback(subscription)`` for every new subscriber, on its event loop; def or async."""
-        self._on_connect.append(_check_callable("on_connect", callback))
+        self._on_connect.append(check_callback("on_connect", callback, "subscription", kind=_DEF_OR_ASYNC))
         return callback
 
     def on_disconnect(self, callback: _OnDisconnect) -> _OnDisconnect:
@@ -488,7 +490,8 @@ class Hub(RunningHub):
         ``shutdown``, ``ended``, ``gap`` (with ``control=False``), ``error`` (``initial`` failed), or the text
         passed to ``disconnect`` (default ``kicked``) or ``Subscription.close`` (default ``closed``).
         """
-        self._on_disconnect.append(_check_callable("on_disconnect", callback))
+        check_callback("on_disconnect", callback, "subscription", "reason", kind=_DEF_OR_ASYNC)
+        self._on_disconnect.append(callback)
         self._report_disconnects()
         return callback
 
@@ -599,12 +602,6 @@ def _check_grace(grace: float) -> float:
     if not 0 <= grace < float("inf"):
         raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
     return grace
-
-
-def _check_callable(where: str, given: _Callback) -> _Callback:
-    if not callable(given):
-        raise TypeError(f"{where} takes a function, def or async, not {type(given).__name__}")
-    return given
 
 
 def _on_a_loop() -> bool:

@@ -123,7 +123,7 @@ TAKES: dict[Callable[..., Any], dict[str, str]] = {
     },
     Hub.follow: {"name": TEXT, **FOLLOW},
     Hub.stop: {"name": TEXT},
-    Hub.once: {"name": TEXT, "produce": "is an async function"},
+    Hub.once: {"name": TEXT, "produce": "takes an async function"},
     Hub.close: {"grace": SECONDS},
     Hub.aclose: {"grace": SECONDS},
     Hub.client_js: {},
@@ -229,7 +229,7 @@ async def called(call: Callable[..., Any], name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("call", "name", "takes"), [*rows()])
 async def test_an_argument_of_a_wrong_type_is_named(call: Callable[..., Any], name: str, takes: str) -> None:
-    if name in ("function", "callback") and call.__name__ != "run":
+    if name in ("function", "callback", "produce") and call.__name__ != "run":
         name_in_text = call.__name__
     else:
         name_in_text = {"per_request": "endpoint(per_request=…)", "function": "a run's function"}.get(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from sse_hub import EventTooLarge, Hub, HubClosed, HubError, HubFull, InvalidEvent, NotAuthorized
+from sse_hub import (
+    EventSourceResponse,
+    EventTooLarge,
+    Hub,
+    HubClosed,
+    HubError,
+    HubFull,
+    InvalidEvent,
+    NotAuthorized,
+)
 from sse_hub.event import ServerSentEvent
 from sse_hub.testing import connect
 from waiting import PATIENCE
@@ -275,6 +287,83 @@ def test_what_is_no_function_is_refused_when_it_is_given() -> None:
             hub.response("t", **{option: 1})
     with pytest.raises(TypeError, match=r"^last_event_id is a str, not int$"):
         hub.response("t", last_event_id=1)  # type: ignore[arg-type]
+
+
+def none_at_all() -> None: ...
+def one(first: object) -> None: ...
+def four(first: object, second: object, third: object, *, fourth: object) -> None: ...
+async def any_number(*all: object) -> None: ...
+def one_or_more(first: object, second: object = 2, *rest: object, last: int = 3) -> None: ...
+
+
+class Callbacks:
+    def method(self, first: object) -> None: ...
+    def __call__(self, first: object) -> None: ...
+
+
+@functools.wraps(none_at_all)
+def passes_its_own(first: object) -> None:
+    """As a decorator does that calls its function with other arguments, or with none."""
+
+
+def registering() -> dict[str, tuple[Callable[[Any], object], str]]:
+    """What takes a function, and what that is called with."""
+    hub = Hub()
+    runs = lambda **option: asyncio.run(hub.run("r", any_number, **option))  # noqa: E731
+    return {
+        "on_connect": (hub.on_connect, "of (subscription)"),
+        "on_disconnect": (hub.on_disconnect, "of (subscription, reason)"),
+        "authorize": (hub.authorize, "of (user, topics)"),
+        "initial": (lambda given: hub.response("t", initial=given), "of (subscription)"),
+        "background": (lambda given: hub.response("t", background=given), "without arguments"),
+        "endpoint": (hub.endpoint, "of (request)"),
+        "endpoint(per_request=…)": (lambda given: hub.endpoint("t", per_request=given), "of (request)"),
+        "on_finish": (lambda given: runs(on_finish=given), "of (run, events)"),
+        "error": (lambda given: runs(error=given), "of (exception)"),
+        "once": (lambda given: asyncio.run(hub.once("o", given)), "of (publish)"),
+        **{
+            name: (lambda given, name=name: EventSourceResponse([], **{name: given}), takes)
+            for name, takes in [
+                ("data_sender_callable", "without arguments"),
+                ("ping_message_factory", "without arguments"),
+                ("client_close_handler_callable", "of (message)"),
+            ]
+        },
+    }
+
+
+@pytest.mark.parametrize("name", registering())
+def test_a_function_that_cannot_be_called_is_refused_when_it_is_given(name: str) -> None:
+    register, takes = registering()[name]
+    wrong = four if takes == "without arguments" else none_at_all
+    with pytest.raises(TypeError) as refused:
+        register(wrong)
+    shown = "four(first, second, third, *, fourth)" if wrong is four else "none_at_all()"
+    assert str(refused.value) == f"{name} takes a function {takes}, not {shown}"
+
+
+def test_a_function_is_refused_only_if_its_call_is_certain_to_fail() -> None:
+    hub = Hub()
+    for fits in [
+        one,
+        any_number,
+        one_or_more,
+        passes_its_own,
+        Callbacks().method,
+        Callbacks(),
+        functools.partial(one_or_more, last=4),
+        functools.partial(four, third=3, second=2, fourth=4),
+        functools.partial(any_number, 1),
+        print,
+        dict,
+        Mock(),
+        Mock(spec=none_at_all),
+        lambda *_, **__: None,
+    ]:
+        assert hub.on_connect(fits) is fits
+    for fails in [none_at_all, four, Callbacks.method, functools.partial(one, 1), lambda *, key: None]:
+        with pytest.raises(TypeError, match=r"^on_connect takes a function of \(subscription\), not "):
+            hub.on_connect(fails)
 
 
 def test_a_status_that_no_stream_can_have_is_refused() -> None:

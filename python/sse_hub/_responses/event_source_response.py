@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from sse_hub._arguments import check_flag, check_flag_if_given, check_seconds
+from sse_hub._arguments import check_callback, check_flag, check_flag_if_given, check_seconds
 from sse_hub._core import Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
@@ -162,7 +162,11 @@ class EventSourceResponse(TaskGroupStream, Response):
 
         self.status_code = status_code
         self.media_type = self.media_type if media_type is None else media_type
+        if background is not None:
+            check_callback("background", background)
         self.background = background
+        if data_sender_callable is not None:
+            check_callback("data_sender_callable", data_sender_callable)
         self.data_sender_callable = data_sender_callable
         self.send_timeout = send_timeout
         self._compress = self._check_compress(content, compress)
@@ -177,7 +181,11 @@ class EventSourceResponse(TaskGroupStream, Response):
 
         self.ping_interval = self.DEFAULT_PING_INTERVAL if ping is None else ping
         self._pings = ping is not None or not isinstance(content, Subscription)
+        if ping_message_factory is not None:
+            check_callback("ping_message_factory", ping_message_factory)
         self.ping_message_factory = ping_message_factory
+        if client_close_handler_callable is not None:
+            check_callback("client_close_handler_callable", client_close_handler_callable, "message")
         self.client_close_handler_callable = client_close_handler_callable
 
         # Most responses have no options, and no check then costs them anything.

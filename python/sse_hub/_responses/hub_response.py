@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
-from sse_hub._arguments import check_flag, check_flag_if_given
+from sse_hub._arguments import check_callback, check_flag, check_flag_if_given
 from sse_hub._core import Pump, Subscription
 from sse_hub._core import _close as close_descriptor
 from sse_hub._ends import EndKind
@@ -49,9 +49,10 @@ class HubResponse(GuardedResponse):
     def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
         check_names("Hub.response", options, StreamOptions.__optional_keys__)
         initial, background = options.get("initial"), options.get("background")
-        for name, given in (("initial", initial), ("background", background)):
-            if given is not None and not callable(given):
-                raise TypeError(f"{name} takes a function, not {type(given).__name__}")
+        if initial is not None:
+            check_callback("initial", initial, "subscription")
+        if background is not None:
+            check_callback("background", background)
         self.hub = hub
         self.initial = initial
         self.last_event_id = check_last_event_id(options.get("last_event_id"))

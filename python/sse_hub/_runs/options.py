@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
-from sse_hub._arguments import check_seconds
+from sse_hub._arguments import check_callback, check_seconds
 
 __all__ = ["ErrorText", "OnFinish", "RunOptions"]
 
@@ -44,7 +44,8 @@ class RunOptions:
             raise TypeError(f"max_bytes is an int, not {type(max_bytes).__name__}")
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        for name, function in (("on_finish", on_finish), ("error", error)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} takes a function, not {type(function).__name__}")
+        if on_finish is not None:
+            check_callback("on_finish", on_finish, "run", "events")
+        if error is not None:
+            check_callback("error", error, "exception")
         return cls(keep, idle, max_bytes, on_finish, error)

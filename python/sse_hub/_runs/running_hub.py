@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Unpack
 
-from sse_hub._arguments import check_text
+from sse_hub._arguments import check_callback, check_text
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver
@@ -233,8 +233,7 @@ class RunningHub(StreamingHub):
             HubClosed: the hub was closed; ``produce`` is cancelled then.
         """
         check_text("name", name)
-        if not callable(produce):
-            raise TypeError(f"produce is an async function, not {type(produce).__name__}")
+        check_callback("once", produce, "publish", kind="an async function")
         runs = self._runs_here()
         closes = runs.closes
         await run_once(self, name, produce, lambda: runs.closes != closes)
