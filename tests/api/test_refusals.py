@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from sse_hub import (
     HubFull,
     InvalidEvent,
     NotAuthorized,
+    RedisBroker,
 )
 from sse_hub.event import ServerSentEvent
 from sse_hub.testing import connect
@@ -483,3 +485,33 @@ def test_a_hub_over_files_works_or_is_refused(tmp_path: Path) -> None:
     else:
         with Hub(broker) as hub:
             assert hub.publish("t", 1).result(PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["http", "rediss+unix", "FILE", "redis+cluster"])
+def test_an_unknown_scheme_is_refused_with_those_that_are_known(scheme: str) -> None:
+    with pytest.raises(ValueError, match=f'not "{re.escape(scheme)}"$') as refused:
+        Hub(f"{scheme}://ann:s3cret@localhost")
+    with pytest.raises(ValueError, match="scheme") as of_redis:
+        RedisBroker(f"{scheme}://ann:s3cret@localhost")
+    assert str(refused.value) == str(of_redis.value).replace("scheme redis://", "scheme file:, redis://")
+    assert "s3cret" not in str(refused.value)
+
+
+SCHEMES = [
+    *("redis", "rediss", "valkey", "valkeys", "redis+sentinel", "rediss+sentinel", "valkey+sentinel"),
+    "valkeys+sentinel",
+    *(("redis+unix", "valkey+unix", "unix") if sys.platform != "win32" else ()),
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_hub_takes_the_schemes_that_its_broker_takes(scheme: str) -> None:
+    url = f"{scheme}:///tmp/redis" if "unix" in scheme else f"{scheme}://localhost/mymaster"
+    url = url if "sentinel" in scheme else url.replace("/mymaster", "/0")
+    assert repr(Hub(url).broker) == repr(RedisBroker(url))
+
+
+def test_a_path_is_refused_with_the_broker_that_takes_one(tmp_path: Path) -> None:
+    message = r"^broker is a URL, .* or None, not \w+Path: give FileBroker\(path\) for files in a directory$"
+    with pytest.raises(TypeError, match=message):
+        Hub(tmp_path)  # type: ignore[arg-type]
