@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import HOST, Command, gunicorn, run, uvicorn
-from waiting import PATIENCE
+from servers import Command, connect, gunicorn, run, uvicorn
 
 APP = "kinds_app:app"
 KINDS = ("response", "endpoint", "subscription")
@@ -44,7 +42,7 @@ def test_every_kind_of_stream_leaves(name: str, tmp_path: Path) -> None:
     made.uds = path if path in " ".join(made.args) else None
     with run(made) as server, ExitStack() as stack:
         for kind in KINDS * 2:
-            sock = stack.enter_context(connection(made.uds, server.port))
+            sock = stack.enter_context(connect(made.uds or server.port))
             sock.sendall(f"GET /{kind} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n".encode())
             received = b""
             while b"stream-open" not in received:
@@ -58,10 +56,3 @@ def test_every_kind_of_stream_leaves(name: str, tmp_path: Path) -> None:
         said = re.findall(r"^(\d+) INFO sse_hub streams are handed off", server.output, re.MULTILINE)
         assert sorted(said) == sorted(process for process, count in outcomes if count != "0")
         assert not re.search("ERROR|Traceback", server.output)
-
-
-def connection(uds: str | None, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET if uds is None else socket.AF_UNIX)
-    sock.settimeout(PATIENCE)
-    sock.connect((HOST, port) if uds is None else uds)
-    return sock

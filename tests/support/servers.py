@@ -55,12 +55,24 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def wait_until_it_accepts(port: int) -> None:
+def connect(where: int | str) -> socket.socket:
+    """A connection to a port, or to the path of a Unix socket."""
+    sock = socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET)
+    sock.settimeout(PATIENCE)
+    try:
+        sock.connect(where if isinstance(where, str) else (HOST, where))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def wait_until_it_accepts(where: int | str) -> None:
     """Wait for a connection: servers log that they listen a moment before they accept."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            socket.create_connection((HOST, port)).close()
+            connect(where).close()
         except ConnectionRefusedError:
             assert time.monotonic() < deadline, "never accepted a connection"
             time.sleep(0.02)
@@ -162,8 +174,7 @@ class ServerProcess:
                 self.port = 0
                 self.wait_for("running on unix socket|Listening at: .*unix:")
             self.wait_for(command.ready, times=command.processes)
-            if command.uds is None:
-                wait_until_it_accepts(self.port)
+            wait_until_it_accepts(command.uds or self.port)
         except BaseException:
             self.kill()
             raise

@@ -150,8 +150,9 @@ async def close_content(content: Any, seconds: float | None) -> None:
     if is_closed(content):
         return
     if on_asyncio():
+        limit = asyncio.timeout(seconds and min(seconds, FOR_EVER))
         with shielded(), suppress(TimeoutError):
-            async with asyncio.timeout(seconds and min(seconds, FOR_EVER)) as limit:
+            async with limit:
                 await _close(content)
         is_late = limit.expired()
     else:
