@@ -21,6 +21,8 @@ const ALL: [u64; 4] = [0, 1, 2, 3];
 enum Step {
     Open(u64, Retention),
     Forget(u64),
+    /// Keep everything from now on, and what is kept already if so.
+    Pin(u64, bool),
     Publish(Vec<u64>, usize, Option<u8>),
     Wait(u64),
     /// A client's replay of these topics, from so many events ago, in pages of so many events and bytes.
@@ -45,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0..TOPICS, retention()).prop_map(|(topic, rule)| Step::Open(topic, rule)),
         1 => (0..TOPICS).prop_map(Step::Forget),
+        1 => (0..TOPICS, any::<bool>()).prop_map(|(topic, rest)| Step::Pin(topic, rest)),
         12 => (some_topics(), 0..120_usize, prop::option::of(0..5_u8))
             .prop_map(|(topics, size, key)| Step::Publish(topics, size, key)),
         2 => (0..20_u64).prop_map(Step::Wait),
@@ -98,6 +101,15 @@ impl World {
         self.reference.open(topic, rule);
     }
 
+    fn pin(&mut self, topic: u64, rest: bool) {
+        if rest {
+            self.history.pin_rest(TopicId(topic));
+        } else {
+            self.history.pin(TopicId(topic), self.seq, None);
+        }
+        self.reference.pin(topic, rest);
+    }
+
     /// What reading history does on the way.
     fn shrink(&mut self, topics: &[u64]) {
         for &topic in topics {
@@ -127,6 +139,7 @@ impl World {
             key,
             kept_in: BTreeSet::new(),
             replaced_in: BTreeSet::new(),
+            pinned_in: BTreeSet::new(),
         };
         self.reference.append(event);
     }
@@ -229,7 +242,7 @@ impl World {
     fn check(&self) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.history.bytes(), self.reference.bytes());
         prop_assert_eq!(self.history.events(), self.reference.count());
-        prop_assert!(self.history.bytes() <= self.reference.total_bytes);
+        prop_assert!(self.reference.budgeted() <= self.reference.total_bytes);
         for topic in ALL {
             prop_assert_eq!(
                 self.history.keeps_nothing(TopicId(topic)),
@@ -256,6 +269,7 @@ proptest! {
                     world.history.evict_topic(TopicId(topic), &topic.to_string());
                     world.reference.forget(topic);
                 }
+                Step::Pin(topic, rest) => world.pin(topic, rest),
                 Step::Publish(topics, size, key) => world.publish(topics, size, key),
                 Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
                 Step::Resume(topics, back) => world.resume(&topics, back)?,

@@ -20,12 +20,19 @@ pub struct Event {
     pub kept_in: BTreeSet<u64>,
     /// The topics in which a newer value of its key replaced it.
     pub replaced_in: BTreeSet<u64>,
+    /// The pinned topics among `kept_in`.
+    pub pinned_in: BTreeSet<u64>,
 }
 
 impl Event {
     /// Whether a client of a topic may still need it, which knows that events up to `lost` are missing.
     fn is_due(&self, topic: u64, lost: u64) -> bool {
         !self.replaced_in.contains(&topic) && (self.seq > lost || self.kept_in.contains(&topic))
+    }
+
+    /// Whether a topic keeps it that is not pinned.
+    fn is_in_budget(&self) -> bool {
+        self.kept_in.len() > self.pinned_in.len()
     }
 
     fn cost(&self) -> usize {
@@ -57,6 +64,8 @@ pub struct Reference {
     pub lost: BTreeMap<u64, u64>,
     /// What each topic had lost when it was forgotten.
     pub forgotten: BTreeMap<u64, u64>,
+    /// The topics that keep everything.
+    pub pinned: BTreeSet<u64>,
     pub total_bytes: usize,
 }
 
@@ -72,8 +81,22 @@ impl Reference {
         let kept: Vec<u64> = self.kept(topic);
         self.lose(topic, &kept);
         self.rules.remove(&topic);
+        self.pinned.remove(&topic);
         if let Some(lost) = self.lost.remove(&topic) {
             self.forgotten.insert(topic, lost);
+        }
+    }
+
+    /// Keep everything from now on, and what is kept already if `rest`.
+    pub fn pin(&mut self, topic: u64, rest: bool) {
+        if !rest {
+            let kept = self.kept(topic);
+            self.lose(topic, &kept);
+        }
+        if self.rules.contains_key(&topic) && self.pinned.insert(topic) {
+            for event in self.events.iter_mut().filter(|event| event.kept_in.contains(&topic)) {
+                event.pinned_in.insert(topic);
+            }
         }
     }
 
@@ -83,7 +106,11 @@ impl Reference {
         self.events.push(event);
         for &topic in &topics {
             let Some(&rule) = self.rules.get(&topic) else { continue };
-            if rule.count == 0 || len > rule.bytes {
+            if self.pinned.contains(&topic) {
+                let newest = self.events.last_mut().unwrap();
+                newest.kept_in.insert(topic);
+                newest.pinned_in.insert(topic);
+            } else if rule.count == 0 || len > rule.bytes {
                 // What was kept is of no use behind a hole.
                 let mut gone = self.kept(topic);
                 gone.push(seq);
@@ -96,10 +123,10 @@ impl Reference {
         for topic in topics {
             self.shrink(topic, now);
         }
-        while self.bytes() > self.total_bytes {
-            let oldest = self.events.iter().find(|event| !event.kept_in.is_empty()).unwrap();
-            let (seq, kept_in) = (oldest.seq, oldest.kept_in.clone());
-            for topic in kept_in {
+        while self.budgeted() > self.total_bytes {
+            let oldest = self.events.iter().find(|event| event.is_in_budget()).unwrap();
+            let (seq, evicted) = (oldest.seq, &oldest.kept_in - &oldest.pinned_in);
+            for topic in evicted {
                 self.lose(topic, &[seq]);
             }
         }
@@ -121,13 +148,20 @@ impl Reference {
         self.events.iter().filter(|event| event.kept_in.contains(&topic)).map(|event| event.seq).collect()
     }
 
-    pub fn bytes(&self) -> usize {
-        let kept = self.events.iter().filter(|event| !event.kept_in.is_empty());
-        kept.map(Event::cost).sum()
+    /// What counts in the hub's budget.
+    pub fn budgeted(&self) -> usize {
+        self.events.iter().filter(|event| event.is_in_budget()).map(Event::cost).sum()
     }
 
+    pub fn bytes(&self) -> usize {
+        let pinned = |event: &Event| event.pinned_in.len() * (event.len + OVERHEAD);
+        self.budgeted() + self.events.iter().map(pinned).sum::<usize>()
+    }
+
+    /// An event counts once, and once more for each pinned topic.
     pub fn count(&self) -> usize {
-        self.events.iter().filter(|event| !event.kept_in.is_empty()).count()
+        let count = |event: &Event| usize::from(event.is_in_budget()) + event.pinned_in.len();
+        self.events.iter().map(count).sum()
     }
 
     /// The newest number a topic lost; that of every forgotten topic for one that is unknown.
@@ -160,7 +194,7 @@ impl Reference {
     }
 
     pub fn shrink(&mut self, topic: u64, now: Duration) {
-        let Some(&rule) = self.rules.get(&topic) else { return };
+        let Some(&rule) = self.rules.get(&topic).filter(|_| !self.pinned.contains(&topic)) else { return };
         loop {
             let kept: Vec<&Event> =
                 self.events.iter().filter(|event| event.kept_in.contains(&topic)).collect();
@@ -181,6 +215,7 @@ impl Reference {
     fn lose(&mut self, topic: u64, numbers: &[u64]) {
         for event in self.events.iter_mut().filter(|event| numbers.contains(&event.seq)) {
             event.kept_in.remove(&topic);
+            event.pinned_in.remove(&topic);
             if let Some(lost) = self.lost.get_mut(&topic) {
                 *lost = (*lost).max(event.seq);
             }
