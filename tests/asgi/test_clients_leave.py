@@ -8,15 +8,16 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from loops import LOOPS
 from scripted import Connection, done
-from servers import Client, Command, ServerProcess, granian, hypercorn, run, uvicorn
+from servers import Client, Command, ServerProcess, granian, hypercorn, run, self_signed, uvicorn
 from sse_hub import EventSourceResponse, Hub, Subscription
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until, until_async
 from wire import Site, quiet
 
@@ -58,43 +59,127 @@ def test_nothing_is_left_of_clients_that_left_a_server(name: str) -> None:
             until(lambda: state(server)["locals"] == 0)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("http", ["httptools", "h11"])
-def test_a_client_leaves_that_has_sent_its_next_request(http: str, loop: str) -> None:
-    # uvicorn reads nothing more of such a client, so that only a write shows that it left.
-    site = Site("portable", http=http, loop=loop)
-    hub = site.hub(heartbeat=0.05)
-    open_streams: list[None] = []
+class Hidden:
+    """Middleware behind which uvicorn is not seen."""
 
-    async def content() -> AsyncIterator[str]:
-        open_streams.append(None)
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        class Passes:
+            async def __call__(self) -> Message:
+                return await wrapped[0]()
+
+        wrapped = [receive]
+        await self.app(scope, Passes(), send)
+
+
+class NextRequests:
+    """Streams of each kind under uvicorn, whose clients send their next request meanwhile, and leave.
+
+    uvicorn reads nothing more of such a client.
+    """
+
+    PATHS = ("/response", "/subscription", "/generator")
+
+    def __init__(self, site: Site, *, heartbeat: float | None) -> None:
+        self.site = site
+        self.hub = site.hub(heartbeat=heartbeat)
+        self.heartbeat = heartbeat
+        self.open: list[None] = []
+        self.served: list[str] = []
+        site.app = self.app
+
+    async def content(self) -> AsyncIterator[str]:
+        self.open.append(None)
         try:
             yield "stream-open"
             await asyncio.Event().wait()
         finally:
-            open_streams.pop()
+            self.open.pop()
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def server(self) -> Any:
+        return self.site.server.servers[0].server_state
+
+    async def late(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream when the client has left."""
+        await receive()
+        await until_async(lambda: not self.server.connections)
+        await self.app(scope, receive, send)
+        self.served.append(scope["path"])
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         kinds: dict[str, Any] = {
-            "/response": lambda: hub.response("t"),
-            "/subscription": lambda: EventSourceResponse(hub.subscribe("t")),
-            "/generator": lambda: EventSourceResponse(content(), ping=0.05),
+            "/response": lambda: self.hub.response("t"),
+            "/subscription": lambda: EventSourceResponse(self.hub.subscribe("t")),
+            "/generator": lambda: EventSourceResponse(self.content(), ping=self.heartbeat or 0),
         }
         await kinds[scope["path"]]()(scope, receive, send)
 
-    site.app = app
+    def streams(self) -> int:
+        return self.hub.count() + len(self.open)
+
+    def client(self, path: str, *, at_first: int = 0, later: int = 0, tls: Any = None) -> Client:
+        """A client with a stream, and so many requests behind it, sent with the first one or later."""
+        more = f"\r\nGET {path} HTTP/1.1\r\nHost: x\r\n" * at_first
+        client = Client(self.site.port, path, headers=more, tls=tls)
+        client.read_until(b"stream-open")
+        client.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * later)
+        return client
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_a_client_leaves_that_has_sent_its_next_request(is_hidden: bool, http: str, loop: str) -> None:
+    site = Site("portable", http=http, loop=loop)
+    kinds = NextRequests(site, heartbeat=0.05)
+    if is_hidden:
+        site.app = Hidden(kinds.app)
     with quiet():
-        for path in ("/response", "/subscription", "/generator"):
-            for requests in ((2, 0), (1, 1)):  # at the beginning, and during the stream
-                request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"
-                more = f"\r\nGET {path} HTTP/1.1\r\nHost: x\r\n" * (requests[0] - 1)
-                with Client(site.port, path, headers=more) as client:
-                    client.read_until(b"stream-open")
-                    client.sock.sendall(request.encode() * requests[1])
-                    assert hub.count() + len(open_streams) == 1
-                until(lambda: hub.count() == 0 and open_streams == [])
+        for path in kinds.PATHS:
+            for requests in ({"at_first": 1}, {"later": 1}):
+                with kinds.client(path, **requests):
+                    assert kinds.streams() == 1
+                until(lambda: kinds.streams() == 0)
         site.close_hubs()
         site.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("http", "is_tls"), [("httptools", False), ("h11", False), ("h11", True)])
+def test_so_does_one_that_nothing_is_written_to(http: str, is_tls: bool, loop: str, tmp_path: Path) -> None:
+    # With TLS on asyncio's loop nothing is written any more, also if there is something to write.
+    options, tls = {}, None
+    if is_tls:
+        key, certificate, tls = self_signed(tmp_path)
+        options = {"ssl_keyfile": key, "ssl_certfile": certificate}
+    site = Site("portable", http=http, loop=loop, **options)
+    kinds = NextRequests(site, heartbeat=0.2 if is_tls else None)
+    clients = [kinds.client(path, later=1, tls=tls) for path in kinds.PATHS]
+    until(lambda: all(each.flow.read_paused for each in kinds.server.connections))
+    assert kinds.streams() == 3
+    for client in clients:
+        client.close()
+    until(lambda: kinds.streams() == 0)
+    until(lambda: not kinds.server.connections)
+    site.close_hubs()
+    site.close()
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_so_does_one_that_left_before_its_stream_began(http: str) -> None:
+    site = Site("portable", http=http)
+    kinds = NextRequests(site, heartbeat=None)
+    site.app = kinds.late
+    for path in kinds.PATHS:
+        with Client(site.port, path, headers=f"\r\nGET {path} HTTP/1.1\r\nHost: x\r\n"):
+            pass
+    until(lambda: sorted(kinds.served) == sorted(kinds.PATHS))
+    assert kinds.streams() == 0
+    site.close_hubs()
+    site.close()
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -21,7 +21,8 @@ from sse_hub._servers import granian, hypercorn, uvicorn
 from sse_hub._servers.base import NewStopping, Record, Server, Stopping
 from sse_hub._servers.buffers import Buffers, TransportBuffers
 from sse_hub._servers.granian_buffers import GranianBuffers
-from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed, tell_of_loss
+from sse_hub._servers.uvicorn import abort_cycle, find_cycle, note_unflushed
+from sse_hub._servers.uvicorn_handoff import serving_cycle
 
 __all__ = [
     "Buffers",
@@ -68,6 +69,15 @@ def abort(receive: Receive) -> bool:
     """
     cycle = find_cycle(receive)
     return cycle is not None and abort_cycle(cycle)
+
+
+def tell_of_loss(scope: Scope, receive: Receive) -> None:
+    """Have ``receive`` say that the client left even if the client has sent its next request by then.
+
+    Call it in the request's task: that is where the connection is found behind middleware that hides it.
+    """
+    if (cycle := find_cycle(receive) or serving_cycle(scope, receive)) is not None:
+        uvicorn.tell_of_loss(cycle)
 
 
 def find_departure(send: Send) -> Callable[[], bool] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 import socket
 import struct
 import sys
@@ -38,6 +39,8 @@ __all__ = [
 
 R = TypeVar("R", bound=Record)
 
+
+_LOOK = 0.5  # seconds between two looks whether a client that nothing is read from has left
 
 _cycles: set[type] = set()  # the classes of uvicorn's cycles that were seen
 
@@ -122,25 +125,73 @@ def _waits_to_be_written(transport: Any) -> bool:
         return False
 
 
-def tell_of_loss(receive: Receive) -> None:
-    """Have the cycle behind ``receive`` learn that its connection was lost, if there is one.
+def tell_of_loss(cycle: Any) -> None:
+    """Have a cycle with a stream learn that its connection was lost, whatever its client has sent since.
 
-    With httptools a connection tells only its last cycle. If the client has sent its next request behind a
-    stream's, the stream would never learn that the client left, and would not end before its server does.
+    uvicorn stops reading at the next request of a client. From then on only a write would show that the
+    client left, and with TLS on asyncio's loop not even that. And with httptools a connection tells only its
+    last cycle, which is that of the next request.
     """
-    cycle = find_cycle(receive)
     flow: Any = getattr(cycle, "flow", None)
-    if cycle is not None and hasattr(flow, "resume_writing"):  # what a lost connection calls, too
-        flow.resume_writing = functools.partial(_resume_writing, weakref.ref(flow), weakref.ref(cycle))
+    if all(hasattr(flow, name) for name in _FLOW):
+        loss = _Loss(flow, cycle)
+        flow.pause_reading = loss.pause_reading
+        flow.resume_writing = loss.resume_writing  # what a lost connection calls, too
+        loss.look()
 
 
-def _resume_writing(its_flow: weakref.ref[Any], its_cycle: weakref.ref[Any]) -> None:
-    flow, cycle = its_flow(), its_cycle()
-    if flow is not None:
-        type(flow).resume_writing(flow)
-    if cycle is not None and not cycle.response_complete and cycle.transport.is_closing():
-        cycle.disconnected = True
-        cycle.message_event.set()
+_FLOW = ("pause_reading", "read_paused", "resume_reading", "resume_writing")
+
+
+class _Loss:
+    """Stands in for two methods of a connection's flow control while one of its cycles has a stream."""
+
+    __slots__ = ("_cycle", "_flow", "_timer")
+
+    def __init__(self, flow: Any, cycle: Any) -> None:
+        self._flow = weakref.ref(flow)
+        self._cycle = weakref.ref(cycle)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pause_reading(self) -> None:
+        if (flow := self._flow()) is not None:
+            type(flow).pause_reading(flow)
+            self.look()
+
+    def resume_writing(self) -> None:
+        if (flow := self._flow()) is not None:
+            type(flow).resume_writing(flow)
+            self.look()
+
+    def look(self) -> None:
+        """Tell the cycle if its connection is lost; look again later as long as nothing is read from it."""
+        flow, cycle = self._flow(), self._cycle()
+        if flow is None or cycle is None or cycle.response_complete or cycle.disconnected:
+            return
+        if cycle.transport.is_closing():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif flow.read_paused and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        flow, cycle = self._flow(), self._cycle()
+        if flow is not None and flow.read_paused and _is_shut(getattr(cycle, "transport", None)):
+            flow.resume_reading()  # the transport comes to the end, and says so
+        self.look()
+
+
+def _is_shut(transport: Any | None) -> bool:
+    """Whether the peer of a connection has shut its side."""
+    if transport is None or not hasattr(select, "poll"):  # Windows has none
+        return False
+    try:
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+        return bool(poll.poll(0))
+    except Exception:  # another kind of transport, or one that has lost its connection
+        return False
 
 
 class UvicornServer:

@@ -53,7 +53,7 @@ class Serving:
     def __enter__(self) -> None:
         if self._registration is not None:
             _servers.watch(self._registration.loop, self._registration.scope, ServerStop)
-            _servers.tell_of_loss(self._registration.receive)
+            _servers.tell_of_loss(self._registration.scope, self._registration.receive)
             self._registration.register()
 
     def __exit__(
