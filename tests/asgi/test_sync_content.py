@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -121,6 +122,39 @@ async def test_a_slow_client_that_leaves_finds_the_generator_suspended() -> None
     await done(task)
     assert steps.finished.is_set()
     assert threading.main_thread() not in steps.threads
+
+
+@pytest.mark.parametrize("is_suspended", [False, True])
+async def test_finally_runs_in_the_context_of_the_request(is_suspended: bool) -> None:
+    name = ContextVar("name", default="nothing")
+    seen: list[str] = []
+    began = asyncio.Event()
+
+    def events(of: str) -> Iterator[str]:
+        try:
+            while True:
+                yield "tick"
+                time.sleep(0.01)
+        finally:
+            seen.append(name.get())
+            name.set(f"{of}, left over")
+
+    async def on_body(chunk: bytes) -> None:
+        began.set()
+        if is_suspended:
+            await asyncio.Event().wait()
+
+    # One after the other, in the same thread.
+    for request in ("one", "two"):
+        name.set(request)
+        connection = Connection()
+        connection.on_body = on_body
+        task = connection.start(EventSourceResponse(events(request)))
+        await began.wait()
+        began.clear()
+        connection.left.set()
+        await done(task)
+    await until_async(lambda: seen == ["one", "two"])
 
 
 async def test_a_response_that_is_never_sent_closes_a_generator_that_began_in_a_thread() -> None:

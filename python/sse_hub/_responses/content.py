@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from contextvars import Context, copy_context
 from enum import Enum
+from functools import partial
 from types import AsyncGeneratorType
 from typing import Any
 
@@ -57,6 +59,7 @@ class SyncContent:
         self._iterator: Iterator[Any] | None = None
         self._state = _State.IDLE
         self._close_soon = False
+        self._context: Context | None = None  # of who iterates, in a copy of which each step runs
 
     def __aiter__(self) -> SyncContent:
         return self
@@ -68,6 +71,8 @@ class SyncContent:
             if self._state is _State.RUNNING:
                 raise RuntimeError("this content is iterated by another task already")
             self._state = _State.RUNNING
+        if self._context is None:
+            self._context = copy_context()
         try:
             item = await threads.run(self._step)
         except BaseException:  # cancelled, most likely
@@ -104,7 +109,8 @@ class SyncContent:
                 self._state = _State.CLOSED
                 return
             self._state = _State.CLOSING
-        threads.start(self._close)
+            context = self._context
+        threads.start(self._close if context is None else partial(context.run, self._close))
 
     # In a worker thread.
 
