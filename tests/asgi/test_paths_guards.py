@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -132,6 +134,43 @@ def test_the_application_decides_who_listens_to_what(site: Site) -> None:
     until(lambda: reasons == ["revoked"])
     assert hub.stats()["ends"]["revoked"] == 1
     assert ask(site, stream.last_event_id).status_code == 403
+
+
+def test_it_is_asked_again_in_the_context_of_no_request(site: Site) -> None:
+    hub = site.hub()
+    request_id = ContextVar("request_id", default="none")
+    asked: list[str] = []
+
+    @hub.authorize(every=0.05)
+    async def allowed(user: str | None, topics: frozenset[str]) -> frozenset[str]:
+        asked.append(request_id.get())
+        return topics
+
+    def respond(request: Request) -> Response:
+        request_id.set(request.url.query)
+        return hub.response("t", user=request.url.query)
+
+    site.serve(respond)
+    with site.raw("/?ann"), site.raw("/?bob"):
+        until(lambda: len(asked) > 8)
+    assert sorted(asked)[:2] == ["ann", "bob"]
+    assert {*sorted(asked)[2:]} == {"none"}
+
+
+def test_each_user_is_asked_about_again_and_again(site: Site) -> None:
+    hub = site.hub()
+    asked: Counter[str | None] = Counter()
+
+    @hub.authorize(every=0.01)
+    async def allowed(user: str | None, topics: frozenset[str]) -> frozenset[str]:
+        asked[user] += 1
+        return topics
+
+    site.serve(lambda request: hub.response("t", user=request.url.query))
+    with ExitStack() as stack:
+        for number in range(20):
+            stack.enter_context(site.raw(f"/?{number}"))
+        until(lambda: len(asked) == 20 and min(asked.values()) > 10)
 
 
 @pytest.mark.parametrize("control", [True, False])

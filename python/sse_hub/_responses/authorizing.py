@@ -20,6 +20,7 @@ import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
 from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
@@ -185,6 +186,7 @@ class _Watch:
         self._due: list[tuple[float, int, str | None]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # uvloop's handle does not say it when that is now
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, id: str, name: str | None) -> None:
@@ -205,7 +207,8 @@ class _Watch:
         now, loop = self._authorizer.now(), self._loop()
         while loop is not None and self._due and self._due[0][0] <= now + _TICK:
             _, _, name = heapq.heappop(self._due)
-            task = loop.create_task(self._ask(name))
+            # The context of the request that set the timer would mislead about all others.
+            task = loop.create_task(self._ask(name), context=Context())
             self._tasks.add(task)  # The loop holds tasks weakly.
             task.add_done_callback(self._tasks.discard)
         self._set_timer()
@@ -224,10 +227,11 @@ class _Watch:
             return
         at = loop.time() + max(due - self._authorizer.now(), 0.0)
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._timed_out)
+        self._timer_at = at
+        self._timer = loop.call_at(at, self._timed_out, context=Context())
 
     async def _ask(self, name: str | None) -> None:
         """Ask about one user, and about that user again later unless no stream is left."""
