@@ -33,7 +33,7 @@ RUST = [
     "lib",
 ]
 PYTHON = [
-    "_ends",
+    "_ends _arguments",
     "_core",
     "exceptions event log",
     "brokers",
