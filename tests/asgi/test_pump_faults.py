@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -45,6 +45,19 @@ def reset(connection: socket.socket) -> None:
     """Leave at once: what the server writes from now on fails."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+def stall(client: socket.socket, server: Server, count: Callable[[], int], headers: str = "") -> None:
+    """Request with a narrow window and read nothing, until ``count`` says that the content is held back."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(PATIENCE)
+    client.connect(("127.0.0.1", server.port))
+    client.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    seen = -1
+    while seen != count() or seen == 0:
+        seen = count()
+        server.http.get("/nothing")
+        threading.Event().wait(0.2)
 
 
 @HANDOFF
@@ -137,18 +150,13 @@ def test_pings_do_not_pile_up_for_a_client_that_stalls(handoff: bool | None, con
         await asyncio.to_thread(go_on.wait, PATIENCE)
         yield "last"
 
+    def count() -> int:
+        assert made * len(ping) < 50_000_000, "far more than the kernel and a transport hold"
+        return made + yielded if yielded else 0
+
     options = {"ping": 0.001, "ping_message_factory": make_ping}
     with streaming(events, handoff, **options) as server, socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(PATIENCE)
-        client.connect(("127.0.0.1", server.port))
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        seen = -1
-        while seen != made + yielded or yielded == 0:
-            seen = made + yielded
-            server.http.get("/nothing")
-            threading.Event().wait(0.2)
-            assert made * len(ping) < 50_000_000, "far more than the kernel and a transport hold"
+        stall(client, server, count, "Connection: close\r\n")
         go_on.set()
         received = bytearray()
         while part := client.recv(1 << 20):
@@ -181,14 +189,7 @@ def test_a_client_leaves_while_its_events_drain(
             notes.append("cleaned up")
 
     with streaming(content, handoff, loop=loop) as server, socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", server.port))
-        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        seen = -1
-        while seen != made or made == 0:  # until the generator is held back
-            seen = made
-            server.http.get("/nothing")
-            threading.Event().wait(0.1)
+        stall(slow, server, lambda: made)
         leave(slow)
         until(lambda: notes == ["cleaned up"])
     assert capfd.readouterr().err == ""
@@ -211,15 +212,8 @@ def test_a_server_stops_within_two_seconds_while_a_client_stalls(handoff: bool |
             notes.append("cleaned up")
 
     with socket.socket() as stalled:
-        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with streaming(content, handoff, loop=loop) as server:
-            stalled.connect(("127.0.0.1", server.port))
-            stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            seen = -1
-            while seen != made or made == 0:  # until the generator is held back
-                seen = made
-                server.http.get("/nothing")
-                threading.Event().wait(0.2)
+            stall(stalled, server, lambda: made)
             server.http.close()
             began = time.monotonic()
         assert time.monotonic() - began < promised(2)
