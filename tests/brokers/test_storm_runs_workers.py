@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from connections import connected
 from run_sources import transcript
 from servers import ServerProcess, uvicorn
 from sse_hub import Hub
@@ -101,9 +102,8 @@ class Watcher:
         target = f"GET /runs/{path}?" if self.seen else f"POST /storm/{path}?total={EVENTS}&"
         target += f"format={self.format}" if self.format else ""
         id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
-        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
-        self.happened["visits"] += 1
-        try:
+        async with connected(worker.port) as (reader, writer):
+            self.happened["visits"] += 1
             writer.write(f"{target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{id}\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
@@ -111,8 +111,6 @@ class Watcher:
                 assert head.startswith(b"HTTP/1.1 503"), (self.run, self.seen[-1:], head)
                 return
             await self.read(reader, storm)
-        finally:
-            writer.transport.abort()
 
     async def read(self, reader: asyncio.StreamReader, storm: Storm) -> None:
         parser = EventParser(self.id)
@@ -170,10 +168,9 @@ class Storm:
     async def stop(self, run: str, dice: random.Random) -> None:
         path = run.replace(" ", "%20")
         with suppress(ConnectionError):
-            _, writer = await asyncio.open_connection("127.0.0.1", dice.choice(self.workers).port)
-            writer.write(f"DELETE /runs/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await writer.drain()
-            writer.close()
+            async with connected(dice.choice(self.workers).port) as (_, writer):
+                writer.write(f"DELETE /runs/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                await writer.drain()
 
 
 async def comes(condition: Callable[[], bool], seconds: float) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from connections import connected
 from redis_server import EntryId
 from sse_hub import BrokerError
 from sse_hub._testing.event_parser import Event, EventParser
@@ -53,30 +54,29 @@ class Walker:
 
     async def visit(self, hub: Place, calm: asyncio.Event) -> None:
         """One connection, from its request to its end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
-        self.visits += 1
-        id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
-        path = f"/{hub.name}/events?topics={','.join(self.topics)}"
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{id}\r\n".encode())
+        async with connected(hub.port) as (reader, writer):
+            self.visits += 1
+            id = f"Last-Event-ID: {self.id}\r\n" if self.id else ""
+            path = f"/{hub.name}/events?topics={','.join(self.topics)}"
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{id}\r\n".encode())
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await self.read(reader, calm)
+
+    async def read(self, reader: asyncio.StreamReader, calm: asyncio.Event) -> None:
         parser = EventParser(self.id)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            while not self.at_end:
-                size = int(await reader.readuntil(b"\r\n"), 16)
-                chunk = await reader.readexactly(size + 2)
-                if size == 0:
-                    return
-                parser.feed(chunk[:-2])
-                while parser.events:
-                    if not (event := parser.events.popleft()).is_comment:
-                        self.see(event)
-                        # For each event, as a loaded worker sends many of them in one chunk.
-                        if not calm.is_set() and self.dice.random() < self.leaves:
-                            return  # in the middle of whatever comes next
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            writer.transport.abort()
+        await reader.readuntil(b"\r\n\r\n")
+        while not self.at_end:
+            size = int(await reader.readuntil(b"\r\n"), 16)
+            chunk = await reader.readexactly(size + 2)
+            if size == 0:
+                return
+            parser.feed(chunk[:-2])
+            while parser.events:
+                if not (event := parser.events.popleft()).is_comment:
+                    self.see(event)
+                    # For each event, as a loaded worker sends many of them in one chunk.
+                    if not calm.is_set() and self.dice.random() < self.leaves:
+                        return  # in the middle of whatever comes next
 
     async def walk(self, hubs: Sequence[Place], calm: asyncio.Event) -> None:
         while not self.at_end:
