@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from loops import LOOPS
 from scripted import Connection, done
-from servers import Client, Command, ServerProcess, granian, hypercorn, run, self_signed, uvicorn
+from servers import WEB_SOCKET, Client, Command, ServerProcess, granian, hypercorn, run, self_signed, uvicorn
 from sse_hub import EventSourceResponse, Hub, Subscription
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -178,6 +178,18 @@ def test_so_does_one_that_left_before_its_stream_began(http: str) -> None:
             pass
     until(lambda: sorted(kinds.served) == sorted(kinds.PATHS))
     assert kinds.streams() == 0
+    site.close_hubs()
+    site.close()
+
+
+def test_so_does_one_whose_web_socket_is_denied_with_a_stream() -> None:
+    site = Site("portable", ws="wsproto")
+    kinds = NextRequests(site, heartbeat=None)
+    for path in kinds.PATHS:
+        with Client(site.port, path, headers=WEB_SOCKET) as client:
+            client.read_until(b"stream-open")
+            assert kinds.streams() == 1
+        until(lambda: kinds.streams() == 0)
     site.close_hubs()
     site.close()
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from servers import Client, gunicorn, hypercorn, run, uvicorn
+from servers import WEB_SOCKET, Client, ThreadServer, gunicorn, hypercorn, run, uvicorn
 from sse_hub import EventSourceResponse, Hub
 from sse_hub.hub import StreamOptions
 from sse_hub.testing import connect
@@ -38,6 +38,14 @@ async def test_get_and_head_are_served(mounted: bool) -> None:
     async with connect(app, "/", method="HEAD") as client:
         assert client.status_code == 200
         assert await client.read() == b""
+
+
+def test_a_web_socket_is_refused() -> None:
+    hub = Hub()
+    app = Starlette(routes=[Mount("/", hub.endpoint("t"))])
+    with ThreadServer(app, ws="wsproto") as server, Client(server.port, "/", headers=WEB_SOCKET) as client:
+        assert client.read_until(b"\r\n").startswith(b"HTTP/1.1 403 ")
+    assert hub.stats()["connected"] == 0
 
 
 async def test_methods_are_an_option() -> None:

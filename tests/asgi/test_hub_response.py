@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -102,6 +103,14 @@ async def test_a_websocket_that_is_denied_with_it_gets_the_response() -> None:
     }
     assert sent[0]["status"] == 200
     assert b"stream-open" in sent[1]["body"]
+
+
+async def test_a_stream_that_cannot_leave_says_why() -> None:
+    hub = Hub()
+    async with connect(hub.response("t"), "/", control=True) as client:
+        assert (await client.next()).event == "stream-open"
+    (reason,) = hub.stats()["stayed"]
+    assert (reason == "platform") is (sys.platform == "win32")  # where `make test-windows` runs this
 
 
 async def test_user_info_and_topics_of_a_request() -> None:

@@ -11,13 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from servers import HOST, Client, self_signed
-from sse_hub import Hub
+from servers import HOST, WEB_SOCKET, Client, self_signed
+from sse_hub import EventSourceResponse, Hub
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until
-from wire import WAYS, Site, Stream, narrow_site, only
+from wire import WAYS, Site, Stream, narrow_site, only, quiet
 
 SITES = tuple(way for way, (path, _) in WAYS.items() if path == "reactor")
 REST = b" / HTTP/1.1\r\nHost: x\r\n"
@@ -53,6 +53,48 @@ def test_because_of_the_request(site: Site, reason: str) -> None:
             if expected == b"stream-open":
                 hub.publish("t", "tick")
         stays(hub, reason)
+
+
+# What uvicorn says of a CONNECT: httptools takes what follows for another protocol, h11 refuses every body.
+CONNECT = {"httptools": "Unsupported upgrade request.", "h11": "Exception in ASGI application\n"}
+
+
+@pytest.mark.parametrize("way", SITES)
+def test_because_of_the_method(way: str) -> None:
+    site = Site(way)
+    hub = site.hub()
+    site.app = hub.endpoint("t", methods=["CONNECT"])
+    with quiet(CONNECT[way]), site.raw(method="CONNECT") as stream:
+        if way == "httptools":
+            stream.opened()
+            hub.publish("t", "tick")
+            assert stream.take(1) == ["tick"]
+            stays(hub, "method")
+        else:
+            assert b"stream-open" not in stream.read_to_end()
+            assert hub.stats()["stayed"] == {"method": 1}
+            assert hub.count() == 0
+    site.close_hubs()
+    site.close()
+
+
+@pytest.mark.parametrize("kind", ["response", "subscription"])
+def test_because_a_web_socket_is_denied_with_it(kind: str) -> None:
+    site = Site("httptools", ws="wsproto")
+    hub = site.hub()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = hub.response("t") if kind == "response" else EventSourceResponse(hub.subscribe("t"))
+        await response(scope, receive, send)
+
+    site.app = app
+    with site.raw(headers=WEB_SOCKET) as stream:
+        stream.read_until(b"stream-open")
+        hub.publish("t", "tick")
+        stream.read_until(b'data: "tick"\n\n')
+        stays(hub, "method")
+    site.close_hubs()
+    site.close()
 
 
 def test_because_the_hub_is_full(site: Site) -> None:

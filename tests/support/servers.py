@@ -37,6 +37,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # Servers import their apps from this directory.
 IMPORTS = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
 HOST = "127.0.0.1"
+# The headers of a request for a WebSocket.
+WEB_SOCKET = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 # What each server logs once it accepts connections; the group is the port.
 LISTENING = r"(?:Uvicorn running on|Running on|Listening at:) https?://[\w.]+:(\d+)"
 

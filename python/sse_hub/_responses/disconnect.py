@@ -12,9 +12,12 @@ from starlette.types import Message, Receive
 
 from sse_hub._servers.uvicorn import is_cycle
 
-__all__ = ["DisconnectWatch", "needs_no_task"]
+__all__ = ["DISCONNECTS", "DisconnectWatch", "needs_no_task"]
 
 logger = logging.getLogger("sse_hub")
+
+DISCONNECTS = ("http.disconnect", "websocket.disconnect")
+"""The messages that say that a client left. The second comes where a stream denies a WebSocket."""
 
 
 class DisconnectWatch:
@@ -72,7 +75,7 @@ class DisconnectWatch:
                 future = self._awaitable.send(None)  # type: ignore[union-attr]
             except StopIteration as done:
                 self._awaitable = None
-                if done.value["type"] != "http.disconnect":
+                if done.value["type"] not in DISCONNECTS:
                     continue
             except asyncio.CancelledError:  # the future was cancelled, and the rest of the request will be
                 self._awaitable = None
@@ -102,7 +105,7 @@ class DisconnectWatch:
 
     async def _listen(self) -> None:
         try:
-            while (await self._receive())["type"] != "http.disconnect":
+            while (await self._receive())["type"] not in DISCONNECTS:
                 pass
         except Exception:
             logger.exception("receive() failed; the client counts as gone")

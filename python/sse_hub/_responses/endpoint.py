@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from sse_hub._responses.options import StreamOptions, Topics
 
@@ -22,7 +23,8 @@ PerRequest: TypeAlias = Callable[[Request], StreamOptions | Awaitable[StreamOpti
 class Endpoint:
     """What ``Hub.endpoint`` returns: not a function, so a Starlette ``Route`` treats it as an ASGI app.
 
-    Starlette lets every method through to such an app, so this one refuses those that get no stream.
+    Starlette lets every method through to such an app, so this one refuses those that get no stream. Mounted,
+    it gets WebSockets as well.
     """
 
     def __init__(
@@ -40,7 +42,10 @@ class Endpoint:
             self._methods.append("HEAD")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in self._methods:
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+            return
+        if scope["method"] not in self._methods:
             await self._refuse(scope, receive, send)
             return
         topics = self._topics

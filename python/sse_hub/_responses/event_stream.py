@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.content import FOR_EVER
-from sse_hub._responses.disconnect import DisconnectWatch, needs_no_task
+from sse_hub._responses.disconnect import DISCONNECTS, DisconnectWatch, needs_no_task
 from sse_hub._responses.event_body import EventBody
 from sse_hub._responses.sending import abort_before_end
 from sse_hub._responses.shield import shielded
@@ -160,7 +160,7 @@ class EventStream(EventBody):
             except TimeoutError:
                 if self._limit is None or not self._limit.expired():
                     raise
-            if message is not None and message["type"] == "http.disconnect":
+            if message is not None and message["type"] in DISCONNECTS:
                 self._client_left()
                 break
             # A part of the request's body. Let other tasks run, in case these messages never end.

@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind
 from sse_hub._responses.content import close_content
+from sse_hub._responses.disconnect import DISCONNECTS
 from sse_hub._responses.sending import SendTimeoutError
 from sse_hub._stopping.registry import switch
 from sse_hub._stopping.serving import Serving, on_asyncio
@@ -113,7 +114,7 @@ class TaskGroupStream:
         """Wait until the client leaves, then call its handler."""
         while self.active:
             message = await receive()
-            if message["type"] == "http.disconnect":
+            if message["type"] in DISCONNECTS:
                 self.active = False
                 logger.debug("Got event: http.disconnect. Stop streaming.")
                 if self.client_close_handler_callable is not None:

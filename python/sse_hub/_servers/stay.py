@@ -55,7 +55,7 @@ _TEXTS = {
     Stay.CONTENT: "the subscription was iterated, or an option asks for more than its bytes",
     Stay.TLS: "the server encrypts the connection itself",
     Stay.HTTP_VERSION: "the request is not HTTP/1.1",
-    Stay.METHOD: "a response to this method has no body",
+    Stay.METHOD: "a response to this method has no body, or it denies a WebSocket",
     Stay.STARTED: "another response was begun on the connection",
     Stay.REQUEST_BODY: "the request's body was not read",
     Stay.EXPECT_CONTINUE: "the client waits for 100 Continue",
