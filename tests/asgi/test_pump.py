@@ -20,6 +20,7 @@ from servers import Client, self_signed
 from sse_hub import EventSourceResponse
 from sse_hub._servers.uvicorn_writing import connection_of
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE
@@ -263,7 +264,7 @@ def test_what_stands_between_decides_who_writes(http: str) -> None:
 
         return app
 
-    plain = application((CORSMiddleware, {"allow_origins": ["*"]}))
+    plain = application((CORSMiddleware, {"allow_origins": ["*"]}), (SessionMiddleware, {"secret_key": "x"}))
     wrapped = application((Spy, {"seen": []}))
     decorated = application()
 
