@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from reactor_threads import reactors, wake_ups
+from reactor_threads import reactors, signals, unheard, wake_ups
 from servers import Client, _unacknowledged
 from sse_hub import Hub, HubClosed, _core
 from starlette.applications import Starlette
@@ -97,6 +97,28 @@ def test_the_kernel_keeps_little_for_a_stalled_client(site: Site) -> None:
         kept = _unacknowledged(site.port, local)
         print(f"unsent and in flight: {kept} bytes")
         assert 0 < kept < 192 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts wake-ups in /proc")
+def test_a_burst_wakes_the_thread_for_many_events_at_once(
+    site: Site, crowd: Callable[[Hub, int], list[socket.socket]]
+) -> None:
+    others, earlier = reactors(), signals()
+    hub = site.hub(capacity=10_000)
+    crowd(hub, 100)
+    (reactor,), its = reactors() - others, signals() - earlier
+    count, most = 500, 0
+    with site.stream(hub) as stream:
+        before = wake_ups(reactor)
+        for number in range(count):
+            hub.publish("t", number)
+            most = max(most, *map(unheard, its))
+        assert stream.take(count) == [*range(count)]
+        woken = wake_ups(reactor) - before
+    print(f"{count} events, {woken} wake-ups, at most {most} of them unheard")
+    assert woken < count / 4
+    # One for the log, and one for the newcomer: a thread that is awake is not woken again.
+    assert most <= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tcp_info")
