@@ -132,8 +132,8 @@ class Meter:
         ages: list[float] = []
         memory_each: float | None = None
         async with asyncio.timeout(PATIENCE + self.seconds):
-            # A server that stood still while it measured has seen no tick: it goes on until one came.
-            while began is None or not ages or loop.time() - began[0] < self.seconds:
+            # A server that stood still while it measured has seen no tick: it goes on until two came.
+            while began is None or len(ages) < 2 or loop.time() - began[0] < self.seconds:
                 line = await lines.readline()
                 if not line:
                     raise RuntimeError("The program that reads the streams has ended.")

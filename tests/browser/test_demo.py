@@ -11,6 +11,7 @@ from demo_page import (
     QUICK,
     answer_ended,
     ask_again,
+    keep_costs,
     keep_states,
     keep_toasts,
     log_line,
@@ -281,6 +282,7 @@ def test_what_a_client_costs_is_measured_with_real_streams(serve: Serve, visit: 
     page, other = visit(server.url, "Ada"), visit(server.url, "Bob")
     start = page.locator("#cost-start")
     expect(start).to_have_text("Open 60 streams")
+    keep_costs(page)
     start.click()
     for one in (page, other):
         expect(one.locator("#cost-hub-clients")).to_have_text("60")
@@ -291,6 +293,9 @@ def test_what_a_client_costs_is_measured_with_real_streams(serve: Serve, visit: 
         for value, unit in (("memory", "KB"), ("cpu", "µs"), ("age", "ms")):
             shown = page.locator(f"#cost-{kind}-{value}").inner_text()
             assert re.fullmatch(rf"[\d.,]+ {unit}", shown), shown
+    for kind, shown in page.evaluate("costs").items():
+        # While they were open, not only at the end.
+        assert len(set(map(tuple, shown))) > 1, (kind, shown)
     expect(page.locator("#cost-times-cpu")).to_have_text(re.compile(r"^[\d.,]+.$"))
     ticks_go_on(page)
     # Nobody of the crowd stays, and nobody of it was taken for a visitor.
@@ -317,6 +322,12 @@ def test_the_streams_can_be_closed_early_and_are_refused_elsewhere(
     page = visit(server.url, "Ada")
     page.click("#cost-start")
     expect(page.locator("#cost-hub-clients")).to_have_text("30")
+    for value in ("cpu", "age"):  # they change as long as the streams are open
+        cell = page.locator(f"#cost-hub-{value}")
+        expect(cell).to_have_text(re.compile(r"^\d"))
+        expect(cell).not_to_have_text(cell.inner_text())
+    expect(page.locator("#cost-hub-memory")).to_have_text(re.compile("KB$"))
+    expect(page.locator("#cost")).to_have_attribute("data-state", "hub")
     assert server.http.get("/cost/starlette").status_code == 409
     page.click("#cost-start")
     expect(page.locator("#cost-start")).to_have_text("Open 30 streams")

@@ -91,6 +91,21 @@ def keep_states(page: Page, selector: str) -> None:
     )
 
 
+def keep_costs(page: Page) -> None:
+    """Keep what the card of costs shows from here on of the streams that are open: memory, CPU and age."""
+    page.evaluate(r"""() => {
+      window.costs = { hub: [], starlette: [] };
+      const card = document.getElementById("cost");
+      const shown = (kind, name) => document.getElementById(`cost-${kind}-${name}`).textContent;
+      const keep = () => {
+        const kind = card.dataset.state;
+        const values = ["memory", "cpu", "age"].map((name) => kind in costs && shown(kind, name));
+        if (values.every((value) => /^\d/.test(value))) costs[kind].push(values);
+      };
+      new MutationObserver(keep).observe(card, { subtree: true, childList: true, attributes: true });
+    }""")
+
+
 def keep_toasts(page: Page) -> None:
     """Keep the text of every toast from here on: a toast is gone after a few seconds."""
     page.evaluate("""() => {
