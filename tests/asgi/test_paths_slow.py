@@ -70,7 +70,6 @@ def test_a_slow_client_is_cut_and_comes_back_without_loss(site: Site) -> None:
 
 
 def test_a_client_that_takes_nothing_is_freed_by_the_stall_timeout(site: Site) -> None:
-    # So short that Linux has left no question about its closed window open (see test_paths_stalled).
     hub = site.hub(stall_timeout=0.3, capacity=100_000, capacity_bytes=2**30)
     reasons: list[str] = []
     hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))

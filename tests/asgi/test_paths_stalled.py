@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from sse_hub import Hub
@@ -67,8 +68,6 @@ def test_what_is_left_at_the_end_may_take_many_timeouts(narrow: Site) -> None:
 
 
 def test_a_client_that_takes_nothing_learns_that_it_was_cut(narrow: Site) -> None:
-    # Linux answers one question about a closed window in half a second, and leaves the second one open: from
-    # 0.6 to 1.5 seconds after the last byte, a client that is there may look like one that has vanished.
     hub, reasons = slow_hub(narrow, stall_timeout=0.3)
     with narrow.stream(hub, client={"receive_buffer": 4096}) as stream:
         for _ in range(20):
@@ -77,6 +76,22 @@ def test_a_client_that_takes_nothing_learns_that_it_was_cut(narrow: Site) -> Non
         assert (hub.count(), hub.stats()["stalled"]) == (0, 1)
         stream.rest()
         assert stream.reset
+
+
+def test_clients_that_stall_are_not_taken_for_ones_that_have_vanished() -> None:
+    # Linux leaves the second question about a closed window open, 0.6 to 1.4 seconds after the last byte.
+    # Each client stalls at another moment between two of the checks, which are 0.275 seconds apart.
+    with narrow_site("httptools") as site:
+        hub, reasons = slow_hub(site, stall_timeout=1.1)
+        site.app = hub.endpoint(lambda request: request.query_params["topic"])
+        with ExitStack() as stack:
+            for topic in map(str, range(40)):
+                stack.enter_context(site.raw(f"/?topic={topic}", receive_buffer=4096)).opened()
+            for topic in map(str, range(40)):
+                hub.publish(topic, "x" * 100_000)
+                time.sleep(0.007)
+            until(lambda: len(reasons) == 40)
+            assert reasons == ["stalled"] * 40
 
 
 def test_a_client_that_resets_during_a_long_replay_leaves_no_line_in_the_log(narrow: Site) -> None:
