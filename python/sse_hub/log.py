@@ -44,12 +44,21 @@ def _number(text: str) -> int:
     return int(ms) << 20 | int(counter)
 
 
+def _text_of(field: bytes) -> str:
+    """A field's text; whoever may write to the log may have written anything."""
+    return field.decode(errors="replace")
+
+
 def _split(content: bytes) -> dict[str, bytes]:
-    fields = {}
+    """The fields of a record; none if one of them is cut."""
+    fields: dict[str, bytes] = {}
     while content:
         name, content = content[1 : 1 + content[0]], content[1 + content[0] :]
-        (size,) = struct.unpack_from("<I", content)
-        fields[name.decode()], content = content[4 : 4 + size], content[4 + size :]
+        size = int.from_bytes(content[:4], "little")
+        if len(content) < 4 + size:
+            return {}
+        fields.setdefault(_text_of(name), content[4 : 4 + size])
+        content = content[4 + size :]
     return fields
 
 
@@ -117,9 +126,8 @@ _KINDS = {
 
 
 def _line(record: Record) -> str:
-    kind = record.fields.get("k", b"").decode()
-    to = record.fields.get("t", b"").decode().replace("\n", ",")
-    data = record.fields.get("d", b"").decode(errors="replace").strip().replace("\n", " | ")
+    kind, to, data = (_text_of(record.fields.get(name, b"")) for name in "ktd")
+    to, data = to.replace("\n", ","), data.strip().replace("\n", " | ")
     shown = data if len(data) <= _SHOWN else f"{data[:_SHOWN]}… ({len(data)} characters)"
     return "  ".join(filter(None, [_text(record.id), _KINDS.get(kind, ""), to, shown]))
 

@@ -44,6 +44,31 @@ def test_a_whole_log_is_whole(files: FileServer, ids: list[str], capsys: pytest.
     assert capsys.readouterr().out == "4 entries, no problems\n"
 
 
+def field(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + struct.pack("<I", len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (field(b"\xff", b"?") + field(b"k", b"a") + field(b"d", b"known"), "  to all  known"),
+        (field(b"k", b"\xff") + field(b"t", b"\xfe\n\xff") + field(b"d", b"\xff"), "  \ufffd,\ufffd  \ufffd"),
+        (field(b"d", b"cut")[:-1], ""),
+        (field(b"d", b"cut")[:3], ""),
+        (b"\x09", ""),
+    ],
+    ids=["name", "value", "cut-value", "cut-size", "cut-name"],
+)
+def test_what_no_hub_wrote_is_shown_as_far_as_it_can_be_read(
+    files: FileServer, ids: list[str], capsys: pytest.CaptureFixture[str], fields: bytes, shown: str
+) -> None:
+    first = files.entries()[0]
+    files.rewrite("default", first.before, [first, Entry("5000000000000-0", first.id, fields)])
+    assert main([str(files.log())]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"5000000000000-0{shown}"
+    assert main([str(files.log()), "--check"]) == 0
+
+
 @pytest.mark.parametrize(
     ("at", "said"),
     [
