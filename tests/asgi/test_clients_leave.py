@@ -16,7 +16,9 @@ from loops import LOOPS
 from scripted import Connection, done
 from servers import WEB_SOCKET, Client, Command, ServerProcess, granian, hypercorn, run, self_signed, uvicorn
 from sse_hub import EventSourceResponse, Hub, Subscription
-from starlette.responses import StreamingResponse
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, until, until_async
 from wire import Site, quiet
@@ -72,6 +74,10 @@ class Hidden:
 
         wrapped = [receive]
         await self.app(scope, Passes(), send)
+
+
+async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
 
 
 class NextRequests:
@@ -158,6 +164,22 @@ def test_so_does_one_that_nothing_is_written_to(http: str, is_tls: bool, loop: s
     site = Site("portable", http=http, loop=loop, **options)
     kinds = NextRequests(site, heartbeat=0.2 if is_tls else None)
     clients = [kinds.client(path, later=1, tls=tls) for path in kinds.PATHS]
+    until(lambda: all(each.flow.read_paused for each in kinds.server.connections))
+    assert kinds.streams() == 3
+    for client in clients:
+        client.close()
+    until(lambda: kinds.streams() == 0)
+    until(lambda: not kinds.server.connections)
+    site.close_hubs()
+    site.close()
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_so_does_one_behind_middleware_that_hides_it_in_a_task_of_its_own(http: str) -> None:
+    site = Site("portable", http=http)
+    kinds = NextRequests(site, heartbeat=None)
+    site.app = BaseHTTPMiddleware(BaseHTTPMiddleware(Hidden(kinds.app), passes), passes)
+    clients = [kinds.client(path, later=1) for path in kinds.PATHS]
     until(lambda: all(each.flow.read_paused for each in kinds.server.connections))
     assert kinds.streams() == 3
     for client in clients:

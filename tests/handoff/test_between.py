@@ -13,7 +13,7 @@ from sse_hub import EventSourceResponse, Hub
 from sse_hub._handoff.taking import make_attempt
 from sse_hub._servers.stay import Stay
 from starlette.applications import Starlette
-from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -176,9 +176,15 @@ class Hiding:
         await (asyncio.ensure_future(served) if self.in_a_task else served)
 
 
-def test_it_is_found_where_middleware_replaces_receive_and_the_scope(site: Site) -> None:
+@pytest.mark.parametrize("tasks", [0, 1, 2])
+def test_it_is_found_where_middleware_replaces_receive_and_the_scope(site: Site, tasks: int) -> None:
+    async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return await call_next(request)
+
     hub = site.hub()
     site.app = Hiding(streams(hub))
+    for _ in range(tasks):
+        site.app = BaseHTTPMiddleware(site.app, passes)
     with site.raw("/response") as stream:
         stream.opened()
         assert only(hub).path == "reactor"

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -40,9 +40,9 @@ def serving_cycle(scope: Scope, receive: Receive) -> Any | None:
     """The cycle that serves the request of ``scope``; None if there is none or it cannot be reached.
 
     It is found behind ``receive``, also through middleware, or else in the frames of the running task, at
-    whose bottom a cycle calls the application. A request that the application makes to itself inside the
-    task has another scope, so a cycle counts only if it shares an object with this scope that is created for
-    each request.
+    whose bottom a cycle calls the application, or of the tasks that wait for this one in a task group. A
+    request that the application makes to itself inside the task has another scope, so a cycle counts only if
+    it shares an object with this scope that is created for each request.
     """
     cycle = find_cycle(receive)
     if cycle is not None and _serves(cycle, scope):
@@ -53,12 +53,39 @@ def serving_cycle(scope: Scope, receive: Receive) -> Any | None:
     for _ in range(_FRAMES):
         if frame is None:
             break
-        if frame.f_code.co_name == "run_asgi":
-            cycle = frame.f_locals.get("self")
-            if is_cycle(cycle) and _serves(cycle, scope):
-                return cycle
+        if (cycle := _cycle_in(frame, scope)) is not None:
+            return cycle
         frame = frame.f_back
+    for task in _waiting():
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if frame is not None and (cycle := _cycle_in(frame, scope)) is not None:
+            return cycle
     return None
+
+
+def _cycle_in(frame: FrameType, scope: Scope) -> Any | None:
+    """The cycle that calls the application in this frame, if it serves the request of ``scope``."""
+    if frame.f_code.co_name != "run_asgi":
+        return None
+    cycle = frame.f_locals.get("self")
+    return cycle if is_cycle(cycle) and _serves(cycle, scope) else None
+
+
+def _waiting() -> Iterator[asyncio.Task[Any]]:
+    """The tasks that wait for the running one in a task group, from the inside out.
+
+    ``BaseHTTPMiddleware`` runs the application in a task group of AnyIO, whose scopes know their tasks.
+    """
+    task = asyncio.current_task()
+    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
+    scope = getattr(states.get(task), "cancel_scope", None) if task is not None else None
+    for _ in range(_FRAMES):
+        if scope is None:
+            break
+        host = getattr(scope, "_host_task", None)
+        if host is not None and host is not task:
+            yield host
+        scope = getattr(scope, "_parent_scope", None)
 
 
 def _serves(cycle: Any, scope: Scope) -> bool:
