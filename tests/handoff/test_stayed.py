@@ -105,6 +105,18 @@ def test_because_the_hub_is_full(site: Site) -> None:
         assert hub.stats()["stayed"] == {"full": 1}
 
 
+def test_the_last_that_a_hub_has_room_for_does_not_stay(site: Site) -> None:
+    for control in (True, False):
+        hub = site.hub(max_subscribers=1, full_status=503)
+        site.app = hub.endpoint("t", control=control)
+        with site.raw() as stream:
+            until(lambda hub=hub: hub.count() == 1)
+            hub.publish("t", "tick")
+            assert stream.take(1) == ["tick"]
+            assert only(hub).path == "reactor"
+            assert hub.stats()["stayed"] == {}
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_because_the_server_encrypts(loop: str, tmp_path: Path) -> None:
     key, certificate, context = self_signed(tmp_path)

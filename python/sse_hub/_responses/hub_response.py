@@ -45,6 +45,9 @@ _RESOLVING = 10.0
 class HubResponse(GuardedResponse):
     """What ``Hub.response`` returns. Nothing is subscribed until it is sent."""
 
+    # Whether the subscription comes before the head, which middleware may hold back for a while.
+    _subscribes_first = False
+
     @names_status_code
     def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
         check_names("Hub.response", options, StreamOptions.__optional_keys__)
@@ -94,13 +97,13 @@ class HubResponse(GuardedResponse):
         """Answer a client for which nothing more will come."""
         await self._refuse(send, 204)
 
-    def _attempt(self, scope: Scope, receive: Receive) -> Attempt[int] | Stay:
+    def _attempt(self, scope: Scope, receive: Receive, *, is_subscribed: bool = False) -> Attempt[int] | Stay:
         """An attempt to take the socket, or why the stream stays with its server."""
         if self.hold_dependencies:
             return Stay.DEPENDENCIES
         if self.status_code != 200:
             return Stay.STATUS
-        if self.hub._full_status != 200 and self.hub._is_full(self._request):
+        if not is_subscribed and self.hub._full_status != 200 and self.hub._is_full(self._request):
             return Stay.FULL  # It will be refused, with a status that cannot be sent after the hand-off.
         attempt = self.hub._attempt(scope, receive, self.handoff)
         if isinstance(attempt, Attempt):
@@ -113,8 +116,8 @@ class HubResponse(GuardedResponse):
     async def _stream(self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]) -> bool:
         """Send the stream; True when it was handed off and goes on after this request."""
         self.hub._warn_of_workers(receive)
-        if not self._control:
-            return await self._stream_without_control(scope, receive, send, start)
+        if self._subscribes_first or not self._control:
+            return await self._stream_subscribed(scope, receive, send, start)
         attempt = self._attempt(scope, receive)
         if not isinstance(attempt, Attempt):
             self.hub._stays(attempt)
@@ -131,32 +134,21 @@ class HubResponse(GuardedResponse):
         await close_dependencies(scope)
         return handed
 
-    async def _stream_without_control(
+    async def _stream_subscribed(
         self, scope: Scope, receive: Receive, send: Send, start: dict[str, Any]
     ) -> bool:
-        """The same if only the status can report a gap: the subscription comes before the head."""
+        """The same if the subscription comes before the head."""
         try:
             last = self.last_event_id or last_event_id(scope)
             subscription = self.hub._open(self._request, last, self.info)
         except TURNED_AWAY as error:
             self.hub._turns_away(error)
-            await self._refuse(send, self._status_for(error))
+            await self._turn_away(send, self._status_for(error))
             return False
-        try:
-            async with asyncio.timeout(_RESOLVING):
-                await subscription._resolved()
-        except TimeoutError:  # the broker does not say where the client starts
-            subscription._end(EndKind.CLOSED)
-            await self._refuse(send, 503)
+        if not self._control and (status := await self._status_of_gap(subscription)) is not None:
+            await self._refuse(send, status)
             return False
-        except BaseException:
-            subscription._end(EndKind.CLIENT)
-            raise
-        if subscription.recovered is False:
-            subscription._end(EndKind.GAP)
-            await self._refuse(send, 409)
-            return False
-        attempt = self._attempt(scope, receive)
+        attempt = self._attempt(scope, receive, is_subscribed=True)
         if isinstance(attempt, Attempt) and not subscription._can_hand_over():
             attempt = Stay.DESCRIPTORS
         if not isinstance(attempt, Attempt):
@@ -176,6 +168,22 @@ class HubResponse(GuardedResponse):
         await end_of_response(send)
         await close_dependencies(scope)
         return handed
+
+    async def _status_of_gap(self, subscription: Subscription) -> int | None:
+        """The status for a client that misses events, if only the status can report that; else None."""
+        try:
+            async with asyncio.timeout(_RESOLVING):
+                await subscription._resolved()
+        except TimeoutError:  # the broker does not say where the client starts
+            subscription._end(EndKind.CLOSED)
+            return 503
+        except BaseException:
+            subscription._end(EndKind.CLIENT)
+            raise
+        if subscription.recovered is False:
+            subscription._end(EndKind.GAP)
+            return 409
+        return None
 
     async def _transfer(self, subscription: Subscription, fd: int, server: RunningServer) -> bool:
         """Transfer a subscription to a reactor. False when it has ended, and the body with it."""

@@ -29,6 +29,9 @@ class RunResponse(HubResponse):
     If there is no such run, or the client has all of it, the answer is 204; with ``"ag-ui"`` an empty stream.
     """
 
+    # Before the head is out, the run may end and its name become free.
+    _subscribes_first = True
+
     def __init__(
         self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[StreamOptions]
     ) -> None:
