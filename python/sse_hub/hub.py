@@ -314,6 +314,7 @@ class Hub(RunningHub):
             TooManyTopics: there are more than ``max_topics``.
             HubClosed: the hub is closing.
             NotAuthorized: ``expires`` is in the past, or ``authorize`` allows none of the topics.
+            OSError: the hub's first subscriber on this event loop, and the process has no descriptor left.
             RuntimeError: there is no event loop, or the function of ``authorize`` is async.
             ValueError: a topic's name or an option breaks a rule.
         """
