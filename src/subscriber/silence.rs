@@ -72,14 +72,15 @@ impl Subscriber {
             Consumer::Parked => Due::Nothing,
             Consumer::Away { since, .. } => {
                 self.owes_heartbeat |= silent;
-                let waits = self.owes_heartbeat
-                    || !self.queue.is_empty()
-                    || !self.lead.is_empty()
-                    || self.is_finished();
                 let progress = since.max(self.progress);
                 let is_late = now >= progress + self.terms.stall_timeout;
-                if waits && !self.phase.is_held_back() {
-                    return self.stall_due(progress, now);
+                if !self.phase.is_held_back() {
+                    if self.waits() || self.has_unsent(since) {
+                        return self.stall_due(progress, now);
+                    }
+                    if self.asks_now(progress, now) {
+                        return Due::AskForProgress;
+                    }
                 }
                 if is_late {
                     // Nothing waits for the client: the application is slow with what it took. Check again later.
@@ -90,7 +91,29 @@ impl Subscriber {
         }
     }
 
-    /// What is due for a consumer that is away while entries wait, and whose client took bytes at `progress`.
+    /// Whether anything waits for the consumer.
+    fn waits(&self) -> bool {
+        self.owes_heartbeat || !self.queue.is_empty() || !self.lead.is_empty() || self.is_finished()
+    }
+
+    /// Whether a consumer that is asked said that its write, begun at `since`, is unfinished. Then something waits for
+    /// its client, though nothing does at the hub.
+    fn has_unsent(&self, since: Duration) -> bool {
+        matches!(&self.stall_rule, StallRule::Asked(asked)
+            if asked.unsent.is_some_and(|(begun, unsent)| begun == since && unsent > 0))
+    }
+
+    /// Whether it is time to ask a consumer for which nothing waits.
+    fn asks_now(&mut self, progress: Duration, now: Duration) -> bool {
+        let StallRule::Asked(asked) = &mut self.stall_rule else { return false };
+        let asks = now >= progress.max(asked.at.unwrap_or_default()) + self.terms.stall_timeout / QUESTIONS;
+        if asks {
+            asked.at = Some(now);
+        }
+        asks
+    }
+
+    /// What is due for a consumer that is away while something waits, and whose client took bytes at `progress`.
     fn stall_due(&mut self, progress: Duration, now: Duration) -> Due {
         let limit = progress + self.terms.stall_timeout;
         match &mut self.stall_rule {
@@ -116,8 +139,12 @@ impl Subscriber {
         self.stall_rule = StallRule::Driver;
     }
 
-    /// The consumer's answer: so many bytes of its write are unsent. A client that took some is alive.
+    /// The consumer's answer: so many bytes of its write are unsent. A client that took some is alive; one that has
+    /// everything cannot take more.
     pub fn report_unsent(&mut self, unsent: usize, now: Duration) {
+        if unsent == 0 && !self.waits() {
+            self.progress = now;
+        }
         if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =
             (&mut self.stall_rule, &self.consumer)
         {

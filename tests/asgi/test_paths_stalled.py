@@ -78,6 +78,18 @@ def test_a_client_that_takes_nothing_learns_that_it_was_cut(narrow: Site) -> Non
         assert stream.reset
 
 
+def test_so_does_one_that_stalls_at_the_last_event(narrow: Site) -> None:
+    """Nothing waits at the hub: all of the event was given to the server, or to the kernel."""
+    hub = narrow.hub(stall_timeout=0.3, heartbeat=None)
+    reasons: list[str] = []
+    hub.on_disconnect(lambda subscriber, reason: reasons.append(reason))
+    with narrow.stream(hub, client={"receive_buffer": 4096}) as stream:
+        hub.publish("t", "x" * 200_000)
+        until(lambda: reasons == ["stalled"])
+        stream.rest()
+        assert stream.reset
+
+
 def test_clients_that_stall_are_not_taken_for_ones_that_have_vanished() -> None:
     # Linux leaves the second question about a closed window open, 0.6 to 1.4 seconds after the last byte.
     # Each client stalls at another moment between two of the checks, which are 0.275 seconds apart.

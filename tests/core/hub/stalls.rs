@@ -95,6 +95,43 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
     assert_eq!((stream.closed(), world.stat("stalled")), (Some("stalled"), 1));
 }
 
+/// What its write has not passed on waits for the client, though nothing waits at the hub.
+#[test]
+fn a_consumer_that_is_asked_is_stalled_with_its_last_write() {
+    for heartbeat in [None, Some(STALL * 100)] {
+        let world = World::new(Config { heartbeat, ..config() });
+        let stream = world.live(&["a"]);
+        world.reader.ask_for_progress(&stream.identity);
+        publish(&world, 1..=1);
+        world.drain();
+        assert_eq!(stream.take(), Taken::Some);
+        let quarter = |unsent: usize| {
+            world.advance(STALL / 4);
+            let (_, effects) = world.turn();
+            for identity in &effects.progress {
+                world.reader.report_unsent(identity, unsent, world.hub.clock.now());
+            }
+            effects.closed.len()
+        };
+        for left in (100..140).rev() {
+            assert_eq!(quarter(left), 0, "it takes something");
+        }
+        for _ in 0..10 {
+            assert_eq!(quarter(0), 0, "it has everything, and its application is slow");
+        }
+        publish(&world, 2..=2);
+        world.drain();
+        assert_eq!((quarter(0), quarter(0), quarter(0)), (0, 0, 0), "it waits for less than the timeout");
+        assert_eq!(stream.all(), ["2 #2"]);
+        publish(&world, 3..=3);
+        world.drain();
+        assert_eq!(stream.take(), Taken::Some);
+        let quiet = (1..100).find(|_| quarter(50) > 0).unwrap();
+        assert!((4..=6).contains(&quiet), "ended after {quiet} quarters");
+        assert_eq!(stream.closed(), Some("stalled"));
+    }
+}
+
 #[test]
 fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
     let (world, _stream) = behind_a_write();
