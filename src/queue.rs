@@ -1,10 +1,13 @@
 //! The events that wait for one subscriber, and the policy where too many wait.
 
+mod entries;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use self::entries::Entries;
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::stats::{Counters, count};
@@ -87,9 +90,9 @@ struct Index {
 }
 
 impl Index {
-    fn of(entries: &VecDeque<Arc<Entry>>) -> Self {
+    fn of(entries: &Entries) -> Self {
         let mut index = Self::default();
-        for entry in entries {
+        for entry in entries.iter() {
             index.append(entry);
         }
         index
@@ -127,7 +130,7 @@ impl Index {
 /// the log's, and a client that has an id has everything before it, or something newer.
 #[derive(Debug)]
 pub struct Queue {
-    entries: VecDeque<Arc<Entry>>,
+    entries: Entries,
     /// Only for a long queue with values.
     index: Option<Box<Index>>,
     bytes: usize,
@@ -144,7 +147,7 @@ impl Queue {
     #[must_use]
     pub fn new(capacity: Capacity, policy: OverflowPolicy) -> Self {
         Self {
-            entries: VecDeque::new(),
+            entries: Entries::default(),
             index: None,
             bytes: 0,
             capacity,
@@ -217,7 +220,7 @@ impl Queue {
         if let Some(index) = &mut self.index {
             index.append(entry);
         }
-        self.entries.push_back(entry.clone());
+        self.entries.push(entry.clone());
     }
 
     /// The positions of the values that `entry` makes obsolete.
@@ -276,11 +279,11 @@ impl Queue {
 
     /// Take the first entries, and the numbers of entries dropped before the first and behind the last. At least one is
     /// taken, and as many as have no more than `most` bytes; what was dropped behind the last is told with the last.
-    pub fn take(&mut self, most: usize) -> (u64, impl ExactSizeIterator<Item = Arc<Entry>>, u64) {
+    pub fn take(&mut self, most: usize) -> (u64, impl Iterator<Item = Arc<Entry>>, u64) {
         let (mut count, mut bytes) = (self.entries.len(), self.bytes);
         if bytes > most {
             (count, bytes) = (0, 0);
-            for entry in &self.entries {
+            for entry in self.entries.iter() {
                 if count > 0 && bytes + entry.len() > most {
                     break;
                 }
@@ -293,7 +296,7 @@ impl Queue {
         self.has_values &= count < self.entries.len();
         let before = std::mem::take(&mut self.dropped_oldest);
         let after = if count == self.entries.len() { std::mem::take(&mut self.dropped_newest) } else { 0 };
-        (before, self.entries.drain(..count), after)
+        (before, self.entries.take(count), after)
     }
 
     /// Whether values of keys wait, or have waited since it was empty.
@@ -304,14 +307,12 @@ impl Queue {
 
     /// Free the memory of a burst.
     pub fn shrink(&mut self) {
-        if self.entries.is_empty() && self.entries.capacity() > 64 {
-            self.entries = VecDeque::new();
-        }
+        self.entries.shrink();
     }
 
     /// Empty the queue.
     pub fn clear(&mut self) {
-        self.entries = VecDeque::new();
+        self.entries = Entries::default();
         self.index = None;
         self.has_values = false;
         self.bytes = 0;
