@@ -91,9 +91,10 @@ pub trait Broker: ReportFailure {
     /// answer goes to `Hub::resolve`, from the broker's thread.
     fn resolve(&self, subscriber: SubscriberId, asked: Option<StreamId>);
 
-    /// Find out whether a topic has ended by an entry that this process has not read and will not read: the log had
-    /// trimmed it, or it was in a gap. If so, `Hub::adopt_end` follows; `Hub::ask_again` if that cannot be found out.
-    fn look_for_end(&self, topic: Topic);
+    /// The hub has topics that may have ended by an entry that this process has not read and will not read: the log had
+    /// trimmed it, or it was in a gap. The broker takes them by `Hub::take_unknown_ends`, a few at a time. For those that
+    /// have ended, `Hub::adopt_end` follows; where that cannot be found out yet, `Hub::return_unknown_ends`.
+    fn look_for_ends(&self);
 
     /// A subscriber was registered, unregistered, or changed its topics. The changes of one subscriber come in their
     /// order, and each no earlier than `Hub::presence` shows it. One thread at a time calls this, and the others that

@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::ends_and_leases::EndsAndLeases;
 use super::inner::{Inner, failed};
 use super::journal::{Journal, Settings};
 use super::log::FileLog;
@@ -13,6 +14,7 @@ use super::workers::{self, Mine};
 use crate::broker::PresenceChange;
 use crate::ids::StreamId;
 use crate::stream_broker::store::{Answer, Append, AppendError, Ended, Opened, PresenceWrite, Store};
+use crate::topic::Topic;
 
 /// The longest time for which opening a log may delay the opening of a client's stream.
 const OPENING: Duration = Duration::from_millis(1500);
@@ -118,8 +120,15 @@ impl Store for FileStore {
         self.0.with_ends_and_leases(|notes, now| notes.holder(name, now).map(Into::into)).map_err(failed)
     }
 
-    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
-        self.0.with_ends_and_leases(|notes, now| notes.ended(topic, now)).map_err(failed)
+    async fn ended(&self, topics: &[Topic]) -> Answer<Vec<(Topic, Ended)>> {
+        let named = |notes: &EndsAndLeases, now, topic: &Topic| {
+            notes.ended(topic.as_str(), now).map(|ended| (topic.clone(), ended))
+        };
+        self.0
+            .with_ends_and_leases(|notes, now| {
+                topics.iter().filter_map(|topic| named(notes, now, topic)).collect()
+            })
+            .map_err(failed)
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

@@ -241,13 +241,13 @@ impl Hub {
         // Others see a subscriber only from its place in the order on: it misses nothing published from then on.
         self.queue_presence_of_stream(&state, &identity, &topics, true);
         let close = state.close_without_run(&request, &identity, &topics);
+        let asks = state.ask_for_ends(&topics);
         let (topics, finish) = state.unfinished(subscriber, topics);
         state.log.push(Item::Change(Arc::new(Change::Join { subscriber, topics })));
         state.log.extend_changes(finish.or(close));
-        let asked = state.ends_to_look_for(&request.topics);
         drop(state);
         self.hand_over_presence();
-        self.look_for_ends(asked);
+        self.look_for_ends(asks);
         ring(&self.open(&reader, &identity, plan, now));
         if let Some(resolving) = identity.resolving.get() {
             resolving.complete(Ok(None));
@@ -319,7 +319,7 @@ impl State {
         self.seq += 1;
         self.numbering.begin(base, self.seq);
         self.history.begin(self.seq, is_first);
-        self.ends.asked.clear();
+        self.ends.forget_answers();
         self.seq
     }
 

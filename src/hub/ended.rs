@@ -1,7 +1,7 @@
 //! The topics that have ended.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ pub(super) struct Ends {
     pub(super) stops: FxHashSet<TopicId>,
     /// Runs of which another process has the lease, and which it has yet to begin. Only with a broker.
     pub(super) awaited: FxHashSet<TopicId>,
-    /// Topics of which the broker was asked whether they ended before what this process has read.
-    pub(super) asked: FxHashSet<TopicId>,
+    /// Topics of which the broker is asked, or was, whether they have ended by an entry that this process has not read.
+    asked: FxHashSet<TopicId>,
+    /// Those of them that the broker has yet to take. In order: the oldest topics first.
+    unknown: BTreeSet<TopicId>,
     /// How long the names of runs are not free once they have ended. Only with a broker.
     pub(super) keeps: FxHashMap<TopicId, Duration>,
     /// Topics whose names are free, and that streams may still read, which end behind that: how many.
@@ -34,6 +36,39 @@ pub(super) struct Ends {
 impl Ends {
     pub(super) fn has(&self, topic: TopicId) -> bool {
         self.by_topic.contains_key(&topic)
+    }
+
+    /// Ask the broker whether a topic has ended, unless it was asked before.
+    pub(super) fn ask(&mut self, topic: TopicId) -> bool {
+        let is_new = !self.has(topic) && self.asked.insert(topic);
+        if is_new {
+            self.unknown.insert(topic);
+        }
+        is_new
+    }
+
+    /// The broker did not answer.
+    pub(super) fn ask_again(&mut self, topic: TopicId) {
+        if self.asked.contains(&topic) && !self.has(topic) {
+            self.unknown.insert(topic);
+        }
+    }
+
+    /// The next topic of which the broker is to be asked.
+    pub(super) fn take_unknown(&mut self) -> Option<TopicId> {
+        self.unknown.pop_first()
+    }
+
+    /// Whatever the broker has answered on a topic counts no longer, or the topic is gone.
+    pub(super) fn forget_answer(&mut self, topic: TopicId) {
+        self.asked.remove(&topic);
+        self.unknown.remove(&topic);
+    }
+
+    /// Whatever the broker has answered counts no longer.
+    pub(super) fn forget_answers(&mut self) {
+        self.asked.clear();
+        self.unknown.clear();
     }
 
     /// A stream may have yet to read what a topic keeps whose name is free.

@@ -164,20 +164,38 @@ impl Hub {
         ring(&readers);
     }
 
-    /// For brokers: whether one of these topics has ended is still unknown, because the store did not answer.
-    pub fn ask_again(&self, topic: &Topic) {
+    /// For brokers: at most `most` topics with subscribers, each once, that may have ended by an entry that this process
+    /// has not read and will not read. Empty when there are no more.
+    #[must_use]
+    pub fn take_unknown_ends(&self, most: usize) -> Vec<Topic> {
         let mut state = self.state.lock();
-        if let Some(id) = state.topics.find(topic.as_str()) {
-            state.ends.asked.remove(&id);
+        let mut topics = Vec::new();
+        while topics.len() < most
+            && let Some(id) = state.ends.take_unknown()
+        {
+            match state.topics.get(id).filter(|info| info.subscribers > 0) {
+                Some(info) => topics.extend(Topic::new(&info.name)),
+                // Its next subscriber asks.
+                None => state.ends.forget_answer(id),
+            }
+        }
+        topics
+    }
+
+    /// For brokers: the store did not say whether these topics have ended. They are to be taken again.
+    pub fn return_unknown_ends(&self, topics: &[Topic]) {
+        let mut state = self.state.lock();
+        for topic in topics {
+            if let Some(id) = state.topics.find(topic.as_str()) {
+                state.ends.ask_again(id);
+            }
         }
     }
 
-    /// Ask the broker for ends that this process has not read and will not read. No lock is held.
-    pub(super) fn look_for_ends(&self, topics: Vec<Topic>) {
-        if let Some(broker) = self.broker.get() {
-            for topic in topics {
-                broker.look_for_end(topic);
-            }
+    /// Tell the broker that there are ends to look for, if there are. No lock is held.
+    pub(super) fn look_for_ends(&self, is_needed: bool) {
+        if let Some(broker) = self.broker.get().filter(|_| is_needed) {
+            broker.look_for_ends();
         }
     }
 
@@ -222,16 +240,16 @@ impl State {
         self.history.is_pinned(topic) || self.ends.has(topic)
     }
 
-    /// The topics among those of a new stream that may have ended before what this process has read, each once.
-    pub(super) fn ends_to_look_for(&mut self, topics: &[Topic]) -> Vec<Topic> {
-        if !self.history.has_unread() {
-            return Vec::new();
+    /// Look for the ends of those topics of a new stream that may have ended before what this process has read. Returns
+    /// whether there are any.
+    pub(super) fn ask_for_ends(&mut self, topics: &[TopicId]) -> bool {
+        let mut is_any = false;
+        if self.history.has_unread() {
+            for &topic in topics.iter().filter(|topic| **topic != TopicId::BROADCAST) {
+                is_any |= self.ends.ask(topic);
+            }
         }
-        let is_new = |topic: &&Topic| {
-            let id = self.topics.find(topic.as_str());
-            id.is_some_and(|id| !self.ends.has(id) && self.ends.asked.insert(id))
-        };
-        topics.iter().filter(is_new).cloned().collect()
+        is_any
     }
 
     /// The end of a watcher's stream whose run is gone: its name was free before the stream began, and nothing would
@@ -306,7 +324,7 @@ impl State {
             return;
         }
         self.ends.stops.remove(&topic);
-        self.ends.asked.remove(&topic);
+        self.ends.forget_answer(topic);
         let Some(info) = self.topics.get(topic) else { return };
         let (name, is_used) = (info.name.clone(), info.subscribers > 0);
         let waiting = if is_used { self.take_out_all(hub, topic, &name) } else { Vec::new() };

@@ -52,7 +52,7 @@ impl State {
             if self.history.keeps_nothing(id) {
                 self.history.evict_topic(id, &name);
                 self.topics.remove(id);
-                self.ends.asked.remove(&id);
+                self.ends.forget_answer(id);
             }
         }
         last.filter(|_| examined == most)

@@ -187,20 +187,20 @@ impl Hub {
         if plan.is_ok() {
             self.queue_presence_of_stream(&state, identity, &topics, true);
         }
-        let mut asked = Vec::new();
+        let mut asks = false;
         // While it waits for the broker, it gets no topic's events, but heartbeats, events sent to it, and its end.
         if plan.is_ok() {
             let close = state.close_without_run(request, identity, &topics);
+            asks = state.ask_for_ends(&topics);
             state.attach(identity, topics);
             state.log.extend_changes(close);
-            asked = state.ends_to_look_for(&request.topics);
         } else {
             state.attach(identity, TopicIds::new());
         }
         state.sweep(self, now);
         drop(state);
         self.hand_over_presence();
-        self.look_for_ends(asked);
+        self.look_for_ends(asks);
         Ok(plan)
     }
 
@@ -227,10 +227,9 @@ impl Hub {
         });
         let named = has.iter().filter(|topic| **topic != TopicId::BROADCAST).count();
         self.check_topics(named, new)?;
-        let given = topics;
-        let mut topics = state.intern(&self.config, given);
+        let mut topics = state.intern(&self.config, topics);
         topics.retain(|topic| has.binary_search(topic).is_err() && !state.ends.has(*topic));
-        let asked = state.ends_to_look_for(given);
+        let asks = state.ask_for_ends(&topics);
         for &topic in &topics {
             state.topics.enter(topic);
         }
@@ -247,7 +246,7 @@ impl Hub {
         }
         drop(state);
         self.hand_over_presence();
-        self.look_for_ends(asked);
+        self.look_for_ends(asks);
         ring(&reader);
         Ok(true)
     }

@@ -8,6 +8,7 @@ use crate::broker::letter::Arrived;
 use crate::ids::StreamId;
 use crate::stream_broker::envelope;
 use crate::stream_broker::store::Ended;
+use crate::topic::Topic;
 
 /// A reply that is a string; `None` for any other, such as that of a key that does not exist.
 #[must_use]
@@ -68,13 +69,20 @@ pub fn last_id(value: &Value) -> Option<StreamId> {
     StreamId::parse(text(&pair[1])?)
 }
 
-/// How a topic has ended: `[id and note, milliseconds]`; `None` for any other reply.
+/// How topics have ended: for each, `[topic, id and note, milliseconds]`. Anything else is passed over.
 #[must_use]
-pub fn ended(value: &Value) -> Option<Ended> {
-    let Value::Array(parts) = value else { return None };
-    let (id, note) = text(parts.first()?)?.split_once(' ')?;
-    let left = Duration::from_millis(text(parts.get(1)?)?.parse().ok()?);
-    Some(Ended { id: StreamId::parse(id)?, left, note: note.into() })
+pub fn ended(value: &Value) -> Vec<(Topic, Ended)> {
+    let ended = |value: &Value| {
+        let Value::Array(parts) = value else { return None };
+        let topic = Topic::new(text(parts.first()?)?).ok()?;
+        let (id, note) = text(parts.get(1)?)?.split_once(' ')?;
+        let left = Duration::from_millis(text(parts.get(2)?)?.parse().ok()?);
+        Some((topic, Ended { id: StreamId::parse(id)?, left, note: note.into() }))
+    };
+    match value {
+        Value::Array(topics) => topics.iter().filter_map(ended).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Seconds and microseconds of a `TIME`, as milliseconds.

@@ -174,18 +174,25 @@ return known ~= '' and not is_whole and 1 or 0
 "
 ));
 
-/// How a topic has ended: the id of the entry that ended it and how, in one text, and for how many milliseconds its name
-/// is not free. Nothing when it is.
+/// How topics have ended, for those whose names are not free: the topic; the id of the entry that ended it and how, in
+/// one text; for how many milliseconds its name is not free.
 ///
-/// `KEYS`: the topics that have ended; how each of them did. `ARGV`: the topic.
+/// `KEYS`: the topics that have ended; how each of them did. `ARGV`: the topics.
 pub static ENDED: Script = script!(
     r"
-local free = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not free then return false end
+local found = {}
+if redis.call('EXISTS', KEYS[1]) == 0 then return found end
 local time = redis.call('TIME')
-local left = tonumber(free) - (time[1] * 1000 + math.floor(time[2] / 1000))
-local how = left > 0 and redis.call('HGET', KEYS[2], ARGV[1])
-return how and {how, string.format('%.0f', left)}
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, topic in ipairs(ARGV) do
+  local free = redis.call('ZSCORE', KEYS[1], topic)
+  local left = free and tonumber(free) - now or 0
+  local how = left > 0 and redis.call('HGET', KEYS[2], topic)
+  if how then
+    found[#found + 1] = {topic, how, string.format('%.0f', left)}
+  end
+end
+return found
 "
 );
 

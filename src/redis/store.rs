@@ -19,6 +19,7 @@ use crate::stream_broker::store::{
     Answer, Append, AppendError, Ended, Opened, PresenceWrite, Store, StoreError,
 };
 use crate::stream_broker::{Kept, PRESENCE_TTL};
+use crate::topic::Topic;
 
 /// Members of a presence table that are written with one command.
 const CHUNK: usize = 1000;
@@ -132,10 +133,13 @@ impl Store for RedisStore {
         Ok(reply::text(&found).map(Into::into))
     }
 
-    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
+    async fn ended(&self, topics: &[Topic]) -> Answer<Vec<(Topic, Ended)>> {
         let Inner { server, keys, commands, moved, .. } = &*self.0;
         let ask = |command: &mut Cmd| {
-            command.arg(2).arg(&keys.ended).arg(&keys.endings).arg(topic);
+            command.arg(2).arg(&keys.ended).arg(&keys.endings);
+            for topic in topics {
+                command.arg(topic.as_str());
+            }
         };
         let replied = commands.eval(server, moved, &ENDED, &ask).await?;
         Ok(reply::ended(&replied))

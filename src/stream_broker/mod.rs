@@ -13,6 +13,7 @@
 //! | `resume`, `fetch` | clients that come back with an id this process does not know |
 //! | `leases`, `held` | the leases of this process |
 //! | `lives` | waiting for changes of runs |
+//! | `ends` | topics that have ended by entries that this process does not read |
 //! | `runs` | runs of other processes: those that died, and those that the log no longer has |
 //! | `presence` | which subscribers all workers have |
 
@@ -37,6 +38,7 @@ use crate::topic::Topic;
 mod acknowledged;
 mod backoff;
 mod changes;
+mod ends;
 pub mod envelope;
 mod fetch;
 mod follower;
@@ -110,6 +112,7 @@ impl<S: Store> StreamBroker<S> {
             acknowledged: Acknowledged::default(),
             presence: Mutex::default(),
             presence_news: Notify::new(),
+            unknown_ends: Notify::new(),
             leases: Leases::default(),
             lives: Arc::default(),
             writing_presence: tokio::sync::Mutex::default(),
@@ -182,6 +185,7 @@ impl<S: Store> StreamBroker<S> {
 async fn run<S: Store>(shared: Arc<Shared<S>>, questions: mpsc::UnboundedReceiver<resume::Question>) {
     tokio::spawn(follower::run(shared.clone()));
     tokio::spawn(resume::run(shared.clone(), questions));
+    tokio::spawn(ends::run(shared.clone()));
     let presence = tokio::spawn(presence::run(shared.clone()));
     let leases = tokio::spawn(leases::run(shared.clone()));
     if tokio::spawn(publisher::run(shared.clone())).await.is_err() {
@@ -251,9 +255,8 @@ impl<S: Store> Broker for StreamBroker<S> {
         let _ = self.questions.send((subscriber, asked));
     }
 
-    fn look_for_end(&self, topic: Topic) {
-        let shared = self.shared.clone();
-        self.runtime.spawn(async move { shared.look_for_end(&topic).await });
+    fn look_for_ends(&self) {
+        self.shared.unknown_ends.notify_one();
     }
 
     fn presence_changed(&self, change: PresenceChange) {

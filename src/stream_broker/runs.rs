@@ -1,18 +1,17 @@
 //! Runs that this process does not drive. It declares those lost whose lease nobody holds; the log's order decides that
 //! this happens once. It asks the store about those that it does not follow: the log may have trimmed them.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::envelope::read_note;
 use super::lives::Change;
 use super::shared::Shared;
-use super::store::{Answer, Ended, Store, StoreError};
+use super::store::{Answer, Store, StoreError};
 use crate::broker::letter::{Fence, Letter, Step};
 use crate::ending::{EndState, Ending};
-use crate::ids::StreamId;
 use crate::outcome::{Failure, Waiting};
 use crate::stats::count;
 use crate::topic::Topic;
@@ -49,7 +48,7 @@ impl<S: Store> Shared<S> {
             return Ok(true);
         }
         let asked = Instant::now();
-        let Some(ended) = self.store.ended(topic.as_str()).await? else {
+        let Some((_, ended)) = self.store.ended(slice::from_ref(topic)).await?.pop() else {
             return Ok(self.follows(topic));
         };
         if !self.has_followed(ended.id) {
@@ -129,38 +128,6 @@ impl<S: Store> Shared<S> {
         self.hub.upgrade().is_some_and(|hub| hub.is_followed(topic.as_str()) == Some(true))
     }
 
-    fn has_followed(&self, id: StreamId) -> bool {
-        self.progress.borrow().is_some_and(|at| at >= id)
-    }
-
-    /// A topic has subscribers, and may have ended by an entry that this process will not read.
-    pub async fn look_for_end(&self, topic: &Topic) {
-        let asked = Instant::now();
-        match self.store.ended(topic.as_str()).await {
-            Ok(Some(ended)) => self.adopt_end(topic, &ended, asked),
-            Ok(None) => {}
-            Err(_) => {
-                if let Some(hub) = self.hub.upgrade() {
-                    hub.ask_again(topic);
-                }
-            }
-        }
-    }
-
-    /// The store says how a topic ended, and was asked at a certain time. If this process has read that entry, or
-    /// missed it in a gap, the hub knows the end from now on.
-    fn adopt_end(&self, topic: &Topic, ended: &Ended, asked: Instant) {
-        let left = ended.left.saturating_sub(asked.elapsed());
-        let Some(ending) = read_note(&ended.note).filter(|_| self.has_followed(ended.id) && !left.is_zero())
-        else {
-            return;
-        };
-        if let Some(hub) = self.hub.upgrade() {
-            hub.adopt_end(topic, ended.id, left, &ending);
-            self.lives.changed(topic, Some(ending.state));
-        }
-    }
-
     /// Declare those runs lost that nobody held at the last check either. Returns those that nobody holds.
     pub async fn look_after_runs(self: &Arc<Self>, before: &[Arc<str>]) -> Vec<Arc<str>> {
         let Some(hub) = self.hub.upgrade() else { return Vec::new() };
@@ -174,11 +141,12 @@ impl<S: Store> Shared<S> {
                 && let Ok(topic) = Topic::new(&name)
             {
                 let asked = Instant::now();
-                match self.store.ended(&name).await {
-                    // Its end was in a gap of the log.
-                    Ok(Some(ended)) => self.adopt_end(&topic, &ended, asked),
-                    Ok(None) => self.declare_lost(topic, keep.unwrap_or(KEEP_LOST), lease),
-                    Err(_) => {}
+                if let Ok(mut ended) = self.store.ended(slice::from_ref(&topic)).await {
+                    match ended.pop() {
+                        // Its end was in a gap of the log.
+                        Some((_, ended)) => self.adopt_end(&topic, &ended, asked),
+                        None => self.declare_lost(topic, keep.unwrap_or(KEEP_LOST), lease),
+                    }
                 }
             }
             orphans.push(name);

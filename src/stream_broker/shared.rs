@@ -95,6 +95,8 @@ pub struct Shared<S> {
     pub presence: Mutex<Changes>,
     /// Notified when presence has something to write.
     pub presence_news: Notify,
+    /// Notified when the hub has topics that may have ended by entries that this process does not read.
+    pub unknown_ends: Notify,
     pub leases: Leases,
     pub lives: Arc<Lives>,
     pub writing_presence: tokio::sync::Mutex<()>,

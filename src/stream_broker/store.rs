@@ -203,8 +203,9 @@ pub trait Store: Send + Sync + 'static {
     /// The token that holds a lease.
     fn holder(&self, name: &str) -> impl Future<Output = Answer<Option<String>>> + Send;
 
-    /// How a topic has ended, whether the log still keeps that entry or not; `None` when its name is free.
-    fn ended(&self, topic: &str) -> impl Future<Output = Answer<Option<Ended>>> + Send;
+    /// How those of these topics have ended whose names are not free, whether the log still keeps their ends or not. Not
+    /// more than a few hundred.
+    fn ended(&self, topics: &[Topic]) -> impl Future<Output = Answer<Vec<(Topic, Ended)>>> + Send;
 
     /// Write which subscribers a worker has, and that it is alive. Returns whether the worker's table is complete: it
     /// is not when what was written before has been lost.

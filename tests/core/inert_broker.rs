@@ -59,7 +59,7 @@ impl<N: Notes> Broker for InertBroker<N> {
         self.0.resolve(subscriber, asked);
     }
 
-    fn look_for_end(&self, _topic: Topic) {}
+    fn look_for_ends(&self) {}
 
     fn presence_changed(&self, change: PresenceChange) {
         self.0.presence_changed(change);

@@ -32,6 +32,7 @@ mod stream_broker_claims;
 mod stream_broker_ends;
 mod stream_broker_loss;
 mod stream_broker_storm;
+mod stream_broker_unread;
 mod stream_waiting;
 mod stream_world;
 mod support;

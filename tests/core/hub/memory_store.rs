@@ -68,6 +68,8 @@ pub struct Memory {
     pub asked_for_entries: usize,
     /// How often somebody asked who holds a lease.
     pub asked_for_holder: usize,
+    /// How often somebody asked which topics have ended.
+    pub asked_for_ends: usize,
 }
 
 /// A store in memory; its clones are the same store.
@@ -94,6 +96,7 @@ impl Default for MemoryStore {
             leases: HashMap::new(),
             asked_for_entries: 0,
             asked_for_holder: 0,
+            asked_for_ends: 0,
         };
         Self(Arc::new((Mutex::new(memory), Notify::new())))
     }
@@ -347,11 +350,16 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn ended(&self, topic: &str) -> Answer<Option<Ended>> {
+    async fn ended(&self, topics: &[Topic]) -> Answer<Vec<(Topic, Ended)>> {
         self.ask(self.generation(), |memory| {
-            let (until, id, note) = memory.ended.get(topic)?;
-            let left = until.saturating_duration_since(Instant::now());
-            (!left.is_zero()).then(|| Ended { id: *id, left, note: (**note).into() })
+            memory.asked_for_ends += 1;
+            let ended = |topic: &Topic| {
+                let (until, id, note) = memory.ended.get(topic.as_str())?;
+                let left = until.saturating_duration_since(Instant::now());
+                let ended = Ended { id: *id, left, note: (**note).into() };
+                (!left.is_zero()).then(|| (topic.clone(), ended))
+            };
+            topics.iter().filter_map(ended).collect()
         })
         .await
     }

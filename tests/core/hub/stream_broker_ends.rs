@@ -17,7 +17,7 @@ use crate::memory_store::MemoryStore;
 use crate::stream_broker::{Client, PATIENCE, Worker, until};
 use crate::support::{draft, request, topics};
 
-const KEEP: Duration = Duration::from_secs(300);
+pub const KEEP: Duration = Duration::from_secs(300);
 const BEGIN: Step = Step::Begin { keep: KEEP };
 
 fn ended() -> Sent {
@@ -42,7 +42,7 @@ impl Worker {
         wait(&self.world.hub.post_fenced(letter, fence.into()).unwrap())
     }
 
-    fn end(&self, keep: Duration) -> Sent {
+    pub fn end(&self, keep: Duration) -> Sent {
         self.step(Step::End { keep, ending: Ending::ENDED }, None)
     }
 
@@ -92,7 +92,7 @@ impl Worker {
     }
 
     /// Publish to another topic.
-    fn publish_elsewhere(&self) -> StreamId {
+    pub fn publish_elsewhere(&self) -> StreamId {
         let letter = Letter::Event { to: To::Topics(topics(&["else"]).into()), draft: draft("x") };
         let id = wait(&self.world.hub.post(letter).unwrap()).unwrap().expect("it has an id");
         StreamId::parse(&id.to_string()).unwrap()
