@@ -163,7 +163,8 @@ impl Hub {
         lost
     }
 
-    /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`.
+    /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`. Topics
+    /// may have ended in between.
     pub fn break_log(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -171,8 +172,10 @@ impl Hub {
         let reset = state.subscribers.values().filter(|found| found.unresolved.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
+        let asks = state.ask_for_all_ends();
         let readers = state.listening();
         drop(state);
+        self.look_for_ends(asks);
         count(&self.counters.resets, reset as u64);
         ring(&readers);
     }

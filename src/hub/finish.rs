@@ -252,6 +252,13 @@ impl State {
         is_any
     }
 
+    /// The same for all topics that have subscribers: their ends may be in a gap of the log.
+    pub(super) fn ask_for_all_ends(&mut self) -> bool {
+        let used = self.topics.iter().filter(|(_, info)| info.subscribers > 0);
+        let used: Vec<TopicId> = used.map(|(id, _)| id).collect();
+        self.ask_for_ends(&used)
+    }
+
     /// The end of a watcher's stream whose run is gone: its name was free before the stream began, and nothing would
     /// ever come. The client comes back, and learns that there is no such run.
     pub(super) fn close_without_run(

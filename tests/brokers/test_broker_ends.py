@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import ExitStack
 
 import pytest
@@ -81,6 +83,25 @@ async def test_a_topic_whose_end_is_trimmed_has_ended_for_a_process_that_starts_
                 await later.publish("open", 1)
                 assert (await client.next()).json() == 1, "one that has not ended goes on"
                 assert there.closed is None
+
+
+def test_the_streams_of_a_worker_that_missed_the_end_in_a_gap_end(store: Store, pair: Pair) -> None:
+    _, b = pair.hubs(store.url)
+    with Hub(store.url, name=pair.name) as hub, listening(b.listen(), b.listen("u")) as (client, other):
+        process = pair.workers[1].process.process.pid
+        store.suspend(process, pair.name)
+        try:
+            hub.publish("u", 1).result(PATIENCE)  # this, its socket or its open file may have already
+            store.trim(pair.name, keep=1)
+            end = hub.end("t").result(PATIENCE)
+            hub.publish("u", 2).result(PATIENCE)
+            store.trim(pair.name, keep=1)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        client.until_reset()
+        assert names(client.rest()) == ["stream-end"]
+        assert client.last_event_id == end
+        other.until(2)  # a topic that has not ended goes on
 
 
 async def test_ends_that_race_with_publications_are_decided_by_the_stream(store: Store) -> None:

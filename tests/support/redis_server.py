@@ -125,8 +125,9 @@ class RedisServer:
             return bool(self.admin.ping())
         return False
 
-    def suspend(self, process: int) -> None:
+    def suspend(self, process: int, name: str = "default") -> None:
         """SIGSTOP for a process of a hub."""
+        del name
         os.kill(process, signal.SIGSTOP)
 
     def pause(self) -> None:

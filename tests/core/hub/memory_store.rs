@@ -59,6 +59,8 @@ pub struct Memory {
     pub is_held: bool,
     /// A copy took over that may lack acknowledged entries.
     is_doubtful: bool,
+    /// Nobody learns which topics have ended.
+    pub is_silent_on_ends: bool,
     /// A gap cannot be appended.
     pub refuses_gaps: bool,
     workers: Vec<(String, Vec<PresenceChange>)>,
@@ -90,6 +92,7 @@ impl Default for MemoryStore {
             delay: Duration::ZERO,
             is_held: false,
             is_doubtful: false,
+            is_silent_on_ends: false,
             refuses_gaps: false,
             workers: Vec::new(),
             ended: HashMap::new(),
@@ -353,15 +356,18 @@ impl Store for MemoryStore {
     async fn ended(&self, topics: &[Topic]) -> Answer<Vec<(Topic, Ended)>> {
         self.ask(self.generation(), |memory| {
             memory.asked_for_ends += 1;
+            if memory.is_silent_on_ends {
+                return Err(StoreError::refused("no answer"));
+            }
             let ended = |topic: &Topic| {
                 let (until, id, note) = memory.ended.get(topic.as_str())?;
                 let left = until.saturating_duration_since(Instant::now());
                 let ended = Ended { id: *id, left, note: (**note).into() };
                 (!left.is_zero()).then(|| (topic.clone(), ended))
             };
-            topics.iter().filter_map(ended).collect()
+            Ok(topics.iter().filter_map(ended).collect())
         })
-        .await
+        .await?
     }
 
     async fn write_presence(&self, worker: &str, write: PresenceWrite<'_>) -> Answer<bool> {

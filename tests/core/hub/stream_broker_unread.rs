@@ -1,9 +1,53 @@
 //! Topics that end by entries that a process does not read: the log had trimmed them, or they were in a gap.
 
+use sse_hub::ids::StreamId;
+
 use crate::memory_store::MemoryStore;
-use crate::stream_broker::{Worker, until};
+use crate::stream_broker::{Client, Worker, until};
 use crate::stream_broker_ends::KEEP;
 use crate::support::{MS, request};
+
+/// A worker, another one with a client of the topic, and a gap in what that one reads, into which the topic's end falls.
+fn missed_end(store: &MemoryStore) -> (Worker, Worker, Client, StreamId) {
+    let (a, b) = (Worker::new(store), Worker::new(store));
+    let client = b.live();
+    store.with(|memory| memory.is_held = true);
+    a.end(KEEP).unwrap();
+    let behind = a.publish_elsewhere();
+    store.with(|memory| {
+        memory.trim(1);
+        memory.is_held = false;
+    });
+    (a, b, client, behind)
+}
+
+#[test]
+fn a_topic_that_ends_in_a_gap_ends_for_those_who_are_in_it() {
+    let store = MemoryStore::default();
+    let (a, b, mut client, behind) = missed_end(&store);
+    let elsewhere = b.world.live(&["else"]);
+    client.until(&b, |client| client.has_ended);
+    assert_eq!(client.seen, ["stream-reset", "stream-end"]);
+    assert!(b.world.has_everything(&["t"], client.last.as_deref().unwrap()));
+    // A topic that has not ended goes on.
+    until(|| b.world.hub.has_followed(behind));
+    let next = a.publish_elsewhere();
+    until(|| b.world.hub.has_followed(next));
+    b.world.drain();
+    assert!(elsewhere.all().last().is_some_and(|seen| seen.starts_with('x')));
+}
+
+#[test]
+fn a_store_that_does_not_say_which_topics_have_ended_is_asked_again() {
+    let store = MemoryStore::default();
+    store.with(|memory| memory.is_silent_on_ends = true);
+    let (_a, b, mut client, behind) = missed_end(&store);
+    until(|| b.world.hub.has_followed(behind) && store.with(|memory| memory.asked_for_ends > 1));
+    client.until(&b, |client| client.seen == ["stream-reset"]);
+    store.with(|memory| memory.is_silent_on_ends = false);
+    client.until(&b, |client| client.has_ended);
+    assert_eq!(client.seen, ["stream-reset", "stream-end"]);
+}
 
 #[test]
 fn many_new_topics_at_once_are_few_questions() {
