@@ -133,6 +133,12 @@ fn ring<'a>(readers: impl IntoIterator<Item = &'a Arc<Reader>>) {
     }
 }
 
+/// The id of an event that was appended, once its readers are woken.
+fn announced((id, readers): (EventId, Readers)) -> EventId {
+    ring(&readers);
+    id
+}
+
 impl Hub {
     /// A hub of this process alone.
     #[must_use]
@@ -201,10 +207,7 @@ impl Hub {
         if topics.is_empty() {
             return Err(Error::no_topics());
         }
-        let (id, readers) =
-            self.append(draft, |state, hub| Ok(Target::Topics(state.intern(&hub.config, topics))))?;
-        ring(&readers);
-        Ok(id)
+        self.append(draft, |state, hub| Ok(Target::Topics(state.intern(&hub.config, topics)))).map(announced)
     }
 
     /// Publish to the topic of a run, as [`Hub::begin_whole`] has begun it.
@@ -212,9 +215,7 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`]; [`Error::TopicEnded`] also when the name is free, or that of another run.
     pub fn publish_to_run(&self, topic: &Topic, run: TopicId, draft: Draft) -> Result<EventId> {
-        let (id, readers) = self.append_to_run(topic, run, draft)?;
-        ring(&readers);
-        Ok(id)
+        self.append_to_run(topic, run, draft).map(announced)
     }
 
     /// Publish an event that others follow closely to the topic of a run. `own`, and readers that have promised to drain
@@ -254,9 +255,7 @@ impl Hub {
     /// # Errors
     /// As [`Hub::publish`].
     pub fn broadcast(&self, draft: Draft) -> Result<EventId> {
-        let (id, readers) = self.append(draft, |_, _| Ok(Target::All))?;
-        ring(&readers);
-        Ok(id)
+        self.append(draft, |_, _| Ok(Target::All)).map(announced)
     }
 
     /// Append an event. Returns the readers that are to be woken for it.
