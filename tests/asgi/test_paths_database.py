@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
+from prices import GOLD, POOL, gold, held, pool, sessions
 from servers import Client, Command, granian, hypercorn, run
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
 from sse_hub import EventSourceResponse
 from starlette.responses import Response
 from waiting import PATIENCE, until
@@ -22,23 +22,12 @@ from wire import WAYS, Site
 
 SITES = tuple(WAYS)
 STREAMS = 100
-POOL = 5
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """Prices in SQLite, and five connections to them."""
-    engine = create_engine(
-        f"sqlite:///{tmp_path / 'prices'}",
-        poolclass=QueuePool,
-        pool_size=POOL,
-        max_overflow=0,
-        pool_timeout=PATIENCE,
-        connect_args={"check_same_thread": False},
-    )
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE prices (name TEXT, price REAL)"))
-        connection.execute(text("INSERT INTO prices VALUES ('gold', 2411.5)"))
+    engine = pool(tmp_path)
     yield engine
     engine.dispose()
 
@@ -48,20 +37,12 @@ def test_a_pool_of_five_serves_a_hundred_streams(site: Site, engine: Engine, kin
     hub = site.hub()
     app = FastAPI()
 
-    def session() -> Iterator[Session]:
-        with Session(engine) as session:
-            yield session
-
-    def gold(session: Session) -> float:
-        price: float = session.execute(text("SELECT price FROM prices")).scalar_one()
-        return price
-
     @app.get("/")
-    def events(session: Session = Depends(session)) -> Response:  # noqa: B008
+    def events(session: Session = Depends(sessions(engine))) -> Response:  # noqa: B008
         if kind == "snapshot":
             # Not on the event loop: it would wait for connections that are given back there.
             return hub.response("t", initial=lambda _: asyncio.to_thread(gold, session))
-        assert gold(session) == 2411.5
+        assert gold(session) == GOLD
         return EventSourceResponse(hub.subscribe("t")) if kind == "subscription" else hub.response("t")
 
     site.app = app
@@ -73,8 +54,8 @@ def test_a_pool_of_five_serves_a_hundred_streams(site: Site, engine: Engine, kin
                 stream.opened()
         if kind == "snapshot":
             for stream in streams:
-                assert stream.take(1) == [2411.5]
-        until(lambda: engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
+                assert stream.take(1) == [GOLD]
+        until(lambda: held(engine) == 0)
         assert hub.count() == STREAMS
         assert {subscriber.path for subscriber in hub.subscribers()} == {site.path}
         hub.publish("t", "tick")
@@ -88,7 +69,7 @@ def test_a_session_that_is_held_holds_its_connection(site: Site, engine: Engine)
 
     def session() -> Iterator[Session]:
         with Session(engine) as session:
-            session.execute(text("SELECT price FROM prices"))
+            gold(session)
             yield session
 
     @app.get("/", dependencies=[Depends(session)])
@@ -99,8 +80,8 @@ def test_a_session_that_is_held_holds_its_connection(site: Site, engine: Engine)
     with ExitStack() as stack:
         for _ in range(POOL):
             stack.enter_context(site.raw()).opened()
-        assert engine.pool.checkedout() == POOL  # type: ignore[attr-defined]
-    until(lambda: engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
+        assert held(engine) == POOL
+    until(lambda: held(engine) == 0)
 
 
 @pytest.mark.parametrize("server", [hypercorn, granian])

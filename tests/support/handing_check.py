@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from hub_streams import add_streams
 from servers import Client
 from sse_hub import EventSourceResponse, Hub
 from waiting import until
@@ -21,14 +22,7 @@ from wire import Stream
 
 def build(hub: Hub, *, relayed: bool) -> FastAPI:
     app = FastAPI()
-
-    @app.get("/response")
-    async def response() -> Response:
-        return hub.response("t")
-
-    @app.get("/subscription")
-    async def subscription() -> Response:
-        return EventSourceResponse(hub.subscribe("t"))
+    add_streams(app, hub)
 
     @app.get("/generator")
     async def generator(request: Request) -> Response:

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.responses import Response
-from sse_hub import EventSourceResponse, Hub
+from hub_streams import add_streams
+from sse_hub import Hub
 
 logging.basicConfig(level=logging.INFO, format="%(process)d %(levelname)s %(name)s %(message)s")
 hub = Hub(grace=0.1)
@@ -33,13 +33,4 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(lifespan=lifespan)
 app.add_route("/endpoint", hub.endpoint("t"))
-
-
-@app.get("/response")
-async def response() -> Response:
-    return hub.response("t")
-
-
-@app.get("/subscription")
-async def subscription() -> Response:
-    return EventSourceResponse(hub.subscribe("t"))
+add_streams(app, hub)
