@@ -89,8 +89,8 @@ impl Log {
         }
     }
 
-    pub fn extend_changes(&mut self, change: Option<Change>) {
-        if let Some(change) = change {
+    pub fn extend_changes(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
             self.push(Item::Change(Arc::new(change)));
         }
     }

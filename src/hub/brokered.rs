@@ -163,8 +163,8 @@ impl Hub {
         lost
     }
 
-    /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`. Topics
-    /// may have ended in between.
+    /// The next entry of the broker's log does not follow the last one: reset all clients, and go on behind `base`. In
+    /// between, topics may have ended, and streams that this process closes.
     pub fn break_log(&self, base: StreamId) {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -172,6 +172,8 @@ impl Hub {
         let reset = state.subscribers.values().filter(|found| found.unresolved.is_none()).count();
         let cursor = base.event_id().map(|id| Cursor { seq, id });
         state.log.push(Item::Event(control::broken(cursor, now)));
+        let closing = state.close_all_closing();
+        state.log.extend_changes(closing);
         let asks = state.ask_for_all_ends();
         let readers = state.listening();
         drop(state);

@@ -170,6 +170,15 @@ impl State {
         Some(Change::Close { who, reason })
     }
 
+    /// The ends of the streams for whose close this process waits: it may be in a gap of the broker's log.
+    pub(super) fn close_all_closing(&mut self) -> Vec<Change> {
+        let closing = self.subscribers.values_mut().filter_map(|found| {
+            let reason = *found.closing.take()?;
+            Some(Change::Close { who: Who::Id(found.identity.id), reason })
+        });
+        closing.collect()
+    }
+
     pub(super) fn count_matching(&self, who: &Who) -> usize {
         match who {
             Who::Id(id) => usize::from(self.subscribers.contains_key(id)),

@@ -1,5 +1,7 @@
-//! Topics that end by entries that a process does not read: the log had trimmed them, or they were in a gap.
+//! Ends by entries that a process does not read: the log had trimmed them, or they were in a gap.
 
+use sse_hub::broker::Broker;
+use sse_hub::identity::CloseReason;
 use sse_hub::ids::StreamId;
 
 use crate::memory_store::MemoryStore;
@@ -35,6 +37,25 @@ fn a_topic_that_ends_in_a_gap_ends_for_those_who_are_in_it() {
     until(|| b.world.hub.has_followed(next));
     b.world.drain();
     assert!(elsewhere.all().last().is_some_and(|seen| seen.starts_with('x')));
+}
+
+#[test]
+fn a_stream_whose_close_is_in_a_gap_closes() {
+    let store = MemoryStore::default();
+    let (a, b) = (Worker::new(&store), Worker::new(&store));
+    let (client, other) = (b.world.live(&["t"]), b.world.live(&["t"]));
+    store.with(|memory| memory.is_held = true);
+    let reason = CloseReason::Closed { text: Some("done".into()), drains: true };
+    assert!(b.world.hub.close_by_broker(&client.identity, &reason));
+    until(|| b.broker.unsent() == 0);
+    let behind = a.publish_elsewhere();
+    store.with(|memory| {
+        memory.trim(1);
+        memory.is_held = false;
+    });
+    until(|| b.world.hub.has_followed(behind));
+    b.world.drain();
+    assert_eq!((client.closed(), other.closed()), (Some("done"), None));
 }
 
 #[test]
