@@ -19,35 +19,43 @@ const PAGE: usize = 256;
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
     let mut backoff = Backoff::new();
     loop {
-        let page = shared.hub.upgrade().map(|hub| hub.take_unknown_ends(PAGE)).unwrap_or_default();
-        if page.is_empty() {
+        let left = shared.look_for_ends().await;
+        if left.is_empty() {
+            backoff = Backoff::new();
             shared.unknown_ends.notified().await;
             continue;
         }
-        if shared.look_for_ends(&page).await {
-            backoff = Backoff::new();
-            // Clients come first: a store may answer without waiting for anything.
-            tokio::task::yield_now().await;
-        } else {
-            backoff.pause().await;
+        if let Some(hub) = shared.hub.upgrade() {
+            hub.return_unknown_ends(&left);
         }
+        backoff.pause().await;
     }
 }
 
 impl<S: Store> Shared<S> {
-    /// Find out which of these topics have ended. False when the store does not say so now.
-    async fn look_for_ends(&self, topics: &[Topic]) -> bool {
-        let asked = Instant::now();
-        let Ok(ended) = self.store.ended(topics).await else {
-            if let Some(hub) = self.hub.upgrade() {
-                hub.return_unknown_ends(topics);
+    /// Find out which topics have ended. Returns those about which the store must be asked again.
+    async fn look_for_ends(&self) -> Vec<Topic> {
+        let mut left = Vec::new();
+        loop {
+            let page = self.hub.upgrade().map(|hub| hub.take_unknown_ends(PAGE)).unwrap_or_default();
+            if page.is_empty() {
+                return left;
             }
-            return false;
-        };
-        for (topic, ended) in &ended {
-            self.adopt_end(topic, ended, asked);
+            let asked = Instant::now();
+            let Ok(ended) = self.store.ended(&page).await else {
+                left.extend(page);
+                return left;
+            };
+            for (topic, ended) in ended {
+                self.adopt_end(&topic, &ended, asked);
+                if !self.has_followed(ended.id) {
+                    // This process is about to read that entry, unless the log has lost its end.
+                    left.push(topic);
+                }
+            }
+            // Clients come first: a store may answer without waiting for anything.
+            tokio::task::yield_now().await;
         }
-        true
     }
 
     /// The store says how a topic ended, and was asked at a certain time. If this process has read that entry, or

@@ -2,7 +2,7 @@
 //!
 //! Longer than other files, because a store implements every method of the contract, and each of its faults.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub struct Memory {
     pub asked_for_entries: usize,
     /// How often somebody asked who holds a lease.
     pub asked_for_holder: usize,
+    /// The topics that have ever ended.
+    pub ever_ended: HashSet<Arc<str>>,
     /// How often somebody asked which topics have ended.
     pub asked_for_ends: usize,
 }
@@ -99,6 +101,7 @@ impl Default for MemoryStore {
             leases: HashMap::new(),
             asked_for_entries: 0,
             asked_for_holder: 0,
+            ever_ended: HashSet::new(),
             asked_for_ends: 0,
         };
         Self(Arc::new((Mutex::new(memory), Notify::new())))
@@ -132,10 +135,13 @@ impl Memory {
         self.leases.get(lease).filter(|(_, until)| Instant::now() < *until).map(|(token, _)| &**token)
     }
 
+    /// Whether a topic has ended, and its name is not free.
+    pub fn has_ended(&self, topic: &str) -> bool {
+        self.ended.get(topic).is_some_and(|(free, ..)| Instant::now() < *free)
+    }
+
     fn append_checked(&mut self, entry: Append<'_>) -> Result<StreamId, AppendError> {
-        let has_ended =
-            |topic: &&Topic| self.ended.get(topic.as_str()).is_some_and(|(free, ..)| Instant::now() < *free);
-        if let Some(topic) = entry.open.iter().find(has_ended) {
+        if let Some(topic) = entry.open.iter().find(|topic| self.has_ended(topic.as_str())) {
             return Err(AppendError::Ended(topic.as_str().into()));
         }
         let is_open = match &entry.fence {
@@ -148,6 +154,7 @@ impl Memory {
         }
         let id = self.append(envelope::fields(entry.letter));
         if let Some(Ends { keep, note }) = entry.ends {
+            self.ever_ended.insert(entry.open[0].as_str().into());
             self.ended.insert(entry.open[0].as_str().into(), (Instant::now() + keep, id, note));
         }
         if let (true, Some(Fence::Held { lease, .. })) = (entry.frees, &entry.fence) {
@@ -203,6 +210,7 @@ impl Memory {
     /// Delete all; the log starts over.
     pub fn empty(&mut self) {
         self.entries.clear();
+        self.ended.clear();
         self.ms += 1;
         self.life += 1;
         self.last = StreamId { ms: self.ms, seq: BEGINNINGS + self.life };

@@ -1,19 +1,24 @@
 //! A storm over two processes and a store in memory that loses its end, its connections, its replies, single entries
-//! and its beginning: every client gets to the end, and each gap is announced. `SSE_HUB_SEED` runs one seed again.
+//! and its beginning: every client gets to the end, and each gap is announced. Topics end, and so do the streams of
+//! their clients, and no others; streams that their process closes close; processes are replaced. `SSE_HUB_SEED` runs
+//! one seed again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sse_hub::broker::Broker;
-use sse_hub::broker::letter::{Letter, To};
+use sse_hub::broker::letter::{Letter, Step, To};
 use sse_hub::clock::Clock;
 use sse_hub::config::Config;
+use sse_hub::ending::Ending;
 use sse_hub::hub::{Hub, Request};
+use sse_hub::identity::CloseReason;
 use sse_hub::ids::StreamId;
 use sse_hub::outcome::Outcome;
 use sse_hub::stream_broker::{Kept, Observer, StreamBroker};
 use sse_hub::subscriber::Taken;
+use sse_hub::topic::Topic;
 
 use crate::memory_store::MemoryStore;
 use crate::support::{self, MS, World, config, draft, request, topics};
@@ -21,6 +26,8 @@ use crate::support::{self, MS, World, config, draft, request, topics};
 const PATIENCE: Duration = Duration::from_secs(120);
 const WORKERS: usize = 2;
 const CLIENTS: usize = 6;
+/// Each has a topic of its own, which may end.
+const ENDING: usize = 6;
 const STEPS: usize = 300;
 
 struct Quiet;
@@ -73,12 +80,21 @@ struct Client {
     last: Option<String>,
     record: Vec<Seen>,
     newest: u64,
+    has_ended: bool,
+    /// Its worker has asked for the end of its stream.
+    is_closing: bool,
+}
+
+/// The topic of a client.
+fn topic(which: usize) -> String {
+    if which < CLIENTS { "t".into() } else { format!("t{which}") }
 }
 
 struct Storm {
     seed: u64,
     dice: Dice,
     store: MemoryStore,
+    history: usize,
     workers: Vec<Worker>,
     clients: Vec<Client>,
     posted: Vec<(u64, Arc<Outcome>)>,
@@ -91,8 +107,8 @@ impl Storm {
         let mut dice = Dice(seed);
         let history = if dice.roll(2) == 0 { 5 } else { 100 };
         let workers = (0..WORKERS).map(|_| Worker::new(&store, history)).collect();
-        let clients = (0..CLIENTS).map(|_| Client::default()).collect();
-        Self { seed, dice, store, workers, clients, posted: Vec::new(), number: 0 }
+        let clients = (0..CLIENTS + ENDING).map(|_| Client::default()).collect();
+        Self { seed, dice, store, history, workers, clients, posted: Vec::new(), number: 0 }
     }
 
     fn publish(&mut self) {
@@ -105,8 +121,37 @@ impl Storm {
         }
     }
 
+    fn end(&mut self, which: usize) {
+        let worker = &self.workers[usize::try_from(self.dice.roll(2)).unwrap()];
+        let end = Step::End { keep: PATIENCE * 2, ending: Ending::ENDED };
+        let letter = Letter::Life { topic: Topic::new(&topic(which)).unwrap(), step: end };
+        if let Ok(outcome) = worker.world.hub.post(letter) {
+            outcome.ignore();
+        }
+    }
+
+    fn close(&mut self, which: usize) {
+        let client = &mut self.clients[which];
+        if let Some((at, stream)) = &client.at {
+            let reason = CloseReason::Closed { text: None, drains: true };
+            client.is_closing |= self.workers[*at].world.hub.close_by_broker(&stream.identity, &reason);
+        }
+    }
+
+    /// A process ends, and another one takes its place.
+    fn restart(&mut self, at: usize) {
+        for which in 0..CLIENTS + ENDING {
+            if self.clients[which].at.as_ref().is_some_and(|(there, _)| *there == at) {
+                self.cut(which);
+            }
+        }
+        self.workers[at].broker.stop();
+        self.workers[at] = Worker::new(&self.store, self.history);
+    }
+
     fn step(&mut self) {
         let some = usize::try_from(self.dice.roll(6)).unwrap();
+        let which = usize::try_from(self.dice.roll(2)).unwrap() * CLIENTS + some;
         match self.dice.roll(60) {
             0 => drop(self.store.with(|memory| memory.lose_tail(some, true))),
             1 => self.store.with(|memory| memory.delete(some)),
@@ -120,19 +165,25 @@ impl Storm {
                 memory.is_down = !memory.is_down;
                 memory.cut();
             }),
-            10..30 => self.publish(),
-            30..36 => self.connect(some % CLIENTS),
-            36..38 => self.cut(some % CLIENTS),
+            10 => self.restart(some % WORKERS),
+            11 => self.close(which),
+            12..29 => self.publish(),
+            29 => self.end(CLIENTS + some % ENDING),
+            30..36 => self.connect(which),
+            36..38 => self.cut(which),
             38..44 => std::thread::sleep(MS * u32::try_from(some).unwrap()),
-            _ => self.visit(some % CLIENTS),
+            _ => self.visit(which),
         }
     }
 
     fn connect(&mut self, which: usize) {
         self.cut(which);
+        if self.clients[which].has_ended {
+            return;
+        }
         let at = usize::try_from(self.dice.roll(2)).unwrap();
         let client = &mut self.clients[which];
-        let request = Request { last_event_id: client.last.clone(), ..request(&["t"]) };
+        let request = Request { last_event_id: client.last.clone(), ..request(&[&topic(which)]) };
         client.at = Some((at, self.workers[at].world.subscribe(&request)));
         client.record.push(Seen::Connected);
     }
@@ -141,6 +192,7 @@ impl Storm {
         if let Some((_, stream)) = self.clients[which].at.take() {
             stream.leave();
         }
+        self.clients[which].is_closing = false;
     }
 
     fn visit(&mut self, which: usize) {
@@ -151,6 +203,7 @@ impl Storm {
         for event in seen {
             match event.name.as_str() {
                 "stream-reset" => client.record.push(Seen::Reset),
+                "stream-end" => client.has_ended = true,
                 "" if !event.data.is_empty() => {
                     client.record.push(Seen::Event(event.id.clone().expect("an id")));
                     client.newest = client.newest.max(event.data.parse().expect("a number"));
@@ -159,8 +212,12 @@ impl Storm {
             }
             client.last = event.id.or(client.last.take());
         }
+        if taken == Taken::Finished {
+            self.workers[*at].world.hub.close_finished(&stream.reader, &stream.identity);
+        }
         if taken == Taken::End {
             client.at = None;
+            client.is_closing = false;
         }
     }
 
@@ -184,13 +241,18 @@ impl Storm {
                     at_end = self.number;
                 }
             }
-            for which in 0..CLIENTS {
+            for which in 0..CLIENTS + ENDING {
                 if self.clients[which].at.is_none() {
                     self.connect(which);
                 }
                 self.visit(which);
             }
-            if self.clients.iter().all(|client| client.newest >= at_end) {
+            let is_at_end = |(which, client): (usize, &Client)| match which {
+                _ if client.is_closing => false,
+                ..CLIENTS => client.newest >= at_end,
+                _ => client.has_ended || !self.store.with(|memory| memory.has_ended(&topic(which))),
+            };
+            if self.clients.iter().enumerate().all(is_at_end) {
                 return;
             }
             std::thread::sleep(MS);
@@ -205,6 +267,8 @@ impl Storm {
             .filter_map(|(number, outcome)| Some((place(&outcome.get()?.ok()??.to_string()), *number)))
             .collect();
         for (which, client) in self.clients.iter().enumerate() {
+            let has_ended = self.store.with(|memory| memory.ever_ended.contains(&*topic(which)));
+            assert!(has_ended || !client.has_ended, "seed {}, client {which}: its topic goes on", self.seed);
             let mut last: Option<StreamId> = None;
             for seen in &client.record {
                 match seen {

@@ -71,6 +71,26 @@ fn a_store_that_does_not_say_which_topics_have_ended_is_asked_again() {
 }
 
 #[test]
+fn a_topic_whose_end_the_log_has_lost_ends_once_the_log_goes_on() {
+    let store = MemoryStore::default();
+    let a = Worker::new(&store);
+    a.publish_elsewhere();
+    a.publish_elsewhere();
+    a.end(KEEP).unwrap();
+    // The store still refuses what is published to the topic.
+    store.with(|memory| {
+        memory.lose_tail(1, false);
+        memory.trim(1);
+    });
+    let b = Worker::new(&store);
+    let mut client = b.live();
+    until(|| store.with(|memory| memory.asked_for_ends > 1));
+    until(|| a.is_connected());
+    a.publish_elsewhere();
+    client.until(&b, |client| client.has_ended);
+}
+
+#[test]
 fn many_new_topics_at_once_are_few_questions() {
     let store = MemoryStore::default();
     let a = Worker::new(&store);
