@@ -50,7 +50,7 @@ impl Directory {
     pub fn open(place: &Place, path: PathBuf, system: Arc<dyn System>) -> io::Result<Self> {
         place.create(&path)?;
         let flags = open_flags() | OFlags::DIRECTORY | OFlags::RDONLY;
-        let dir = OwnedFile::new(rustix::fs::open(&path, flags, Mode::empty())?);
+        let dir = OwnedFile::open(|| rustix::fs::open(&path, flags, Mode::empty()))?;
         let identity = dir.identity()?;
         let (segments, broken) = list(&dir, &BTreeMap::new())?;
         let lock = open_at(&dir, LOCK, OFlags::CREATE | OFlags::RDWR, place.mode)?;
@@ -233,21 +233,17 @@ fn random() -> u32 {
 /// Open a file in a directory. A file that is created gets this mode, whatever the umask.
 pub fn open_at(dir: &OwnedFile, name: &str, flags: OFlags, mode: u32) -> io::Result<OwnedFile> {
     let all = open_flags() | flags;
-    if !flags.contains(OFlags::CREATE) {
-        return Ok(OwnedFile::new(rustix::fs::openat(dir, name, all, Mode::empty())?));
-    }
-    let existing = rustix::fs::openat(dir, name, all - OFlags::CREATE, Mode::empty());
+    let existing = OwnedFile::open(|| rustix::fs::openat(dir, name, all - OFlags::CREATE, Mode::empty()));
     match existing {
-        Ok(file) => Ok(OwnedFile::new(file)),
-        Err(rustix::io::Errno::NOENT) => {
+        Err(rustix::io::Errno::NOENT) if flags.contains(OFlags::CREATE) => {
             #[allow(clippy::cast_possible_truncation, reason = "at most 0o777; macOS has 16 bits for it")]
             let mode = Mode::from_raw_mode(mode as _);
-            let file = OwnedFile::new(rustix::fs::openat(dir, name, all, mode)?);
+            let file = OwnedFile::open(|| rustix::fs::openat(dir, name, all, mode))?;
             // Another process that created it at the same time has set the mode.
             let _ = rustix::fs::fchmod(&file, mode);
             Ok(file)
         }
-        Err(error) => Err(error.into()),
+        existing => Ok(existing?),
     }
 }
 
@@ -256,21 +252,16 @@ type Listed = (BTreeMap<StreamId, Arc<Segment>>, BTreeSet<StreamId>);
 /// The segments of a directory; those that are `known` and unchanged are not opened again.
 fn list(dir: &OwnedFile, known: &BTreeMap<StreamId, Arc<Segment>>) -> io::Result<Listed> {
     let (mut segments, mut broken) = (BTreeMap::new(), BTreeSet::new());
-    for entry in rustix::fs::Dir::read_from(dir)? {
-        let entry = entry?;
-        let Some(name) = entry.file_name().to_str().ok().filter(|name| segment::base_of(name).is_some())
-        else {
-            continue;
-        };
-        let Some(base) = segment::base_of(name) else { continue };
+    for name in dir.names()? {
+        let Some(base) = segment::base_of(&name) else { continue };
         if let Some(segment) = known.get(&base)
-            && rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            && rustix::fs::statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| Identity::of(&stat) == segment.identity)
         {
             segments.insert(base, segment.clone());
             continue;
         }
-        let file = match open_at(dir, name, OFlags::RDWR, 0) {
+        let file = match open_at(dir, &name, OFlags::RDWR, 0) {
             Ok(file) => file,
             // It has been trimmed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -7,18 +7,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{FlockOperation, Stat, flock};
 
-use crate::descriptors;
+use crate::descriptors::{self, NoFork, no_fork};
 
 /// An open file. A lock on it belongs to the open file description, which a forked child shares; so the child
 /// closes its copy at once, and the lock ends with this process.
 #[derive(Debug)]
-pub struct OwnedFile(File);
+pub struct OwnedFile(File, Option<NoFork>);
 
 impl OwnedFile {
-    pub fn new(file: impl Into<OwnedFd>) -> Self {
-        let file = File::from(file.into());
-        descriptors::own(file.as_raw_fd());
-        Self(file)
+    /// Open it.
+    ///
+    /// # Errors
+    /// What `open` returns.
+    pub fn open<E>(open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<Self, E> {
+        Ok(Self(File::from(descriptors::open_owned(open)?), None))
     }
 
     /// The file's identity.
@@ -27,6 +29,20 @@ impl OwnedFile {
     /// The system's error.
     pub fn identity(&self) -> io::Result<Identity> {
         Ok(Identity::of(&rustix::fs::fstat(&self.0)?))
+    }
+
+    /// The names in a directory, but for those that no log uses: not UTF-8.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        // The system reads them by a descriptor of its own.
+        let _no_fork = no_fork();
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.0)? {
+            names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
+        }
+        Ok(names)
     }
 
     /// Its length in bytes.
@@ -91,6 +107,7 @@ impl AsRawFd for OwnedFile {
 impl Drop for OwnedFile {
     fn drop(&mut self) {
         // Before the file is closed: after that, its number may belong to another file.
+        self.1 = Some(no_fork());
         descriptors::disown(self.0.as_raw_fd());
     }
 }

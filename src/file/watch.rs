@@ -56,7 +56,8 @@ mod system {
 
     impl Notices {
         pub fn new(dir: &Path) -> io::Result<Option<Self>> {
-            let inotify = OwnedFile::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?);
+            let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
+            let inotify = OwnedFile::open(|| inotify::init(flags))?;
             let wanted =
                 WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             inotify::add_watch(&inotify, dir, wanted | WatchFlags::ONLYDIR)?;

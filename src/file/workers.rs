@@ -111,17 +111,15 @@ pub fn remove(workers: &OwnedFile, worker: &str) -> io::Result<()> {
 /// The system's error.
 pub fn present(workers: &OwnedFile, topic: &str) -> io::Result<Vec<String>> {
     let mut found = BTreeSet::new();
-    for entry in rustix::fs::Dir::read_from(workers)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else { continue };
+    for name in workers.names()? {
         if name.starts_with('.') {
             continue;
         }
         if name.ends_with(NEW) {
-            remove_left(workers, name);
+            remove_left(workers, &name);
             continue;
         }
-        let Some(text) = alive(workers, name)? else { continue };
+        let Some(text) = alive(workers, &name)? else { continue };
         // A line without its line end is still being written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
@@ -151,8 +149,9 @@ fn remove_left(workers: &OwnedFile, name: &str) {
 
 /// The content of a worker's file; `None` when its process has ended: then the file is deleted.
 fn alive(workers: &OwnedFile, name: &str) -> io::Result<Option<String>> {
-    let file = match rustix::fs::openat(workers, name, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => OwnedFile::new(file),
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let file = match OwnedFile::open(|| rustix::fs::openat(workers, name, flags, Mode::empty())) {
+        Ok(file) => file,
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::ISDIR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::kernel;
-use crate::descriptors::{disown, own};
+use crate::descriptors::{NoFork, disown, no_fork, own};
 
 /// A socket that a forked child closes.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Owned {
     fd: OwnedFd,
     /// Whether its close sends a reset and drops what is unsent.
     resets: bool,
+    /// While it is being closed.
+    no_fork: Option<NoFork>,
 }
 
 impl Owned {
@@ -26,7 +28,7 @@ impl Owned {
 impl From<OwnedFd> for Owned {
     fn from(fd: OwnedFd) -> Self {
         own(fd.as_raw_fd());
-        Self { fd, resets: false }
+        Self { fd, resets: false, no_fork: None }
     }
 }
 
@@ -50,6 +52,7 @@ impl Drop for Owned {
             self.reset_on_close(bytes > 0);
         }
         // Before it is closed: another file may get its number then.
+        self.no_fork = Some(no_fork());
         disown(self.as_raw_fd());
     }
 }

@@ -9,7 +9,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use crate::descriptors;
+#[cfg(target_os = "linux")]
+use crate::descriptors::open_owned;
+use crate::descriptors::{self, NoFork, no_fork};
 
 /// The end that wakes.
 pub struct Signal(Arc<End>);
@@ -18,17 +20,18 @@ pub struct Signal(Arc<End>);
 pub struct Heard(Arc<End>);
 
 /// One descriptor, which a forked child closes. An eventfd's two ends are the same.
-struct End(File);
+struct End(File, Option<NoFork>);
 
 impl End {
+    /// One that is owned already.
     fn new(fd: OwnedFd) -> Arc<Self> {
-        descriptors::own(fd.as_raw_fd());
-        Arc::new(Self(File::from(fd)))
+        Arc::new(Self(File::from(fd), None))
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
+        self.1 = Some(no_fork());
         descriptors::disown(self.0.as_raw_fd());
     }
 }
@@ -36,19 +39,28 @@ impl Drop for End {
 #[cfg(target_os = "linux")]
 pub fn signal() -> io::Result<(Signal, Heard)> {
     use std::os::fd::FromRawFd;
-    // SAFETY: eventfd takes no pointers.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just made, and nobody else has it.
-    let end = End::new(unsafe { OwnedFd::from_raw_fd(fd) });
+    let made = || {
+        // SAFETY: eventfd takes no pointers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let end = End::new(open_owned(made)?);
     Ok((Signal(end.clone()), Heard(end)))
 }
 
 #[cfg(not(target_os = "linux"))]
 pub fn signal() -> io::Result<(Signal, Heard)> {
-    let (set, heard) = std::os::unix::net::UnixStream::pair()?;
+    let (set, heard) = {
+        let _no_fork = no_fork();
+        let (set, heard) = std::os::unix::net::UnixStream::pair()?;
+        descriptors::own(set.as_raw_fd());
+        descriptors::own(heard.as_raw_fd());
+        (set, heard)
+    };
     set.set_nonblocking(true)?;
     heard.set_nonblocking(true)?;
     Ok((Signal(End::new(set.into())), Heard(End::new(heard.into()))))

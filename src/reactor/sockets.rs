@@ -18,10 +18,10 @@ pub struct Sockets(Poll);
 
 impl Sockets {
     pub fn new(heard: &Heard) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&heard.descriptor()), SIGNAL, Interest::READABLE)?;
-        descriptors::own(poll.as_raw_fd());
-        Ok(Self(poll))
+        let sockets = Self(descriptors::open_owned(Poll::new)?);
+        let heard = heard.descriptor();
+        sockets.0.registry().register(&mut SourceFd(&heard), SIGNAL, Interest::READABLE)?;
+        Ok(sockets)
     }
 
     /// Wait for events, at most for `timeout`.
@@ -31,9 +31,7 @@ impl Sockets {
 
     /// The end that adds and removes sockets, also while the thread waits.
     pub fn registered(&self) -> io::Result<Registered> {
-        let registry = self.0.registry().try_clone()?;
-        descriptors::own(registry.as_raw_fd());
-        Ok(Registered(registry))
+        Ok(Registered(descriptors::open_owned(|| self.0.registry().try_clone())?))
     }
 }
 

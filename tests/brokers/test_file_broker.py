@@ -303,6 +303,26 @@ def test_a_forked_child_leaves_the_lock_to_its_parent(files: FileServer) -> None
         os.waitpid(child, 0)
 
 
+def test_a_forked_child_keeps_no_file_that_is_opened_meanwhile(files: FileServer) -> None:
+    """The broker's threads open and close files while the application forks."""
+    for _ in range(100):
+        with Hub(files.url):
+            begun, begins = os.pipe()
+            ended, ends = os.pipe()
+            if (child := os.fork()) == 0:
+                os.write(begins, b"x")
+                os.close(ends)
+                os.read(ended, 1)  # until the parent closes it
+                os._exit(0)
+            os.close(ended)
+            os.read(begun, 1)
+            kept = files.open_in(child)
+            for fd in (begun, begins, ends):
+                os.close(fd)
+            os.waitpid(child, 0)
+        assert kept == 0
+
+
 async def test_a_machine_that_stopped_resets_everybody_once(files: FileServer) -> None:
     async with Hub(files.url) as hub:
         ids = [await hub.publish("t", n) for n in range(3)]

@@ -30,9 +30,7 @@ pub fn _release(fd: i32) -> bool {
 // Close such a descriptor. In a forked child it is already closed, and nothing happens.
 #[pyfunction]
 pub fn _close(fd: i32) {
-    if system::disown(fd) {
-        drop(socket(fd));
-    }
+    system::close(fd);
 }
 
 // How many bytes were written to a socket that its peer has not acknowledged; None where the system does
@@ -53,8 +51,8 @@ mod system {
     use std::io;
     use std::os::fd::{BorrowedFd, FromRawFd};
 
-    use crate::descriptors::disown_all;
     pub use crate::descriptors::{disown, own};
+    use crate::descriptors::{disown_all, no_fork};
     use crate::reactor::{Socket, kernel};
 
     /// In a forked child: close the clients' connections, which must not stay open here when the parent closes
@@ -67,6 +65,7 @@ mod system {
     }
 
     pub fn duplicate(fd: i32) -> io::Result<i32> {
+        let _no_fork = no_fork();
         // From 3 on: a program that closed its standard streams must not get a socket in their place.
         // SAFETY: fcntl with this command takes no pointers.
         let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
@@ -75,6 +74,13 @@ mod system {
         }
         own(duplicate);
         Ok(duplicate)
+    }
+
+    pub fn close(fd: i32) {
+        let _no_fork = no_fork();
+        if disown(fd) {
+            drop(socket(fd));
+        }
     }
 
     pub fn unacknowledged(fd: i32) -> Option<usize> {
@@ -109,6 +115,8 @@ mod system {
     }
 
     pub fn own(_: i32) {}
+
+    pub fn close(_: i32) {}
 
     pub fn disown(_: i32) -> bool {
         false

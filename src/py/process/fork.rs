@@ -14,6 +14,9 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+#[cfg(unix)]
+use crate::descriptors;
+
 /// Counts forks. Relaxed: the only writer is a forked child that still has a single thread, and `fork` itself orders
 /// its store before whatever that thread does or starts.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -22,6 +25,16 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 /// operations and `close(2)`.
 #[cfg(unix)]
 static IN_CHILD: OnceLock<&'static [fn()]> = OnceLock::new();
+
+#[cfg(unix)]
+extern "C" fn before() {
+    descriptors::before_fork();
+}
+
+#[cfg(unix)]
+extern "C" fn in_parent() {
+    descriptors::after_fork();
+}
 
 /// The process in which an object was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +55,7 @@ impl Process {
 #[cfg(unix)]
 extern "C" fn in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    descriptors::in_child();
     for act in IN_CHILD.get().copied().unwrap_or_default() {
         act();
     }
@@ -53,9 +67,9 @@ pub fn watch(hooks: &'static [fn()]) -> PyResult<()> {
     if IN_CHILD.set(hooks).is_err() {
         return Ok(());
     }
-    // SAFETY: `in_child` has the C ABI, lives as long as the process image, and does nothing but
+    // SAFETY: these functions have the C ABI and live as long as the process image; `in_child` does nothing but
     // atomic operations and close(2).
-    let outcome = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    let outcome = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
     if outcome == 0 { Ok(()) } else { Err(PyOSError::new_err((outcome, "pthread_atfork failed"))) }
 }
 
