@@ -219,6 +219,30 @@ def test_a_signal_handler_of_the_application_is_called_under_granian(loop: str, 
             assert server.output.count("own handler") == 1
 
 
+LATE = """
+from sse_hub._servers import granian
+from stopping_app import app
+
+search = granian._owner_of_this_thread
+
+def owner_that_was_ended():
+    owner = search()
+    return owner if owner is not None and owner.interrupt_by_parent else None
+
+granian._owner_of_this_thread = owner_that_was_ended
+"""
+
+
+def test_a_worker_thread_of_granian_may_end_before_it_is_known(tmp_path: Path) -> None:
+    (tmp_path / "late_app.py").write_text(LATE)
+    command = granian("late_app:app", "--working-dir", str(tmp_path))
+    with run(command) as server, Client(server.port, "/hub") as client:
+        client.read_until(b"data: tick\n\n")
+        server.terminate()
+        assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
+        assert server.wait() == 0
+
+
 def test_a_failure_says_what_the_server_printed_and_where_its_threads_are() -> None:
     with pytest.raises(ValueError, match="wrong") as caught, run(uvicorn(APP)):
         raise ValueError("wrong")

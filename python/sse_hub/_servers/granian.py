@@ -188,6 +188,8 @@ def _wrap_terminate(loop: asyncio.AbstractEventLoop, owner: Any, streams: Stoppi
         terminate()
 
     owner.terminate = stop_streams_and_terminate
+    if getattr(owner, "interrupt_by_parent", False):  # it was ended before its streams were known
+        streams.begin()
 
 
 class _Stop:
