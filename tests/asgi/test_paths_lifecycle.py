@@ -123,7 +123,7 @@ def test_what_runs_at_the_end_runs_in_the_context_of_no_other_request(site: Site
             until(lambda: hub.count() == 1)
         until(lambda: background == ["second"] * 2)
         until(lambda: len(disconnected) == 2)
-    assert {*disconnected} <= {"second", "none"}
+        assert {*disconnected} <= {"second", "none"}
 
 
 def test_a_client_beyond_the_limit_is_asked_to_come_back_later(site: Site) -> None:
