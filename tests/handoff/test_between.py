@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -56,7 +56,17 @@ def streams(hub: Hub) -> Starlette:
     async def subscription(request: Request) -> Response:
         return EventSourceResponse(hub.subscribe("t"))
 
-    return Starlette(routes=[Route("/response", response), Route("/subscription", subscription)])
+    async def run(request: Request) -> Response:
+        await hub.run("r", endless)
+        return hub.follow("r")
+
+    endpoints = {"/response": response, "/subscription": subscription, "/run": run}
+    return Starlette(routes=[Route(path, endpoint) for path, endpoint in endpoints.items()])
+
+
+async def endless() -> AsyncIterator[int]:
+    yield 1
+    await asyncio.Event().wait()
 
 
 KINDS = pytest.mark.parametrize("kind", ["response", "subscription"])
@@ -118,6 +128,19 @@ def test_a_client_that_leaves_in_between_leaves_nothing(
     until(lambda: hub.count() == 0)
     assert sum(hub.stats()["stayed"].values()) == 1
     assert not connections
+
+
+@pytest.mark.parametrize("kind", ["subscription", "run"])
+def test_a_client_that_leaves_before_a_late_head_ends_its_subscription(site: Site, kind: str) -> None:
+    hub = site.hub()
+    site.app = gate = Gate(streams(hub), HEAD)
+    with site.raw(f"/{kind}"):
+        assert gate.reached.wait(PATIENCE)
+        assert hub.count() == 1
+    until(lambda: hub.count() == 0)
+    assert hub.stats()["ends"]["client"] == 1
+    gate.open.set()
+    assert gate.over.wait(PATIENCE)
 
 
 @KINDS

@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from abc import abstractmethod
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -94,6 +95,7 @@ class Attempt(Generic[T]):
         "_connection",
         "_discard",
         "_gzip",
+        "_late",
         "_recorder",
         "_server",
         "_taken",
@@ -112,6 +114,7 @@ class Attempt(Generic[T]):
         self._discard = connection.discard
         self._chunk = b""
         self._gzip = False
+        self._late: Callable[[], None] | None = None
         self._recorder: Recorder | None = None
         self._taken: T | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -129,12 +132,20 @@ class Attempt(Generic[T]):
             raise RuntimeError("the server has ended")
         return server
 
-    def begin(self, preamble: bytes, timeout: float = _PATIENCE, *, gzip: bool = False) -> None:
+    def begin(
+        self,
+        preamble: bytes,
+        timeout: float = _PATIENCE,
+        *,
+        gzip: bool = False,
+        late: Callable[[], None] | None = None,
+    ) -> None:
         """Record what is written from now on, for at most ``timeout`` seconds.
 
         ``preamble`` is the first body message that will be sent. It should contain something that no other
         response has, so that it cannot arrive by accident. ``gzip`` says that the response compresses its
-        body, and that its head says so.
+        body, and that its head says so. ``late`` is called if the connection stays because ``timeout`` is
+        over, on the loop: the beginning may be held back for much longer.
 
         Raises:
             ValueError: ``preamble`` is empty, or the attempt has already begun.
@@ -144,13 +155,20 @@ class Attempt(Generic[T]):
             raise ValueError("begin once, with a preamble of at least one byte")
         self._chunk = chunk_of(preamble)
         self._gzip = gzip
+        self._late = late
         self._recorder = Recorder(connection.transport, self._seen)
         connection.transport = self._recorder
         # Nearly all are decided in this turn of the loop, and need no timer.
         self._timer = asyncio.get_running_loop().call_soon(self._set_timer, timeout)
 
     def _set_timer(self, timeout: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(timeout, self._keep, Stay.LATE)
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._time_out)
+
+    def _time_out(self) -> None:
+        late = self._late
+        self._keep(Stay.LATE)
+        if late is not None:
+            late()
 
     async def decision(self) -> T | None:
         """Wait until the socket is taken, or until it is clear that it stays with the server.
@@ -208,6 +226,7 @@ class Attempt(Generic[T]):
         self.state = state
         connection, self._connection = self._connection, None
         recorder, self._recorder = self._recorder, None
+        self._late = None
         if recorder is not None and connection is not None:
             # If something has since wrapped it, it stays underneath and passes everything through.
             if connection.transport is recorder:

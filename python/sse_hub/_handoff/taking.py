@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from secrets import randbits
 from typing import TypeVar
@@ -72,16 +73,23 @@ def _connection(scope: Scope, receive: Receive, kind: type[C], insist: bool) -> 
     return connection if stay is None else stay
 
 
-async def take_socket(attempt: Attempt[T], send: Send, start: Message, *, gzip: bool = False) -> T | None:
+async def take_socket(
+    attempt: Attempt[T],
+    send: Send,
+    start: Message,
+    *,
+    gzip: bool = False,
+    late: Callable[[], None] | None = None,
+) -> T | None:
     """Send the response's head and a first comment, and take the connection's descriptor or transport.
 
     With ``gzip`` the comment is in the header of a gzip body. None when the server keeps the connection: the
-    body goes on through ``send``.
+    body goes on through ``send``, which may still hold its beginning back when ``late`` is called.
     """
     # Only this response's bytes, unchanged by any middleware, are recognised.
     nonce = b"%016x" % next(_nonces)
     preamble = gzip_header(b"sse-hub " + nonce) if gzip else b": sse-hub %s\n" % nonce
-    attempt.begin(preamble, gzip=gzip)
+    attempt.begin(preamble, gzip=gzip, late=late)
     try:
         await send(start)
         await send({"type": "http.response.body", "body": preamble, "more_body": True})

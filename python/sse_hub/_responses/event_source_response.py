@@ -26,6 +26,7 @@ from sse_hub._handoff.taking import (
     make_transport_attempt,
     take_socket,
 )
+from sse_hub._responses.beginning import take_for
 from sse_hub._responses.compression import CONTENT_ENCODING, can_compress, check_compress
 from sse_hub._responses.content import SyncContent
 from sse_hub._responses.dependencies import close_dependencies
@@ -297,7 +298,7 @@ class EventSourceResponse(TaskGroupStream, Response):
             attempt = self._attempt(hub, subscription, scope, receive)
             if isinstance(attempt, Attempt):
                 try:
-                    fd = await take_socket(attempt, send, start, gzip=is_gzip)
+                    fd = await take_for(subscription, attempt, receive, send, start, gzip=is_gzip)
                     hub._stays(attempt.stay)
                     if is_gzip:
                         subscription._compress(owes_header=False)

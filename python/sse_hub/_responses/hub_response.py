@@ -18,6 +18,7 @@ from sse_hub._ends import EndKind
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.gzip_body import gzip_rest
 from sse_hub._handoff.taking import COME_BACK_LATER, end_of_response, end_on_socket, take_socket
+from sse_hub._responses.beginning import take_for
 from sse_hub._responses.carried_stream import CarriedStream
 from sse_hub._responses.compression import CONTENT_ENCODING, can_compress, check_compress
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
@@ -156,7 +157,7 @@ class HubResponse(GuardedResponse):
             await self._carry(subscription, scope, receive, send, start)
             return False
         try:
-            fd = await take_socket(attempt, send, start, gzip=self._is_gzip)
+            fd = await take_for(subscription, attempt, receive, send, start, gzip=self._is_gzip)
         except BaseException:
             subscription._end(EndKind.CLIENT)
             raise
