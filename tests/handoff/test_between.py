@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waiting import PATIENCE, promised, until
-from wire import Site, only, reset
+from wire import Site, only, quiet, reset
 
 SITES = ("httptools", "h11")
 
@@ -141,6 +141,19 @@ def test_a_client_that_leaves_before_a_late_head_ends_its_subscription(site: Sit
     assert hub.stats()["ends"]["client"] == 1
     gate.open.set()
     assert gate.over.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("kind", ["subscription", "run"])
+def test_a_stream_that_stalls_before_a_late_head_breaks_off(site: Site, kind: str) -> None:
+    hub = site.hub(stall_timeout=0.3)
+    site.app = gate = Gate(streams(hub), HEAD)
+    with quiet(), site.raw(f"/{kind}") as stream:
+        assert gate.reached.wait(PATIENCE)
+        hub.publish("t", 1)
+        until(lambda: hub.stats()["ends"]["stalled"] == 1)
+        gate.open.set()
+        assert [event for event in stream.rest() if not event.is_comment] == []
+        assert stream.reset
 
 
 @KINDS

@@ -35,6 +35,8 @@ class CarriedStream:
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = find_unsent(receive)
         subscription._on_close(self._closed)
+        if (ended := subscription.closed) is not None:  # while the head was held back
+            self._closed(ended)
         if self._unsent is not None:
             subscription._ask_unsent(self._unsent)
         self._buffers = buffers

@@ -118,6 +118,8 @@ class EventStream(EventBody):
         self._begin(start)
         if isinstance(source, Subscription):
             source._on_close(self._subscription_closed)
+            if (ended := source.closed) is not None:  # while the head was held back
+                self._subscription_closed(ended)
             if (unsent := find_unsent(self._receive)) is not None:
                 source._ask_unsent(unsent)
             if buffers is not None:
