@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
+import anyio._backends._asyncio as anyio_on_asyncio
 import pytest
 from sse_hub import EventSourceResponse, Hub
 from sse_hub._handoff.taking import make_attempt
@@ -224,6 +227,25 @@ def test_it_is_found_where_middleware_replaces_receive_and_the_scope(site: Site,
     with site.raw("/response") as stream:
         stream.opened()
         assert only(hub).path == "reactor"
+
+
+@pytest.mark.parametrize("states", ["missing", None], ids=["missing", "another-type"])
+def test_behind_another_version_of_anyio_it_is_not(
+    site: Site, states: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return await call_next(request)
+
+    other = SimpleNamespace(**{**vars(anyio_on_asyncio), "_task_states": states})
+    if states == "missing":
+        del other._task_states
+    monkeypatch.setitem(sys.modules, anyio_on_asyncio.__name__, other)
+    hub = site.hub()
+    site.app = BaseHTTPMiddleware(Hiding(streams(hub)), passes)
+    with site.raw("/response") as stream:
+        stream.opened()
+        assert only(hub).path == "loop"
+        assert hub.stats()["stayed"] == {"hidden": 1}
 
 
 def test_where_it_cannot_be_found_the_stream_stays(site: Site) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -77,13 +77,15 @@ def _waiting() -> Iterator[asyncio.Task[Any]]:
     ``BaseHTTPMiddleware`` runs the application in a task group of AnyIO, whose scopes know their tasks.
     """
     task = asyncio.current_task()
-    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
-    scope = getattr(states.get(task), "cancel_scope", None) if task is not None else None
+    states = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", None)
+    if task is None or not isinstance(states, Mapping):
+        return  # another version of AnyIO
+    scope = getattr(states.get(task), "cancel_scope", None)
     for _ in range(_FRAMES):
         if scope is None:
             break
         host = getattr(scope, "_host_task", None)
-        if host is not None and host is not task:
+        if isinstance(host, asyncio.Task) and host is not task:
             yield host
         scope = getattr(scope, "_parent_scope", None)
 
