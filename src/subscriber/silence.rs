@@ -73,20 +73,16 @@ impl Subscriber {
             Consumer::Away { since, .. } => {
                 self.owes_heartbeat |= silent;
                 let progress = since.max(self.progress);
-                let is_late = now >= progress + self.terms.stall_timeout;
-                if !self.phase.is_held_back() {
-                    if self.waits() || self.has_unsent(since) {
-                        return self.stall_due(progress, now);
-                    }
-                    if self.asks_now(progress, now) {
-                        return Due::AskForProgress;
-                    }
+                let is_held_back = self.phase.is_held_back();
+                if !is_held_back && (self.waits() || self.has_unsent(since)) {
+                    return self.stall_due(progress, now);
                 }
-                if is_late {
+                if now >= progress + self.terms.stall_timeout {
                     // Nothing waits for the client: the application is slow with what it took. Check again later.
                     self.consumer = Consumer::Away { since: now, turn: 0 };
                 }
-                Due::Nothing
+                let asks = !is_held_back && self.asks_now(progress, now);
+                if asks { Due::AskForProgress } else { Due::Nothing }
             }
         }
     }
@@ -140,9 +136,9 @@ impl Subscriber {
     }
 
     /// The consumer's answer: so many bytes of its write are unsent. A client that took some is alive; one that has
-    /// everything cannot take more.
+    /// everything cannot take more: what waits here waits for the application.
     pub fn report_unsent(&mut self, unsent: usize, now: Duration) {
-        if unsent == 0 && !self.waits() {
+        if unsent == 0 {
             self.progress = now;
         }
         if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =

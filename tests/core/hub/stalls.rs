@@ -132,14 +132,52 @@ fn a_consumer_that_is_asked_is_stalled_with_its_last_write() {
     }
 }
 
+/// It may owe a heartbeat, and events may wait for its application.
+#[test]
+fn a_client_that_has_everything_is_not_stalled_while_its_application_is_slow() {
+    let world = World::new(Config { heartbeat: Some(STALL / 2), ..config() });
+    let stream = world.live(&["a"]);
+    world.reader.ask_for_progress(&stream.identity);
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.take(), Taken::Some);
+    let quarters = |many: usize| {
+        for _ in 0..many {
+            world.advance(STALL / 4);
+            let (_, effects) = world.turn();
+            assert!(effects.closed.is_empty());
+            for identity in &effects.progress {
+                world.reader.report_unsent(identity, 0, world.hub.clock.now());
+            }
+        }
+    };
+    quarters(20);
+    publish(&world, 2..=2);
+    world.drain();
+    quarters(20);
+    assert_eq!(stream.all(), ["2 #2"]);
+}
+
+/// Without answers, what counts is for how long something waits.
 #[test]
 fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
-    let (world, _stream) = behind_a_write();
-    let ended = (1..10).find(|_| {
-        world.advance(STALL / 4);
-        !world.turn().1.closed.is_empty()
-    });
-    assert!(ended.is_some_and(|quarters| (4..=6).contains(&quarters)), "{ended:?}");
+    for idle in [0, 10] {
+        let world = World::new(Config { heartbeat: None, ..config() });
+        let stream = world.live(&["a"]);
+        world.reader.ask_for_progress(&stream.identity);
+        publish(&world, 1..=1);
+        world.drain();
+        assert_eq!(stream.take(), Taken::Some);
+        let quarter = || {
+            world.advance(STALL / 4);
+            world.turn().1.closed.len()
+        };
+        assert!((0..idle).all(|_| quarter() == 0), "its application is slow");
+        publish(&world, 2..=2);
+        world.drain();
+        let ended = (1..10).find(|_| quarter() > 0);
+        assert!(ended.is_some_and(|quarters| (3..=6).contains(&quarters)), "{ended:?}");
+    }
 }
 
 #[test]
