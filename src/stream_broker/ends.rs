@@ -3,7 +3,7 @@
 //! many clients come at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::envelope::read_note;
@@ -14,6 +14,8 @@ use crate::topic::Topic;
 
 /// The topics of one question. Redis is asked by a script, which keeps all others waiting: for 0.1 ms.
 const PAGE: usize = 256;
+/// For how long other topics, which may come all the time, keep the store from being asked about a topic again.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// Ask about the topics for which the hub looks, until the task is dropped.
 pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
@@ -35,8 +37,11 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>) {
 impl<S: Store> Shared<S> {
     /// Find out which topics have ended. Returns those about which the store must be asked again.
     async fn look_for_ends(&self) -> Vec<Topic> {
-        let mut left = Vec::new();
+        let (mut left, since) = (Vec::new(), Instant::now());
         loop {
+            if !left.is_empty() && since.elapsed() >= ROUND {
+                return left;
+            }
             let page = self.hub.upgrade().map(|hub| hub.take_unknown_ends(PAGE)).unwrap_or_default();
             if page.is_empty() {
                 return left;
