@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from redis_server import Proxy, RedisServer
+from redis_server import Proxy, RedisServer, stream_key
 from run_sources import Gate
 from servers import free_port
 from sse_hub import BrokerError, Hub, RunState
 from sse_hub.testing import connect
 from waiting import PATIENCE, until_async
+
+EVENTS = stream_key()
 
 
 async def test_a_run_that_has_ended_is_not_stopped_by_a_process_that_has_yet_to_learn_it(
@@ -30,6 +32,26 @@ async def test_a_run_that_has_ended_is_not_stopped_by_a_process_that_has_yet_to_
         assert await other.stop("r") is False
         proxy.restore()
         assert await asyncio.wait_for(joined.wait(), PATIENCE) is RunState.DONE
+
+
+async def test_a_run_stops_although_its_process_missed_the_first_question_in_a_gap(
+    redis: RedisServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sse_hub._runs.elsewhere._AGAIN", 0.3)
+    gate = Gate()
+    async with Hub(proxy.url) as hub, Hub(redis.url) as other:
+        run = await hub.run("r", gate.source, 1)
+        joined = await other.run("r", gate.source)
+        proxy.cut()
+        length = redis.admin.xlen(EVENTS)
+        stopping = asyncio.create_task(joined.stop())
+        await until_async(lambda: redis.admin.xlen(EVENTS) > length)
+        await other.publish("else", 1)
+        redis.admin.xtrim(EVENTS, maxlen=1, approximate=False)
+        proxy.restore()
+        assert await asyncio.wait_for(stopping, PATIENCE) is True
+        assert await run.wait() is RunState.STOPPED
+        assert gate.closed.is_set()
 
 
 async def test_what_redis_does_not_take_fails_the_run(redis: RedisServer, caplog: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -9,9 +10,11 @@ from sse_hub._runs.existence import until_shown
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.run import Run
 from sse_hub._runs.states import RunState
-from sse_hub.exceptions import HubClosed, TopicEnded
+from sse_hub.exceptions import HubClosed, HubError, TopicEnded
 
 __all__ = ["RunElsewhere"]
+
+_AGAIN = 5.0  # seconds after which a stop is requested again: the run's process may have missed it in a gap
 
 
 class RunElsewhere(Run):
@@ -58,4 +61,10 @@ class RunElsewhere(Run):
             await self._hub._ask_to_stop(self._name)
         except TopicEnded:  # by the log, which this process has yet to read up to there
             return False
-        return await self.wait() is RunState.STOPPED
+        while True:
+            try:
+                async with asyncio.timeout(_AGAIN):
+                    return await self.wait() is RunState.STOPPED
+            except TimeoutError:
+                with suppress(HubError):  # it has just ended, or the broker is away
+                    await self._hub._ask_to_stop(self._name)
