@@ -29,14 +29,19 @@ fn value(seq: u64, size: usize, key: Option<u8>, topics: &[u64]) -> Arc<Entry> {
 
 /// The numbers of what waits, with how many were dropped before the first and after the last.
 fn take(queue: &mut Queue) -> (u64, Vec<u64>, u64) {
-    let (before, entries, after) = queue.take(usize::MAX);
+    take_most(queue, usize::MAX)
+}
+
+/// The same of the first, which have no more than this many bytes, but for one alone.
+fn take_most(queue: &mut Queue, most: usize) -> (u64, Vec<u64>, u64) {
+    let (before, entries, after) = queue.take(most);
     (before, entries.map(|entry| entry.seq.unwrap()).collect(), after)
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Push { size: usize, counts: bool, key: Option<u8>, topics: Vec<u64> },
-    Take,
+    Take { most: usize },
     Clear,
 }
 
@@ -48,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
             prop::option::of(0..4_u8),
             prop::sample::subsequence(vec![1, 2], 1..=2),
         ).prop_map(|(size, counts, key, topics)| Step::Push { size, counts, key, topics }),
-        1 => Just(Step::Take),
+        2 => prop::option::of(0..400_usize).prop_map(|most| Step::Take { most: most.unwrap_or(usize::MAX) }),
         1 => Just(Step::Clear),
     ]
 }
@@ -85,6 +90,20 @@ impl Reference {
         let covers = |old: &Entry| old.target.rings().iter().all(|topic| new.target.rings().contains(topic));
         self.waiting.retain(|old| new.key().is_none() || old.key() != new.key() || !covers(old));
         (before - self.waiting.len()) as u64
+    }
+
+    /// What [`take_most`] gives.
+    fn take(&mut self, most: usize) -> (u64, Vec<u64>, u64) {
+        let mut bytes = 0;
+        let fitting = self.waiting.iter().take_while(|entry| {
+            bytes += entry.len();
+            bytes <= most
+        });
+        let count = fitting.count().max(1).min(self.waiting.len());
+        let taken = self.waiting.drain(..count).map(|entry| entry.seq.unwrap()).collect();
+        let before = std::mem::take(&mut self.dropped.0);
+        let after = if self.waiting.is_empty() { std::mem::take(&mut self.dropped.1) } else { 0 };
+        (before, taken, after)
     }
 
     fn push(&mut self, entry: &Arc<Entry>, counts: bool) -> Pushed {
@@ -125,8 +144,9 @@ proptest! {
     fn it_does_what_the_reference_does(
         steps in prop::collection::vec(step(), 1..80),
         policy in policy(),
-        events in 0..6_usize,
-        bytes in 0..200_usize,
+        // From 16 entries on, the values are found by an index.
+        events in prop_oneof![0..6_usize, 0..60_usize],
+        bytes in prop_oneof![0..200_usize, 0..4000_usize],
     ) {
         let capacity = Capacity { events, bytes };
         let mut queue = Queue::new(capacity, policy);
@@ -150,15 +170,12 @@ proptest! {
                         replaced += n;
                     }
                 }
-                Step::Take => {
-                    let waiting = std::mem::take(&mut reference.waiting);
-                    let expected = std::mem::take(&mut reference.dropped);
-                    let (before, entries, after) = take(&mut queue);
-                    taken += entries.len() as u64;
-                    dropped += before + after;
-                    prop_assert_eq!((before, after), expected);
-                    prop_assert_eq!(entries, waiting.iter().map(|entry| entry.seq.unwrap()).collect::<Vec<_>>());
-                    prop_assert!(queue.is_empty());
+                Step::Take { most } => {
+                    let expected = reference.take(most);
+                    let got = take_most(&mut queue, most);
+                    taken += got.1.len() as u64;
+                    dropped += got.0 + got.2;
+                    prop_assert_eq!(got, expected);
                 }
                 Step::Clear => {
                     cleared += reference.waiting.len() as u64;
@@ -166,7 +183,7 @@ proptest! {
                     queue.clear();
                 }
             }
-            prop_assert_eq!(queue.len(), reference.waiting.len());
+            prop_assert_eq!((queue.len(), queue.bytes()), (reference.waiting.len(), reference.bytes()));
             let nothing = reference.waiting.is_empty() && reference.dropped == (0, 0);
             prop_assert_eq!(queue.is_empty(), nothing);
         }
