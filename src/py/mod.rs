@@ -38,7 +38,9 @@ mod _core {
     #[pymodule_export]
     use super::hub::subscription::PySubscription;
     #[pymodule_export]
-    use super::process::descriptors::{_close, _duplicate, _limit_unsent, _own, _release, _unacknowledged};
+    use super::process::descriptors::{
+        _acknowledged, _close, _duplicate, _limit_unsent, _own, _release, _unacknowledged,
+    };
     #[pymodule_export]
     use super::process::exit::{_end, _flush};
     #[pymodule_export]

@@ -33,6 +33,26 @@ pub fn unacknowledged(_: BorrowedFd<'_>) -> Option<usize> {
     None
 }
 
+/// How many bytes the peer of a TCP connection has acknowledged since it was made; `None` where the system does not say.
+#[cfg(all(feature = "python", any(target_os = "linux", target_os = "android")))]
+pub fn acknowledged(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// The beginning of the kernel's `struct tcp_info`, of which `libc` has less.
+    #[repr(C)]
+    struct Info {
+        before: [u64; 15],
+        bytes_acked: u64,
+    }
+    let info = option::<Info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let _ = info.before;
+    Some(info.bytes_acked).filter(|bytes| *bytes > 0)
+}
+
+/// How many bytes the peer of a TCP connection has acknowledged: this system does not say.
+#[cfg(all(feature = "python", not(any(target_os = "linux", target_os = "android"))))]
+pub fn acknowledged(_: BorrowedFd<'_>) -> Option<u64> {
+    None
+}
+
 /// Whether the peer has sent no segment for `time` and leaves the kernel's questions open: a peer that is there
 /// answers a retransmission, and a probe of its closed window. It may leave one probe open, but not two that follow each
 /// other: Linux answers one in half a second, and sends the second one 0.4 s after the first, the third 0.8 s later.

@@ -100,10 +100,17 @@ impl Reader {
         self.state.lock().subscriber(identity).is_some_and(|found| found.compress(owes_header))
     }
 
-    /// Report how many bytes of the current write have not reached the client.
-    pub fn report_unsent(&self, identity: &Identity, unsent: usize, now: Duration) {
+    /// Report how many bytes of the current write have not reached the client, and how many it has acknowledged since
+    /// its connection was made, if that is known.
+    pub fn report_unsent(
+        &self,
+        identity: &Identity,
+        unsent: usize,
+        acknowledged: Option<u64>,
+        now: Duration,
+    ) {
         if let Some(subscriber) = self.state.lock().subscriber(identity) {
-            subscriber.report_unsent(unsent, now);
+            subscriber.report_unsent(unsent, acknowledged, now);
         }
     }
 

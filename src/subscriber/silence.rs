@@ -34,7 +34,10 @@ impl Subscriber {
             // A parked consumer may be resumed at any moment, but cannot have stalled until it has been away for that long.
             Consumer::Parked => {
                 let questions = if matches!(self.stall_rule, StallRule::Asked(_)) { QUESTIONS } else { 1 };
-                let look = look_after(now, self.terms.stall_timeout / questions);
+                let look = match self.parked_question() {
+                    Some(question) => look_after(now, self.terms.stall_timeout / questions).min(question),
+                    None => look_after(now, self.terms.stall_timeout / questions),
+                };
                 self.times.heartbeat.map_or(look, |heartbeat| look.min(beat(heartbeat)))
             }
             Consumer::Away { since, .. } => {
@@ -68,6 +71,9 @@ impl Subscriber {
         }
         let silent = self.times.heartbeat.is_some_and(|heartbeat| now >= heartbeat.after(self.last_write));
         match self.consumer {
+            Consumer::Parked if self.parked_question().is_some_and(|question| now >= question) => {
+                self.parked_due(now)
+            }
             Consumer::Parked if silent => Due::Heartbeat,
             Consumer::Parked => Due::Nothing,
             Consumer::Away { since, .. } => {
@@ -85,6 +91,29 @@ impl Subscriber {
                 if asks { Due::AskForProgress } else { Due::Nothing }
             }
         }
+    }
+
+    /// When to ask a parked consumer whether its client takes what was written: what is unsent waits for that one alone.
+    /// `None` when the client has everything, or nobody knows what it has acknowledged.
+    fn parked_question(&self) -> Option<Duration> {
+        let StallRule::Asked(asked) = &self.stall_rule else { return None };
+        let pause = self.terms.stall_timeout / QUESTIONS;
+        let Some((_, unsent)) = asked.unsent else {
+            return asked.at.is_none().then_some(self.progress + pause);
+        };
+        let at = asked.at.filter(|_| asked.acknowledged.is_some())?;
+        (unsent > 0 || self.last_write > at).then_some(at + pause)
+    }
+
+    fn parked_due(&mut self, now: Duration) -> Due {
+        let limit = self.progress + self.terms.stall_timeout;
+        let StallRule::Asked(asked) = &mut self.stall_rule else { return Due::Nothing };
+        let has_unsent = asked.unsent.is_some_and(|(_, unsent)| unsent > 0);
+        if has_unsent && asked.at.is_some_and(|at| at >= limit) {
+            return Due::Close(CloseReason::Stalled);
+        }
+        asked.at = Some(now);
+        Due::AskForProgress
     }
 
     /// Whether anything waits for the consumer.
@@ -135,11 +164,25 @@ impl Subscriber {
         self.stall_rule = StallRule::Driver;
     }
 
-    /// The consumer's answer: so many bytes of its write are unsent. A client that took some is alive; one that has
-    /// everything cannot take more: what waits here waits for the application.
-    pub fn report_unsent(&mut self, unsent: usize, now: Duration) {
+    /// The consumer's answer: so many bytes of its writes are unsent. A client that took some is alive; one that has
+    /// everything cannot take more: what waits here waits for the application. `acknowledged` bytes were taken since the
+    /// connection was made, if that is known; what is written meanwhile hides from `unsent` what is taken.
+    pub fn report_unsent(&mut self, unsent: usize, acknowledged: Option<u64>, now: Duration) {
         if unsent == 0 {
             self.progress = now;
+        }
+        if let (StallRule::Asked(asked), Some(acknowledged)) = (&mut self.stall_rule, acknowledged) {
+            let last = asked.acknowledged.replace(acknowledged);
+            // What came after everything was taken has just been found.
+            if last.is_none_or(|last| acknowledged > last) || asked.unsent.is_none_or(|(_, last)| last == 0) {
+                self.progress = now;
+            }
+            let begun = match self.consumer {
+                Consumer::Away { since, .. } => since,
+                Consumer::Parked => self.last_write,
+            };
+            asked.unsent = Some((begun, unsent));
+            return;
         }
         if let (StallRule::Asked(asked), Consumer::Away { since, .. }) =
             (&mut self.stall_rule, &self.consumer)

@@ -22,6 +22,8 @@ pub(super) struct Asked {
     pub(super) at: Option<Duration>,
     /// The unsent bytes at that time, of the write that began at this time.
     pub(super) unsent: Option<(Duration, usize)>,
+    /// What its client had acknowledged then, where the system says that.
+    pub(super) acknowledged: Option<u64>,
 }
 
 /// A consumer is asked this often in one `stall_timeout`.

@@ -9,7 +9,7 @@ from starlette.types import Receive
 from sse_hub._core import Subscription
 from sse_hub._ends import EndKind, EndReason
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import Buffers, abort, find_unsent
+from sse_hub._servers import Buffers, abort, find_progress
 
 __all__ = ["CarriedStream"]
 
@@ -17,7 +17,7 @@ __all__ = ["CarriedStream"]
 class CarriedStream:
     """One client's stream, which its server (as a ``Stoppable``) and its hub may end."""
 
-    __slots__ = ("_aborted", "_body", "_buffers", "_hub", "_receive", "_subscription", "_timer", "_unsent")
+    __slots__ = ("_aborted", "_body", "_buffers", "_hub", "_progress", "_receive", "_subscription", "_timer")
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class CarriedStream:
         self._body = body
         self._aborted = False
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent = find_unsent(receive)
+        self._progress = find_progress(receive)
         subscription._on_close(self._closed)
         if (ended := subscription.closed) is not None:  # while the head was held back
             self._closed(ended)
-        if self._unsent is not None:
-            subscription._ask_unsent(self._unsent)
+        if self._progress is not None:
+            subscription._ask_progress(self._progress)
         self._buffers = buffers
         if buffers is not None:
             subscription._keep_fresh_by(buffers.narrow)
@@ -76,12 +76,12 @@ class CarriedStream:
             self._check_later()
 
     def _check_later(self) -> None:
-        left = self._unsent() if self._unsent is not None else None
+        left = self._progress() if self._progress is not None else None
         timeout = self._hub._stall_timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self._check, left)
 
-    def _check(self, left: int | None) -> None:
-        if left is None or self._unsent is None or self._unsent() == left:
+    def _check(self, left: tuple[int, int | None] | None) -> None:
+        if left is None or self._progress is None or self._progress() == left:
             self.abort()
         else:
             self._check_later()

@@ -31,7 +31,7 @@ from sse_hub._responses.sending import abort_before_end
 from sse_hub._responses.shield import shielded
 from sse_hub._responses.streamed import Streamed
 from sse_hub._responses.streaming_hub import StreamingHub
-from sse_hub._servers import abort, find_buffers, find_unsent
+from sse_hub._servers import abort, find_buffers, find_progress
 from sse_hub._stopping.serving import Serving
 
 __all__ = ["EventStream", "logger"]
@@ -120,8 +120,8 @@ class EventStream(EventBody):
             source._on_close(self._subscription_closed)
             if (ended := source.closed) is not None:  # while the head was held back
                 self._subscription_closed(ended)
-            if (unsent := find_unsent(self._receive)) is not None:
-                source._ask_unsent(unsent)
+            if (progress := find_progress(self._receive)) is not None:
+                source._ask_progress(progress)
             if buffers is not None:
                 source._keep_fresh_by(buffers.narrow)
             cast(StreamingHub, source._hub)._warn_of_workers(self._receive)

@@ -266,6 +266,8 @@ class HubResponse(GuardedResponse):
                 if begun is not None:
                     await _close_dependencies_once(begun, scope, body)
                 await body
+            if (ended := subscription.closed) is not None and ended.kind is EndKind.STALLED:
+                await abort_before_end(receive)
         except GapError:
             # Do not send the end of the body: the client would take the body for complete.
             await abort_before_end(receive)

@@ -33,7 +33,7 @@ __all__ = [
     "find_buffers",
     "find_closing",
     "find_departure",
-    "find_unsent",
+    "find_progress",
     "note_unflushed",
     "tell_of_loss",
     "watch",
@@ -105,13 +105,13 @@ def find_buffers(scope: Scope, receive: Receive, send: Send) -> Buffers | None:
     return GranianBuffers(scope) if "granian" in sys.modules and granian.serves_here() else None
 
 
-def find_unsent(receive: Receive) -> Callable[[], int | None] | None:
-    """A function that says how many bytes the client behind ``receive`` has not acknowledged, or None.
+def find_progress(receive: Receive) -> Callable[[], tuple[int, int | None] | None] | None:
+    """A function that says how many bytes a client has yet to acknowledge, and how many it has, or None.
 
     None if the connection cannot be reached. Call it on the connection's own loop.
     """
     cycle = find_cycle(receive)
-    return None if cycle is None else partial(uvicorn.unsent, cycle)
+    return None if cycle is None else partial(uvicorn.progress, cycle)
 
 
 def find_closing(receive: Receive) -> Callable[[], bool]:

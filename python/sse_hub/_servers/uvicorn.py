@@ -31,6 +31,7 @@ __all__ = [
     "find_cycle",
     "is_cycle",
     "note_unflushed",
+    "progress",
     "tell_of_loss",
     "unsent",
     "watch",
@@ -104,6 +105,14 @@ def unsent(cycle: Any) -> int | None:
     except Exception:  # another kind of transport, or one that has lost its connection
         return None
     return waiting + (unacknowledged or 0)
+
+
+def progress(cycle: Any) -> tuple[int, int | None] | None:
+    """What ``unsent`` says, and how many bytes its client has acknowledged; None if that is unknown."""
+    left = unsent(cycle)
+    if left is None:
+        return None
+    return left, _core._acknowledged(cycle.transport.get_extra_info("socket").fileno())
 
 
 # Cycles whose response has ended before the peer accepted all of it, with the grace of their stream. Only the

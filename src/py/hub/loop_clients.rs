@@ -33,8 +33,8 @@ struct Client {
     info: Info,
     /// Called with the reason when the stream is closed by anything but its consumer.
     on_close: Option<Py<PyAny>>,
-    /// Returns how many bytes that the consumer wrote are unsent.
-    unsent: Option<Py<PyAny>>,
+    /// Returns how many bytes that the consumer wrote are unsent, and how many its client has acknowledged.
+    progress: Option<Py<PyAny>>,
     /// Has the connection hold few bytes that its peer has not taken.
     limit: Option<Py<PyAny>>,
 }
@@ -137,17 +137,18 @@ impl LoopClients {
         drop(old);
     }
 
-    /// Take the callback, which is called at most once. After that, `unsent` is not called either.
+    /// Take the callback, which is called at most once. After that, `progress` is not called either.
     pub fn take_on_close(&self, identity: &Identity) -> Option<Py<PyAny>> {
-        let take = |client: &mut Client| (client.on_close.take(), client.unsent.take(), client.limit.take());
+        let take =
+            |client: &mut Client| (client.on_close.take(), client.progress.take(), client.limit.take());
         let taken = self.with(identity, take);
         // The connection they refer to may be over long before the subscription is dropped.
-        let (on_close, _unsent, _limit) = taken?;
+        let (on_close, _progress, _limit) = taken?;
         on_close
     }
 
-    pub fn set_unsent(&self, identity: &Identity, callback: Py<PyAny>) {
-        let old = self.with(identity, |client| client.unsent.replace(callback));
+    pub fn set_progress(&self, identity: &Identity, callback: Py<PyAny>) {
+        let old = self.with(identity, |client| client.progress.replace(callback));
         drop(old);
     }
 
@@ -162,13 +163,13 @@ impl LoopClients {
         self.with(identity, |client| client.limit.take()).flatten()
     }
 
-    /// How many bytes of a subscriber are unsent; `None` when that is not known.
-    pub fn unsent(&self, py: Python<'_>, identity: &Identity) -> Option<usize> {
-        let unsent = self.with(identity, |client| client.unsent.as_ref().map(|call| call.clone_ref(py)));
-        let unsent = unsent.flatten()?;
-        let answer = unsent.call0(py).and_then(|answer| answer.extract(py));
+    /// How many bytes of a subscriber are unsent, and how many its client has acknowledged; `None` when that is not known.
+    pub fn progress(&self, py: Python<'_>, identity: &Identity) -> Option<(usize, Option<u64>)> {
+        let progress = self.with(identity, |client| client.progress.as_ref().map(|call| call.clone_ref(py)));
+        let progress = progress.flatten()?;
+        let answer = progress.call0(py).and_then(|answer| answer.extract(py));
         answer.unwrap_or_else(|error| {
-            error.write_unraisable(py, Some(unsent.bind(py)));
+            error.write_unraisable(py, Some(progress.bind(py)));
             None
         })
     }

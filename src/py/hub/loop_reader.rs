@@ -236,8 +236,8 @@ impl LoopReader {
         this.resuming.lock().waiters = waiters.into_iter();
         Self::resume(slf, RESUMED)?;
         for identity in &effects.progress {
-            if let Some(unsent) = this.clients.unsent(py, identity) {
-                this.reader.report_unsent(identity, unsent, this.hub.clock.now());
+            if let Some((unsent, acknowledged)) = this.clients.progress(py, identity) {
+                this.reader.report_unsent(identity, unsent, acknowledged, this.hub.clock.now());
             }
         }
         for (identity, reason) in &effects.closed {

@@ -281,10 +281,11 @@ impl PySubscription {
         }
     }
 
-    // Ask `callback()` for the unsent bytes, instead of counting the time of a write.
-    fn _ask_unsent(&self, callback: Py<PyAny>) {
+    // Ask `callback()` how many bytes are unsent, and how many the client has acknowledged, instead of counting the time
+    // of a write.
+    fn _ask_progress(&self, callback: Py<PyAny>) {
         if let Some(reader) = self.stream.loop_reader() {
-            reader.get().clients.set_unsent(&self.stream.first, callback);
+            reader.get().clients.set_progress(&self.stream.first, callback);
             self.stream.reader.ask_for_progress(&self.stream.first);
         }
     }

@@ -40,6 +40,13 @@ pub fn _unacknowledged(fd: i32) -> Option<usize> {
     system::unacknowledged(fd)
 }
 
+// How many bytes the peer of a TCP connection has acknowledged since it was made; None where the system does
+// not say.
+#[pyfunction]
+pub fn _acknowledged(fd: i32) -> Option<u64> {
+    system::acknowledged(fd)
+}
+
 // Have the kernel take few bytes of a socket that it cannot send yet, or as many as usual. Only on Linux.
 #[pyfunction]
 pub fn _limit_unsent(fd: i32, limited: bool) {
@@ -89,6 +96,11 @@ mod system {
         (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) }).and_then(kernel::unacknowledged)
     }
 
+    pub fn acknowledged(fd: i32) -> Option<u64> {
+        // SAFETY: as above.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) }).and_then(kernel::acknowledged)
+    }
+
     pub fn limit_unsent(fd: i32, limited: bool) {
         if fd >= 0 {
             // SAFETY: the caller's socket is open during the call.
@@ -123,6 +135,10 @@ mod system {
     }
 
     pub fn unacknowledged(_: i32) -> Option<usize> {
+        None
+    }
+
+    pub fn acknowledged(_: i32) -> Option<u64> {
         None
     }
 

@@ -83,7 +83,7 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
         let (_, effects) = world.turn();
         for identity in &effects.progress {
             unsent -= takes;
-            world.reader.report_unsent(identity, unsent, world.hub.clock.now());
+            world.reader.report_unsent(identity, unsent, None, world.hub.clock.now());
         }
         effects.closed.len()
     };
@@ -109,7 +109,7 @@ fn a_consumer_that_is_asked_is_stalled_with_its_last_write() {
             world.advance(STALL / 4);
             let (_, effects) = world.turn();
             for identity in &effects.progress {
-                world.reader.report_unsent(identity, unsent, world.hub.clock.now());
+                world.reader.report_unsent(identity, unsent, None, world.hub.clock.now());
             }
             effects.closed.len()
         };
@@ -147,7 +147,7 @@ fn a_client_that_has_everything_is_not_stalled_while_its_application_is_slow() {
             let (_, effects) = world.turn();
             assert!(effects.closed.is_empty());
             for identity in &effects.progress {
-                world.reader.report_unsent(identity, 0, world.hub.clock.now());
+                world.reader.report_unsent(identity, 0, None, world.hub.clock.now());
             }
         }
     };
@@ -156,6 +156,52 @@ fn a_client_that_has_everything_is_not_stalled_while_its_application_is_slow() {
     world.drain();
     quarters(20);
     assert_eq!(stream.all(), ["2 #2"]);
+}
+
+/// The kernel takes more and more of what its client does not.
+#[test]
+fn a_parked_consumer_is_stalled_when_its_client_acknowledges_nothing() {
+    for heartbeat in [None, Some(SECOND), Some(STALL * 100)] {
+        let world = World::new(Config { heartbeat, ..config() });
+        let stream = world.live(&["a"]);
+        world.reader.ask_for_progress(&stream.identity);
+        let (mut written, mut asked) = (100, 0);
+        let mut quarter = |writes: usize, acknowledges: u64, acknowledged: &mut u64| {
+            written += writes;
+            if writes > 0 {
+                world.publish(&["a"], "x");
+            }
+            let mut closed = 0;
+            for _ in 0..8 {
+                world.advance(STALL / 32);
+                let (_, effects) = world.turn();
+                stream.all();
+                for identity in &effects.progress {
+                    asked += 1;
+                    *acknowledged += acknowledges.min(written as u64 - *acknowledged);
+                    let unsent = written - usize::try_from(*acknowledged).unwrap();
+                    let now = world.hub.clock.now();
+                    world.reader.report_unsent(identity, unsent, Some(*acknowledged), now);
+                }
+                closed += effects.closed.len();
+            }
+            (closed, std::mem::take(&mut asked))
+        };
+        let mut acknowledged = 1;
+        for _ in 0..40 {
+            assert_eq!(quarter(50, 1, &mut acknowledged).0, 0, "it takes something");
+        }
+        quarter(0, u64::MAX, &mut acknowledged);
+        quarter(0, u64::MAX, &mut acknowledged);
+        if heartbeat != Some(SECOND) {
+            for _ in 0..10 {
+                assert_eq!(quarter(0, 0, &mut acknowledged), (0, 0), "it has everything, and is not asked");
+            }
+        }
+        let quiet = (1..100).find(|_| quarter(50, 0, &mut acknowledged).0 > 0).unwrap();
+        assert!((4..=7).contains(&quiet), "ended after {quiet} quarters");
+        assert_eq!(stream.closed(), Some("stalled"));
+    }
 }
 
 /// Without answers, what counts is for how long something waits.
