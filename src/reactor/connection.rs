@@ -179,12 +179,13 @@ impl Connection {
     /// Check whether the client takes what was written; for how long it has taken nothing of it. The first check comes
     /// within a quarter of `stall_timeout`.
     pub fn check(&mut self, now: Duration, stall_timeout: Duration) -> Duration {
-        if !std::mem::replace(&mut self.is_probed, true) {
-            // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an orphaned
-            // socket without a word to its peer.
-            let _ = SockRef::from(&self.socket).set_tcp_keepalive(&keepalive(stall_timeout));
-        }
         if self.progress.is_idle() {
+            // What is written more often than it is checked shows by itself whether its client is there.
+            if !std::mem::replace(&mut self.is_probed, true) {
+                // No TCP_USER_TIMEOUT: it also ends a slow client whose window is closed most of the time, and an
+                // orphaned socket without a word to its peer.
+                let _ = SockRef::from(&self.socket).set_tcp_keepalive(&keepalive(stall_timeout));
+            }
             return Duration::ZERO;
         }
         let unacknowledged = kernel::unacknowledged(self.socket.as_fd());

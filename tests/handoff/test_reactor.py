@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from reactor_threads import reactors, signals, unheard, wake_ups
 from servers import Client, _unacknowledged
 from sse_hub import Hub, HubClosed, _core
+from sse_hub._servers.granian import addresses_of, find_descriptors
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -173,6 +175,21 @@ def test_a_client_that_leaves_is_gone_at_once(site: Site, how: str) -> None:
         assert stays.take(1) == [1]
         if how == "half-close":
             sock.close()
+
+
+def test_the_kernel_asks_for_a_quiet_client(site: Site) -> None:
+    """Nothing is written by which a client that has vanished would show."""
+
+    def is_asked_for(address: tuple[str, int]) -> bool:
+        (fd,) = find_descriptors(
+            {addresses_of({"client": address, "server": ("127.0.0.1", site.port)})}
+        ).values()
+        with socket.socket(fileno=os.dup(fd)) as ours:
+            return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    hub = site.hub(heartbeat=None, stall_timeout=1)
+    with site.stream(hub) as stream:
+        until(lambda: is_asked_for(stream.sock.getsockname()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts wake-ups in /proc")
