@@ -8,17 +8,17 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::signal::Heard;
-use crate::descriptors;
+use crate::descriptors::{NoFork, disown, no_fork, open_owned};
 
 /// The token of the signal that wakes the thread.
 pub const SIGNAL: Token = Token(usize::MAX);
 
 /// What the thread waits for.
-pub struct Sockets(Poll);
+pub struct Sockets(Poll, Option<NoFork>);
 
 impl Sockets {
     pub fn new(heard: &Heard) -> io::Result<Self> {
-        let sockets = Self(descriptors::open_owned(Poll::new)?);
+        let sockets = Self(open_owned(Poll::new)?, None);
         let heard = heard.descriptor();
         sockets.0.registry().register(&mut SourceFd(&heard), SIGNAL, Interest::READABLE)?;
         Ok(sockets)
@@ -31,7 +31,7 @@ impl Sockets {
 
     /// The end that adds and removes sockets, also while the thread waits.
     pub fn registered(&self) -> io::Result<Registered> {
-        Ok(Registered(descriptors::open_owned(|| self.0.registry().try_clone())?))
+        Ok(Registered(open_owned(|| self.0.registry().try_clone())?, None))
     }
 }
 
@@ -39,12 +39,13 @@ impl Drop for Sockets {
     fn drop(&mut self) {
         // Also when its thread could not be started, or panicked: a forked child would close whatever has this
         // number by then.
-        descriptors::disown(self.0.as_raw_fd());
+        self.1 = Some(no_fork());
+        disown(self.0.as_raw_fd());
     }
 }
 
 /// Which sockets the thread waits for, by the numbers of their descriptors. The close of a socket takes it out.
-pub struct Registered(Registry);
+pub struct Registered(Registry, Option<NoFork>);
 
 impl Registered {
     /// Wait for a socket's input, and for its end.
@@ -64,6 +65,7 @@ fn token(socket: RawFd) -> io::Result<Token> {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        descriptors::disown(self.0.as_raw_fd());
+        self.1 = Some(no_fork());
+        disown(self.0.as_raw_fd());
     }
 }

@@ -2,6 +2,7 @@
 //! must close its copies.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,11 +12,16 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult};
 use rustls::pki_types::ServerName;
+#[cfg(unix)]
+use socket2::SockAddr;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsConnector;
+
+#[cfg(unix)]
+use crate::descriptors::{NoFork, disown, no_fork, open_owned};
 
 /// Silence after which the kernel probes the connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -76,7 +82,12 @@ impl Connection {
             }
             #[cfg(unix)]
             Address::Unix(path) => {
-                Self::over(Tracked::new(tokio::net::UnixStream::connect(path).await?), login).await
+                let address = SockAddr::unix(path)?;
+                let socket =
+                    Tracked::open(|| tokio::net::UnixStream::from_std(connecting(&address)?.into()))?;
+                socket.0.writable().await?;
+                socket.0.take_error()?.map_or(Ok(()), Err)?;
+                Self::over(socket, login).await
             }
         }
     }
@@ -97,7 +108,7 @@ async fn connect(host: &str, port: u16) -> io::Result<Tracked<TcpStream>> {
     let mut attempts = JoinSet::new();
     for address in tokio::net::lookup_host((host, port)).await? {
         attempts.spawn(async move {
-            let socket = Tracked::new(TcpStream::connect(address).await?);
+            let socket = connect_to(address).await?;
             socket.0.set_nodelay(true)?;
             // Middleboxes must not drop a quiet connection.
             let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
@@ -116,19 +127,42 @@ async fn connect(host: &str, port: u16) -> io::Result<Tracked<TcpStream>> {
     Err(failed)
 }
 
+#[cfg(unix)]
+async fn connect_to(address: SocketAddr) -> io::Result<Tracked<TcpStream>> {
+    let socket = Tracked::open(|| TcpStream::from_std(connecting(&address.into())?.into()))?;
+    socket.0.writable().await?;
+    socket.0.take_error()?.map_or(Ok(socket), Err)
+}
+
+#[cfg(not(unix))]
+async fn connect_to(address: SocketAddr) -> io::Result<Tracked<TcpStream>> {
+    Ok(Tracked(TcpStream::connect(address).await?))
+}
+
+/// A socket that connects: once it is writable, it has connected or has an error.
+#[cfg(unix)]
+fn connecting(address: &SockAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(address) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
 /// A socket that a forked child closes.
-struct Tracked<S: Socket>(S);
+struct Tracked<S: Socket>(S, #[cfg(unix)] Option<NoFork>);
 
 #[cfg(unix)]
 use std::os::fd::AsRawFd as Socket;
 #[cfg(not(unix))]
 use std::os::windows::io::AsRawSocket as Socket;
 
+#[cfg(unix)]
 impl<S: Socket> Tracked<S> {
-    fn new(socket: S) -> Self {
-        #[cfg(unix)]
-        crate::descriptors::own(socket.as_raw_fd());
-        Self(socket)
+    /// Open it, which may not wait.
+    fn open(open: impl FnOnce() -> io::Result<S>) -> io::Result<Self> {
+        Ok(Self(open_owned(open)?, None))
     }
 }
 
@@ -136,7 +170,10 @@ impl<S: Socket> Drop for Tracked<S> {
     fn drop(&mut self) {
         // Before the socket is closed: from then on its number may be another's.
         #[cfg(unix)]
-        crate::descriptors::disown(self.0.as_raw_fd());
+        {
+            self.1 = Some(no_fork());
+            disown(self.0.as_raw_fd());
+        }
     }
 }
 

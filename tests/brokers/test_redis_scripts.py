@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack, suppress
 
+import pytest
 from programs import run_script
 from redis_server import Proxy, RedisServer
 from servers import HOST
-from sse_hub import Hub
+from sse_hub import Hub, RedisBroker
 from waiting import PATIENCE, promised, until
 
 
@@ -133,6 +137,37 @@ def test_a_forked_child_keeps_no_connection_of_its_parent(redis: RedisServer) ->
     """
     assert run_script(source, redis.url) == "0\n"
     assert published(redis) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_forked_child_keeps_no_connection_that_is_being_made() -> None:
+    def sockets() -> set[str]:
+        links = set()
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                links.add(os.readlink(f"/proc/self/fd/{name}"))
+        return {link for link in links if link.startswith("socket:")}
+
+    with ExitStack() as stack:
+        # Nobody accepts, and two wait already: those that come now are kept waiting.
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        before = sockets()
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        hub = stack.enter_context(Hub(RedisBroker(url, timeout=0.2, connect_timeout=1)))
+        hub.publish("t", 1)
+        until(lambda: sockets() - before)
+        asked, answered = os.pipe()
+        if (child := os.fork()) == 0:
+            os.write(answered, b"%d" % len(sockets() - before))
+            os._exit(0)
+        assert os.read(asked, 16) == b"0"
+        os.waitpid(child, 0)
+        os.close(asked)
+        os.close(answered)
 
 
 async def test_scripts_are_sent_once(redis: RedisServer) -> None:
