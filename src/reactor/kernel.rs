@@ -33,7 +33,8 @@ pub fn unacknowledged(_: BorrowedFd<'_>) -> Option<usize> {
     None
 }
 
-/// How many bytes the peer of a TCP connection has acknowledged since it was made; `None` where the system does not say.
+/// How many bytes the peer of a TCP connection, which has sent something, has acknowledged since it was made; `None` where
+/// the system does not say.
 #[cfg(all(feature = "python", any(target_os = "linux", target_os = "android")))]
 pub fn acknowledged(fd: BorrowedFd<'_>) -> Option<u64> {
     /// The beginning of the kernel's `struct tcp_info`, of which `libc` has less.
@@ -41,10 +42,12 @@ pub fn acknowledged(fd: BorrowedFd<'_>) -> Option<u64> {
     struct Info {
         before: [u64; 15],
         bytes_acked: u64,
+        bytes_received: u64,
     }
     let info = option::<Info>(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO)?;
     let _ = info.before;
-    Some(info.bytes_acked).filter(|bytes| *bytes > 0)
+    // Its request was received: a system that counts none of it counts nothing.
+    (info.bytes_received > 0).then_some(info.bytes_acked)
 }
 
 /// How many bytes the peer of a TCP connection has acknowledged: this system does not say.

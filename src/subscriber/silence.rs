@@ -102,7 +102,7 @@ impl Subscriber {
             return asked.at.is_none().then_some(self.progress + pause);
         };
         let at = asked.at.filter(|_| asked.acknowledged.is_some())?;
-        (unsent > 0 || self.last_write > at).then_some(at + pause)
+        (unsent > 0 || asked.has_taken).then_some(at + pause)
     }
 
     fn parked_due(&mut self, now: Duration) -> Due {
@@ -112,7 +112,7 @@ impl Subscriber {
         if has_unsent && asked.at.is_some_and(|at| at >= limit) {
             return Due::Close(CloseReason::Stalled);
         }
-        asked.at = Some(now);
+        (asked.at, asked.has_taken) = (Some(now), false);
         Due::AskForProgress
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Asked {
     pub(super) unsent: Option<(Duration, usize)>,
     /// What its client had acknowledged then, where the system says that.
     pub(super) acknowledged: Option<u64>,
+    /// Whether something was taken since it was asked as a parked one: its server may have got that after it was asked.
+    pub(super) has_taken: bool,
 }
 
 /// A consumer is asked this often in one `stall_timeout`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::consumer::{Consumer, Taken};
 use super::phase::{Phase, Subscriber};
+use super::stall::StallRule;
 use super::terms::BrokerWakes;
 use crate::compress::Zip;
 use crate::entry::Entry;
@@ -83,6 +84,9 @@ impl Subscriber {
         self.owes_heartbeat = false;
         self.last_write = now;
         self.consumer = Consumer::Away { since: now, turn };
+        if let StallRule::Asked(asked) = &mut self.stall_rule {
+            asked.has_taken = true;
+        }
         for entry in out.iter() {
             self.last_seq = self.last_seq.max(entry.seq.unwrap_or(0));
         }

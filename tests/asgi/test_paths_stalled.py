@@ -6,11 +6,16 @@ cut, and learns of it.
 
 from __future__ import annotations
 
+import ctypes
+import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from servers import HOST
 from sse_hub import Hub
 from waiting import until
 from wire import Site, Stream, narrow_site, reset
@@ -89,6 +94,19 @@ def test_so_does_one_that_stalls_at_the_last_event(narrow: Site, size: int) -> N
         until(lambda: reasons == ["stalled"])
         stream.rest()
         assert stream.reset
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has the kernel drop what the client is sent")
+def test_a_client_that_vanished_before_its_head_arrived_is_noticed() -> None:
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
+    with narrow_site("portable") as site, socket.socket() as client:
+        hub = site.hub(stall_timeout=0.3, heartbeat=None)
+        site.app = hub.endpoint("t")
+        client.connect((HOST, site.port))
+        program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+        client.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: hub.stats()["stalled"] == 1)
 
 
 def test_clients_that_stall_are_not_taken_for_ones_that_have_vanished() -> None:

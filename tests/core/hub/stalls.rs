@@ -204,6 +204,31 @@ fn a_parked_consumer_is_stalled_when_its_client_acknowledges_nothing() {
     }
 }
 
+/// It has everything when it is asked, and its server gets the write after that.
+#[test]
+fn a_consumer_that_parks_after_a_late_write_is_asked_about_it() {
+    let world = World::new(Config { heartbeat: None, ..config() });
+    let stream = world.live(&["a"]);
+    world.reader.ask_for_progress(&stream.identity);
+    let mut asked = 0;
+    let mut quarter = |unsent: usize| {
+        world.advance(STALL / 4);
+        let (_, effects) = world.turn();
+        asked += effects.progress.len();
+        for identity in &effects.progress {
+            world.reader.report_unsent(identity, unsent, Some(100), world.hub.clock.now());
+        }
+        (effects.closed.len(), asked)
+    };
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.take(), Taken::Some);
+    while quarter(0).1 < 2 {} // middleware holds the write back
+    assert_eq!(stream.take(), Taken::Nothing);
+    let ended = (1..10).find(|_| quarter(50).0 > 0);
+    assert!(ended.is_some_and(|quarters| (4..=7).contains(&quarters)), "{ended:?}");
+}
+
 /// Without answers, what counts is for how long something waits.
 #[test]
 fn a_consumer_without_an_answer_is_stalled_after_the_timeout() {
