@@ -135,6 +135,16 @@ class NextRequests:
 
         return all(has_next(each) for each in self.server.connections)
 
+    def come_and_leave(self, tls: Any = None) -> None:
+        """One client for each kind sends its next request and leaves; nothing is left of it."""
+        clients = [self.client(path, later=1, tls=tls) for path in self.PATHS]
+        until(self.have_come)
+        assert self.streams() == 3
+        for client in clients:
+            client.close()
+        until(lambda: self.streams() == 0)
+        until(lambda: not self.server.connections)
+
     def client(self, path: str, *, at_first: int = 0, later: int = 0, tls: Any = None) -> Client:
         """A client with a stream, and so many requests behind it, sent with the first one or later."""
         more = f"\r\nGET {path} HTTP/1.1\r\nHost: x\r\n" * at_first
@@ -172,13 +182,7 @@ def test_so_does_one_that_nothing_is_written_to(http: str, is_tls: bool, loop: s
         options = {"ssl_keyfile": key, "ssl_certfile": certificate}
     site = Site("portable", http=http, loop=loop, **options)
     kinds = NextRequests(site, heartbeat=0.2 if is_tls else None)
-    clients = [kinds.client(path, later=1, tls=tls) for path in kinds.PATHS]
-    until(kinds.have_come)
-    assert kinds.streams() == 3
-    for client in clients:
-        client.close()
-    until(lambda: kinds.streams() == 0)
-    until(lambda: not kinds.server.connections)
+    kinds.come_and_leave(tls)
     site.close_hubs()
     site.close()
 
@@ -188,13 +192,7 @@ def test_so_does_one_behind_middleware_that_hides_it_in_a_task_of_its_own(http: 
     site = Site("portable", http=http)
     kinds = NextRequests(site, heartbeat=None)
     site.app = BaseHTTPMiddleware(BaseHTTPMiddleware(Hidden(kinds.app), passes), passes)
-    clients = [kinds.client(path, later=1) for path in kinds.PATHS]
-    until(kinds.have_come)
-    assert kinds.streams() == 3
-    for client in clients:
-        client.close()
-    until(lambda: kinds.streams() == 0)
-    until(lambda: not kinds.server.connections)
+    kinds.come_and_leave()
     site.close_hubs()
     site.close()
 
