@@ -168,6 +168,13 @@ fn parse(scheme: &str, url: &str) -> Result<ConnectionInfo> {
     if info.redis_settings().db() < 0 {
         return Err(unusable(scheme, "the database's number must not be negative"));
     }
+    // The URL's parser escapes what no resolver would then find.
+    if let ConnectionAddr::Tcp(host, _) = info.addr()
+        && host.contains('%')
+    {
+        let rule = "must be ASCII; names in other alphabets are written in Punycode, as xn--…";
+        return Err(unusable(scheme, format_args!("the host {host} {rule}")));
+    }
     // A protocol version in the URL is for other clients: this one always uses its own.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
     Ok(info.set_redis_settings(settings))

@@ -229,6 +229,20 @@ def test_an_address_of_sentinels_that_is_none_is_said_at_once(url: str) -> None:
         Hub(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://münchen.example",
+        "valkeys://m%C3%BCnchen.example/1",
+        "redis+sentinel://münchen.example/service",
+    ],
+)
+def test_a_host_that_no_resolver_would_find_is_said_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"the host m%C3%BCnchen\.example must be ASCII; .* xn--"):
+        Hub(url)
+    Hub("redis://xn--mnchen-3ya.example")
+
+
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "http", "redis+unix"])
 @pytest.mark.parametrize("rest", ["localhost:port/0", "localhost/x/y", "[/0", "localhost/0?x=%zz"])
 def test_an_address_that_is_none_does_not_show_its_password(scheme: str, rest: str) -> None:
