@@ -59,7 +59,7 @@ impl Subscriber {
         let stall_timeout = self.terms.stall_timeout;
         match &self.stall_rule {
             StallRule::Away => progress + stall_timeout,
-            StallRule::Asked(asked) => progress.max(asked.at.unwrap_or_default()) + stall_timeout / QUESTIONS,
+            StallRule::Asked(asked) => asked.next(progress, stall_timeout),
             StallRule::Driver => look_after(now, stall_timeout),
         }
     }
@@ -81,9 +81,10 @@ impl Subscriber {
                 let progress = since.max(self.progress);
                 let is_held_back = self.phase.is_held_back();
                 if !is_held_back && (self.waits() || self.has_unsent(since)) {
-                    return self.stall_due(progress, now);
-                }
-                if now >= progress + self.terms.stall_timeout {
+                    if self.has_stalled(progress, now) {
+                        return Due::Close(CloseReason::Stalled);
+                    }
+                } else if now >= progress + self.terms.stall_timeout {
                     // Nothing waits for the client: the application is slow with what it took. Check again later.
                     self.consumer = Consumer::Away { since: now, turn: 0 };
                 }
@@ -97,19 +98,17 @@ impl Subscriber {
     /// `None` when the client has everything, or nobody knows what it has acknowledged.
     fn parked_question(&self) -> Option<Duration> {
         let StallRule::Asked(asked) = &self.stall_rule else { return None };
-        let pause = self.terms.stall_timeout / QUESTIONS;
-        let Some((_, unsent)) = asked.unsent else {
-            return asked.at.is_none().then_some(self.progress + pause);
+        let asks = match asked.unsent {
+            None => asked.at.is_none(),
+            Some((_, unsent)) => asked.acknowledged.is_some() && (unsent > 0 || asked.has_taken),
         };
-        let at = asked.at.filter(|_| asked.acknowledged.is_some())?;
-        (unsent > 0 || asked.has_taken).then_some(at + pause)
+        asks.then(|| asked.next(self.progress, self.terms.stall_timeout))
     }
 
     fn parked_due(&mut self, now: Duration) -> Due {
-        let limit = self.progress + self.terms.stall_timeout;
+        let has_stalled = self.has_stalled(self.progress, now);
         let StallRule::Asked(asked) = &mut self.stall_rule else { return Due::Nothing };
-        let has_unsent = asked.unsent.is_some_and(|(_, unsent)| unsent > 0);
-        if has_unsent && asked.at.is_some_and(|at| at >= limit) {
+        if has_stalled && asked.unsent.is_some_and(|(_, unsent)| unsent > 0) {
             return Due::Close(CloseReason::Stalled);
         }
         (asked.at, asked.has_taken) = (Some(now), false);
@@ -128,29 +127,23 @@ impl Subscriber {
             if asked.unsent.is_some_and(|(begun, unsent)| begun == since && unsent > 0))
     }
 
-    /// Whether it is time to ask a consumer for which nothing waits.
+    /// Whether it is time to ask a consumer that is away, and whose client took bytes at `progress`.
     fn asks_now(&mut self, progress: Duration, now: Duration) -> bool {
         let StallRule::Asked(asked) = &mut self.stall_rule else { return false };
-        let asks = now >= progress.max(asked.at.unwrap_or_default()) + self.terms.stall_timeout / QUESTIONS;
+        let asks = now >= asked.next(progress, self.terms.stall_timeout);
         if asks {
             asked.at = Some(now);
         }
         asks
     }
 
-    /// What is due for a consumer that is away while something waits, and whose client took bytes at `progress`.
-    fn stall_due(&mut self, progress: Duration, now: Duration) -> Due {
+    /// Whether a client for which something waits has taken nothing since `progress`, for too long.
+    fn has_stalled(&self, progress: Duration, now: Duration) -> bool {
         let limit = progress + self.terms.stall_timeout;
-        match &mut self.stall_rule {
-            StallRule::Away if now >= limit => Due::Close(CloseReason::Stalled),
-            StallRule::Asked(asked) if asked.at.is_some_and(|at| at >= limit) => {
-                Due::Close(CloseReason::Stalled)
-            }
-            StallRule::Asked(asked) if now >= progress + self.terms.stall_timeout / QUESTIONS => {
-                asked.at = Some(now);
-                Due::AskForProgress
-            }
-            StallRule::Away | StallRule::Asked(_) | StallRule::Driver => Due::Nothing,
+        match &self.stall_rule {
+            StallRule::Away => now >= limit,
+            StallRule::Asked(asked) => asked.at.is_some_and(|at| at >= limit),
+            StallRule::Driver => false,
         }
     }
 

@@ -28,5 +28,12 @@ pub(super) struct Asked {
     pub(super) has_taken: bool,
 }
 
+impl Asked {
+    /// When to ask next, if the client took bytes at `progress`.
+    pub(super) fn next(&self, progress: Duration, stall_timeout: Duration) -> Duration {
+        progress.max(self.at.unwrap_or_default()) + stall_timeout / QUESTIONS
+    }
+}
+
 /// A consumer is asked this often in one `stall_timeout`.
 pub(super) const QUESTIONS: u32 = 4;

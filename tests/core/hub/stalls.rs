@@ -95,6 +95,25 @@ fn a_consumer_that_is_asked_is_stalled_only_when_its_client_takes_nothing() {
     assert_eq!((stream.closed(), world.stat("stalled")), (Some("stalled"), 1));
 }
 
+#[test]
+fn heartbeats_that_wait_ask_no_more_questions() {
+    let world = World::new(Config { heartbeat: Some(STALL / 32), ..config() });
+    let stream = world.live(&["a"]);
+    world.reader.ask_for_progress(&stream.identity);
+    publish(&world, 1..=1);
+    world.drain();
+    assert_eq!(stream.take(), Taken::Some);
+    let mut asked = 0;
+    while stream.closed().is_none() {
+        world.advance(STALL / 32);
+        for identity in &world.turn().1.progress {
+            asked += 1;
+            world.reader.report_unsent(identity, 1000, None, world.hub.clock.now());
+        }
+    }
+    assert!((4..=6).contains(&asked), "asked {asked} times before its end");
+}
+
 /// What its write has not passed on waits for the client, though nothing waits at the hub.
 #[test]
 fn a_consumer_that_is_asked_is_stalled_with_its_last_write() {
