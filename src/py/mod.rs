@@ -39,7 +39,7 @@ mod _core {
     use super::hub::subscription::PySubscription;
     #[pymodule_export]
     use super::process::descriptors::{
-        _acknowledged, _close, _duplicate, _limit_unsent, _own, _release, _unacknowledged,
+        _acknowledged, _close, _duplicate, _limit_unsent, _release, _unacknowledged,
     };
     #[pymodule_export]
     use super::process::exit::{_end, _flush};

@@ -48,8 +48,8 @@ impl Reactor {
         Ok(this)
     }
 
-    /// Adopt a client's socket. Its response head and a first chunk were sent before; `identity` was
-    /// subscribed with this reactor's reader.
+    /// Adopt a client's socket, whose descriptor is recorded as owned. Its response head and a first chunk were sent
+    /// before; `identity` was subscribed with this reactor's reader.
     pub fn adopt(&self, socket: Socket, identity: Arc<Identity>) {
         self.desk.shared.adopt(self.connection(socket, identity), None);
     }

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::kernel;
-use crate::descriptors::{NoFork, disown, no_fork, own};
+use crate::descriptors::{NoFork, disown, no_fork};
 
-/// A socket that a forked child closes.
+/// A socket that a forked child closes: its descriptor was recorded when it was opened.
 #[derive(Debug)]
 pub struct Owned {
     fd: OwnedFd,
@@ -27,7 +27,6 @@ impl Owned {
 
 impl From<OwnedFd> for Owned {
     fn from(fd: OwnedFd) -> Self {
-        own(fd.as_raw_fd());
         Self { fd, resets: false, no_fork: None }
     }
 }

@@ -68,7 +68,9 @@ class Descriptor:
     """A descriptor to give away: the end of a pipe, so that the other end knows whether it is open."""
 
     def __init__(self) -> None:
-        self.number, self._other = os.pipe()
+        end, self._other = os.pipe()
+        self.number = _core._duplicate(end)
+        os.close(end)
 
     def is_closed(self) -> bool:
         try:
@@ -87,7 +89,6 @@ class Descriptor:
 @pytest.fixture
 def descriptor() -> Iterator[Descriptor]:
     with closing(Descriptor()) as descriptor:
-        _core._own(descriptor.number)
         yield descriptor
 
 

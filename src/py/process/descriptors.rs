@@ -15,12 +15,6 @@ pub fn _duplicate(fd: i32) -> PyResult<i32> {
     Ok(system::duplicate(fd)?)
 }
 
-// Make a forked child close this descriptor, too.
-#[pyfunction]
-pub fn _own(fd: i32) {
-    system::own(fd);
-}
-
 // Forget the descriptor. True unless this is a forked child, which has closed it.
 #[pyfunction]
 pub fn _release(fd: i32) -> bool {
@@ -58,8 +52,8 @@ mod system {
     use std::io;
     use std::os::fd::{BorrowedFd, FromRawFd};
 
-    pub use crate::descriptors::{disown, own};
-    use crate::descriptors::{disown_all, no_fork};
+    pub use crate::descriptors::disown;
+    use crate::descriptors::{disown_all, no_fork, open_owned};
     use crate::reactor::{Socket, kernel};
 
     /// In a forked child: close the clients' connections, which must not stay open here when the parent closes
@@ -72,15 +66,12 @@ mod system {
     }
 
     pub fn duplicate(fd: i32) -> io::Result<i32> {
-        let _no_fork = no_fork();
-        // From 3 on: a program that closed its standard streams must not get a socket in their place.
-        // SAFETY: fcntl with this command takes no pointers.
-        let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-        if duplicate < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        own(duplicate);
-        Ok(duplicate)
+        open_owned(|| {
+            // From 3 on: a program that closed its standard streams must not get a socket in their place.
+            // SAFETY: fcntl with this command takes no pointers.
+            let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+            if duplicate < 0 { Err(io::Error::last_os_error()) } else { Ok(duplicate) }
+        })
     }
 
     pub fn close(fd: i32) {
@@ -125,8 +116,6 @@ mod system {
     pub fn duplicate(_: i32) -> io::Result<i32> {
         Err(unsupported())
     }
-
-    pub fn own(_: i32) {}
 
     pub fn close(_: i32) {}
 
