@@ -41,6 +41,7 @@ from sse_hub._responses.options import (
 from sse_hub._responses.streaming_hub import OnConnect, OnDisconnect
 from sse_hub._runs.registry import Runs
 from sse_hub._runs.running_hub import RunningHub
+from sse_hub._stopping.serving import on_asyncio
 from sse_hub.brokers import Broker, make_broker
 
 __all__ = [
@@ -552,14 +553,14 @@ class Hub(RunningHub):
         """
         grace = self.grace if grace is None else _check_grace(grace)
         ends_by = time.monotonic() + grace
-        self._runs_here().stop_all_here(grace, on_a_loop=_on_a_loop())
+        self._runs_here().stop_all_here(grace, on_a_loop=on_asyncio())
         closing = None
         try:
             while self._waits_for_broker(ends_by):
                 time.sleep(_POLL)
             deadline = max(ends_by, time.monotonic() + grace / 4)
             if (closing := self._begin_close()) is not None:
-                while not _on_a_loop() and self._unfinished(closing) and time.monotonic() < deadline:
+                while not on_asyncio() and self._unfinished(closing) and time.monotonic() < deadline:
                     time.sleep(_POLL)
         finally:  # When interrupted (Ctrl-C), finish at once.
             if closing is not None or (closing := self._begin_close()) is not None:
@@ -603,11 +604,3 @@ def _check_grace(grace: float) -> float:
     if not 0 <= grace < float("inf"):
         raise ValueError(f"grace must be a number of seconds from 0, not {grace}")
     return grace
-
-
-def _on_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
