@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,11 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from prices import GOLD, POOL, gold, held, pool, sessions
+from prices import GOLD, POOL, gold, held, pool, sessions, stream
 from servers import Client, Command, granian, hypercorn, run
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
-from sse_hub import EventSourceResponse
 from starlette.responses import Response
 from waiting import PATIENCE, until
 from wire import WAYS, Site
@@ -39,28 +37,24 @@ def test_a_pool_of_five_serves_a_hundred_streams(site: Site, engine: Engine, kin
 
     @app.get("/")
     def events(session: Session = Depends(sessions(engine))) -> Response:  # noqa: B008
-        if kind == "snapshot":
-            # Not on the event loop: it would wait for connections that are given back there.
-            return hub.response("t", initial=lambda _: asyncio.to_thread(gold, session))
-        assert gold(session) == GOLD
-        return EventSourceResponse(hub.subscribe("t")) if kind == "subscription" else hub.response("t")
+        return stream(hub, kind, session)
 
     site.app = app
     with ExitStack() as stack:
-        streams = []
+        clients = []
         for _ in range(STREAMS // 10):  # ten at a time, so twice as many as there are connections
-            streams += [stack.enter_context(site.raw()) for _ in range(10)]
-            for stream in streams[-10:]:
-                stream.opened()
+            clients += [stack.enter_context(site.raw()) for _ in range(10)]
+            for client in clients[-10:]:
+                client.opened()
         if kind == "snapshot":
-            for stream in streams:
-                assert stream.take(1) == [GOLD]
+            for client in clients:
+                assert client.take(1) == [GOLD]
         until(lambda: held(engine) == 0)
         assert hub.count() == STREAMS
         assert {subscriber.path for subscriber in hub.subscribers()} == {site.path}
         hub.publish("t", "tick")
-        for stream in streams:
-            assert stream.take(1) == ["tick"]
+        for client in clients:
+            assert client.take(1) == ["tick"]
 
 
 def test_a_session_that_is_held_holds_its_connection(site: Site, engine: Engine) -> None:
@@ -97,9 +91,9 @@ def test_a_pool_of_five_serves_a_hundred_streams_of_other_servers(server: Callab
 
         for kind in kinds:
             for _ in range(STREAMS // 4 // 5):
-                streams = [stack.enter_context(Client(process.port, f"/{kind}")) for _ in range(5)]
-                for stream in streams:
-                    stream.read_until(b"stream-open")
+                clients = [stack.enter_context(Client(process.port, f"/{kind}")) for _ in range(5)]
+                for client in clients:
+                    client.read_until(b"stream-open")
             until(lambda: state()["held"] == 0)
         # A generator is no stream of the hub.
         assert state() == {"held": 0, "streams": STREAMS * 3 // 4, "stayed": {"server": STREAMS * 3 // 4}}

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from announced import announced
 from fastapi import Depends, FastAPI
 from fastapi.responses import Response
-from prices import GOLD, gold, held, pool, sessions
+from prices import GOLD, gold, held, pool, sessions, stream
 from sqlalchemy.orm import Session
 from sse_hub import EventSourceResponse, Hub
 
@@ -38,9 +38,7 @@ def events(kind: str, session: Annotated[Session, Depends(session)]) -> Response
         yield "stream-open"
         await asyncio.get_running_loop().create_future()
 
-    if kind == "snapshot":
-        return hub.response("t", initial=lambda _: asyncio.to_thread(gold, session))
+    if kind != "generator":
+        return stream(hub, kind, session)
     assert gold(session) == GOLD
-    if kind == "generator":
-        return EventSourceResponse(content(), handoff=True)
-    return EventSourceResponse(hub.subscribe("t")) if kind == "subscription" else hub.response("t")
+    return EventSourceResponse(content(), handoff=True)

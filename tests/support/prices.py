@@ -1,13 +1,16 @@
-"""Prices in SQLite, and a pool of five connections to them."""
+"""Prices in SQLite, a pool of five connections to them, and streams that begin with a price."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
+from sse_hub import EventSourceResponse, Hub
+from starlette.responses import Response
 from waiting import PATIENCE
 
 GOLD = 2411.5
@@ -50,3 +53,12 @@ def gold(session: Session) -> float:
     """The price; from now on the session has a connection."""
     price: float = session.execute(text("SELECT price FROM prices")).scalar_one()
     return price
+
+
+def stream(hub: Hub, kind: str, session: Session) -> Response:
+    """A stream whose endpoint reads the price before it begins; a ``snapshot``, as the stream begins."""
+    if kind == "snapshot":
+        # Not on the event loop: it would wait for connections that are given back there.
+        return hub.response("t", initial=lambda _: asyncio.to_thread(gold, session))
+    assert gold(session) == GOLD
+    return EventSourceResponse(hub.subscribe("t")) if kind == "subscription" else hub.response("t")
