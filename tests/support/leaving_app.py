@@ -43,22 +43,18 @@ async def streaming(request: Request) -> Response:
     return StreamingResponse(hub.subscribe("t"), media_type="text/event-stream")
 
 
-async def named(request: Request) -> Response:
-    async def events() -> AsyncIterator[bytes]:
-        subscription = hub.subscribe("t")
-        async for chunk in subscription:
-            yield chunk
+async def subscribed() -> AsyncIterator[bytes]:
+    subscription = hub.subscribe("t")
+    async for chunk in subscription:
+        yield chunk
 
-    return EventSourceResponse(events())
+
+async def named(request: Request) -> Response:
+    return EventSourceResponse(subscribed())
 
 
 async def named_streaming(request: Request) -> Response:
-    async def events() -> AsyncIterator[bytes]:
-        subscription = hub.subscribe("t")
-        async for chunk in subscription:
-            yield chunk
-
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return StreamingResponse(subscribed(), media_type="text/event-stream")
 
 
 async def generator(request: Request) -> Response:
