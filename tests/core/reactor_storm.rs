@@ -4,6 +4,8 @@
 //! `STORM_SEEDS` is the number of seeds to run, `STORM_SEED` the first one.
 #![cfg(unix)]
 
+mod usual_config;
+
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -110,16 +112,12 @@ fn storm(seed: u64) -> [usize; 4] {
         retention: Retention { count: 16, bytes: 1 << 20, age: None },
         history_total_bytes: 1 << 20,
         heartbeat: Some(Duration::from_millis(50)),
-        reconnect_ms: (1000, 1000),
         capacity: Capacity { events: 16, bytes: 1 << 20 },
         overflow: OverflowPolicy::DropOldest,
-        interval: None,
         stall_timeout: STALL_TIMEOUT,
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,
-        max_subscribers: None,
-        max_per_user: None,
-        max_topics: None,
+        ..usual_config::config()
     };
     let hub = Arc::new(Hub::new(config, Clock::real()));
     let ends = Arc::new(Ends::default());

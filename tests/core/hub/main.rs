@@ -38,3 +38,5 @@ mod stream_world;
 mod support;
 mod topics;
 mod transfer;
+#[path = "../usual_config.rs"]
+mod usual_config;

@@ -10,15 +10,16 @@ use sse_hub::config::Config;
 use sse_hub::entry::Entry;
 use sse_hub::error::Result;
 use sse_hub::frame::{Draft, FrameBuilder};
-use sse_hub::history::Retention;
 use sse_hub::hub::{Drained, Hub, Request};
 use sse_hub::identity::{CloseReason, Identity};
 use sse_hub::ids::EventId;
-use sse_hub::queue::{Capacity, OverflowPolicy};
+use sse_hub::queue::Capacity;
 use sse_hub::reader::{Effects, Reader};
 use sse_hub::subscriber::Taken;
 use sse_hub::topic::Topic;
 use sse_hub::waker::Wake;
+
+use crate::usual_config;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MS: Duration = Duration::from_millis(1);
@@ -32,19 +33,11 @@ pub fn cases(usual: u32) -> u32 {
 
 pub fn config() -> Config {
     Config {
-        retention: Retention { count: 100, bytes: 1 << 20, age: None },
-        history_total_bytes: 1 << 24,
         heartbeat: Some(HEARTBEAT),
         reconnect_ms: (1000, 5000),
         capacity: Capacity { events: 4, bytes: 1 << 20 },
-        overflow: OverflowPolicy::Disconnect,
-        interval: None,
         stall_timeout: STALL,
-        backlog_bytes: 1 << 20,
-        max_event_bytes: 1 << 16,
-        max_subscribers: None,
-        max_per_user: None,
-        max_topics: None,
+        ..usual_config::config()
     }
 }
 

@@ -12,6 +12,8 @@
 mod inert_broker;
 mod presence;
 mod transfer;
+#[path = "../usual_config.rs"]
+mod usual_config;
 mod world;
 
 use std::collections::HashMap;

@@ -10,7 +10,8 @@ use sse_hub::hub::{Hub, Request};
 use sse_hub::ids::StreamId;
 
 use crate::inert_broker::{InertBroker, Notes};
-use crate::world::{config, nobody, topics};
+use crate::usual_config::config;
+use crate::world::{nobody, topics};
 
 /// The changes of presence, in the order in which the broker got them.
 #[derive(Default)]

@@ -6,17 +6,16 @@ use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 
 use sse_hub::clock::Clock;
-use sse_hub::config::Config;
 use sse_hub::entry::Entry;
 use sse_hub::frame::{Draft, FrameBuilder};
-use sse_hub::history::Retention;
 use sse_hub::hub::{Hub, Request};
 use sse_hub::identity::{CloseReason, Identity};
-use sse_hub::queue::{Capacity, OverflowPolicy};
 use sse_hub::reader::{Effects, Reader};
 use sse_hub::subscriber::Taken;
 use sse_hub::topic::Topic;
 use sse_hub::waker::Wake;
+
+use crate::usual_config::config;
 
 /// A flag that is waited for: what an eventfd is to an event loop, a future to a consumer.
 #[derive(Default)]
@@ -60,24 +59,6 @@ pub struct World {
     signal: Arc<Flag>,
     consumers: Mutex<HashMap<usize, Arc<Flag>>>,
     stop: Mutex<bool>,
-}
-
-pub fn config() -> Config {
-    Config {
-        retention: Retention { count: 100, bytes: 1 << 20, age: None },
-        history_total_bytes: 1 << 24,
-        heartbeat: None,
-        reconnect_ms: (1, 1),
-        capacity: Capacity { events: 100, bytes: 1 << 20 },
-        overflow: OverflowPolicy::Disconnect,
-        interval: None,
-        stall_timeout: std::time::Duration::from_secs(30),
-        backlog_bytes: 1 << 20,
-        max_event_bytes: 1 << 16,
-        max_subscribers: None,
-        max_per_user: None,
-        max_topics: None,
-    }
 }
 
 pub fn topics(names: &[&str]) -> Vec<Topic> {

@@ -7,3 +7,5 @@ mod inert_broker;
 mod slow;
 mod support;
 mod turns;
+#[path = "../usual_config.rs"]
+mod usual_config;

@@ -15,9 +15,11 @@ use sse_hub::history::Retention;
 use sse_hub::hub::{Hub, Request};
 use sse_hub::identity::{CloseReason, Identity};
 use sse_hub::ids::GroupId;
-use sse_hub::queue::{Capacity, OverflowPolicy};
+use sse_hub::queue::Capacity;
 use sse_hub::reactor::{Listener, Reactor};
 use sse_hub::topic::Topic;
+
+use crate::usual_config;
 
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -39,17 +41,10 @@ pub fn config() -> Config {
     Config {
         retention: Retention { count: 100_000, bytes: 256 << 20, age: None },
         history_total_bytes: 256 << 20,
-        heartbeat: None,
-        reconnect_ms: (1000, 1000),
         capacity: Capacity { events: 64, bytes: 1 << 20 },
-        overflow: OverflowPolicy::Disconnect,
-        interval: None,
-        stall_timeout: Duration::from_secs(30),
         backlog_bytes: 64 << 20,
         max_event_bytes: 1 << 20,
-        max_subscribers: None,
-        max_per_user: None,
-        max_topics: None,
+        ..usual_config::config()
     }
 }
 
