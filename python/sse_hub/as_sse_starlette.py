@@ -68,6 +68,8 @@ def _main(arguments: list[str]) -> None:
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__")
     elif arguments and not arguments[0].startswith("-"):
+        if not Path(arguments[0]).exists():
+            sys.exit(f"{arguments[0]}: no such file; a module is run by -m {arguments[0]}")
         sys.argv = arguments
         sys.path[0] = str(Path(arguments[0]).resolve().parent)
         runpy.run_path(arguments[0], run_name="__main__")

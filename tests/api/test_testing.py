@@ -186,6 +186,19 @@ async def test_the_end_of_a_stream_is_noticed() -> None:
             await client.silent(0)
 
 
+async def test_an_answer_that_is_no_stream_is_named() -> None:
+    async with connect(PlainTextResponse("no such room", 404), "/") as client:
+        with pytest.raises(StreamEnded, match=r"^the response is no stream: 404, 'no such room'$"):
+            await client.next()
+
+
+async def test_a_client_that_left_says_so() -> None:
+    async with connect(Hub().endpoint("t"), "/") as client:
+        await client.close()
+        with pytest.raises(StreamEnded, match="the client has left"):
+            await client.next()
+
+
 async def test_iterating_a_client_ends_with_the_stream() -> None:
     async with connect(
         StreamingResponse(iter(["data: 1\n\n", "data: 2\n\n"]), media_type="text/event-stream"), "/"

@@ -80,6 +80,8 @@ def test_a_script_and_a_module_run_as_by_python(tmp_path: Path) -> None:
         done = python("", "-m", "sse_hub.as_sse_starlette", *wrong)
         assert done.returncode == 1
         assert "usage:" in done.stderr
+    done = python("", "-m", "sse_hub.as_sse_starlette", "uvicorn", "main:app")
+    assert done.stderr == "uvicorn: no such file; a module is run by -m uvicorn\n"
 
 
 def mcp_server(*options: str) -> Command:

@@ -67,6 +67,16 @@ def test_fastapi_describes_a_route_with_this_response_class() -> None:
     assert answer["content"] == {"text/event-stream": {"schema": {"type": "string"}}}
 
 
+@pytest.mark.parametrize("made", [HubResponse, Hub().channel("t", halt=int).response_class])
+@pytest.mark.parametrize(("returned", "named"), [(None, "None: return is missing"), ({"gold": 1}, "dict")])
+async def test_an_endpoint_of_this_class_is_told_what_to_return(made: Any, returned: Any, named: str) -> None:
+    app = FastAPI()
+    app.get("/", response_class=made)(lambda: returned)
+    with pytest.raises(TypeError, match=rf"returns .*response\(.*\), not {named}$"):
+        async with connect(app, "/") as client:
+            assert client.status_code == 500
+
+
 async def test_a_head_request_gets_the_headers_and_no_subscriber() -> None:
     hub = Hub()
     hub.on_connect(lambda subscription: pytest.fail("subscribed"))

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from sse_hub._arguments import check_text
 from sse_hub._core import Publication, _check_event_name
 from sse_hub._responses.channel_schema import describe
+from sse_hub._responses.guarded_response import kind_of
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -34,6 +35,13 @@ class EventStream(Response):
     """The media type of a channel, for FastAPI's ``response_class=``; no object of it is ever made."""
 
     media_type = "text/event-stream"
+
+    def __init__(self, content: Any = None, status_code: int = 200, **_: Any) -> None:
+        """Refuse what an endpoint returns that is no response, which FastAPI would send as a whole body."""
+        raise TypeError(
+            "an endpoint with a channel's response_class returns the channel's response(),"
+            f" not {kind_of(content)}"
+        )
 
 
 class Channel(Generic[T]):

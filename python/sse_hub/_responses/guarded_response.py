@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.background import BackgroundTask
 from starlette.datastructures import MutableHeaders
@@ -19,7 +20,7 @@ from sse_hub._responses.sending import sends_denial
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub.exceptions import HubClosed, HubFull, NotAuthorized, UserFull
 
-__all__ = ["TURNED_AWAY", "GuardedResponse", "names_status_code"]
+__all__ = ["TURNED_AWAY", "GuardedResponse", "kind_of", "serves_as_response_class"]
 
 logger = logging.getLogger("sse_hub")
 
@@ -31,16 +32,34 @@ _Init = TypeVar("_Init", bound=Callable[..., Any])
 _RETRY_AFTER = "30"  # seconds, for clients that get a status: as in COME_BACK_LATER
 
 
-def names_status_code(init: _Init) -> _Init:
-    """Show the option ``status_code`` in a constructor's signature.
+def serves_as_response_class(init: _Init) -> _Init:
+    """Make a constructor that begins with a hub one that FastAPI finds behind ``response_class=``.
 
-    There FastAPI's OpenAPI looks for the status of a ``response_class``, and fails if it finds none.
+    FastAPI's OpenAPI looks for the option ``status_code`` in the signature, and fails if it finds none. What
+    an endpoint returns that is no response, FastAPI wraps in the class: most often None, of a forgotten
+    ``return``.
     """
+
+    @functools.wraps(init)
+    def checked(self: Response, *args: Any, **options: Any) -> None:
+        given = args[0] if args else options.get("hub", options.get("content"))
+        if not isinstance(given, StreamingHub):
+            name = type(self).__name__
+            raise TypeError(
+                f"an endpoint with response_class={name} returns hub.response(topics), not {kind_of(given)}"
+            )
+        init(self, *args, **options)
+
     signature = inspect.signature(init)
-    *named, options = signature.parameters.values()
+    *named, rest = signature.parameters.values()
     status = inspect.Parameter("status_code", inspect.Parameter.KEYWORD_ONLY, default=200, annotation="int")
-    setattr(init, "__signature__", signature.replace(parameters=[*named, status, options]))  # noqa: B010
-    return init
+    setattr(checked, "__signature__", signature.replace(parameters=[*named, status, rest]))  # noqa: B010
+    return cast(_Init, checked)
+
+
+def kind_of(given: object) -> str:
+    """What an endpoint returned, for the text of an error."""
+    return "None: return is missing" if given is None else type(given).__name__
 
 
 class GuardedResponse(Response):

@@ -23,7 +23,7 @@ from sse_hub._responses.carried_stream import CarriedStream
 from sse_hub._responses.compression import CONTENT_ENCODING, can_compress, check_compress
 from sse_hub._responses.dependencies import close_dependencies, has_dependencies
 from sse_hub._responses.disconnect import DisconnectWatch
-from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, names_status_code
+from sse_hub._responses.guarded_response import TURNED_AWAY, GuardedResponse, serves_as_response_class
 from sse_hub._responses.last_event_id import last_event_id
 from sse_hub._responses.options import StreamOptions, Topics, check_last_event_id, check_names, make_request
 from sse_hub._responses.sending import abort_before_end
@@ -49,7 +49,7 @@ class HubResponse(GuardedResponse):
     # Whether the subscription comes before the head, which middleware may hold back for a while.
     _subscribes_first = False
 
-    @names_status_code
+    @serves_as_response_class
     def __init__(self, hub: StreamingHub, topics: Topics, **options: Unpack[StreamOptions]) -> None:
         check_names("Hub.response", options, StreamOptions.__optional_keys__)
         initial, background = options.get("initial"), options.get("background")

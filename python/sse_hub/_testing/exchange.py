@@ -48,6 +48,10 @@ class Exchange:
     def over(self) -> bool:
         return self.complete or self._task.done()
 
+    @property
+    def _is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
     async def _run(self, app: ASGIApp, scope: Scope) -> None:
         await app(scope, self._receive, self._send)
 
@@ -80,7 +84,7 @@ class Exchange:
                     end.cancel()
 
     def _read(self, chunk: bytes, *, last: bool) -> None:
-        if self.headers.get("content-type", "").startswith("text/event-stream"):
+        if self._is_stream:
             self._parser.feed(bytes(chunk))
         else:
             self.body.append(bytes(chunk))
@@ -123,11 +127,20 @@ class Exchange:
             self._reported = True
             raise error
         if self.complete:
-            raise StreamEnded("the response is complete")
+            raise StreamEnded(self._completeness())
         if self._task.done():
             if not self.status_code:
                 raise RuntimeError("the application returned without a response")
+            if self._left.is_set():
+                raise StreamEnded("the client has left: reconnect() opens another stream")
             raise StreamEnded("the application returned without ending its response, so a server cuts it")
+
+    def _completeness(self) -> str:
+        """What the end of the body ends: tests meet answers such as 404 and 422 here."""
+        if self._is_stream:
+            return "the response is complete"
+        text = b"".join(self.body)[:200].decode(errors="replace")
+        return f"the response is no stream: {self.status_code}" + (f", {text!r}" if text else "")
 
     async def leave(self, *, raises: bool) -> None:
         """Disconnect, and wait until the application has ended."""
