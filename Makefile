@@ -206,7 +206,7 @@ $(VENV)/.docs-ready: pyproject.toml tools/dev-requirements.py
 # mkdocs-material announces its successor at every start, which would hide its warnings.
 docs: $(VENV)/.docs-ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build -q --strict
-	@echo "target/site/index.html"
+	@echo "target/site/index.html; with its search: python3 -m http.server -d target/site"
 
 format:
 	cargo fmt
