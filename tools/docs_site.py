@@ -78,3 +78,8 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Give a page the site's links."""
     return links(markdown, page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark options such as `--reload`, which a browser would break after their hyphens."""
+    return re.sub(r"<code>(?=--[\w-]+</code>)", '<code class="option">', html)

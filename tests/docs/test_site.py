@@ -52,6 +52,13 @@ def test_links_in_programs_stay() -> None:
     )
 
 
+def test_an_option_is_not_broken_at_its_hyphens() -> None:
+    option = SITE.on_page_content("<code>--limit-max-requests</code> <code>-m uvicorn --reload</code>")
+    assert option == '<code class="option">--limit-max-requests</code> <code>-m uvicorn --reload</code>'
+    assert "code.option" in (ROOT / "docs" / "site.css").read_text()
+    assert "extra_css: [site.css]" in (ROOT / "mkdocs.yml").read_text()
+
+
 def test_the_site_asks_no_other_host() -> None:
     """The theme would fetch fonts, and stars of the repository."""
     settings = (ROOT / "mkdocs.yml").read_text()
