@@ -15,6 +15,7 @@ import uvicorn
 from handoff_app import GOODBYE, PORTABLE, Observed, build
 from handoff_serving import (
     body_of,
+    is_handed_off,
     serving,
 )
 from loops import LOOPS
@@ -86,19 +87,22 @@ def test_an_impatient_stop_aborts_them_at_once() -> None:
             server.wait()
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_nothing_leaves_a_server_that_stops(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", ["of the process", "of its thread", None])
+def test_nothing_leaves_a_server_that_stops(first: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if first:  # no shutdown of this process was ever watched
         shutdown: Any = uvicorn.Server.shutdown
         while hasattr(shutdown, "__wrapped__"):
             shutdown = shutdown.__wrapped__
         monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
-        monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
+        monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped", {})
     with serving() as (server, observed):
         with Client(server.port, "/late") as client:
             assert observed.began.wait(PATIENCE)
             server.stop()
             until(lambda: not server.servers[0].servers[0].is_serving())
+            if first == "of its thread":
+                with serving() as (other, others):
+                    is_handed_off(other, others)
             observed.release.set()
             assert body_of(client.read_to_end()).endswith(PORTABLE * 3)
         server.wait()

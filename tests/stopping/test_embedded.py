@@ -123,7 +123,7 @@ def test_the_first_stream_of_a_process_may_begin_while_its_server_stops(
     late_began.clear()
     shutdown = uvicorn.Server.shutdown
     monkeypatch.setattr(uvicorn.Server, "shutdown", getattr(shutdown, "__wrapped__", shutdown))
-    monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped_class", None)
+    monkeypatch.setattr("sse_hub._servers.uvicorn._wrapped", {})
     with ThreadServer(app) as server, Client(server.port, "/late?seconds=0.6") as late:
         assert late_began.wait(PATIENCE)
         server.stop()

@@ -263,31 +263,39 @@ def _server_state(cycle: Any) -> Any | None:
     return getattr(getattr(cycle.on_response, "__self__", None), "server_state", None)
 
 
-_wrapped_class: type | None = None
+# The classes whose ``shutdown`` is wrapped, each with an object of the thread that did it: only one does.
+_wrapped: dict[type, object] = {}
+# The loops that were searched for a server whose stop had begun by then. Servers may run in several threads.
+_searched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 def watch(module: ModuleType, loop: asyncio.AbstractEventLoop, stopping: NewStopping) -> None:
     """Wrap ``Server.shutdown`` of ``module`` (``uvicorn.server``), once."""
     cls: Any = getattr(module, "Server", None)
-    if cls is not _wrapped_class and hasattr(cls, "shutdown"):
-        _wrap(cls, stopping)
-        # The process's first stream may begin when its server is already stopping.
-        for frame in frames(loop, "uvicorn", "shutdown"):
-            server: Any = frame.f_locals.get("self")
-            if isinstance(server, cls):
-                streams = stopping(UvicornServer(server))
-                server._sse_hub_streams = streams  # as long as the server, so that later streams find it too
-                loop.call_soon(streams.begin)
+    if cls not in _wrapped:
+        mine = object()
+        if not hasattr(cls, "shutdown"):
+            return
+        if _wrapped.setdefault(cls, mine) is mine:
+            _wrap(cls, stopping)
+    if loop in _searched:
+        return
+    _searched.add(loop)
+    # The first stream of a loop may begin when its server is already stopping, and before that was noticed.
+    for frame in frames(loop, "uvicorn", "shutdown"):
+        server: Any = frame.f_locals.get("self")
+        if isinstance(server, cls) and not hasattr(server, "_sse_hub_streams"):
+            streams = stopping(UvicornServer(server))
+            server._sse_hub_streams = streams  # as long as the server, so that later streams find it too
+            loop.call_soon(streams.begin)
 
 
 def _wrap(cls: Any, stopping: NewStopping) -> None:
-    global _wrapped_class
-    _wrapped_class = cls
     shutdown: Callable[..., Awaitable[None]] = cls.shutdown
 
     @functools.wraps(shutdown)
     async def stop_streams_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> None:
-        streams = stopping(UvicornServer(self))
+        self._sse_hub_streams = streams = stopping(UvicornServer(self))
         # In the loop's next turn: by then uvicorn has closed its listeners, so no client comes back too
         # early.
         asyncio.get_running_loop().call_soon(streams.begin)
