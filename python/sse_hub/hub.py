@@ -234,7 +234,7 @@ class Hub(RunningHub):
         self._handoff = handoff
         self._refused_by_environment = is_refused_by_environment()
         self._stayed = Counter()
-        self._hand_offs = 0
+        self._hand_offs = Counter()
         self._full_status = full_status
         self._max_subscribers = max_subscribers
         self._max_per_user = max_per_user

@@ -86,6 +86,43 @@ async def test_a_name_is_taken_for_as_long_as_keep(clock: Clock) -> None:
         assert await second.wait() is RunState.DONE
 
 
+async def test_a_run_that_is_forgotten_leaves_a_later_one_of_its_name(clock: Clock) -> None:
+    reached, started = threading.Event(), threading.Event()
+
+    class ByName(dict[str, Run]):
+        def get(self, name: str, default: Any = None) -> Any:
+            found = super().get(name, default)
+            if threading.current_thread() is not threading.main_thread():
+                reached.set()
+                started.wait(0.2)  # a start that has to wait for this thread comes after it
+            return found
+
+    async with clock.hub() as hub:
+        first = await hub.run("r", one, keep=60)
+        await first.wait()
+        await clock.advance(61)
+        hub._runs._by_name = ByName(hub._runs._by_name)
+        forgetting = asyncio.create_task(asyncio.to_thread(hub._runs._forget, first))
+        assert await asyncio.to_thread(reached.wait, PATIENCE)
+        second = await hub.run("r", Gate().source)
+        started.set()
+        await forgetting
+        assert await hub.run("r", one) is second
+
+
+async def test_a_run_starts_another_one_at_once() -> None:
+    """With eager tasks, which Python has from 3.12 on, it begins while it is being started."""
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
+
+    async def outer() -> AsyncIterator[int]:
+        await (await hub.run("inner", one)).wait()
+        yield 2
+
+    async with Hub() as hub:
+        assert await (await hub.run("outer", outer)).wait() is RunState.DONE
+        assert await transcript(hub, "outer") == ["2", end("done")]
+
+
 async def test_a_start_gets_the_ended_run_while_its_name_is_taken(clock: Clock) -> None:
     """Some loops' timers are a little early: the hub's clock decides."""
     async with clock.hub() as hub:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from servers import HOST, WEB_SOCKET, Client, self_signed
 from sse_hub import EventSourceResponse, Hub
+from sse_hub._servers.stay import Stay
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -115,6 +116,24 @@ def test_the_last_that_a_hub_has_room_for_does_not_stay(site: Site) -> None:
             assert stream.take(1) == ["tick"]
             assert only(hub).path == "reactor"
             assert hub.stats()["stayed"] == {}
+
+
+def test_streams_of_several_loops_are_all_counted() -> None:
+    """Without a GIL, threads that count at once would lose some."""
+    hub = Hub()
+    ready = threading.Barrier(4)
+
+    def count() -> None:
+        ready.wait(PATIENCE)
+        for _ in range(10_000):
+            hub._stays(Stay.OPTION)
+
+    threads = [threading.Thread(target=count) for _ in range(ready.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert hub.stats()["stayed"] == {"option": 40_000}
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

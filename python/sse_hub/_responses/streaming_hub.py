@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from threading import get_ident
 from typing import Any, TypeAlias
 
 from starlette.background import BackgroundTask
@@ -60,8 +61,9 @@ class StreamingHub(_core.Hub):
     _compress: bool
     _handoff: bool | None
     _refused_by_environment: bool
-    _stayed: Counter[str]
-    _hand_offs: int
+    # By thread: each adds to its own numbers, as the loops of several may count at once.
+    _stayed: Counter[tuple[int, str]]
+    _hand_offs: Counter[int]
     _full_status: int
     _max_subscribers: int | None
     _max_per_user: int | None
@@ -144,7 +146,7 @@ class StreamingHub(_core.Hub):
         """Count a stream that stays with its server; None is one that does not."""
         log_once(stay)
         if stay is not None:
-            self._stayed[stay.value] += 1
+            self._stayed[get_ident(), stay.value] += 1
 
     def _turns_away(self, error: Exception) -> None:
         """Log why a client has to come back later, if the system is the reason."""
@@ -157,11 +159,15 @@ class StreamingHub(_core.Hub):
 
     def stats(self) -> dict[str, Any]:
         """Current counters and sizes, by name; docs/operations.md explains each."""
-        return {**super().stats(), "stayed": dict(self._stayed), "hand_offs": self._hand_offs}
+        stayed: Counter[str] = Counter()
+        for (_, reason), count in dict(self._stayed).items():
+            stayed[reason] += count
+        hand_offs = sum(dict(self._hand_offs).values())
+        return {**super().stats(), "stayed": dict(stayed), "hand_offs": hand_offs}
 
     def _handed(self, server: RunningServer, group: int) -> None:
         """Count a stream that was handed off, and have its server end it."""
-        self._hand_offs += 1
+        self._hand_offs[get_ident()] += 1
         handed_off(server, self, group)
 
     def _open(self, request: _core._Request, last_event_id: str | None, info: Any) -> Subscription:

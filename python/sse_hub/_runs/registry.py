@@ -27,7 +27,8 @@ class Runs:
     """The runs of one hub, by name: those that run, and those that have ended and are kept."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # Reentrant: with asyncio's eager tasks a run begins within its start, and may start another one.
+        self.lock = threading.RLock()
         self.process = os.getpid()
         self.closes = 0  # how often the hub was closed
         self._by_name: dict[str, Run] = {}
@@ -54,7 +55,8 @@ class Runs:
                 self._forget(run)
 
         def ended(finished: Future[RunState]) -> None:
-            self._ended[finished.result()] += 1
+            with self.lock:
+                self._ended[finished.result()] += 1
             try:
                 driver.loop.call_soon_threadsafe(driver.loop.call_later, driver.keep, forget)
             except RuntimeError:  # its loop is closed
@@ -63,8 +65,9 @@ class Runs:
         driver.ending.finished.add_done_callback(ended)
 
     def _forget(self, run: Run) -> None:
-        if self._by_name.get(run.id) is run:
-            del self._by_name[run.id]
+        with self.lock:  # a run of this name may start on another thread
+            if self._by_name.get(run.id) is run:
+                del self._by_name[run.id]
 
     def running(self) -> list[RunDriver]:
         """The runs that have not ended."""
