@@ -20,11 +20,16 @@ Raises:
 
 from __future__ import annotations
 
-import importlib.machinery
-import runpy
+import builtins
+import io
+import os
+import pkgutil
 import sys
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from types import CodeType, ModuleType
+from typing import Any
 
 import sse_hub
 from sse_hub import event, sse
@@ -51,7 +56,7 @@ def install() -> None:
         )
     package = ModuleType("sse_starlette", "sse-hub, in the place of sse-starlette.")
     package.__path__ = []
-    package.__spec__ = importlib.machinery.ModuleSpec("sse_starlette", None, is_package=True)
+    package.__spec__ = ModuleSpec("sse_starlette", None, is_package=True)
     names = ["EventSourceResponse", "JSONServerSentEvent", "ServerSentEvent"]
     for name in names:
         setattr(package, name, getattr(sse_hub, name))
@@ -59,24 +64,88 @@ def install() -> None:
     sys.modules.update({"sse_starlette": package, "sse_starlette.sse": sse, "sse_starlette.event": event})
 
 
-def _main(arguments: list[str]) -> None:
-    """Run a module (``-m NAME``) or a script, as ``python`` would.
+def _serve_children() -> None:
+    """Have what multiprocessing spawns here begin with this call, before its main module runs."""
+    from multiprocessing import spawn
 
-    This module stays ``__main__``: a process that multiprocessing spawns runs its parent's main module first.
-    """
+    if not isinstance(spawn.get_preparation_data, _Preparation):
+        setattr(spawn, "get_preparation_data", _Preparation(spawn.get_preparation_data))  # noqa: B010
+
+
+class _Preparation:
+    """multiprocessing's function that makes what a child is sent."""
+
+    def __init__(self, prepare: Callable[[str], dict[str, Any]]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        return {**self._prepare(name), "sse_hub": _CalledWhereUnpickled()}
+
+
+class _CalledWhereUnpickled:
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _serve_children, ()
+
+
+def _main(arguments: list[str]) -> None:
+    """Run a module (``-m NAME``) or a script, as ``python`` would: it becomes ``__main__``."""
     if arguments[:1] == ["-m"] and len(arguments) > 1:
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__")
+        spec, code = _find(arguments[1])
+        sys.argv = [spec.origin or arguments[1], *arguments[2:]]
+        _run(code, sys.argv[0], spec)
     elif arguments and not arguments[0].startswith("-"):
-        if not Path(arguments[0]).exists():
-            sys.exit(f"{arguments[0]}: no such file; a module is run by -m {arguments[0]}")
-        sys.argv = arguments
-        sys.path[0] = str(Path(arguments[0]).resolve().parent)
-        runpy.run_path(arguments[0], run_name="__main__")
+        script, sys.argv = arguments[0], arguments
+        if pkgutil.get_importer(script) is not None:  # a directory or an archive
+            sys.path[: 0 if sys.flags.safe_path else 1] = [script]
+            spec, code = _find("__main__", [script])
+            _run(code, spec.origin or script, spec)
+        else:
+            if not sys.flags.safe_path:
+                sys.path[0] = os.path.dirname(os.path.realpath(script))
+            file = os.path.abspath(script)
+            _run(_compile(file), file, None)
     else:
         sys.exit("usage: python -m sse_hub.as_sse_starlette (-m MODULE | SCRIPT) [ARGUMENT ...]")
 
 
+def _compile(script: str) -> CodeType:
+    try:
+        with io.open_code(script) as file:
+            source = file.read()
+    except OSError as error:
+        sys.exit(f"can't open file {script!r}: {error.strerror}; a module is run by -m NAME")
+    return compile(source, script, "exec", dont_inherit=True)
+
+
+def _find(name: str, path: list[str] | None = None) -> tuple[ModuleSpec, CodeType]:
+    """A module's spec and code; a package's are those of its ``__main__``."""
+    try:
+        spec = find_spec(name) if path is None else PathFinder.find_spec(name, path)
+    except ModuleNotFoundError as error:  # of a package around it
+        sys.exit(str(error))
+    if spec is None:
+        sys.exit(f"No module named {name!r}")
+    if spec.submodule_search_locations is not None:
+        return _find(f"{name}.__main__")
+    code = getattr(spec.loader, "get_code", lambda _: None)(spec.name)
+    if code is None:
+        sys.exit(f"module {name!r} has no code that could be run")
+    return spec, code
+
+
+def _run(code: CodeType, file: str, spec: ModuleSpec | None) -> None:
+    main = ModuleType("__main__")
+    main.__dict__.update(__file__=file, __spec__=spec, __builtins__=builtins)
+    if spec is not None:
+        main.__dict__.update(__package__=spec.parent, __loader__=spec.loader)
+    sys.modules["__main__"] = main
+    exec(code, main.__dict__)
+
+
 install()
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    # By its own name, by which children find what they call: `__main__` will be the program's module.
+    from sse_hub import as_sse_starlette
+
+    as_sse_starlette._serve_children()
+    as_sse_starlette._main(sys.argv[1:])

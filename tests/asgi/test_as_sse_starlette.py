@@ -76,12 +76,60 @@ def test_a_script_and_a_module_run_as_by_python(tmp_path: Path) -> None:
         done.stderr
     )
     assert "json.tool" in python("", "-m", "sse_hub.as_sse_starlette", "-m", "json.tool", "--help").stdout
-    for wrong in ([], ["-m"], ["-x"]):
-        done = python("", "-m", "sse_hub.as_sse_starlette", *wrong)
-        assert done.returncode == 1
-        assert "usage:" in done.stderr
-    done = python("", "-m", "sse_hub.as_sse_starlette", "uvicorn", "main:app")
-    assert done.stderr == "uvicorn: no such file; a module is run by -m uvicorn\n"
+    (tmp_path / "__main__.py").write_text("import sys; print(__name__, sys.path[0] == sys.argv[0])\n")
+    done = python("", "-m", "sse_hub.as_sse_starlette", str(tmp_path))
+    assert done.stdout == "__main__ True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "usage:"),
+        (["-m"], "usage:"),
+        (["-x"], "usage:"),
+        (["uvicorn", "main:app"], "can't open file '.*uvicorn': .*; a module is run by -m NAME"),
+        (["-m", "nothing.there"], "No module named 'nothing'"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments: list[str], error: str) -> None:
+    done = python("", "-m", "sse_hub.as_sse_starlette", *arguments)
+    assert done.returncode == 1
+    assert re.match(error, done.stderr), done.stderr
+
+
+PROGRAM = """
+import multiprocessing, sys
+
+def tell(queue, depth):
+    if depth:
+        process = multiprocessing.get_context("spawn").Process(target=tell, args=(queue, depth - 1))
+        process.start()
+        process.join()
+    else:
+        import sse_starlette
+        queue.put(sse_starlette.EventSourceResponse.__module__)
+
+if __name__ == "__main__":
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    tell(queue, int(sys.argv[1]))
+    print("nothing" if queue.empty() else queue.get())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "depth"), [(["program.py"], 2), (["-m", "program"], 1)], ids=["script", "module"]
+)
+def test_what_a_program_spawns_has_the_alias_too(tmp_path: Path, arguments: list[str], depth: int) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "sse_hub.as_sse_starlette", *arguments, str(depth)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.stdout == "sse_hub._responses.event_source_response\n", done.stderr
 
 
 def mcp_server(*options: str) -> Command:
