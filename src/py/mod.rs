@@ -57,10 +57,11 @@ mod _core {
     use super::brokers::running;
     #[cfg(unix)]
     use super::process::descriptors;
-    use super::process::{awaiting, exit, fork};
+    use super::process::{awaiting, exit, fork, interpreter};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        interpreter::claim(module.py())?;
         // Brokers first: their reports of what could not be sent are logged by the runtime of `awaiting`.
         let steps = exit::Steps {
             at_end: &[running::end, awaiting::end],

@@ -50,6 +50,44 @@ def test_importing_leaves_the_gil_as_it_was() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["after the program", "before it"])
+def test_a_second_interpreter_of_a_process_is_refused(first: bool) -> None:
+    """Those that share a GIL: Python itself refuses the others, where it has them."""
+    program = f"""
+import sys
+use = "import sse_hub; sse_hub.Hub().publish('topic', sse_hub.JSONServerSentEvent([1]))"
+if {first}:
+    exec(use)
+if sys.version_info >= (3, 13):
+    import _interpreters
+    def run():
+        failed = _interpreters.exec(other, use)
+        return failed and failed.formatted
+    other, end = _interpreters.create("legacy"), _interpreters.destroy
+else:
+    import _xxsubinterpreters as _interpreters
+    def run():
+        try:
+            _interpreters.run_string(other, use)
+        except _interpreters.RunFailedError as failed:
+            return str(failed)
+    other, end = _interpreters.create(isolated=False), _interpreters.destroy
+print("inside:", run())
+end(other)
+try:
+    exec(use)
+    print("outside: None")
+except ImportError as error:
+    print("outside:", error)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    inside, _, outside = ran.stdout.partition("outside:")
+    refused, works = (inside, outside) if first else (outside, inside)
+    assert "sse_hub was imported in another interpreter of this process" in refused
+    assert works.endswith("None\n")
+
+
 def public_modules() -> list[str]:
     return ["sse_hub"] + [
         f"sse_hub.{module.name}"

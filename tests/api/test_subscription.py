@@ -165,6 +165,38 @@ async def test_two_tasks_cannot_iterate_one() -> None:
     assert numbers(await first) == [1]
 
 
+def test_a_reader_that_comes_as_another_one_begins_to_wait_takes_nothing_from_it() -> None:
+    """Two threads without a GIL can begin at once; here the loop itself lets one come between."""
+    comes: list[Any] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def create_future(self) -> asyncio.Future[Any]:
+            while comes:
+                comes.pop()()
+            return super().create_future()
+
+    async def main() -> None:
+        hub = Hub()
+        stream = await opened(hub)
+
+        async def consume() -> list[int]:
+            return numbers(await anext(stream))
+
+        other = consume()
+        waiting: list[Any] = []
+        comes.append(lambda: waiting.append(other.send(None)))
+        with pytest.raises(RuntimeError, match="iterated by another task already"):
+            await anext(stream)
+        hub.publish("t", 1)
+        await asyncio.wait(waiting, timeout=PATIENCE)
+        with pytest.raises(StopIteration) as done:
+            other.send(None)
+        assert done.value.value == [1]
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
 async def test_a_task_that_comes_between_a_wake_up_and_its_reader_makes_nobody_hang() -> None:
     hub = Hub()
     stream = await opened(hub)

@@ -174,15 +174,34 @@ impl LoopClients {
         })
     }
 
-    /// The task that reads the stream waits on `future`.
-    pub fn wait(&self, identity: &Identity, future: Py<PyAny>) -> Wait {
+    /// The number of the last wait, for a task that is about to read the stream. `None` while another one does.
+    pub fn last_wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<Option<Wait>> {
+        let look =
+            |client: &mut Client| (client.waits, client.turn.future().map(|future| future.clone_ref(py)));
+        match self.with(identity, look).unwrap_or_default() {
+            (last, None) => Ok(Some(last)),
+            // A task whose future was cancelled gave its turn up.
+            (last, Some(future)) => {
+                let cancelled = future.call_method0(py, intern!(py, "cancelled"))?.is_truthy(py)?;
+                Ok(cancelled.then_some(last))
+            }
+        }
+    }
+
+    /// The task that reads the stream waits on `future`. `None`, and it does not, if another one, perhaps of another
+    /// thread, has waited since the wait of number `last`.
+    pub fn wait(&self, identity: &Identity, last: Wait, future: Py<PyAny>) -> Option<Wait> {
         let begin = |client: &mut Client| {
+            if client.waits != last {
+                return (None, Turn::Waiting(future));
+            }
             client.waits += 1;
-            (client.waits, std::mem::replace(&mut client.turn, Turn::Waiting(future)))
+            (Some(client.waits), std::mem::replace(&mut client.turn, Turn::Waiting(future)))
         };
-        let (wait, old) = self.with(identity, begin).unzip();
+        // A subscriber that is gone is woken by nobody, but its task has taken the end by then.
+        let (wait, old) = self.with(identity, begin).unwrap_or_else(|| (Some(last), Turn::Free));
         drop(old);
-        wait.unwrap_or_default()
+        wait
     }
 
     /// The task has had its turn, or gave it up.
@@ -192,13 +211,9 @@ impl LoopClients {
         drop(old);
     }
 
-    /// Whether a task reads the stream. A task whose future was cancelled gave its turn up.
+    /// Whether a task reads the stream.
     pub fn is_read(&self, py: Python<'_>, identity: &Identity) -> PyResult<bool> {
-        let future = self.with(identity, |client| client.turn.future().map(|future| future.clone_ref(py)));
-        match future.flatten() {
-            None => Ok(false),
-            Some(future) => Ok(!future.call_method0(py, intern!(py, "cancelled"))?.is_truthy(py)?),
-        }
+        self.last_wait(py, identity).map(|last| last.is_none())
     }
 
     /// The futures of those of these subscribers that wait, to be woken.

@@ -161,14 +161,19 @@ impl LoopReader {
         closed.is_some_and(|closed| closed.and_then(|closed| closed.is_truthy()).is_ok_and(|closed| !closed))
     }
 
-    /// A future that is done when entries wait for this subscriber.
-    pub fn wait(&self, py: Python<'_>, identity: &Identity) -> PyResult<(Py<PyAny>, Wait)> {
+    /// A future that is done when entries wait for this subscriber. `None` if another task has waited since `last`.
+    pub fn wait(
+        &self,
+        py: Python<'_>,
+        identity: &Identity,
+        last: Wait,
+    ) -> PyResult<Option<(Py<PyAny>, Wait)>> {
         let Some(event_loop) = self.event_loop(py) else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("the subscription's event loop is gone"));
         };
         let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
-        let wait = self.clients.wait(identity, future.clone_ref(py));
-        Ok((future, wait))
+        let wait = self.clients.wait(identity, last, future.clone_ref(py));
+        Ok(wait.map(|wait| (future, wait)))
     }
 
     /// Resume a consumer from any thread: on its loop's next turn.

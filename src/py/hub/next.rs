@@ -66,18 +66,21 @@ impl Next {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match self.finish() {
+        let last = match self.finish() {
             State::New => self.stream.check_turn(py)?,
-            State::Waiting(wait) => self.stream.end_wait(wait),
+            State::Waiting(wait) => {
+                self.stream.end_wait(wait);
+                wait
+            }
             State::Done => return Err(PyRuntimeError::new_err("cannot reuse already awaited __anext__()")),
-        }
+        };
         match self.stream.poll(py) {
             Poll::Ready(bytes) => Err(PyStopIteration::new_err((bytes,))),
             Poll::Ended => Err(PyStopAsyncIteration::new_err(())),
             Poll::Broken => Err(gap(py)),
             Poll::Pending => {
                 let _inside = exit::enter(py);
-                let (future, wait) = self.stream.wait(py)?;
+                let (future, wait) = self.stream.wait(py, last)?;
                 *self.state.lock() = State::Waiting(wait);
                 // The protocol of `asyncio.Future.__await__`.
                 future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;

@@ -184,18 +184,20 @@ impl Stream {
         }
     }
 
-    /// Refuse a task that reads while another one does.
-    pub fn check_turn(&self, py: Python<'_>) -> PyResult<()> {
-        if self.is_read(py)? {
-            return Err(PyRuntimeError::new_err("this subscription is iterated by another task already"));
-        }
-        Ok(())
+    /// Refuse a task that reads while another one does. Returns the number of the last wait.
+    pub fn check_turn(&self, py: Python<'_>) -> PyResult<Wait> {
+        let last = match self.loop_reader().filter(|_| self.is_ours()) {
+            Some(reader) => reader.get().clients.last_wait(py, &self.first)?,
+            None => Some(0),
+        };
+        last.ok_or_else(iterated_already)
     }
 
-    /// A future that is done when entries wait. Only the caller may read the stream until [`Stream::end_wait`].
-    pub fn wait(&self, py: Python<'_>) -> PyResult<(Py<PyAny>, Wait)> {
+    /// A future that is done when entries wait. Only the caller, who has seen the wait of number `last`, may read the
+    /// stream until [`Stream::end_wait`].
+    pub fn wait(&self, py: Python<'_>, last: Wait) -> PyResult<(Py<PyAny>, Wait)> {
         match self.loop_reader() {
-            Some(reader) => reader.get().wait(py, &self.first),
+            Some(reader) => reader.get().wait(py, &self.first, last)?.ok_or_else(iterated_already),
             None => Err(PyRuntimeError::new_err("a handed-off stream cannot be iterated")),
         }
     }
@@ -302,4 +304,8 @@ impl Stream {
         held.forget();
         Ok(true)
     }
+}
+
+fn iterated_already() -> PyErr {
+    PyRuntimeError::new_err("this subscription is iterated by another task already")
 }
