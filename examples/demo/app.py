@@ -19,7 +19,7 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from sse_hub import BrokerError, Hub, HubClosed, Subscription
+from sse_hub import BrokerError, EndReason, Hub, HubClosed, Subscription
 from sse_hub.metrics import Collector
 
 from . import cost, source, table
@@ -183,7 +183,7 @@ def connected(subscriber: Subscription) -> None:
 
 
 @hub.on_disconnect
-def disconnected(subscriber: Subscription, reason: str) -> None:
+def disconnected(subscriber: Subscription, reason: EndReason) -> None:
     """Tell everybody that it is gone."""
     if subscriber.info is None:
         return

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope
 
 from sse_hub import _core, _servers
 from sse_hub._core import Subscription
+from sse_hub._ends import EndReason
 from sse_hub._handoff.attempt import Attempt
 from sse_hub._handoff.taking import make_attempt
 from sse_hub._responses.authorizing import Authorizer
@@ -30,7 +31,7 @@ from sse_hub.exceptions import BrokerError, HubClosed
 __all__ = ["OnConnect", "OnDisconnect", "StreamingHub", "check_asyncio"]
 
 OnConnect: TypeAlias = Callable[[Subscription], Awaitable[None] | None]
-OnDisconnect: TypeAlias = Callable[[Subscription, str], Awaitable[None] | None]
+OnDisconnect: TypeAlias = Callable[[Subscription, EndReason], Awaitable[None] | None]
 
 logger = logging.getLogger("sse_hub")
 
@@ -256,7 +257,7 @@ class StreamingHub(_core.Hub):
     def _topic_ended(self, topic: str) -> None:
         """The application has ended a topic of a hub without a broker."""
 
-    def _disconnected(self, subscription: Subscription, reason: str) -> None:
+    def _disconnected(self, subscription: Subscription, reason: EndReason) -> None:
         for callback in self._on_disconnect:
             self._call(callback, subscription, reason)
 
