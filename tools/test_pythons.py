@@ -78,10 +78,12 @@ USERS = "sse-hub[fastapi,uvicorn]"
 
 JSON = {"Content-Type": "application/json"}
 
-# The rooms where Python's version can matter. Two files need the environment of packages of `make test`.
+# The rooms where Python's version can matter.
 ROOMS = [f"tests/{room}" for room in ("api", "asgi", "brokers", "handoff", "stopping")]
 PARALLEL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # as in `make test`
-ROOMS += ["--ignore=tests/handoff/test_packages.py", "--ignore=tests/asgi/test_as_sse_starlette.py"]
+
+NOT_HERE = ["tests/handoff/test_packages.py", "tests/asgi/test_as_sse_starlette.py"]
+"""What needs the environment of packages of `make test`."""
 
 
 def name_of(requirement: str) -> str:
@@ -175,6 +177,15 @@ def run_first_program(python: Path) -> None:
                 server.terminate()
 
 
+def tests(kind: str, chosen: list[str]) -> list[str]:
+    """The arguments of pytest for an environment of this kind: all rooms, or what was chosen."""
+    arguments = ["-p", "no:cacheprovider", *PARALLEL, *(f"--ignore={file}" for file in NOT_HERE)]
+    if kind == "oldest":  # they use what newer Pythons and packages deprecate
+        arguments += ["-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
+        arguments += [f"--deselect={test}" for test in NEWER]
+    return arguments + (chosen or ROOMS)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -194,11 +205,7 @@ def main() -> int:
         for kind in args.kinds or KINDS:
             name = f"{version}-{kind}"
             python = environment(interpreter, name, kind, wheels)
-            command: list[str | Path] = [python, "-m", "pytest", "-p", "no:cacheprovider", *PARALLEL]
-            if kind == "oldest":  # they use what newer Pythons and packages deprecate
-                command += ["-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
-                command += [f"--deselect={test}" for test in NEWER]
-            command += rest or ROOMS
+            command: list[str | Path] = [python, "-m", "pytest", *tests(kind, rest)]
             results[name] = subprocess.run(command, cwd=ROOT, check=False).returncode
     for name, code in results.items():
         print(f"{name}: {'passed' if code == 0 else f'failed ({code})'}")

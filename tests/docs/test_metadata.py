@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.metadata
 import re
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +57,60 @@ def test_a_release_has_wheels_and_tests_for_every_promised_python() -> None:
         jobs["publish"]["needs"]
     )
     assert all(jobs[name]["needs"] == "packed" for name in jobs if name.startswith("test-"))
+
+
+def test_only_a_pushed_tag_is_published() -> None:
+    release = yaml.safe_load((WORKFLOWS / "release.yml").read_text())
+    on = release[True]  # YAML's `on`
+    assert set(on) == {"push", "workflow_dispatch"}
+    assert set(on["push"]) == {"tags"}
+    assert release["jobs"]["publish"]["if"] == "github.event_name == 'push'"
+
+
+def test_wheels_are_tested_with_what_can_run_there() -> None:
+    """A skipped test fails, and some tests need an environment that only `make test` makes."""
+    jobs = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]
+    tests = tool("test_pythons").tests
+    steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    runs = [re.search(r'TESTS="(.*)"', run) for run in steps if run.startswith("make test-wheel")]
+    assert len(runs) == 3
+    mark = "`make test` installs the packages"
+    need_packages = [path for path in (ROOT / "tests").rglob("test_*.py") if f'="{mark}"' in path.read_text()]
+    assert len(need_packages) == 2
+    for run in runs:
+        arguments = tests("newest", run[1].split() if run else [])
+        assert all(f"--ignore={path.relative_to(ROOT)}" in arguments for path in need_packages)
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports when it is imported itself."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_other_systems_get_what_their_tests_import() -> None:
+    jobs = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]
+    steps = [step.get("run", "") for step in jobs["test-elsewhere"]["steps"]]
+    installed = {re.sub(r"[\"\[].*", "", word) for run in steps for word in run.split() if "pip" in run}
+    installed |= {re.split(r"[\[<>=]", item)[0] for item in PROJECT["dependencies"]}
+    installed |= set(PROJECT["optional-dependencies"])
+    waiting = [ROOT / name for name in re.findall(r"tests/\S+\.py", steps[-1])]
+    waiting.append(ROOT / "tests" / "conftest.py")
+    seen: set[str] = set()
+    for path in waiting:
+        for name in imported(path) - seen:
+            seen.add(name)
+            if (helper := ROOT / "tests" / "support" / f"{name}.py").exists():
+                waiting.append(helper)
+    helpers = {path.stem for path in waiting}
+    packages = importlib.metadata.packages_distributions()
+    for name in seen - helpers - set(sys.stdlib_module_names) - {"sse_hub"}:
+        assert installed & {re.sub("_", "-", each).lower() for each in packages[name]}, name
 
 
 def test_the_readme_of_the_package_links_into_the_repository() -> None:
