@@ -1,5 +1,5 @@
-//! The process: its end, its forks, its interpreter, its descriptors, the wakers of its event loops and the runtime on which Python
-//! awaits. Nothing here knows a hub.
+//! The process: its end, its forks, its interpreter, its descriptors, the wakers of its event loops and the runtime on
+//! which Python awaits. Nothing here knows a hub.
 
 pub mod awaiting;
 pub mod context;
