@@ -65,11 +65,14 @@ def install() -> None:
 
 
 def _serve_children() -> None:
-    """Have what multiprocessing spawns here begin with this call, before its main module runs."""
-    from multiprocessing import spawn
+    """Have what multiprocessing starts here begin with this call, before its main module runs."""
+    from multiprocessing import get_all_start_methods, set_forkserver_preload, spawn
 
     if not isinstance(spawn.get_preparation_data, _Preparation):
         setattr(spawn, "get_preparation_data", _Preparation(spawn.get_preparation_data))  # noqa: B010
+        if "forkserver" in get_all_start_methods():
+            # From Python 3.14 on, it would run the main script before it forks, and so before this call.
+            set_forkserver_preload([__name__])
 
 
 class _Preparation:

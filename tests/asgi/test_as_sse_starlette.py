@@ -97,41 +97,6 @@ def test_what_cannot_be_run_is_said(arguments: list[str], error: str) -> None:
     assert re.match(error, done.stderr), done.stderr
 
 
-PROGRAM = """
-import multiprocessing, sys
-
-def tell(queue, depth):
-    if depth:
-        process = multiprocessing.get_context("spawn").Process(target=tell, args=(queue, depth - 1))
-        process.start()
-        process.join()
-    else:
-        import sse_starlette
-        queue.put(sse_starlette.EventSourceResponse.__module__)
-
-if __name__ == "__main__":
-    queue = multiprocessing.get_context("spawn").SimpleQueue()
-    tell(queue, int(sys.argv[1]))
-    print("nothing" if queue.empty() else queue.get())
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "depth"), [(["program.py"], 2), (["-m", "program"], 1)], ids=["script", "module"]
-)
-def test_what_a_program_spawns_has_the_alias_too(tmp_path: Path, arguments: list[str], depth: int) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, "-m", "sse_hub.as_sse_starlette", *arguments, str(depth)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert done.stdout == "sse_hub._responses.event_source_response\n", done.stderr
-
-
 def mcp_server(*options: str) -> Command:
     uvicorn = ["-m", "uvicorn", "mcp_app:app", "--port", "0", *options]
     return Command([PYTHON, "-m", "sse_hub.as_sse_starlette", *uvicorn], env=ENVIRONMENT)
