@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from loops import LOOPS
 from servers import Client, ThreadServer
 from sse_hub import Hub, HubResponse
+from sse_hub.runs import RunResponse
 from sse_hub.testing import connect
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -55,11 +56,12 @@ async def test_nothing_is_subscribed_until_the_response_is_sent() -> None:
     assert hub.count() == 0
 
 
-def test_fastapi_describes_a_route_with_this_response_class() -> None:
+@pytest.mark.parametrize("response_class", [HubResponse, RunResponse])
+def test_fastapi_describes_a_route_with_this_response_class(response_class: type[Response]) -> None:
     app = FastAPI()
     hub = Hub()
 
-    @app.get("/events", response_class=HubResponse)
+    @app.get("/events", response_class=response_class)
     async def events() -> Response:
         return hub.response("t")
 
@@ -67,12 +69,12 @@ def test_fastapi_describes_a_route_with_this_response_class() -> None:
     assert answer["content"] == {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-@pytest.mark.parametrize("made", [HubResponse, Hub().channel("t", halt=int).response_class])
+@pytest.mark.parametrize("made", [HubResponse, RunResponse, Hub().channel("t", halt=int).response_class])
 @pytest.mark.parametrize(("returned", "named"), [(None, "None: return is missing"), ({"gold": 1}, "dict")])
 async def test_an_endpoint_of_this_class_is_told_what_to_return(made: Any, returned: Any, named: str) -> None:
     app = FastAPI()
     app.get("/", response_class=made)(lambda: returned)
-    with pytest.raises(TypeError, match=rf"returns .*response\(.*\), not {named}$"):
+    with pytest.raises(TypeError, match=rf"returns .*(response|follow)\(.*\), not {named}$"):
         async with connect(app, "/") as client:
             assert client.status_code == 500
 

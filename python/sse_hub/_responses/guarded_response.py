@@ -41,12 +41,12 @@ def serves_as_response_class(init: _Init) -> _Init:
     """
 
     @functools.wraps(init)
-    def checked(self: Response, *args: Any, **options: Any) -> None:
+    def checked(self: GuardedResponse, *args: Any, **options: Any) -> None:
         given = args[0] if args else options.get("hub", options.get("content"))
         if not isinstance(given, StreamingHub):
             name = type(self).__name__
             raise TypeError(
-                f"an endpoint with response_class={name} returns hub.response(topics), not {kind_of(given)}"
+                f"an endpoint with response_class={name} returns {self._made_by}, not {kind_of(given)}"
             )
         init(self, *args, **options)
 
@@ -66,6 +66,7 @@ class GuardedResponse(Response):
     """The part of a hub's response that comes before its stream."""
 
     media_type = "text/event-stream"
+    _made_by: str  # what an application calls for such a response
     background: BackgroundTask | None
     hub: StreamingHub
     _request: _Request

@@ -46,6 +46,7 @@ _RESOLVING = 10.0
 class HubResponse(GuardedResponse):
     """What ``Hub.response`` returns. Nothing is subscribed until it is sent."""
 
+    _made_by = "hub.response(topics)"
     # Whether the subscription comes before the head, which middleware may hold back for a while.
     _subscribes_first = False
 

@@ -8,6 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
 from sse_hub._arguments import check_text
+from sse_hub._responses.guarded_response import serves_as_response_class
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import StreamOptions, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
@@ -29,9 +30,11 @@ class RunResponse(HubResponse):
     If there is no such run, or the client has all of it, the answer is 204; with ``"ag-ui"`` an empty stream.
     """
 
+    _made_by = "hub.follow(name)"
     # Before the head is out, the run may end and its name become free.
     _subscribes_first = True
 
+    @serves_as_response_class
     def __init__(
         self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[StreamOptions]
     ) -> None:
