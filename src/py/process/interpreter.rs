@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 /// No interpreter's number.
 const NONE: i64 = -1;
 
-/// The number of the interpreter that imported the module first. No later one of this process gets it. Relaxed: nothing
-/// else is published by it.
+/// The number of the interpreter that imported the module first. Only one that comes after `Py_Finalize` gets it again.
+/// Relaxed: nothing else is published by it.
 static FIRST: AtomicI64 = AtomicI64::new(NONE);
 
 /// Refuse all interpreters of the process but the first. From 3.12 on, Python itself refuses a module that does not
