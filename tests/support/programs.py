@@ -33,7 +33,7 @@ def run_script(source: str, url: str, *, code: int = 0, errors: Sequence[str] = 
     for words in errors:
         assert words in ended.stderr, ended.stderr
     if not errors:
-        assert ended.stderr == ""
+        assert ended.stderr == "", ended.stderr
     return ended.stdout
 
 
