@@ -41,6 +41,20 @@ def test_workflows_are_valid_and_test_every_promised_python() -> None:
     assert PROJECT["requires-python"] == f">={promised[0]}"
 
 
+def test_workflows_run_what_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(makefile.partition("\n.PHONY:")[2].partition("\n")[0].split())
+    for path in WORKFLOWS.iterdir():
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            script = "\n".join(step.get("run", "") for step in job["steps"])
+            made = set(re.findall(r"^make ([\w-]+)", script, re.MULTILINE))
+            assert made <= targets, name
+            assert all((ROOT / tool).exists() for tool in re.findall(r"tools/[\w.-]+", script)), name
+            # Images of Python have no Node; hosts do.
+            if "container" in job and made & {"test", "lint"}:
+                assert any(step.get("uses", "").startswith("actions/setup-node@") for step in job["steps"])
+
+
 def test_a_release_has_wheels_and_tests_for_every_promised_python() -> None:
     release = yaml.safe_load((WORKFLOWS / "release.yml").read_text())
     promised = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
