@@ -81,6 +81,12 @@ def test_only_a_pushed_tag_is_published() -> None:
     assert release["jobs"]["publish"]["if"] == "github.event_name == 'push'"
 
 
+def test_a_release_runs_only_pinned_actions() -> None:
+    jobs = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
 def test_wheels_are_tested_with_what_can_run_there() -> None:
     """A skipped test fails, and some tests need an environment that only `make test` makes."""
     jobs = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]
