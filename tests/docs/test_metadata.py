@@ -6,7 +6,9 @@ import ast
 import importlib
 import importlib.metadata
 import re
+import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,31 @@ def test_the_readme_of_the_package_links_into_the_repository() -> None:
     assert "https://github.com/sse-hub/sse-hub/blob/v2.0.0/docs/index.md" in links
     assert "https://raw.githubusercontent.com/sse-hub/sse-hub/v2.0.0/bench/results/fanout.svg" in links
     assert all(link.startswith(("https://", "#")) for link in links)
+
+
+def test_the_source_distribution_is_complete(tmp_path: Path) -> None:
+    maturin = Path(sys.executable).with_name("maturin")
+    subprocess.run([maturin, "sdist", "-o", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    [archive] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        top = f"sse_hub-{CRATE['version']}"
+        names = {name.removeprefix(f"{top}/") for name in packed.getnames()}
+        for path in (ROOT / "Cargo.toml", ROOT / "Cargo.lock", ROOT / "pyproject.toml", ROOT / "LICENSE"):
+            content = packed.extractfile(f"{top}/{path.name}")
+            assert content
+            assert content.read() == path.read_bytes()
+    for pattern in (
+        "src/**/*.rs",
+        "python/**/*.py*",
+        "python/**/*.js",
+        "docs/**/*.*",
+        "*.md",
+        "clients/js/*",
+    ):
+        wanted = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.suffix != ".pyc"}
+        assert wanted
+        assert wanted <= names
+    assert [name for name in names if re.search(r"__pycache__|\.so$|^target/|/results/.*json", name)] == []
 
 
 def test_what_the_oldest_packages_are_not_tested_with_is_there() -> None:
