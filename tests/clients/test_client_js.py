@@ -39,11 +39,13 @@ def test_the_package_is_complete(tmp_path: Path) -> None:
     manifest = json.loads((package / "package.json").read_text())
     assert manifest["version"] == tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     assert sorted(path.name for path in package.iterdir()) == [
+        "LICENSE",
         "README.md",
         "index.d.ts",
         "package.json",
         "sse-hub.js",
     ]
+    assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     package.rename(package.with_name(manifest["name"]))
     (tmp_path / "types.mts").write_text((HERE / "js_client_types.ts").read_text())
     settings = {"strict": True, "noEmit": True, "target": "es2022", "module": "nodenext", "types": []}
