@@ -23,6 +23,5 @@ def packaged(readme: str, version: str) -> str:
 if __name__ == "__main__":
     manifest = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))
     path = ROOT / "README.md"
-    path.write_text(
-        packaged(path.read_text(encoding="utf-8"), manifest["package"]["version"]), encoding="utf-8"
-    )
+    text = packaged(path.read_text(encoding="utf-8"), manifest["package"]["version"])
+    path.write_text(text, encoding="utf-8", newline="\n")
