@@ -165,6 +165,21 @@ async def test_two_tasks_cannot_iterate_one() -> None:
     assert numbers(await first) == [1]
 
 
+async def test_two_tasks_cannot_await_one_step() -> None:
+    hub = Hub()
+    stream = await opened(hub)
+    step = stream.__anext__()
+    first = asyncio.ensure_future(step)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(RuntimeError, match="iterated by another task already"):
+            await step
+        hub.publish("t", 1)
+        assert numbers(await first) == [1]
+        hub.publish("t", 2)
+        assert await read(stream, 1) == [2]
+
+
 def test_a_reader_that_comes_as_another_one_begins_to_wait_takes_nothing_from_it() -> None:
     """Two threads without a GIL can begin at once; here the loop itself lets one come between."""
     comes: list[Any] = []

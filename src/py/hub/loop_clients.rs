@@ -204,6 +204,22 @@ impl LoopClients {
         wait
     }
 
+    /// The task that waited has its turn. False while its future is not done: then another task has come with the
+    /// same `__anext__()` object.
+    pub fn take_turn(&self, py: Python<'_>, identity: &Identity, wait: Wait) -> PyResult<bool> {
+        let take = |client: &mut Client| match &client.turn {
+            Turn::Waiting(future) if client.waits == wait => Err(future.clone_ref(py)),
+            _ => Ok((client.waits == wait).then(|| std::mem::take(&mut client.turn))),
+        };
+        if let Some(Err(future)) = self.with(identity, take) {
+            if !future.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+                return Ok(false);
+            }
+            self.end_wait(identity, wait);
+        }
+        Ok(true)
+    }
+
     /// The task has had its turn, or gave it up.
     pub fn end_wait(&self, identity: &Identity, wait: Wait) {
         let end = |client: &mut Client| (client.waits == wait).then(|| std::mem::take(&mut client.turn));

@@ -69,7 +69,8 @@ impl Next {
         let last = match self.finish() {
             State::New => self.stream.check_turn(py)?,
             State::Waiting(wait) => {
-                self.stream.end_wait(wait);
+                let go_on = || *self.state.lock() = State::Waiting(wait);
+                self.stream.take_turn(py, wait).inspect_err(|_| go_on())?;
                 wait
             }
             State::Done => return Err(PyRuntimeError::new_err("cannot reuse already awaited __anext__()")),

@@ -202,7 +202,19 @@ impl Stream {
         }
     }
 
-    /// The task that waited has its turn, or gave it up.
+    /// The task that waited has its turn. Refuses another one that comes with the same wait before.
+    pub fn take_turn(&self, py: Python<'_>, wait: Wait) -> PyResult<()> {
+        match &self.place {
+            Place::Loop(reader)
+                if self.is_ours() && !reader.get().clients.take_turn(py, &self.first, wait)? =>
+            {
+                Err(iterated_already())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The task that waited gave its turn up.
     pub fn end_wait(&self, wait: Wait) {
         if let (Place::Loop(reader), true) = (&self.place, self.is_ours()) {
             reader.get().clients.end_wait(&self.first, wait);
