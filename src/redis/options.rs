@@ -168,11 +168,12 @@ fn parse(scheme: &str, url: &str) -> Result<ConnectionInfo> {
     if info.redis_settings().db() < 0 {
         return Err(unusable(scheme, "the database's number must not be negative"));
     }
-    // The URL's parser escapes what no resolver would then find.
+    // The URL's parser escapes what a host's name has not, and no resolver takes an escape for a character.
     if let ConnectionAddr::Tcp(host, _) = info.addr()
         && host.contains('%')
     {
-        let rule = "must be ASCII; names in other alphabets are written in Punycode, as xn--…";
+        let rule = "must be plain ASCII without escapes (%): a name in another alphabet is written in \
+                    Punycode, as xn--…";
         return Err(unusable(scheme, format_args!("the host {host} {rule}")));
     }
     // A protocol version in the URL is for other clients: this one always uses its own.
