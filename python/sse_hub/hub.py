@@ -28,6 +28,7 @@ from sse_hub._responses.compression import check_compress
 from sse_hub._responses.endpoint import Endpoint, PerRequest
 from sse_hub._responses.hub_response import HubResponse
 from sse_hub._responses.options import (
+    FollowOptions,
     Initial,
     Overflow,
     Replay,
@@ -48,6 +49,7 @@ __all__ = [
     "Authorize",
     "Channel",
     "Channels",
+    "FollowOptions",
     "Hub",
     "Initial",
     "Overflow",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sse_hub import EventSourceResponse, FileBroker, Hub, InvalidEvent, Publication, RedisBroker, Subscription
-from sse_hub.hub import StreamOptions, SubscribeOptions
+from sse_hub.hub import FollowOptions, StreamOptions, SubscribeOptions
 from sse_hub.testing import Clock, EventClient, connect
 
 TEXT, TEXT_OR_NONE = "is a str", "is a str or None"
@@ -244,6 +244,11 @@ async def test_an_argument_of_a_wrong_type_is_named(call: Callable[..., Any], na
             assert str(refused.value) == f"{name_in_text} {takes}, not {shown}"
 
 
+OPTIONS: dict[str, Any] = {
+    f"Unpack[{options.__name__}]": options for options in (FollowOptions, StreamOptions, SubscribeOptions)
+}
+
+
 def test_the_table_has_every_argument_of_a_public_call() -> None:
     publics = [
         getattr(owner, name)
@@ -255,15 +260,18 @@ def test_the_table_has_every_argument_of_a_public_call() -> None:
         names = set()
         for parameter in inspect.signature(call).parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD and "Unpack" in str(parameter.annotation):
-                options = (
-                    SubscribeOptions if "SubscribeOptions" in str(parameter.annotation) else StreamOptions
-                )
-                fixed = FIXED_BY_THE_RUN if call is Hub.follow else ()
-                names |= options.__optional_keys__ - set(fixed)
+                options = OPTIONS[str(parameter.annotation)]
+                names |= options.__optional_keys__
             elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 names.add(parameter.name)
         names = {name for name in names if not name.startswith("_")} - {"self", "cls"}
         assert set(TAKES[call]) == names, call
+
+
+@pytest.mark.parametrize("option", ["control", "replay", "initial", "capacity", "overflow"])
+def test_an_option_that_a_run_decides_is_refused_by_name(option: str) -> None:
+    with pytest.raises(TypeError, match=f"^Hub.follow\\(\\) takes no '{option}': a watcher gets"):
+        Hub().follow("answer", **{option: None})  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

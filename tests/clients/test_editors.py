@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 from pages import ROOT
-from sse_hub.hub import StreamOptions, SubscribeOptions
+from sse_hub.hub import FollowOptions, StreamOptions, SubscribeOptions
 
 SERVER = Path(sys.prefix) / "node" / "node_modules" / "pyright" / "langserver.index.js"
 
 SUBSCRIBE = set(SubscribeOptions.__annotations__)
-STREAM = {*SUBSCRIBE, *StreamOptions.__annotations__}
+STREAM = set(StreamOptions.__annotations__)
+FOLLOW = set(FollowOptions.__annotations__)
 # Each call is completed behind its last comma.
 CALLS = {
     'hub.subscribe("prices", )': SUBSCRIBE,
     'hub.response("prices", )': STREAM,
     'hub.endpoint("prices", )': {*STREAM, "methods"},
-    'hub.follow("answer", )': {*STREAM, "format"},
+    'hub.follow("answer", )': {*FOLLOW, "format"},
 }
 
 
@@ -97,5 +98,6 @@ def test_options_are_offered_in_calls(server: LanguageServer, tmp_path: Path) ->
         answer = server.ask("textDocument/completion", textDocument={"uri": uri}, position=place)
         offered = {item["label"].removesuffix("=") for item in answer["items"] if item["label"].endswith("=")}
         assert options <= offered, call
+        assert not offered & (STREAM - options), call
         help_ = server.ask("textDocument/signatureHelp", textDocument={"uri": uri}, position=place)
         assert help_["signatures"][0]["documentation"], call

@@ -1,4 +1,4 @@
-"""The options of a stream, written once for ``subscribe``, ``response`` and ``endpoint``."""
+"""The options of a stream, written once for ``subscribe``, ``response``, ``endpoint`` and ``follow``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.background import BackgroundTask
 from sse_hub._core import Subscription, _Request
 
 __all__ = [
+    "FollowOptions",
     "Initial",
     "Overflow",
     "Replay",
@@ -37,22 +38,31 @@ Initial: TypeAlias = Callable[[Subscription], Any | Awaitable[Any] | Iterable[An
 """A function that returns a new client's first events."""
 
 
-class SubscribeOptions(TypedDict, total=False):
-    """The options of ``Hub.subscribe``."""
+class _TopicOptions(TypedDict, total=False):
+    """How a stream joins its topics. A run decides that for its watchers."""
 
     replay: Replay
     """How many events of each topic's past a newcomer gets, or ``"all"``; default 0. A client's own id
     overrides it."""
+    overflow: Overflow | None
+    """Replaces the hub's ``overflow``; default None."""
+    capacity: int | None
+    """Replaces the hub's ``capacity``, a number of events; default None."""
+    control: bool
+    """Whether the stream has the hub's own events, ``stream-open`` and the like; default True. False is for
+    clients that take each event for one of the application's. A gap then breaks the stream off; if the gap is
+    known before the response's head, the status is 409."""
+
+
+class _ClientOptions(TypedDict, total=False):
+    """A client, and for how long and how often it is written to."""
+
     last_event_id: str | None
     """The id of the last event that the client saw; default None; a response then uses the request's."""
     user: str | None
     """The name of the client's user, for ``disconnect(user=…)``; default None."""
     info: Any
     """Any object of the application's, available as ``Subscription.info``; default None."""
-    overflow: Overflow | None
-    """Replaces the hub's ``overflow``; default None."""
-    capacity: int | None
-    """Replaces the hub's ``capacity``, a number of events; default None."""
     rate: float | None
     """Replaces the hub's ``rate``, the most writes of events a second, from 0.001 to 100; default None."""
     max_age: float | None
@@ -63,21 +73,11 @@ class SubscribeOptions(TypedDict, total=False):
     twentieth of the time early, so that tokens issued together do not bring all clients back together; the
     browser comes back, and your endpoint checks it again. A response whose time is over is a 401 instead of a
     stream; ``subscribe`` raises ``NotAuthorized``."""
-    control: bool
-    """Whether the stream has the hub's own events, ``stream-open`` and the like; default True. False is for
-    clients that take each event for one of the application's. A gap then breaks the stream off; if the gap is
-    known before the response's head, the status is 409."""
 
 
-class StreamOptions(SubscribeOptions, total=False):
-    """The options of ``Hub.response`` and ``Hub.endpoint``: those of ``subscribe``, and these."""
+class _ResponseOptions(TypedDict, total=False):
+    """A stream as a response."""
 
-    initial: Initial | None
-    """A function that is called with the subscription after it was registered, while live events are held
-    back, unless the client resumed completely; default None. It returns (or awaits, or yields) events that
-    come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
-    value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
-    client that is cut off before it gets all of them again."""
     compress: bool | None
     """Whether the body is compressed (gzip) for a client that accepts it; default None, the hub's
     ``compress``."""
@@ -97,6 +97,26 @@ class StreamOptions(SubscribeOptions, total=False):
     background: BackgroundTask | None
     """Run on the event loop when the stream has ended; default None. It must not use the request's
     dependencies, which are closed by then."""
+
+
+class SubscribeOptions(_ClientOptions, _TopicOptions, total=False):
+    """The options of ``Hub.subscribe``."""
+
+
+class FollowOptions(_ResponseOptions, _ClientOptions, total=False):
+    """The options of ``Hub.follow`` and ``Run.response``: those of ``Hub.response`` that no run decides."""
+
+
+class StreamOptions(_ResponseOptions, SubscribeOptions, total=False):
+    """The options of ``Hub.response`` and ``Hub.endpoint``: those of ``subscribe`` and ``follow``, and
+    ``initial``."""
+
+    initial: Initial | None
+    """A function that is called with the subscription after it was registered, while live events are held
+    back, unless the client resumed completely; default None. It returns (or awaits, or yields) events that
+    come before anything newer: a snapshot, rows from a database. An event is a ``ServerSentEvent`` or any
+    value as JSON; a list, tuple or (async) generator is several. The last one carries the cursor's id, so a
+    client that is cut off before it gets all of them again."""
 
 
 def check_names(where: str, given: Mapping[str, Any], allowed: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from sse_hub._arguments import check_text
 from sse_hub._responses.guarded_response import serves_as_response_class
 from sse_hub._responses.hub_response import HubResponse
-from sse_hub._responses.options import StreamOptions, make_request
+from sse_hub._responses.options import FollowOptions, StreamOptions, make_request
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.existence import run_exists
 from sse_hub._runs.states import RunFormat
@@ -19,7 +19,7 @@ from sse_hub.exceptions import HubError
 __all__ = ["RunResponse"]
 
 # The run and the format decide these.
-_FIXED = ("control", "replay", "initial", "capacity", "overflow")
+_FIXED = sorted(StreamOptions.__optional_keys__ - FollowOptions.__optional_keys__)
 
 _HEADERS = {"ai-sdk": {"x-vercel-ai-ui-message-stream": "v1"}}
 
@@ -36,19 +36,20 @@ class RunResponse(HubResponse):
 
     @serves_as_response_class
     def __init__(
-        self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[StreamOptions]
+        self, hub: StreamingHub, name: str, format: RunFormat | None, **options: Unpack[FollowOptions]
     ) -> None:
         check_text("name", name)
         for option in _FIXED:
             if option in options:
                 raise TypeError(f"Hub.follow() takes no {option!r}: a watcher gets the whole run")
-        options["control"], options["replay"] = format is None, "all"
+        decided: StreamOptions = {"control": format is None, "replay": "all"}
         if options.get("compress") is None:
-            options["compress"] = False  # The hub's is for topics: a run seldom has more than one watcher.
-        super().__init__(hub, name, **options)
+            decided["compress"] = False  # The hub's is for topics: a run seldom has more than one watcher.
+        merged: StreamOptions = {**options, **decided}
+        super().__init__(hub, name, **merged)
         self._name = name
         self._format = format
-        self._request = self._asked = make_request(name, options, format=format, whole=True)
+        self._request = self._asked = make_request(name, merged, format=format, whole=True)
         headers = MutableHeaders(raw=self.raw_headers)
         for header, value in _HEADERS.get(format or "", {}).items():
             headers[header] = value

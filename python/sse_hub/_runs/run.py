@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Unpack
 
-from sse_hub._responses.options import StreamOptions
+from sse_hub._responses.options import FollowOptions
 from sse_hub._responses.streaming_hub import StreamingHub
 from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.response import RunResponse
@@ -35,7 +35,7 @@ class Run:
         """The state of the run."""
         return self._driver.ending.state
 
-    def response(self, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]) -> RunResponse:
+    def response(self, *, format: RunFormat | None = None, **options: Unpack[FollowOptions]) -> RunResponse:
         """The response that streams the run, from its beginning or the client's id, like ``Hub.follow``."""
         return RunResponse(self._hub, self.id, format, **options)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from sse_hub._arguments import check_callback, check_text
-from sse_hub._responses.options import StreamOptions
+from sse_hub._responses.options import FollowOptions
 from sse_hub._responses.streaming_hub import StreamingHub, check_asyncio
 from sse_hub._runs.driver import RunDriver
 from sse_hub._runs.elsewhere import RunElsewhere
@@ -183,14 +183,15 @@ class RunningHub(StreamingHub):
         return run
 
     def follow(
-        self, name: str, *, format: RunFormat | None = None, **options: Unpack[StreamOptions]
+        self, name: str, *, format: RunFormat | None = None, **options: Unpack[FollowOptions]
     ) -> RunResponse:
         """The response that streams a run: from its beginning, or from the client's id.
 
         It is 204, which stops a browser's ``EventSource``, when there is no run of this name or the client
         has all of it; for AG-UI's clients, which need a body, an empty stream. A slow client is not
         disconnected for being slow. The stream carries the run's own events and what is sent to this client
-        (``send``); ``broadcast`` does not reach it.
+        (``send``); ``broadcast`` does not reach it. The options are those of ``FollowOptions``. The hub's
+        ``compress`` is for topics: only ``compress=True`` has this body compressed.
 
         Args:
             name: the run's name.
@@ -198,8 +199,6 @@ class RunningHub(StreamingHub):
                 events, the last of which is ``stream-end`` with the run's state. ``"ai-sdk"`` (UI message
                 stream v1), ``"openai"`` and ``"ag-ui"`` have no control events, and whatever ends, fails or
                 stops a stream in that protocol.
-            options: those of ``StreamOptions``, except ``control``, ``replay``, ``initial``, ``capacity`` and
-                ``overflow``.
         """
         return RunResponse(self, name, format, **options)
 
