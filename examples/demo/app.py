@@ -50,7 +50,10 @@ WORKER = f"{socket.gethostname()}-{os.getpid()}"
 BEAT = 5.0  # seconds after which a worker says anew who is there, so that one that died is noticed
 
 logger = logging.getLogger(__name__)
-settings = Settings.from_environment()
+try:
+    settings = Settings.from_environment()
+except ValueError as error:
+    raise SystemExit(f"sse-hub demo: {error}") from None
 # How much is kept says how long a page may be away without missing anything. `replay`: what a newcomer is
 # shown of it.
 replay: int | Literal["all"]

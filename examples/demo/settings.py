@@ -16,10 +16,12 @@ SSE_HUB_METRICS      a directory through which /metrics of any worker shows all 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+SHORTEST, LONGEST = 0.001, 3600  # seconds
 MOST = 5000  # streams that the card of costs opens, whatever is asked for
 
 
@@ -53,26 +55,54 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read the variables above. One that is empty is not set; a value that is no number raises
-        ValueError.
+        """Read the variables above. One that is empty is not set.
+
+        Raises:
+            ValueError: a variable is not what it has to be; the text names it.
         """
         env = {name: value for name, value in os.environ.items() if value}
         host = env.get("HOST", "127.0.0.1")
         # One worker measures itself; with a broker there may be several.
         crowd = "0" if env.get("SSE_HUB_BROKER") or host not in LOOPBACK else "1000"
-        shortest, longest = env.get("SSE_HUB_RECONNECT", "1,3").split(",")
+
+        def whole(name: str, default: str, least: int, most: int) -> int:
+            value = env.get(name, default)
+            return int(number(value, int, least, most, f"{name} is a whole number from {least} to {most}"))
+
+        def seconds(name: str, default: str) -> float:
+            rule = f"{name} is a number of seconds from {SHORTEST} to {LONGEST}"
+            return number(env.get(name, default), float, SHORTEST, LONGEST, rule)
+
         return cls(
             host=host,
-            port=int(env.get("PORT", "8000")),
-            heartbeat=float(env.get("SSE_HUB_HEARTBEAT", "5")),
-            reconnect=(float(shortest), float(longest)),
-            tick=float(env.get("SSE_HUB_TICK", "0.5")),
-            tick_history=int(env.get("SSE_HUB_TICK_HISTORY", "240")),
-            token=float(env.get("SSE_HUB_TOKEN", "0.045")),
+            port=whole("PORT", "8000", 0, 65535),
+            heartbeat=seconds("SSE_HUB_HEARTBEAT", "5"),
+            reconnect=shortest_and_longest("SSE_HUB_RECONNECT", env.get("SSE_HUB_RECONNECT", "1,3")),
+            tick=seconds("SSE_HUB_TICK", "0.5"),
+            tick_history=whole("SSE_HUB_TICK_HISTORY", "240", 0, 1_000_000),
+            token=seconds("SSE_HUB_TOKEN", "0.045"),
             broker=env.get("SSE_HUB_BROKER"),
-            history=int(env.get("SSE_HUB_HISTORY", "5000")),
-            crowd=min(int(env.get("SSE_HUB_CROWD", crowd)), MOST),
+            history=whole("SSE_HUB_HISTORY", "5000", 1, 1_000_000),
+            crowd=min(whole("SSE_HUB_CROWD", crowd, 0, 1_000_000), MOST),
             crowd_anywhere="SSE_HUB_CROWD" in env,
-            measured=float(env.get("SSE_HUB_MEASURED", "6")),
+            measured=seconds("SSE_HUB_MEASURED", "6"),
             metrics=env.get("SSE_HUB_METRICS"),
         )
+
+
+def number(value: str, kind: type[float], least: float, most: float, rule: str) -> float:
+    """The number that a variable's value is; ValueError with its rule if it breaks that."""
+    with suppress(ValueError):
+        if least <= (read := kind(value)) <= most:
+            return read
+    raise ValueError(f"{rule}, not {value!r}")
+
+
+def shortest_and_longest(name: str, value: str) -> tuple[float, float]:
+    """Two numbers of seconds; ValueError if they are none."""
+    rule = f"{name} is two numbers of seconds from 0 to {LONGEST}, the smaller first, with a comma between"
+    shortest, _, longest = value.partition(",")
+    with suppress(ValueError):
+        least = number(shortest, float, 0, LONGEST, rule)
+        return least, number(longest, float, least, LONGEST, rule)
+    raise ValueError(f"{rule}, not {value!r}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+from pages import ROOT
 
 from examples.demo import settings
 from examples.demo.settings import Settings
@@ -57,3 +61,29 @@ def test_the_card_of_costs_is_bounded_and_off_outside_of_loopback(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings.from_environment().crowd == streams
+
+
+@pytest.mark.parametrize(
+    ("variable", "values", "rule"),
+    [
+        ("PORT", ["abc", "99999", "3.5"], "a whole number from 0 to 65535"),
+        ("SSE_HUB_TICK", ["x", "0", "nan"], "a number of seconds from 0.001 to 3600"),
+        ("SSE_HUB_RECONNECT", ["3", "3,1", "1,2,3", "a,b"], "two numbers of seconds .* with a comma between"),
+    ],
+)
+def test_a_wrong_value_is_said_with_its_variable_and_the_rule(
+    monkeypatch: pytest.MonkeyPatch, variable: str, values: list[str], rule: str
+) -> None:
+    for value in values:
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(ValueError, match=f"^{variable} is {rule}, not '{value}'$"):
+            Settings.from_environment()
+
+
+def test_the_demo_says_a_wrong_value_in_one_line() -> None:
+    command = [sys.executable, "-m", "examples.demo"]
+    done = subprocess.run(
+        command, env={**os.environ, "PORT": "abc"}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "sse-hub demo: PORT is a whole number from 0 to 65535, not 'abc'\n"
+    assert done.returncode == 1
