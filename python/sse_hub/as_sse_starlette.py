@@ -25,7 +25,7 @@ import io
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import CodeType, ModuleType
@@ -66,13 +66,16 @@ def install() -> None:
 
 def _serve_children() -> None:
     """Have what multiprocessing starts here begin with this call, before its main module runs."""
-    from multiprocessing import get_all_start_methods, set_forkserver_preload, spawn
+    from multiprocessing import get_all_start_methods, spawn
 
     if not isinstance(spawn.get_preparation_data, _Preparation):
         setattr(spawn, "get_preparation_data", _Preparation(spawn.get_preparation_data))  # noqa: B010
         if "forkserver" in get_all_start_methods():
-            # From Python 3.14 on, it would run the main script before it forks, and so before this call.
-            set_forkserver_preload([__name__])
+            from multiprocessing import forkserver
+
+            preload = _Preload(forkserver.set_forkserver_preload)
+            setattr(forkserver, "set_forkserver_preload", preload)  # noqa: B010
+            preload([])
 
 
 class _Preparation:
@@ -83,6 +86,20 @@ class _Preparation:
 
     def __call__(self, name: str) -> dict[str, Any]:
         return {**self._prepare(name), "sse_hub": _CalledWhereUnpickled()}
+
+
+class _Preload:
+    """multiprocessing's function that says what a forkserver imports before it forks: this module first.
+
+    Not the main script, which a forkserver runs before all it imports, and unasked from Python 3.14 on.
+    """
+
+    def __init__(self, preload: Callable[..., None]) -> None:
+        self._preload = preload
+
+    def __call__(self, modules_names: Iterable[str], **options: Any) -> None:
+        names = [name for name in modules_names if name != "__main__"]
+        self._preload([__name__, *names], **options)
 
 
 class _CalledWhereUnpickled:
